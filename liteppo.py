@@ -212,6 +212,7 @@ def main(config: Config) -> None:
             engine.sleep()
         rollouts_N = list(chain(*groups))
         rewards_P_G = torch.tensor([[rollout.reward for rollout in group] for group in groups])
+        metrics["reward_std"] = rewards_P_G.std(dim=1).mean().item()  # inside a group, as the advantage sees it
 
         # (6) Advantage: group mean, batch std of the raw rewards; analysis 1.
         advantages_N = losses.advantages(rewards_P_G, center=config.center, scale=config.scale).flatten()

@@ -36,7 +36,15 @@ def test_arms_take_flags_that_their_scripts_have_and_differ_from_each_other(name
         assert config["tiny"] and config["steps"] == experiment.steps and Path(config.pop("out")) == planned.folder
         configs.append({"script": script} | config)
     assert len({str(config) for config in configs}) == len(experiment.commands())
-    shared = ("prompts_per_step", "samples_per_prompt", "updates_per_step", "learning_rate", "steps", "seed")
+    shared = (
+        "prompts_per_step",
+        "samples_per_prompt",
+        "updates_per_step",
+        "learning_rate",
+        "weight_decay",
+        "steps",
+        "seed",
+    )
     assert len({tuple(config[key] for key in shared) for config in configs}) == 1
     assert all(config["updates_per_step"] >= 8 for config in configs if config["script"] == "liteppo.py")
 
@@ -115,7 +123,7 @@ def test_figures_are_means_over_the_last_quarter(tmp_path):
     rows[8]["eval_accuracy"] = 0.25
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = lab.figures(lab.Run("a", 0, tmp_path, [], tmp_path), steps=8)
-    assert result["entropy"] == 7.5 and result["eval_accuracy"] == 0.25 and result["reward_std"] == 0.5
+    assert result["entropy"] == 7.5 and result["eval_accuracy"] == 0.25
     assert result["grad_growth"] == pytest.approx(1.609, abs=1e-3)  # log(7.5 / 1.5)
 
 
