@@ -42,24 +42,12 @@ SMALL = Shape(64, 128, 2, 2, 1, 32, 2000, tied=True)
 
 def make_model(folder: Path, shape: Shape, device: str, longest: int) -> None:
     """A random Qwen2 of that shape, and the tiny world's tokenizer filled up to its vocabulary."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import Qwen2ForCausalLM
 
-    config = Qwen2Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=longest,
-        tie_word_embeddings=shape.tied,
-        bos_token_id=None,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
+    ends = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
     torch.manual_seed(0)
     with torch.device(device):
-        model = Qwen2ForCausalLM(config)
+        model = Qwen2ForCausalLM(shape.config(max_position_embeddings=longest, **ends))
     model.to(torch.bfloat16).save_pretrained(folder)
     for file in (ROOT / "models" / "aligned").iterdir():
         if "token" in file.name or "chat" in file.name:

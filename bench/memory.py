@@ -62,6 +62,21 @@ class Shape:
             tied=config.tie_word_embeddings,
         )
 
+    def config(self, **more):
+        """A Qwen2Config of this shape, with what else is given."""
+        from transformers import Qwen2Config  # here: only who builds a model waits for it
+
+        return Qwen2Config(
+            vocab_size=self.vocabulary,
+            hidden_size=self.hidden,
+            intermediate_size=self.intermediate,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            tie_word_embeddings=self.tied,
+            **more,
+        )
+
 
 QWEN_1_5B = Shape(1536, 8960, 28, 12, 2, 128, 151936, tied=True)
 
@@ -190,22 +205,13 @@ def measure(shape: Shape, tokens: int) -> int:
     """Peak bytes of a forward and backward pass of policy.py over `tokens` tokens on CPU, above the model's own."""
     import torch
     from logps import high_water, resident
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import Qwen2ForCausalLM
 
     from policy import load_policy, start_ranks
 
     start_ranks()
-    config = Qwen2Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        tie_word_embeddings=shape.tied,
-    )
     with tempfile.TemporaryDirectory() as folder:
-        Qwen2ForCausalLM(config).save_pretrained(folder)
+        Qwen2ForCausalLM(shape.config()).save_pretrained(folder)
         policy = load_policy(folder, torch.device("cpu"), torch.float32, gradient_checkpointing=True)
 
     def once(rows: int, length: int) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 
 sys.path.insert(0, str(ROOT / "bench"))
 
@@ -39,18 +39,6 @@ def bench(monkeypatch, tmp_path):
 # ------------------------------------------------------------------------------------------------ the memory formula
 
 
-def qwen2(shape: Shape) -> Qwen2Config:
-    return Qwen2Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        tie_word_embeddings=shape.tied,
-    )
-
-
 SHAPES = {
     "Qwen2.5-1.5B": (QWEN_1_5B, 1_543_714_304),
     "R1-Distill-1.5B": (Shape(1536, 8960, 28, 12, 2, 128, 151936, tied=False), 1_777_088_000),
@@ -63,13 +51,13 @@ SHAPES = {
 def test_parameters_are_those_of_the_model(name):
     shape, published = SHAPES[name]
     with torch.device("meta"):
-        model = Qwen2ForCausalLM(qwen2(shape))
+        model = Qwen2ForCausalLM(shape.config())
     counted = sum(parameter.numel() for parameter in model.parameters())
     assert memory.parameters(shape) == counted == (published or counted)
 
 
 def test_a_shape_is_read_from_a_config():
-    assert Shape.of(qwen2(QWEN_1_5B)) == QWEN_1_5B
+    assert Shape.of(QWEN_1_5B.config()) == QWEN_1_5B
 
 
 def test_state_is_16_bytes_a_parameter_shared_by_the_ranks():
