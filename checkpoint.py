@@ -28,7 +28,7 @@ FREE_FIELDS = {"out", "steps", "save_every", "keep_checkpoints"}
 def claim(out: Path, config: dict) -> None:
     """Make the folder this recipe's, or check that it is already.
 
-    Raises ValueError naming the fields that differ when another recipe's run lies there.
+    Raises ValueError naming the fields that differ when another recipe's run lies there, or where no folder can be made.
     """
     path = out / "config.json"
     if path.exists():
@@ -40,8 +40,16 @@ def claim(out: Path, config: dict) -> None:
                 f"{out} holds a run of another recipe ({changes}); give another --out, or delete that folder"
             )
     elif dist.get_rank() == 0:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         write_atomically(path, json.dumps(config, indent=1) + "\n")
+
+
+def make_folder(out: Path) -> None:
+    """Raises ValueError, with what to do, where no folder can be made."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {out} ({error.strerror}); give another --out") from error
 
 
 def write_atomically(path: Path, text: str) -> None:

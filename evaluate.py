@@ -38,7 +38,7 @@ import data
 import plot
 import rewards
 import rollout
-from checkpoint import write_atomically
+from checkpoint import make_folder, write_atomically
 from logic import logic_score
 from policy import Policy, load_tokenizer, start_ranks
 from run import launch, model_folder
@@ -249,7 +249,7 @@ def settle(args: Arguments, name: str, model: str, problems: dict, tokenizer) ->
 
 def claim(out: Path, settings: dict) -> None:
     """Mark the folder as this evaluation's; raises ValueError, with what differs, when it is another's."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if not (out / "settings.json").exists():
         write_atomically(out / "settings.json", json.dumps(settings, indent=1))
     old = json.loads((out / "settings.json").read_text())
@@ -490,7 +490,7 @@ def main(parser: HfArgumentParser) -> None:
         evaluations, out = [read_eval(folder) for folder in paths.compare], Path(paths.out or "evals")
         result = compare(evaluations)
         print_comparison(result)
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         write_atomically(out / "compare.json", json.dumps(result, indent=1))
         plot.plot_evals(evaluations, out / "compare.png", result)
         print(f"\nWritten to {out}/compare.json and {out}/compare.png")

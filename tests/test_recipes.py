@@ -464,7 +464,7 @@ def test_bad_input_is_refused_in_one_sentence(start, eval_file, tmp_path, what):
 def test_a_folder_under_a_file_is_refused(start, eval_file, tmp_path):
     (tmp_path / "file").write_text("")
     done = start("justrl", *flags("justrl", tmp_path / "file" / "run", eval_file)).wait()
-    assert "file/run" in refused(done, "justrl")
+    assert re.search(r"file/run .Not a directory.; give another --out", refused(done, "justrl"))
 
 
 def test_a_full_disk_ends_a_run_in_one_sentence_and_keeps_what_was_saved(whole_run, start, eval_file, tmp_path):
