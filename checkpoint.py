@@ -28,7 +28,7 @@ FREE_FIELDS = {"out", "steps", "save_every", "keep_checkpoints"}
 def claim(out: Path, config: dict) -> None:
     """Make the folder this recipe's, or check that it is already.
 
-    Raises ValueError naming the fields that differ when another recipe's run lies there, or where no folder can be made.
+    Raises ValueError naming the fields that differ when another recipe's run lies there, or if no folder can be made.
     """
     path = out / "config.json"
     if path.exists():
