@@ -36,12 +36,13 @@ from tqdm import tqdm
 import plot
 
 ROOT = Path(__file__).resolve().parent
-RULE = """A claim is an inequality the paper predicts: "metric | arm & arm > arm". A run's figure is the metric's mean
-over the last quarter of its steps, or what evaluate.py finds in its last checkpoint (final_, rise@, spearman). Seed by
-seed, the mean figure of the arms on the left less that of the right is a paired difference (with two arms a side that
-differ in two things, half a difference of differences). Over the seeds it has a mean and a 95 % t interval. All of the
-interval on the predicted side of zero: "as in the paper"; all of it on the other: "opposite"; else, and where the seeds
-do not differ at all, which a t interval knows nothing about: "cannot tell". Claims are judged one by one: of forty with
+RULE = """A claim is an inequality the paper predicts: "metric | arm & arm > arm". A run's figure is the metric's
+mean over the last quarter of its steps (grad_growth: the log of the gradient norm there over that in the first
+quarter), or what evaluate.py finds in its last checkpoint (final_, rise@, spearman). Seed by seed, the mean figure
+of the arms on the left less that of the right is a paired difference (with two arms a side that differ in two
+things, half a difference of differences). Over the seeds it has a mean and a 95 % t interval. All of the interval on
+the predicted side of zero: "as in the paper"; all of it on the other: "opposite"; else, and where the seeds do not
+differ at all, which a t interval knows nothing about: "cannot tell". Claims are judged one by one: of fifty with
 nothing in them, chance would read one "as in the paper" and one "opposite"."""
 
 # ------------------------------------------------------------------------------------- what all arms share, fixed first
@@ -600,6 +601,17 @@ def run_experiment(name: str, out: Path, seeds: int, jobs: int, steps: int | Non
     print(f"Written to {home}/results.json and {home}/figure.png")
 
 
+def table(experiment: Experiment, result: dict) -> str:
+    """Each arm's figures, the mean of its seeds, as Markdown."""
+    metrics = dict.fromkeys([*experiment.panels, *(parse(claim)[0] for claim in experiment.claims)])
+    lines = [f"| arm | {' | '.join(metrics)} |", "|---|" + "---:|" * len(metrics)]
+    for name in experiment.commands():
+        seen = [run["figures"] for run in result["runs"] if run["arm"] == name]
+        means = [f"{fmean(figures[metric] for figures in seen):.3g}" for metric in metrics]
+        lines.append(f"| {name} | {' | '.join(means)} |")
+    return "\n".join(lines)
+
+
 def gallery(out: Path) -> str:
     """lab/README.md: what the paper says, figure and verdicts of each experiment, as far as they have been run."""
     parts = [GALLERY, f"## The rule\n\n{RULE}"]
@@ -609,6 +621,7 @@ def gallery(out: Path) -> str:
             result = json.loads(path.read_text())
             parts.append(f"![{name}]({name}/figure.png)\n\n**Here**, {result['seeds']} seeds, {result['steps']} steps:")
             parts.append("\n".join(f"- {sentence(judged)}" for judged in result["claims"]))
+            parts.append(table(experiment, result))
             for level in LEVELS if "before" in experiment.points else ():
                 regimes = ", ".join(run["figures"][f"regime {level}"] for run in result["runs"])
                 parts.append(f"Regimes of pass@128 on {level}, seed by seed (rule: `evaluate.py --help`): {regimes}.")
