@@ -112,7 +112,9 @@ EXPERIMENTS["normalization"] = Experiment(
     steps=40,
     seconds=50,
     scale="AdamW divides by the gradient's own size, so that a factor common to all advantages of many steps is lost: "
-    "scales differ only by how they weigh groups against each other and steps against their neighbours.",
+    "scales differ only by how they weigh groups against each other and steps against their neighbours. Nothing blew "
+    "up in 40 steps: as rewards of a group became alike, the norm of group/group stayed level where that of group/none "
+    "fell with them, and it was the batch's std that let it grow.",
 )
 
 BOUNDS = ("0.20", "0.24", "0.28", "0.32", "0.40")
@@ -166,7 +168,9 @@ EXPERIMENTS["aggregation"] = Experiment(
     steps=40,
     seconds=50,
     scale="Answers are 5 to 64 tokens long; the paper's differ by thousands, and with them the weight that a sequence "
-    "mean takes from a long answer's tokens.",
+    "mean takes from a long answer's tokens. The longest answers are those that never stop: the token mean punishes "
+    "them in full and keeps half as many. Our aligned model is a short tuning away from the base and, by this verifier, "
+    "solves no more, so that the paper's distinction between the two can hardly show.",
 )
 
 EXPERIMENTS["overlong_filter"] = Experiment(
