@@ -169,8 +169,8 @@ EXPERIMENTS["aggregation"] = Experiment(
     seconds=50,
     scale="Answers are 5 to 64 tokens long; the paper's differ by thousands, and with them the weight that a sequence "
     "mean takes from a long answer's tokens. The longest answers are those that never stop: the token mean punishes "
-    "them in full and keeps half as many. Our aligned model is a short tuning away from the base and, by this verifier, "
-    "solves no more, so that the paper's distinction between the two can hardly show.",
+    "them in full and keeps half as many. Our aligned model is a short tuning away from the base and, by this "
+    "verifier, solves no more, so that the paper's distinction between the two can hardly show.",
 )
 
 EXPERIMENTS["overlong_filter"] = Experiment(
