@@ -221,8 +221,10 @@ EXPERIMENTS["lite_ppo"] = Experiment(
     steps=56,
     seconds=75,
     scale="DAPO is the ProRL script without KL penalty and resets: dynamic sampling, clip-higher and the token mean, "
-    "but no rule for overlong answers (one in fifty is, here). Its steps cost more: it samples until every group is "
-    "mixed. The paper's collapse comes after hundreds of steps.",
+    "but no rule for overlong answers (about one in a hundred is, here), and no top-p or top-k. It samples until every "
+    "group is mixed, late in training 56 groups for 16 on easy data and 29 on hard (sampled_groups in results.json): "
+    "curves and claims are by step, as the paper's, and its lead is bought with those answers. The paper's collapse "
+    "comes after hundreds of steps.",
 )
 
 EXPERIMENTS["justrl_ablations"] = Experiment(
