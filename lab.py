@@ -186,14 +186,15 @@ EXPERIMENTS["overlong_filter"] = Experiment(
         "eval_accuracy | limit 32: filter & limit 96: none > limit 32: none & limit 96: filter",
         "length | limit 32: filter < limit 32: none",
         "length | limit 96: filter > limit 96: none",
-        "final_endless | limit 32: filter & limit 96: filter < limit 32: none & limit 96: none",
+        "final_endless hard | limit 32: filter & limit 96: filter < limit 32: none & limit 96: none",
     ),
     panels=("eval_accuracy", "truncated", "length"),
     steps=40,
     seconds=75,
     scale="An honest answer on the hard level takes up to about 40 tokens, an endless one as many as it may: 32 cuts "
     "both, 96 the endless alone. final_endless is the share of answers that have not ended after 192 tokens, whatever "
-    "the limit in training was.",
+    "the limit in training was. A masked endless answer is not punished for being wrong, and nothing else here teaches "
+    "the model to stop: without the filter endless answers all but vanish, with it they stay.",
     evaluate="--benchmarks tiny/hard --n 4 --temperature 1.0 --top_p 1.0 --max_tokens 192",
     points={"after": LAST},
 )
@@ -240,20 +241,26 @@ EXPERIMENTS["justrl_ablations"] = Experiment(
         }
     },
     claims=(
-        "final_accuracy | penalty < recipe",
+        "final_accuracy tiny | penalty < recipe",
+        "final_accuracy ood | penalty < recipe",
         "entropy | penalty < recipe",
-        "final_accuracy | penalty + verifier < penalty",
+        "final_accuracy tiny | penalty + verifier < penalty",
+        "final_accuracy ood | penalty + verifier < penalty",
         "entropy | penalty + verifier < recipe",
-        "final_accuracy | verifier < recipe",
+        "final_accuracy tiny | verifier < recipe",
+        "final_accuracy ood | verifier < recipe",
     ),
     panels=("eval_accuracy", "entropy", "length", "truncated"),
     steps=56,
     seconds=75,
     scale="The paper's curves part after 2,000 steps, from single runs. final_accuracy is by the robust verifier in "
-    "all arms, at the paper's T 0.7 and top-p 0.9, with final_strict beside it in results.json; the curves show each "
-    "arm by the verifier it trains with. The strict box rejects two thirds of the starting model's right answers for "
-    "their form: to learn the form is most of what the recipe's reward pays for.",
-    evaluate="--benchmarks tiny --n 8 --max_tokens 64",
+    "all arms, at the paper's T 0.7 and top-p 0.9, with final_strict beside it; the curves show each arm by the "
+    "verifier it trains with. On the levels trained on, every arm came to 0.99 and none could win; the longer "
+    "chains of ood, where there is room, were added after that was seen and before any figure of theirs was. The "
+    "strict box rejects four in ten of the starting model's right answers for their form: learning the form "
+    "costs entropy, which arms with the robust verifier keep. The penalty begins at 40 tokens, and few answers",
+    "are that long.",
+    evaluate="--benchmarks tiny,tiny/ood --n 8 --max_tokens 96",
     points={"after": LAST},
 )
 
@@ -425,9 +432,13 @@ def figures(run: Run, steps: int) -> dict[str, float]:
         result["spearman"] = compared["spearman"]["rise_max"]
     elif (path := run.folder / "after" / "eval.json").exists():
         measured = json.loads(path.read_text())
-        (bench,) = measured["benchmarks"].values()
-        result |= {"final_accuracy": measured["mean"]["robust"], "final_strict": measured["mean"]["strict"]}
-        result |= {"final_endless": bench["truncated"], "final_distinct_4gram": bench["distinct_4gram"]}
+        for name, bench in measured["benchmarks"].items():
+            level = name.removeprefix("tiny/")
+            result[f"final_accuracy {level}"], result[f"final_strict {level}"] = (
+                bench["robust"]["1"][0],
+                bench["strict"]["1"][0],
+            )
+            result[f"final_endless {level}"] = bench["truncated"]
     return result
 
 
