@@ -258,7 +258,7 @@ EXPERIMENTS["justrl_ablations"] = Experiment(
     "verifier it trains with. On the levels trained on, every arm came to 0.99 and none could win; the longer "
     "chains of ood, where there is room, were added after that was seen and before any figure of theirs was. The "
     "strict box rejects four in ten of the starting model's right answers for their form: learning the form "
-    "costs entropy, which arms with the robust verifier keep. The penalty begins at 40 tokens, and few answers",
+    "costs entropy, which arms with the robust verifier keep. The penalty begins at 40 tokens, and few answers "
     "are that long.",
     evaluate="--benchmarks tiny,tiny/ood --n 8 --max_tokens 96",
     points={"after": LAST},
