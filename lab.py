@@ -632,11 +632,17 @@ def table(experiment: Experiment, result: dict) -> str:
 
 def gallery(out: Path) -> str:
     """lab/README.md: what the paper says, figure and verdicts of each experiment, as far as they have been run."""
-    parts = [GALLERY, f"## The rule\n\n{RULE}"]
+    paths = {name: out / name / "results.json" for name in EXPERIMENTS}
+    results = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    verdicts = ("as in the paper", "opposite", "cannot tell")
+    summary = [f"| experiment | {' | '.join(verdicts)} |", "|---|" + "---:|" * len(verdicts)]
+    for name, result in results.items():
+        seen = [claim["verdict"] for claim in result["claims"]]
+        summary.append(f"| [{name}](#{name}) | {' | '.join(str(seen.count(verdict)) for verdict in verdicts)} |")
+    parts = [GALLERY, "\n".join(summary), f"## The rule\n\n{RULE}"]
     for name, experiment in EXPERIMENTS.items():
         parts += [f"## {name}", textwrap.fill(f"**The paper.** {experiment.paper}", 120)]
-        if (path := out / name / "results.json").exists():
-            result = json.loads(path.read_text())
+        if result := results.get(name):
             parts.append(f"![{name}]({name}/figure.png)\n\n**Here**, {result['seeds']} seeds, {result['steps']} steps:")
             parts.append("\n".join(f"- {sentence(judged)}" for judged in result["claims"]))
             parts.append(table(experiment, result))
