@@ -291,9 +291,11 @@ EXPERIMENTS["prorl_reset"] = Experiment(
     panels=("eval_accuracy", "kl_loss_share", "kl", "entropy"),
     steps=72,
     seconds=100,
-    scale="1e-4 is the technical report's coefficient. A tiny model moves by hundredths of a nat in so few steps, and "
-    "that penalty is a millionth of its loss: 1 stands beside it, picked for a share of about a hundredth before any "
-    "two arms were compared. The paper's resets are some hundreds of steps apart, not 24.",
+    scale="1e-4 is the technical report's coefficient. A tiny model moves by less than a tenth of a nat in so few "
+    "steps, and that penalty is a hundred-thousandth of its loss: whatever its arms show comes from the fresh "
+    "optimizer, or from chance. So 1 stands beside it, picked for a share of about a hundredth before any two arms "
+    "were compared; there the paper's account can be seen whole: the penalty holds entropy up and stops the "
+    "learning, and each reset lets it go on. The paper's resets are some hundreds of steps apart, not 24.",
 )
 
 EXPERIMENTS["prorl_boundary"] = Experiment(
