@@ -110,7 +110,7 @@ EXPERIMENTS["normalization"] = Experiment(
     ),
     panels=("eval_accuracy", "reward_std", "grad_norm", "entropy"),
     steps=40,
-    seconds=50,
+    seconds=40,
     scale="AdamW divides by the gradient's own size, so that a factor common to all advantages of many steps is lost: "
     "scales differ only by how they weigh groups against each other and steps against their neighbours. Nothing blew "
     "up in 40 steps: as rewards of a group became alike, the norm of group/group stayed level where that of group/none "
@@ -142,7 +142,7 @@ EXPERIMENTS["clip_higher"] = Experiment(
     ),
     panels=("eval_accuracy", "entropy", "clip_fraction_high"),
     steps=32,
-    seconds=40,
+    seconds=29,
     scale="Eight updates a batch at a rate of 3e-4, so that ratios reach the bounds at all: chosen with one arm, 0.20, "
     "for a share of clipped tokens near one in a thousand, at the edge of what trains without falling apart. The two "
     "sizes differ by a factor of two or three in parameters, as the paper's do, but have a vocabulary of a hundred "
@@ -166,7 +166,7 @@ EXPERIMENTS["aggregation"] = Experiment(
     ),
     panels=("eval_accuracy", "length", "entropy"),
     steps=40,
-    seconds=50,
+    seconds=39,
     scale="Answers are 5 to 64 tokens long; the paper's differ by thousands, and with them the weight that a sequence "
     "mean takes from a long answer's tokens. The longest answers are those that never stop: the token mean punishes "
     "them in full and keeps half as many. Our aligned model is a short tuning away from the base and, by this "
@@ -190,7 +190,7 @@ EXPERIMENTS["overlong_filter"] = Experiment(
     ),
     panels=("eval_accuracy", "truncated", "length"),
     steps=40,
-    seconds=75,
+    seconds=49,
     scale="An honest answer on the hard level takes up to about 40 tokens, an endless one as many as it may: 32 cuts "
     "both, 96 the endless alone. final_endless is the share of answers that have not ended after 192 tokens, whatever "
     "the limit in training was. A masked endless answer is not punished for being wrong, and nothing else here teaches "
@@ -220,7 +220,7 @@ EXPERIMENTS["lite_ppo"] = Experiment(
     ),
     panels=("eval_accuracy", "entropy", "length"),
     steps=56,
-    seconds=75,
+    seconds=47,
     scale="DAPO is the ProRL script without KL penalty and resets: dynamic sampling, clip-higher and the token mean, "
     "but no rule for overlong answers (about one in a hundred is, here), and no top-p or top-k. It samples until every "
     "group is mixed, late in training 56 groups for 16 on easy data and 29 on hard (sampled_groups in results.json): "
@@ -252,7 +252,7 @@ EXPERIMENTS["justrl_ablations"] = Experiment(
     ),
     panels=("eval_accuracy", "entropy", "length", "truncated"),
     steps=56,
-    seconds=75,
+    seconds=55,
     scale="The paper's curves part after 2,000 steps, from single runs. final_accuracy is by the robust verifier in "
     "all arms, at the paper's T 0.7 and top-p 0.9, with final_strict beside it; the curves show each arm by the "
     "verifier it trains with. On the levels trained on, every arm came to 0.99 and none could win; the longer "
@@ -290,7 +290,7 @@ EXPERIMENTS["prorl_reset"] = Experiment(
     ),
     panels=("eval_accuracy", "kl_loss_share", "kl", "entropy"),
     steps=72,
-    seconds=100,
+    seconds=62,
     scale="1e-4 is the technical report's coefficient. A tiny model moves by less than a tenth of a nat in so few "
     "steps, and that penalty is a hundred-thousandth of its loss: whatever its arms show comes from the fresh "
     "optimizer, or from chance. So 1 stands beside it, picked for a share of about a hundredth before any two arms "
@@ -309,7 +309,7 @@ EXPERIMENTS["prorl_boundary"] = Experiment(
     ),
     panels=(),
     steps=64,
-    seconds=260,
+    seconds=157,
     scale="At 128 answers the levels trained on are solved before training begins, so there is no boundary to "
     "extend, and over levels that tie, the paper's correlation of rise with the base's weakness has no value. The "
     "out-of-distribution level, chains longer than pretraining had, does leave room. There the base's answers differ "
