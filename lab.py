@@ -230,8 +230,8 @@ EXPERIMENTS["lite_ppo"] = Experiment(
 
 EXPERIMENTS["justrl_ablations"] = Experiment(
     paper="JustRL, section 4.4: the overlong penalty, and a robust verifier on top of it, each make the recipe worse "
-    "(about 55, 50, 45 on AIME 2024) and halve its entropy. The verifier alone was not tried: "
-    "the last claim is an extension of theirs.",
+    "(about 55, 50, 45 on AIME 2024) and halve its entropy. The paper did not try the verifier alone: the claims about "
+    "it extend the paper's.",
     arms={
         "": {
             "recipe": JUSTRL,
