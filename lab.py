@@ -611,10 +611,10 @@ def run_experiment(name: str, out: Path, seeds: int, jobs: int, steps: int | Non
     measured = {(run.arm, run.seed): figures(run, steps) for run in runs}
     seen = {label: {seed: measured[label, seed] for seed in range(seeds)} for label in experiment.commands()}
     judged = [judge(claim, seen) for claim in experiment.claims]
-    records = [
-        {"arm": run.arm, "seed": run.seed, "commands": finished(run), "figures": measured[run.arm, run.seed]}
-        for run in runs
-    ]
+    records = []
+    for run in runs:
+        seconds = {line: finished(run)[line] for line in map(written, run.commands)}
+        records.append({"arm": run.arm, "seed": run.seed, "commands": seconds, "figures": measured[run.arm, run.seed]})
     home.mkdir(parents=True, exist_ok=True)
     result = {"experiment": name, "seeds": seeds, "steps": steps, "rule": RULE, "claims": judged, "runs": records}
     (home / "results.json").write_text(json.dumps(result, indent=1) + "\n")
