@@ -256,12 +256,12 @@ EXPERIMENTS["justrl_ablations"] = Experiment(
     steps=56,
     seconds=55,
     scale="The paper's curves part after 2,000 steps, from single runs. final_accuracy is by the robust verifier in "
-    "all arms, at the paper's T 0.7 and top-p 0.9, with final_strict beside it; the curves show each arm by the "
-    "verifier it trains with. On the levels trained on, every arm came to 0.99 and none could win; the longer "
+    "all arms, at the paper's T 0.7 and top-p 0.9 (final_strict stands in results.json); the curves show each arm by "
+    "the verifier it trains with. On the levels trained on, every arm came to 0.99 and none could win; the longer "
     "chains of ood, where there is room, were added after that was seen and before any figure of theirs was. The "
-    "strict box rejects four in ten of the starting model's right answers for their form: learning the form "
-    "costs entropy, which arms with the robust verifier keep. The penalty begins at 40 tokens, and few answers "
-    "are that long.",
+    "strict box rejects four in ten of the starting model's right answers for their form: learning the form costs "
+    "entropy, which arms with the robust verifier keep. The penalty begins at 40 tokens, and few answers are that "
+    "long.",
     evaluate="--benchmarks tiny,tiny/ood --n 8 --max_tokens 96",
     points={"after": LAST},
 )
