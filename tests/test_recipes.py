@@ -67,9 +67,9 @@ def checkpoints(out):
 
 # --- what a run leaves behind ---
 
-FIELDS = """step reward accuracy length truncated entropy logp_gap logp_gap_max approx_kl clip_fraction_low
-clip_fraction_high grad_norm learning_rate skipped_updates tokens seconds_rollout seconds_reward seconds_logps
-seconds_update seconds_sync seconds_step"""
+FIELDS = """step reward reward_std accuracy length truncated entropy logp_gap logp_gap_max approx_kl
+clip_fraction_low clip_fraction_high grad_norm learning_rate skipped_updates tokens seconds_rollout
+seconds_reward seconds_logps seconds_update seconds_sync seconds_step"""
 MORE = """kl kl_loss_share sampled_groups trained_groups rounds trained_reward trained_accuracy trained_length
 trained_truncated trained_tokens"""
 FIELDS_OF = {"justrl": set(FIELDS.split()), "prorl": set((FIELDS + " " + MORE).split()), "liteppo": set(FIELDS.split())}
@@ -108,9 +108,12 @@ def test_a_run_leaves_its_recipe_metrics_samples_curves_and_checkpoints(whole_ru
             assert row["sampled_groups"] >= row["trained_groups"] == 4
             assert row["sampled_groups"] * 4 * row["length"] == pytest.approx(row["tokens"])
             assert 0 < row["trained_accuracy"] < 1
+            assert 0.499 < row["reward_std"] < 0.578  # of one or two right in four, divided by n - 1: no group is alike
             assert row.get("event") == ("reset" if row["step"] % 3 == 0 else None)
         else:
             assert row["tokens"] == pytest.approx(16 * row["length"])
+            assert 0 <= row["reward_std"] < (1.155 if recipe == "justrl" else 0.578)
+            assert row["reward_std"] > 0 or row["accuracy"] in (0, 0.25, 0.5, 0.75, 1)  # four groups, each alike
     if recipe == "liteppo":
         assert all(row["approx_kl"] == 0 for row in steps)  # one update a batch: every ratio is 1
     else:
