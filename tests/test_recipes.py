@@ -374,15 +374,13 @@ def test_the_embedded_world_with_vllm(eval_file, tmp_path, recipe):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_embedded_world_is_learnt_within_five_minutes(tmp_path, recipe):
-    started = time.monotonic()
+@pytest.mark.parametrize("recipe, before", [("justrl", 0.43), ("prorl", 0.77), ("liteppo", 0.42)])  # the README's
+def test_the_embedded_world_is_learnt(tmp_path, recipe, before):
     done = python(ROOT / f"{recipe}.py", "--tiny", "--out", tmp_path / "run", timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     measured = [row["eval_accuracy"] for row in rows(tmp_path / "run") if "eval_accuracy" in row]
-    assert 0.3 < measured[0] < 0.55
-    assert measured[-1] >= 0.85
-    assert time.monotonic() - started < 300
+    assert measured[0] == pytest.approx(before, abs=0.05)
+    assert measured[-1] > 0.95
 
 
 # --- bad input: one sentence, no traceback, not zero ---
