@@ -176,13 +176,16 @@ def regime(rise_1: float, rise_max: float, noise: float, reached: float | None =
     return "plateau" if early else "sustained"
 
 
-def spearman(x: list[float], y: list[float]) -> float:
-    """Rank correlation; nan under 3 points or when one side is constant. Ties share their mean rank."""
+def spearman(x: list[float], y: list[float]) -> float | None:
+    """Rank correlation; None under 3 points or when one side is constant. Ties share their mean rank."""
 
     def ranks(values):
         return [sum(v < value for v in values) + sum(v == value for v in values) / 2 for value in values]
 
-    return torch.corrcoef(torch.tensor([ranks(x), ranks(y)]))[0, 1].item() if len(x) > 2 else math.nan
+    ranks_x, ranks_y = ranks(x), ranks(y)
+    if len(x) < 3 or len(set(ranks_x)) == 1 or len(set(ranks_y)) == 1:
+        return None
+    return torch.corrcoef(torch.tensor([ranks_x, ranks_y]))[0, 1].item()
 
 
 # ---------------------------------------------------------------------------------------------------------- generation
@@ -453,7 +456,10 @@ def print_comparison(result: dict) -> None:
     print(f"\n{' -> '.join(result['names'][:2])}, in %, robust verifier; by MIDDLE: share of the rise it had\n")
     print_table(["", "problems", "pass@1", "rise", "K", "pass@K", "rise", "by MIDDLE", "regime"], rows)
     print(f"{result['rule']}\n\nSpearman correlation over {len(rows)} tasks of BASE's pass@K with the rise of pass@1:")
-    print("{rise_1:.2f}, of pass@K: {rise_max:.2f} (nan: it takes 3 tasks that differ).".format(**result["spearman"]))
+    ranks = {
+        key: "none (it takes 3 tasks that differ)" if r is None else f"{r:.2f}" for key, r in result["spearman"].items()
+    }
+    print("{rise_1}, of pass@K: {rise_max}.".format(**ranks))
     print("Negative: the weaker the start, the stronger the gain. Noise in the start and the ceiling push it down too.")
 
 

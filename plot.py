@@ -226,7 +226,8 @@ def draw_rises(upper, lower, comparison: dict) -> None:
         ax.axvline(0, color="grey", linewidth=0.8)
         ax.margins(0.15)
         ax.set(xlabel="rise (beside each task: its pass@K before)")
-        ax.set_title(f"Rise of {name}, Spearman {comparison['spearman'][key]:.2f}")
+        rank = comparison["spearman"][key]
+        ax.set_title(f"Rise of {name}" + ("" if rank is None else f", Spearman {rank:.2f}"))
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
