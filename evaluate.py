@@ -160,7 +160,7 @@ def interval(values: list[float], draws: int = 1) -> tuple[float, float]:
 
 
 def margin(differences: list[float]) -> float:
-    """Half-width of the paired 95 % interval of a mean difference over problems."""
+    """Half-width of the paired 95 % interval of a mean difference over problems (in lab.py, over seeds)."""
     count = len(differences)
     return student_t(count - 1) * stdev(differences) / math.sqrt(count) if count > 1 else 1.0
 

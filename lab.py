@@ -28,7 +28,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import matplotlib.pyplot as plt
 from tqdm import tqdm
@@ -439,20 +439,17 @@ def figures(run: Run, steps: int) -> dict[str, float]:
         measured = json.loads(path.read_text())
         for name, bench in measured["benchmarks"].items():
             level = name.removeprefix("tiny/")
-            result[f"final_accuracy {level}"], result[f"final_strict {level}"] = (
-                bench["robust"]["1"][0],
-                bench["strict"]["1"][0],
-            )
+            result[f"final_accuracy {level}"] = bench["robust"]["1"][0]
+            result[f"final_strict {level}"] = bench["strict"]["1"][0]
             result[f"final_endless {level}"] = bench["truncated"]
     return result
 
 
 def interval(differences: list[float]) -> tuple[float, float, float]:
     """(mean, low, high): the 95 % t interval of paired differences, one a seed."""
-    from evaluate import student_t  # here: torch takes seconds to import
+    from evaluate import margin  # here: torch takes seconds to import
 
-    half = student_t(len(differences) - 1) * stdev(differences) / math.sqrt(len(differences))
-    mean = fmean(differences)
+    mean, half = fmean(differences), margin(differences)
     return mean, mean - half, mean + half
 
 
@@ -613,7 +610,8 @@ def run_experiment(name: str, out: Path, seeds: int, jobs: int, steps: int | Non
     judged = [judge(claim, seen) for claim in experiment.claims]
     records = []
     for run in runs:
-        seconds = {line: finished(run)[line] for line in map(written, run.commands)}
+        done = finished(run)
+        seconds = {line: done[line] for line in map(written, run.commands)}
         records.append({"arm": run.arm, "seed": run.seed, "commands": seconds, "figures": measured[run.arm, run.seed]})
     home.mkdir(parents=True, exist_ok=True)
     result = {"experiment": name, "seeds": seeds, "steps": steps, "rule": RULE, "claims": judged, "runs": records}

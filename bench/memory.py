@@ -35,6 +35,18 @@ GPUS = {"24 GB": 24, "40 GB": 40, "80 GB": 80, "141 GB": 141}
 CONTEXTS = (4096, 8192, 16384, 32768)
 
 
+# {a Shape's field: that of a transformers config}
+NAMES = {
+    "hidden": "hidden_size",
+    "intermediate": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "vocabulary": "vocab_size",
+    "tied": "tie_word_embeddings",
+}
+
+
 @dataclass(frozen=True)
 class Shape:
     """What the memory of a Qwen2-like model depends on."""
@@ -51,31 +63,15 @@ class Shape:
     @classmethod
     def of(cls, config) -> "Shape":
         """From a transformers config."""
-        return cls(
-            hidden=config.hidden_size,
-            intermediate=config.intermediate_size,
-            layers=config.num_hidden_layers,
-            heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-            vocabulary=config.vocab_size,
-            tied=config.tie_word_embeddings,
-        )
+        same = {ours: getattr(config, theirs) for ours, theirs in NAMES.items()}
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(**same, head_dim=head_dim)
 
     def config(self, **more):
         """A Qwen2Config of this shape, with what else is given."""
         from transformers import Qwen2Config  # here: only who builds a model waits for it
 
-        return Qwen2Config(
-            vocab_size=self.vocabulary,
-            hidden_size=self.hidden,
-            intermediate_size=self.intermediate,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.kv_heads,
-            tie_word_embeddings=self.tied,
-            **more,
-        )
+        return Qwen2Config(**{theirs: getattr(self, ours) for ours, theirs in NAMES.items()}, **more)
 
 
 QWEN_1_5B = Shape(1536, 8960, 28, 12, 2, 128, 151936, tied=True)
