@@ -34,14 +34,12 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, HfArgumentParser
 from transformers.hf_argparser import HfArg
 
-import data
-import plot
 import rewards
-import rollout
-from checkpoint import make_folder, write_atomically
-from logic import logic_score
-from policy import Policy, load_tokenizer, start_ranks
-from run import launch, model_folder
+from trainer import data, plot, rollout
+from trainer.checkpoint import make_folder, write_atomically
+from trainer.policy import Policy, load_tokenizer, start_ranks
+from trainer.run import launch, model_folder
+from trainer.sources.logic import logic_score
 
 BENCHMARKS = {
     "aime24": "HuggingFaceH4/aime_2024",
@@ -160,7 +158,7 @@ def interval(values: list[float], draws: int = 1) -> tuple[float, float]:
 
 
 def margin(differences: list[float]) -> float:
-    """Half-width of the paired 95 % interval of a mean difference over problems (in lab.py, over seeds)."""
+    """Half-width of the paired 95 % interval of a mean difference over problems (in the lab, over seeds)."""
     count = len(differences)
     return student_t(count - 1) * stdev(differences) / math.sqrt(count) if count > 1 else 1.0
 

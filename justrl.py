@@ -28,8 +28,9 @@ import torch
 from transformers.hf_argparser import HfArg
 
 import losses
-from data import Order, encode_prompts, load_problems
-from policy import (
+from rewards import overlong_penalty, robust_many, strict_box
+from trainer.data import Order, encode_prompts, load_problems
+from trainer.policy import (
     TokenMeans,
     gather,
     load_policy,
@@ -40,9 +41,8 @@ from policy import (
     response_mask,
     start_ranks,
 )
-from rewards import overlong_penalty, robust_many, strict_box
-from rollout import check_gap, choose_engine, make_engine, request_seed, self_check
-from run import Run, gradient_metrics, launch, model_folder, parse, rollout_metrics
+from trainer.rollout import check_gap, choose_engine, make_engine, request_seed, self_check
+from trainer.run import Run, gradient_metrics, launch, model_folder, parse, rollout_metrics
 
 
 # (0) Every hyperparameter, at the paper's value. "Table 2" is the paper's, "script" the authors' released one.

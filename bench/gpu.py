@@ -28,13 +28,11 @@ from pathlib import Path
 
 import torch
 
+from bench.common import one_thread, read_steps, save
+from bench.memory import QWEN_1_5B, Shape, parameters
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path.insert(0, str(ROOT))
-
-from common import one_thread, read_steps, save  # noqa: E402
-from memory import QWEN_1_5B, Shape, parameters  # noqa: E402
-
 LIMITS = {"train": 300, "logps": 240, "engine": 300, "step": 420, "tiny": 240}  # seconds
 PEAK_TFLOPS = {"H100": 989, "H200": 989, "H800": 989, "A100": 312, "A800": 312, "L40S": 362, "4090": 165}  # bf16, dense
 SMALL = Shape(64, 128, 2, 2, 1, 32, 2000, tied=True)
@@ -49,7 +47,7 @@ def make_model(folder: Path, shape: Shape, device: str, longest: int) -> None:
     with torch.device(device):
         model = Qwen2ForCausalLM(shape.config(max_position_embeddings=longest, **ends))
     model.to(torch.bfloat16).save_pretrained(folder)
-    for file in (ROOT / "models" / "aligned").iterdir():
+    for file in (ROOT / "tiny" / "models" / "aligned").iterdir():
         if "token" in file.name or "chat" in file.name:
             (folder / file.name).write_text(file.read_text())
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
@@ -106,8 +104,8 @@ def allocated(peak: bool = False) -> float:
 def train(arguments, model_dir: str, shape: Shape) -> dict:
     """Optimizer steps of two full-length sequences, one a micro-batch, through the trainer's own path."""
     import losses
-    from policy import load_policy, micro_batches, optimizer_step, response_mask, start_ranks
-    from rollout import Rollout
+    from trainer.policy import load_policy, micro_batches, optimizer_step, response_mask, start_ranks
+    from trainer.rollout import Rollout
 
     _, _, device = start_ranks()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -168,8 +166,8 @@ def engine(arguments, model_dir: str, shape: Shape) -> dict:
     from transformers import PreTrainedTokenizerFast
 
     import losses
-    from policy import load_policy, micro_batches, response_mask, start_ranks
-    from rollout import choose_engine, make_engine, self_check
+    from trainer.policy import load_policy, micro_batches, response_mask, start_ranks
+    from trainer.rollout import choose_engine, make_engine, self_check
 
     _, _, device = start_ranks()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32

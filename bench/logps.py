@@ -22,12 +22,10 @@ from statistics import median
 
 import torch
 
+from bench.common import one_thread, save
+from losses import token_logps
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
-from common import one_thread, save  # noqa: E402
-
-from losses import token_logps  # noqa: E402
 
 
 def plain(hidden_M, head, targets_M, entropy: bool):

@@ -21,11 +21,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.common import one_thread, save
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
-from common import one_thread, save  # noqa: E402
-
 GB = 1e9
 CHUNK = 512  # rows of logits at once, losses.token_logps
 RESERVE = 2.0 * GB  # CUDA context, NCCL, the sleeping engine's remains, fragmentation: an allowance, not a measurement
@@ -200,10 +198,10 @@ def table(shape: Shape, reference: bool) -> str:
 def measure(shape: Shape, tokens: int) -> int:
     """Peak bytes of a forward and backward pass of policy.py over `tokens` tokens on CPU, above the model's own."""
     import torch
-    from logps import high_water, resident
     from transformers import Qwen2ForCausalLM
 
-    from policy import load_policy, start_ranks
+    from bench.logps import high_water, resident
+    from trainer.policy import load_policy, start_ranks
 
     start_ranks()
     with tempfile.TemporaryDirectory() as folder:

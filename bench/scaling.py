@@ -16,12 +16,10 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
+from bench.common import alone, one_thread, read_steps, save
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path.insert(0, str(ROOT))
-
-from common import alone, one_thread, read_steps, save  # noqa: E402
-
 PHASES = ("rollout", "reward", "logps", "update", "sync")
 SHORT = ["--tiny", "--engine", "transformers", "--eval_data", "tiny:eval/easy", "--eval_samples", 1]
 SHORT += ["--eval_max_tokens", 2, "--eval_every", 10**6, "--save_every", 10**6]
@@ -32,8 +30,8 @@ def endless_model(folder: Path, longest: int) -> str:
     import torch
     from transformers import AutoConfig, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(ROOT / "models" / "aligned")
-    config = AutoConfig.from_pretrained(ROOT / "models" / "aligned")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(ROOT / "tiny" / "models" / "aligned")
+    config = AutoConfig.from_pretrained(ROOT / "tiny" / "models" / "aligned")
     tokenizer.add_special_tokens({"eos_token": "<|never|>"})
     config.eos_token_id, config.max_position_embeddings = None, longest
     torch.manual_seed(0)

@@ -5,7 +5,7 @@
     python bench/trl_compare.py --trl_python ~/venv-trl/bin/python
 
 Both sides are the whole programs, in processes of their own on one thread each, run in turn (ours, TRL, ours, TRL, ...)
-and counted in processor time, so that other programs disturb neither. Both train models/aligned in float32 with 32
+and counted in processor time, so that other programs disturb neither. Both train tiny/models/aligned in float32 with 32
 prompts x 8 samples of at most 96 tokens at temperature 1, sampled by transformers, and 4 AdamW updates of 64 sequences,
 no reference model, clip 0.2 / 0.28, dual clip 10, mean over tokens, strict-box reward, and the same prompts in the same
 order. The phases:
@@ -36,7 +36,7 @@ PROMPTS, SAMPLES, UPDATES, MAX_TOKENS = 32, 8, 4, 96  # of justrl.py --tiny
 
 def compare(arguments) -> dict:
     """Run both sides in turn and return their medians and ratios."""
-    from common import alone, one_thread, read_steps
+    from bench.common import alone, one_thread, read_steps
 
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
@@ -98,8 +98,7 @@ def phases(steps: list[dict]) -> dict[str, float]:
 
 def write_problems(path: Path, arguments) -> None:
     """The problems justrl.py --tiny will meet, in its order."""
-    sys.path.insert(0, str(ROOT))
-    from data import Order, load_problems
+    from trainer.data import Order, load_problems
 
     problems = load_problems("tiny:train/mixed")
     rows = [problems[i] for i in Order(len(problems), 0).take(arguments.prompts * arguments.steps)]
@@ -108,12 +107,11 @@ def write_problems(path: Path, arguments) -> None:
 
 def train_with_trl(arguments) -> None:
     """TRL's side, run by the python that has TRL."""
-    sys.path.insert(0, str(ROOT))
-    from common import versions
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
     from trl import GRPOConfig, GRPOTrainer
 
+    from bench.common import versions
     from rewards import strict_box
 
     (micro_batch,) = arguments.trl_micro_batch
@@ -153,7 +151,7 @@ def train_with_trl(arguments) -> None:
                 steps[-1]["logps"] += time.process_time() - start
             return outputs
 
-    model_dir = str(ROOT / "models" / "aligned")
+    model_dir = str(ROOT / "tiny" / "models" / "aligned")
     config = GRPOConfig(
         output_dir=str(Path(arguments.out).with_suffix(".run")),
         per_device_train_batch_size=micro_batch,
@@ -218,7 +216,7 @@ def main() -> None:
         return train_with_trl(arguments)
     if not Path(arguments.trl_python).exists():
         sys.exit(f"trl_compare.py: no {arguments.trl_python}; make it as the docstring says, or give --trl_python")
-    from common import save
+    from bench.common import save
 
     result = compare(arguments)
     save(arguments.out, result)

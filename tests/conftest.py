@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from policy import start_ranks
-from rollout import Rollout
+from trainer.policy import start_ranks
+from trainer.rollout import Rollout
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"  # public problem files, where there are any
@@ -92,9 +92,10 @@ def python(*arguments, ranks=1, timeout=300, **options) -> subprocess.CompletedP
 # script by forking: each is a process of its own, with its own signals and exit status, and starts at once.
 FORGE = """
 import atexit, json, os, resource, runpy, sys, traceback
-import checkpoint, data, losses, plot, policy, rewards, rollout, run, tiny
+import losses, rewards, tiny.pretrain
+import trainer.checkpoint, trainer.data, trainer.plot, trainer.policy, trainer.rollout, trainer.run
 from transformers.models.qwen2 import modeling_qwen2
-tiny.problems("train", "mixed")
+tiny.pretrain.problems("train", "mixed")
 for line in sys.stdin:
     order = json.loads(line)
     if "wait" in order:

@@ -9,14 +9,8 @@ import torch
 from conftest import ROOT
 from transformers import Qwen2ForCausalLM
 
-sys.path.insert(0, str(ROOT / "bench"))
-
-import gpu
-import logps
-import memory
-import scaling
-import trl_compare
-from memory import QWEN_1_5B, Shape
+from bench import gpu, logps, memory, scaling, trl_compare
+from bench.memory import QWEN_1_5B, Shape
 
 
 @pytest.fixture
@@ -24,7 +18,7 @@ def bench(monkeypatch, tmp_path):
     """Run a measurement's main at toy size and return what it wrote, once it says where that came from."""
 
     def run(module, *flags) -> dict:
-        script, out = f"bench/{module.__name__}.py", tmp_path / f"{module.__name__}.json"
+        script, out = f"{module.__name__.replace(chr(46), chr(47))}.py", tmp_path / "out.json"
         monkeypatch.setattr(sys, "argv", [str(ROOT / script), *map(str, flags), "--out", str(out)])
         module.main()
         result = json.loads(out.read_text())

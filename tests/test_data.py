@@ -12,8 +12,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-import data
-from data import Order, Problem, chat_ids, encode_prompts, held_out, load_problems
+from trainer import data
+from trainer.data import Order, Problem, chat_ids, encode_prompts, held_out, load_problems
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the public data files lie beside the repository only")

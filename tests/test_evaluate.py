@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from conftest import ENVIRONMENT, ROOT, SHARED, python, save_random_model
 
-import data
 import evaluate
 import rewards
-import tiny
+from tiny import pretrain as tiny
+from trainer import data
 
 NINE = {name: SHARED / f"{'olympiadbench' if name == 'olympiad' else name}.jsonl" for name in evaluate.BENCHMARKS}
 needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the benchmark files are not in {SHARED}")
@@ -214,14 +214,14 @@ def test_an_unfinished_evaluation_is_not_regraded(run, uninterrupted, tmp_path):
     [
         (("no/such/folder",), "There is no folder no/such/folder"),
         ((".",), "has no config.json"),
-        (("models/base", "--benchmarks", "aime26"), "No benchmark is called aime26"),
-        (("models/base", "--benchmarks", "tiny", "--data", "aime24=x.jsonl"), "--data names aime24"),
-        (("models/base", "--data", "x.jsonl"), "--data takes NAME=FILE, not x.jsonl"),
-        (("models/base", "--benchmarks", "aime24", "--data", "aime24=x.jsonl"), "x.jsonl: no such file"),
-        (("models/base", "--all"), "--all needs a run folder"),
-        (("models/base", "--wrong_flag", "1"), "wrong_flag"),
-        (("--regrade", "models/base"), "is not the folder of an evaluation"),
-        (("--compare", "models/base", "models/base"), "There is no models/base/eval.json"),
+        (("tiny/models/base", "--benchmarks", "aime26"), "No benchmark is called aime26"),
+        (("tiny/models/base", "--benchmarks", "tiny", "--data", "aime24=x.jsonl"), "--data names aime24"),
+        (("tiny/models/base", "--data", "x.jsonl"), "--data takes NAME=FILE, not x.jsonl"),
+        (("tiny/models/base", "--benchmarks", "aime24", "--data", "aime24=x.jsonl"), "x.jsonl: no such file"),
+        (("tiny/models/base", "--all"), "--all needs a run folder"),
+        (("tiny/models/base", "--wrong_flag", "1"), "wrong_flag"),
+        (("--regrade", "tiny/models/base"), "is not the folder of an evaluation"),
+        (("--compare", "tiny/models/base", "tiny/models/base"), "There is no tiny/models/base/eval.json"),
         ((), "say what to measure"),
     ],
 )

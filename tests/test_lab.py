@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-import lab
-import run
+from lab import experiments as lab
+from trainer import run
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def lab_in(*arguments):
-    return subprocess.run([sys.executable, "lab.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "lab", *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
 # --- the table ---
@@ -144,13 +144,13 @@ def test_without_a_name_it_lists_claims_arms_and_times():
 def test_a_wrong_command_gets_one_sentence(arguments, word, tmp_path):
     done = lab_in(*arguments, "--out", tmp_path)
     assert done.returncode != 0 and done.stdout == ""
-    assert done.stderr.startswith("lab.py: ") and done.stderr.count("\n") == 1 and word in done.stderr
+    assert done.stderr.startswith("lab: ") and done.stderr.count("\n") == 1 and word in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_the_gallery_in_the_repository_is_what_its_results_say():
     assert (ROOT / "lab" / "README.md").read_text() == lab.gallery(ROOT / "lab")
-    for path in (ROOT / "lab").glob("*/results.json"):
+    for path in (ROOT / "lab" / "results").glob("*/results.json"):
         result = json.loads(path.read_text())
         assert result["seeds"] >= 5 and result["steps"] == lab.EXPERIMENTS[path.parent.name].steps
         assert [c["verdict"] for c in result["claims"]] == [
@@ -173,7 +173,7 @@ def small(folder):
 
 def test_an_experiment_runs_is_killed_and_goes_on(tmp_path, capfd):
     # Killed without warning as soon as its first run is done, with the second under way.
-    code = "import sys, pathlib, lab, test_lab; out = pathlib.Path(sys.argv[1])\n"
+    code = "import sys, pathlib, test_lab; from lab import experiments as lab; out = pathlib.Path(sys.argv[1])\n"
     code += "lab.EXPERIMENTS['small'] = test_lab.small(out); lab.run_experiment('small', out, 2, 1, None)"
     paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     command = [sys.executable, "-c", code, str(tmp_path)]
@@ -185,7 +185,7 @@ def test_an_experiment_runs_is_killed_and_goes_on(tmp_path, capfd):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     first = tmp_path / "runs" / "small" / "easy-Lite-PPO" / "seed0" / "metrics.jsonl"
-    assert not (tmp_path / "small").exists()
+    assert not (tmp_path / "results" / "small").exists()
     kept = first.stat().st_mtime_ns
 
     experiments, lab.EXPERIMENTS = lab.EXPERIMENTS, {"small": small(tmp_path)}
@@ -198,7 +198,7 @@ def test_an_experiment_runs_is_killed_and_goes_on(tmp_path, capfd):
         lab.EXPERIMENTS = experiments
     assert first.stat().st_mtime_ns == kept
 
-    result = json.loads((tmp_path / "small" / "results.json").read_text())
+    result = json.loads((tmp_path / "results" / "small" / "results.json").read_text())
     assert (result["seeds"], result["steps"]) == (2, 3) and result["rule"] == lab.RULE
     assert [(r["arm"], r["seed"]) for r in result["runs"]] == [
         ("easy: Lite PPO", 0), ("easy: GRPO", 0), ("easy: Lite PPO", 1), ("easy: GRPO", 1)
@@ -217,8 +217,8 @@ def test_an_experiment_runs_is_killed_and_goes_on(tmp_path, capfd):
         ]
     (judged,) = result["claims"]
     assert len(judged["differences"]) == 2 and judged["verdict"] in ("as in the paper", "opposite", "cannot tell")
-    assert (tmp_path / "small" / "figure.png").stat().st_size > 10_000
-    assert judged["verdict"] in page and "small/figure.png" in page
+    assert (tmp_path / "results" / "small" / "figure.png").stat().st_size > 10_000
+    assert judged["verdict"] in page and "results/small/figure.png" in page
 
 
 def test_a_failing_run_is_named_with_the_script_s_words(tmp_path):

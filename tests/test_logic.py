@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
-import logic
-from data import load_problems
-from logic import EXCLUDED, GRAPH_SIZES, HELD_OUT, OPEN, REFUSED, SLOW, logic_problems, logic_score
+from trainer.data import load_problems
+from trainer.sources import logic
+from trainer.sources.logic import EXCLUDED, GRAPH_SIZES, HELD_OUT, OPEN, REFUSED, SLOW, logic_problems, logic_score
 
 needs_gym = pytest.mark.skipif(
     importlib.util.find_spec("reasoning_gym") is None, reason=f"needs reasoning-gym=={logic.VERSION}"

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from test_evaluate import BASE, TRAINED, made_up
 
 import evaluate
-import plot
+from trainer import plot
 
 
 def make_run(folder: Path, steps: int, seed: int = 0, kl: bool = False, resets: tuple = ()) -> Path:

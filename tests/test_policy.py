@@ -9,8 +9,8 @@ from conftest import ENVIRONMENT, ROOT, python, random_rollouts, save_random_mod
 from transformers import AutoModelForCausalLM
 
 import losses
-import policy as policy_module
-from policy import (
+from trainer import policy as policy_module
+from trainer.policy import (
     TokenMeans,
     full,
     gather,
@@ -100,7 +100,7 @@ def test_the_gradient_is_that_of_the_whole_loss_written_plainly(random_policy_di
 RANKS = """
 import json, sys, torch, torch.distributed
 from pathlib import Path
-from policy import full, gather, my_share, optimizer_step, start_ranks
+from trainer.policy import full, gather, my_share, optimizer_step, start_ranks
 from test_policy import load_policy, one_update
 torch.set_num_threads(1)
 rank, world, device = start_ranks()
@@ -302,7 +302,7 @@ def test_the_gradient_is_clipped_to_the_global_norm(random_policy_dir):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_non_finite_gradient_is_skipped_and_told(random_policy_dir, bad):
-    from run import gradient_metrics
+    from trainer.run import gradient_metrics
 
     policy, rollouts = load(random_policy_dir), random_rollouts(6)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-2)

@@ -132,7 +132,7 @@ def test_a_checkpoint_is_a_model_folder_that_transformers_opens(whole_run, recip
     folder = whole_run(recipe)[0] / "checkpoints" / f"step_{STEPS:06d}"
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    base = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "base", dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(ROOT / "tiny" / "models" / "base", dtype=torch.float32)
     ids = tokenizer.apply_chat_template(
         [{"role": "user", "content": "3+5=?"}], add_generation_prompt=True, return_dict=False, return_tensors="pt"
     )

@@ -11,12 +11,20 @@ from conftest import ROOT, save_random_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import losses
-import rollout
-from policy import load_policy, micro_batches, response_mask
-from rollout import GAP_FATAL, GAP_WARNING, TransformersEngine, check_gap, choose_engine, request_seed, self_check
+from trainer import rollout
+from trainer.policy import load_policy, micro_batches, response_mask
+from trainer.rollout import (
+    GAP_FATAL,
+    GAP_WARNING,
+    TransformersEngine,
+    check_gap,
+    choose_engine,
+    request_seed,
+    self_check,
+)
 
 CPU = torch.device("cpu")
-BASE = str(ROOT / "models" / "base")
+BASE = str(ROOT / "tiny" / "models" / "base")
 EOS = 1
 
 
@@ -407,8 +415,8 @@ def outside_state():
 
 @pytest.fixture
 def base_prompts():
-    import tiny
-    from data import chat_ids
+    from tiny import pretrain as tiny
+    from trainer.data import chat_ids
 
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     return [chat_ids(tokenizer, problem.text) for problem in tiny.problems("eval", "mixed")[:12]]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-import tiny
 from rewards import strict_box
+from tiny import pretrain as tiny
 
 LEVELS = ("easy", "medium", "hard", "ood", "mixed")
 TRAINED = ("easy", "medium", "hard", "mixed")

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 from transformers.utils import logging as transformers_logging
 
-import checkpoint
-from policy import mean_over_ranks
+from trainer import checkpoint
+from trainer.policy import mean_over_ranks
 
 SAMPLES = 4  # answers kept a step
 
@@ -54,7 +54,7 @@ def launch(main: Callable, config) -> None:
 def model_folder(model: str) -> str:
     """A --model value as transformers and vLLM take it: "tiny:NAME" is one of the embedded world's starting points."""
     if model.startswith("tiny:"):
-        from tiny import base_model  # here: real models need no tiny world
+        from tiny.pretrain import base_model  # here: real models need no tiny world
 
         return base_model(model.removeprefix("tiny:"))
     return model
@@ -197,7 +197,7 @@ class Run:
         """Draw the curves and print what the run did, before and after, where the time went, and where it all lies."""
         if not self.first:
             return
-        from plot import plot_run  # here: matplotlib takes a second to import
+        from trainer.plot import plot_run  # here: matplotlib takes a second to import
 
         plot_run(self.out, self.out / "curves.png")
         rows = [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from transformers import DynamicCache, GenerationConfig
 
-from policy import load_model
+from trainer.policy import load_model
 
 TESTED_VLLM = ("0.32.0",)  # each minor version of vLLM has broken somebody's weight push: an untested one is refused
 

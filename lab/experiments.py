@@ -1,10 +1,10 @@
 """The papers' findings, tried in the embedded world: arms x paired seeds of the three scripts, a figure, a verdict.
 
-    python lab.py                                      the experiments: what the paper claims, the arms, the time
-    python lab.py clip_higher [--seeds 5] [--jobs 2]   run one and write lab/clip_higher/{results.json,figure.png}
-    python lab.py clip_higher --steps 8 --seeds 2      try it out: shorter, all of it under lab/runs/clip_higher-8steps
-    python lab.py all                                  run all eight, one after the other
-    python lab.py gallery                              write lab/README.md from the results there are
+    python -m lab                                      the experiments: what the paper claims, the arms, the time
+    python -m lab clip_higher [--seeds 5] [--jobs 2]   run one: lab/results/clip_higher/{results.json,figure.png}
+    python -m lab clip_higher --steps 8 --seeds 2      try it out: shorter, all of it under lab/runs/clip_higher-8steps
+    python -m lab all                                  run all eight, one after the other
+    python -m lab gallery                              write lab/README.md from the results there are
 
 Each run is one of the scripts as a subprocess, with flags of its own that results.json keeps. Killed anywhere, the same
 command goes on: finished runs are kept, a cut one resumes exactly. Runs are under lab/runs, which git ignores.
@@ -33,9 +33,9 @@ from statistics import fmean
 import matplotlib.pyplot as plt
 from tqdm import tqdm
 
-import plot
+from trainer import plot
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 RULE = """A claim is an inequality the paper predicts: "metric | arm & arm > arm". A run's figure is the metric's
 mean over the last quarter of its steps (grad_growth: the log of the gradient norm there over that in the first
 quarter), or what evaluate.py finds in its last checkpoint (final_, rise@). Seed by seed, the mean figure
@@ -377,7 +377,7 @@ def carry_out(run: Run) -> None:
     """Run what is not done yet. Raises ValueError with the script's last words when one fails."""
     run.folder.mkdir(parents=True, exist_ok=True)
     with open(run.folder / "log.txt", "a") as log:
-        # Held by the subprocess as well: one that outlived a killed lab.py is waited for, not doubled.
+        # Held by the subprocess as well: one that outlived a killed lab is waited for, not doubled.
         fcntl.flock(log, fcntl.LOCK_EX)
         for command in run.commands:
             if (line := written(command)) in finished(run):
@@ -401,7 +401,7 @@ def carry_out(run: Run) -> None:
 def carry_out_all(name: str, runs: list[Run], jobs: int) -> None:
     """Run all of them, `jobs` at a time, behind a bar. A failure or an interrupt stops the others, which can resume."""
     if any("-small" in word for run in runs for word in run.commands[0]):
-        from tiny import base_model  # here: torch takes seconds to import
+        from tiny.pretrain import base_model  # here: torch takes seconds to import
 
         base_model("base-small"), base_model("aligned-small")  # once, before two runs would build them side by side
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), unit="run", desc=name) as bar:
@@ -574,7 +574,7 @@ def draw(experiment: Experiment, runs: list[Run], judged: list[dict], steps: int
 
 GALLERY = """# The papers' findings, tried in the embedded world
 
-Written by `python lab.py gallery` from the `results.json` beside each figure, which `python lab.py NAME` makes. Each
+Written by `python -m lab gallery` from the `results.json` beside each figure, which `python -m lab NAME` makes. Each
 experiment compares arms of the three scripts over paired seeds: the same problems, the same seeds of sampling. What all
 arms share was fixed before any two were compared, and no arm was tuned. Several claims may say the same of one paper's
 sentence; each has its own verdict."""
@@ -597,7 +597,7 @@ def listing(seeds: int, jobs: int) -> str:
 def run_experiment(name: str, out: Path, seeds: int, jobs: int, steps: int | None) -> None:
     """Run what is missing of an experiment, write results.json and figure.png, print the verdicts."""
     experiment = EXPERIMENTS[name]
-    home, runs_home = out / name, out / "runs" / name
+    home, runs_home = out / "results" / name, out / "runs" / name
     if steps and steps != experiment.steps:
         home = runs_home = out / "runs" / f"{name}-{steps}steps"  # a try-out is no result
     steps = steps or experiment.steps
@@ -634,7 +634,7 @@ def table(experiment: Experiment, result: dict) -> str:
 
 def gallery(out: Path) -> str:
     """lab/README.md: what the paper says, figure and verdicts of each experiment, as far as they have been run."""
-    paths = {name: out / name / "results.json" for name in EXPERIMENTS}
+    paths = {name: out / "results" / name / "results.json" for name in EXPERIMENTS}
     results = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
     verdicts = ("as in the paper", "opposite", "cannot tell")
     summary = [f"| experiment | {' | '.join(verdicts)} |", "|---|" + "---:|" * len(verdicts)]
@@ -645,7 +645,9 @@ def gallery(out: Path) -> str:
     for name, experiment in EXPERIMENTS.items():
         parts += [f"## {name}", textwrap.fill(f"**The paper.** {experiment.paper}", 120)]
         if result := results.get(name):
-            parts.append(f"![{name}]({name}/figure.png)\n\n**Here**, {result['seeds']} seeds, {result['steps']} steps:")
+            parts.append(
+                f"![{name}](results/{name}/figure.png)\n\n**Here**, {result['seeds']} seeds, {result['steps']} steps:"
+            )
             parts.append("\n".join(f"- {sentence(judged)}" for judged in result["claims"]))
             parts.append(table(experiment, result))
             for level in LEVELS if "before" in experiment.points else ():
@@ -683,10 +685,6 @@ def main() -> None:
             for name in EXPERIMENTS if args.name == "all" else [args.name]:
                 run_experiment(name, out, args.seeds, args.jobs, args.steps)
     except (ValueError, OSError) as error:
-        sys.exit(f"lab.py: {error}")
+        sys.exit(f"lab: {error}")
     except KeyboardInterrupt:
-        sys.exit("lab.py: stopped; the same command goes on.")
-
-
-if __name__ == "__main__":
-    main()
+        sys.exit("lab: stopped; the same command goes on.")

@@ -22,9 +22,11 @@ import sys
 import warnings
 from contextlib import redirect_stdout
 from functools import cache
+from pathlib import Path
 
-from data import Problem
+from trainer.data import Problem
 
+ROOT = Path(__file__).resolve().parents[2]
 VERSION = "0.1.25"  # another version makes other puzzles of the same seed
 HELD_OUT = ("boxnet", "acre", "game_of_life_halting")
 GRAPH_SIZES = (10, 15, 20, 25, 30)  # vertices; the library needs seconds for a graph of 50
@@ -78,8 +80,8 @@ def logic_problems(split: str, size: int, seed: int) -> list[Problem]:
     Raises ValueError if reasoning-gym is missing or the name is unknown or excluded.
     """
     _names(split)
-    command = [sys.executable, __file__, split, str(size), str(seed)]
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    command = [sys.executable, "-m", "trainer.sources.logic", split, str(size), str(seed)]
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT)}
     lines = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout
     return [Problem(**json.loads(line)) for line in lines.splitlines()]
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from policy import Policy, copy_full, full
+from trainer.policy import Policy, copy_full, full
 
 # Fields that may change between two commands on the same folder: they say how long and how safely, not what.
 FREE_FIELDS = {"out", "steps", "save_every", "keep_checkpoints"}

@@ -35,7 +35,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import trange
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from data import Problem
+from trainer.data import Problem
 
 MODELS = Path(__file__).resolve().parent / "models"
 LEVELS = {"easy": (2, 3), "medium": (4, 4), "hard": (5, 6), "ood": (7, 8)}  # operands, shortest and longest

@@ -102,7 +102,7 @@ def load_problems(source: str, seed: int = 42) -> list[Problem]:
     path = Path(source)
     kind, _, rest = source.partition(":")
     if kind == "tiny":
-        import tiny  # here, not above: real data needs no tiny world
+        from tiny import pretrain as tiny  # here, not above: real data needs no tiny world
 
         split, slash, level = rest.partition("/")
         if not slash:
@@ -111,7 +111,7 @@ def load_problems(source: str, seed: int = 42) -> list[Problem]:
     if kind == "liteppo":
         return lite_ppo_problems(rest, seed)
     if kind == "logic":
-        import logic  # here, not above: it imports this module
+        from trainer.sources import logic  # here, not above: it imports this module
 
         return logic.load(rest, seed)
     if path.suffix in FILE_KINDS:

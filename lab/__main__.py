@@ -1,0 +1,5 @@
+"""`python -m lab`: see lab/experiments.py."""
+
+from lab.experiments import main
+
+main()
