@@ -48,38 +48,60 @@ from trainer.run import Run, gradient_metrics, launch, model_folder, parse, roll
 # (0) Every hyperparameter, at the paper's value. "Table 2" is the paper's, "script" the authors' released one.
 @dataclass
 class Config:
-    tiny: bool = HfArg(default=False, help="run in the embedded world: only scale changes, never the algorithm")
-    model: str = HfArg(default="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", help="hub id or local folder")
-    data: str = HfArg(default="BytedTsinghua-SIA/DAPO-Math-17k", help="training problems: hub id or local file")
-    eval_data: str = HfArg(default="math-ai/aime24,math-ai/aime25,math-ai/amc23", help="held-out problems")
+    tiny: bool = HfArg(
+        default=False, help="run in the embedded world: only scale changes, never the algorithm"
+    )
+    model: str = HfArg(
+        default="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", help="hub id or local folder"
+    )
+    data: str = HfArg(
+        default="BytedTsinghua-SIA/DAPO-Math-17k", help="training problems: hub id or local file"
+    )
+    eval_data: str = HfArg(
+        default="math-ai/aime24,math-ai/aime25,math-ai/amc23", help="held-out problems"
+    )
     instruction: str = HfArg(
         default="\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
         help="appended to each problem (script)",
     )
     out: str = HfArg(default="", help="run folder; default runs/justrl-seedN")
     seed: int = HfArg(default=1, help="of data order and sampling (script)")
-    engine: str = HfArg(default="auto", help="vllm, transformers, or auto: vllm where there is a GPU")
+    engine: str = HfArg(
+        default="auto", help="vllm, transformers, or auto: vllm where there is a GPU"
+    )
 
     steps: int = HfArg(default=4380, help="rollout steps (section 4: the reported checkpoint)")
     prompts_per_step: int = HfArg(default=256, help="prompts a step (Table 2)")
     samples_per_prompt: int = HfArg(default=8, help="responses to each: the group (Table 2)")
-    updates_per_step: int = HfArg(default=4, help="optimizer updates a step: mini-batches of 64 prompts (script)")
+    updates_per_step: int = HfArg(
+        default=4, help="optimizer updates a step: mini-batches of 64 prompts (script)"
+    )
     temperature: float = HfArg(default=1.0, help="of sampling; no top-p, no top-k (Table 2)")
     max_prompt_tokens: int = HfArg(default=1024, help="longer prompts are dropped (Table 2)")
     max_response_tokens: int = HfArg(default=15360, help="longer responses are cut (Table 2)")
 
     learning_rate: float = HfArg(default=1e-6, help="AdamW, constant (Table 2)")
-    warmup_steps: int = HfArg(default=10, help="linear from 0, in rollout steps: the first trains with lr 0 (script)")
+    warmup_steps: int = HfArg(
+        default=10, help="linear from 0, in rollout steps: the first trains with lr 0 (script)"
+    )
     weight_decay: float = HfArg(default=0.1, help="AdamW (script)")
     max_grad_norm: float = HfArg(default=1.0, help="global gradient norm (script)")
     clip_low: float = HfArg(default=0.2, help="ratio clipped below at 1 - 0.2 (Table 2)")
     clip_high: float = HfArg(default=0.28, help="and above at 1 + 0.28: clip-higher (Table 2)")
     dual_clip: float = HfArg(default=10.0, help="loss of a bad token at most 10 |A| (script)")
 
-    overlong_penalty: bool = HfArg(default=False, help="ablation (section 4.4): DAPO's soft penalty on long answers")
-    overlong_buffer: int = HfArg(default=4096, help="tokens before the limit over which it grows from 0 to -1")
-    robust_verifier: bool = HfArg(default=False, help="ablation (section 4.4): equal in meaning, not to the letter")
-    tis_cap: float = HfArg(default=0.0, help="truncated importance sampling against engine mismatch; 0 = off (paper)")
+    overlong_penalty: bool = HfArg(
+        default=False, help="ablation (section 4.4): DAPO's soft penalty on long answers"
+    )
+    overlong_buffer: int = HfArg(
+        default=4096, help="tokens before the limit over which it grows from 0 to -1"
+    )
+    robust_verifier: bool = HfArg(
+        default=False, help="ablation (section 4.4): equal in meaning, not to the letter"
+    )
+    tis_cap: float = HfArg(
+        default=0.0, help="truncated importance sampling against engine mismatch; 0 = off (paper)"
+    )
 
     eval_every: int = HfArg(default=50, help="steps between evaluations (script)")
     eval_samples: int = HfArg(default=32, help="responses to each held-out problem (script)")
@@ -87,8 +109,12 @@ class Config:
     eval_top_p: float = HfArg(default=0.9, help="(script)")
     eval_max_tokens: int = HfArg(default=31744, help="(script)")
 
-    tokens_per_micro_batch: int = HfArg(default=32768, help="padded tokens in memory at once; no effect on the result")
-    gradient_checkpointing: bool = HfArg(default=True, help="recompute activations instead of keeping them")
+    tokens_per_micro_batch: int = HfArg(
+        default=32768, help="padded tokens in memory at once; no effect on the result"
+    )
+    gradient_checkpointing: bool = HfArg(
+        default=True, help="recompute activations instead of keeping them"
+    )
     save_every: int = HfArg(default=50, help="steps between checkpoints")
     keep_checkpoints: int = HfArg(default=2, help="older ones are deleted")
 
@@ -112,15 +138,22 @@ TINY = dict(
     gradient_checkpointing=False,
     save_every=20,
 )
-RECIPE, HOW_LONG = "justrl", {True: "about 2 minutes on 2 cores", False: "the paper's run took 15 days on 32 A800 GPUs"}
+RECIPE, HOW_LONG = (
+    "justrl",
+    {True: "about 2 minutes on 2 cores", False: "the paper's run took 15 days on 32 A800 GPUs"},
+)
 
 
 def main(config: Config) -> None:
     _, world, device = start_ranks()
     if config.tiny:
-        torch.set_num_threads(1)  # the tiny model is no faster on several, and one repeats to the digit on any machine
+        torch.set_num_threads(
+            1
+        )  # the tiny model is no faster on several, and one repeats to the digit on any machine
     if device.type == "cpu" and not config.tiny and not Path(config.model).is_dir():
-        raise ValueError("the paper's scale needs a GPU: try --tiny, or --model with a local folder of a small model")
+        raise ValueError(
+            "the paper's scale needs a GPU: try --tiny, or --model with a local folder of a small model"
+        )
     engine_kind = choose_engine(config.engine)
     run = Run(RECIPE, config)
     torch.manual_seed(config.seed)  # nothing here draws from it, but a model with dropout would
@@ -129,7 +162,9 @@ def main(config: Config) -> None:
     model_dir = model_folder(config.model)
     tokenizer = load_tokenizer(model_dir)
     problems = load_problems(config.data)
-    held_out = [problem for source in config.eval_data.split(",") for problem in load_problems(source)]
+    held_out = [
+        problem for source in config.eval_data.split(",") for problem in load_problems(source)
+    ]
 
     # (1) Prompt: the instruction stands in the user's turn, after the problem.
     template = {"suffix": config.instruction, "system": "", "max_tokens": config.max_prompt_tokens}
@@ -145,7 +180,9 @@ def main(config: Config) -> None:
 
     # The policy, which the engine samples from a copy of, and its optimizer.
     policy = load_policy(model_dir, device, dtype, config.gradient_checkpointing)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay
+    )
 
     # (3) No reference policy: there is no KL penalty.
     reference = None
@@ -157,13 +194,22 @@ def main(config: Config) -> None:
 
     # (4) Reward: +1 or -1, is the last box the answer to the letter? Truncated answers are scored like any other.
     def score(rollouts, problems) -> None:
-        texts, answers = [rollout.text for rollout in rollouts], [problem.answer for problem in problems]
-        verdicts = robust_many(texts, answers) if config.robust_verifier else map(strict_box, texts, answers)
+        texts, answers = (
+            [rollout.text for rollout in rollouts],
+            [problem.answer for problem in problems],
+        )
+        verdicts = (
+            robust_many(texts, answers)
+            if config.robust_verifier
+            else map(strict_box, texts, answers)
+        )
         for rollout, verdict in zip(rollouts, verdicts, strict=True):
             rollout.right, rollout.reward = float(verdict > 0), verdict
             if config.overlong_penalty:
                 length = len(rollout.response_ids)
-                rollout.reward += overlong_penalty(length, config.max_response_tokens, config.overlong_buffer)
+                rollout.reward += overlong_penalty(
+                    length, config.max_response_tokens, config.overlong_buffer
+                )
 
     def sample(problems_P, prompts_P, seeds_P, n, *sampling) -> list:
         """P groups of n scored rollouts, on every rank; each rank samples and scores its share of the prompts."""
@@ -172,7 +218,10 @@ def main(config: Config) -> None:
         with run.clock("reward"):
             for rollout in chain(*groups):
                 rollout.text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
-            score(list(chain(*groups)), [problem for problem in my_share(problems_P) for _ in range(n)])
+            score(
+                list(chain(*groups)),
+                [problem for problem in my_share(problems_P) for _ in range(n)],
+            )
         with run.clock("rollout"):
             return gather(groups)
 
@@ -196,14 +245,18 @@ def main(config: Config) -> None:
         batch = order.take(config.prompts_per_step)
         seeds_P = [request_seed(config.seed, step, p) for p in range(len(batch))]
         sampling = config.samples_per_prompt, config.max_response_tokens, config.temperature
-        groups = sample([problems[i] for i in batch], [prompts[i] for i in batch], seeds_P, *sampling)
+        groups = sample(
+            [problems[i] for i in batch], [prompts[i] for i in batch], seeds_P, *sampling
+        )
         metrics = rollout_metrics(list(chain(*groups)))
 
         with run.clock("sync"):
             engine.sleep()
         rollouts_N = list(chain(*groups))
         rewards_P_G = torch.tensor([[rollout.reward for rollout in group] for group in groups])
-        metrics["reward_std"] = rewards_P_G.std(dim=1).mean().item()  # inside a group, as the advantage sees it
+        metrics["reward_std"] = (
+            rewards_P_G.std(dim=1).mean().item()
+        )  # inside a group, as the advantage sees it
 
         # (6) Advantage: group mean, group std.
         advantages_N = losses.advantages(rewards_P_G, center="group", scale="group").flatten()
@@ -216,28 +269,42 @@ def main(config: Config) -> None:
             weights_N_T = losses.token_weights(response_mask(members), "token")
 
             budget = config.tokens_per_micro_batch
-            minibatches.append(micro_batches(members, advantages_N[rows], weights_N_T, budget, device))
+            minibatches.append(
+                micro_batches(members, advantages_N[rows], weights_N_T, budget, device)
+            )
 
         with run.clock("logps"), torch.no_grad():
             # (8) Old log-probs. The first mini-batch meets the weights it was sampled from: its own pass yields them.
             for micro in chain(*minibatches[1:]):
-                micro.old_logps_M, micro.entropy_M = policy(micro.ids_N_T, micro.mask_N_T, config.temperature)
+                micro.old_logps_M, micro.entropy_M = policy(
+                    micro.ids_N_T, micro.mask_N_T, config.temperature
+                )
 
         with run.clock("update"):
             for parameters in optimizer.param_groups:
-                parameters["lr"] = config.learning_rate * min(1.0, (step - 1) / max(1, config.warmup_steps))
+                parameters["lr"] = config.learning_rate * min(
+                    1.0, (step - 1) / max(1, config.warmup_steps)
+                )
             updates, grad_norms = TokenMeans(), []
             for minibatch in minibatches:
                 for micro in minibatch:
                     logps_M, entropy_M = policy(micro.ids_N_T, micro.mask_N_T, config.temperature)
                     if micro.old_logps_M is None:
                         micro.old_logps_M, micro.entropy_M = logps_M.detach(), entropy_M
-                    surrogate = logps_M, micro.old_logps_M, micro.advantages_M, config.clip_low, config.clip_high
+                    surrogate = (
+                        logps_M,
+                        micro.old_logps_M,
+                        micro.advantages_M,
+                        config.clip_low,
+                        config.clip_high,
+                    )
 
                     # (9) Loss: clip-higher with dual clip. No KL penalty, no entropy bonus.
                     loss_M = losses.clipped_policy_loss(*surrogate, config.dual_clip)
                     if config.tis_cap:
-                        loss_M *= losses.truncated_importance(micro.old_logps_M, micro.engine_logps_M, config.tis_cap)
+                        loss_M *= losses.truncated_importance(
+                            micro.old_logps_M, micro.engine_logps_M, config.tis_cap
+                        )
                     updates.add(**losses.update_diagnostics(*surrogate))
 
                     (micro.weights_M * loss_M).sum().backward()
@@ -263,7 +330,13 @@ def main(config: Config) -> None:
         memory = {"order": order.state()}
 
         run.log(metrics)
-        run.log_samples(step, groups, [problems[i] for i in batch], advantages_N, show=step % config.eval_every == 0)
+        run.log_samples(
+            step,
+            groups,
+            [problems[i] for i in batch],
+            advantages_N,
+            show=step % config.eval_every == 0,
+        )
         check_gap(metrics["logp_gap"], step, run.say)
         if step % config.save_every == 0 or last:
             run.save(step, policy, tokenizer, optimizer, memory, config.keep_checkpoints, reference)

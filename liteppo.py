@@ -52,11 +52,20 @@ from trainer.run import Run, gradient_metrics, launch, model_folder, parse, roll
 # (0) Every hyperparameter, at the paper's value.
 @dataclass
 class Config:
-    tiny: bool = HfArg(default=False, help="run in the embedded world: only scale changes, never the algorithm")
-    model: str = HfArg(default="Qwen/Qwen3-4B-Base", help="hub id or local folder (section 3.1; also Qwen3-8B-Base)")
-    data: str = HfArg(default="liteppo:easy", help="liteppo:easy, :medium or :hard (section 3.1), hub id or local file")
+    tiny: bool = HfArg(
+        default=False, help="run in the embedded world: only scale changes, never the algorithm"
+    )
+    model: str = HfArg(
+        default="Qwen/Qwen3-4B-Base",
+        help="hub id or local folder (section 3.1; also Qwen3-8B-Base)",
+    )
+    data: str = HfArg(
+        default="liteppo:easy",
+        help="liteppo:easy, :medium or :hard (section 3.1), hub id or local file",
+    )
     eval_data: str = HfArg(
-        default="math-ai/aime24,math-ai/aime25,math-ai/amc23", help="held-out problems (section 3.1)"
+        default="math-ai/aime24,math-ai/aime25,math-ai/amc23",
+        help="held-out problems (section 3.1)",
     )
     instruction: str = HfArg(
         default="Please reason step by step, and put your final answer within \\boxed{}.",
@@ -64,12 +73,18 @@ class Config:
     )
     out: str = HfArg(default="", help="run folder; default runs/liteppo-seedN")
     seed: int = HfArg(default=42, help="of data order and sampling (appendix A.1)")
-    engine: str = HfArg(default="auto", help="vllm, transformers, or auto: vllm where there is a GPU")
+    engine: str = HfArg(
+        default="auto", help="vllm, transformers, or auto: vllm where there is a GPU"
+    )
 
-    steps: int = HfArg(default=500, help="rollout steps (appendix A.1; its figures run to 400-2000)")
+    steps: int = HfArg(
+        default=500, help="rollout steps (appendix A.1; its figures run to 400-2000)"
+    )
     prompts_per_step: int = HfArg(default=128, help="prompts a step (section 3.1)")
     samples_per_prompt: int = HfArg(default=8, help="responses to each: the group (section 3.1)")
-    updates_per_step: int = HfArg(default=1, help="optimizer updates a step (inferred from appendix A.1)")
+    updates_per_step: int = HfArg(
+        default=1, help="optimizer updates a step (inferred from appendix A.1)"
+    )
     temperature: float = HfArg(default=0.99, help="of sampling (section 3.1)")
     top_p: float = HfArg(default=0.99, help="of sampling (section 3.1)")
     top_k: int = HfArg(default=100, help="of sampling (section 3.1)")
@@ -87,12 +102,18 @@ class Config:
         default="batch", help="group, batch or none: whose std it is divided by (analysis 1)"
     )
     clip_low: float = HfArg(default=0.2, help="ratio clipped below at 1 - 0.2")
-    clip_high: float = HfArg(default=0.2, help="and above at 1 + 0.2; 0.24, 0.28, 0.32 in analysis 2")
+    clip_high: float = HfArg(
+        default=0.2, help="and above at 1 + 0.2; 0.24, 0.28, 0.32 in analysis 2"
+    )
     aggregation: Literal["token", "sequence"] = HfArg(
         default="token", help="token or sequence: what weighs alike in the loss (analysis 3)"
     )
-    overlong_filter: bool = HfArg(default=False, help="mask truncated answers out of the loss (analysis 4)")
-    tis_cap: float = HfArg(default=0.0, help="truncated importance sampling against engine mismatch; 0 = off (paper)")
+    overlong_filter: bool = HfArg(
+        default=False, help="mask truncated answers out of the loss (analysis 4)"
+    )
+    tis_cap: float = HfArg(
+        default=0.0, help="truncated importance sampling against engine mismatch; 0 = off (paper)"
+    )
 
     eval_every: int = HfArg(default=20, help="steps between evaluations")
     eval_samples: int = HfArg(default=8, help="responses to each held-out problem")
@@ -100,8 +121,12 @@ class Config:
     eval_top_p: float = HfArg(default=0.99, help="as in training (unstated)")
     eval_max_tokens: int = HfArg(default=8192, help="as in training (unstated)")
 
-    tokens_per_micro_batch: int = HfArg(default=32768, help="padded tokens in memory at once; no effect on the result")
-    gradient_checkpointing: bool = HfArg(default=True, help="recompute activations instead of keeping them")
+    tokens_per_micro_batch: int = HfArg(
+        default=32768, help="padded tokens in memory at once; no effect on the result"
+    )
+    gradient_checkpointing: bool = HfArg(
+        default=True, help="recompute activations instead of keeping them"
+    )
     save_every: int = HfArg(default=50, help="steps between checkpoints")
     keep_checkpoints: int = HfArg(default=2, help="older ones are deleted")
 
@@ -125,15 +150,22 @@ TINY = dict(
     gradient_checkpointing=False,
     save_every=20,
 )
-RECIPE, HOW_LONG = "liteppo", {True: "about 3 minutes on 2 cores", False: "the first steps will tell"}
+RECIPE, HOW_LONG = (
+    "liteppo",
+    {True: "about 3 minutes on 2 cores", False: "the first steps will tell"},
+)
 
 
 def main(config: Config) -> None:
     _, world, device = start_ranks()
     if config.tiny:
-        torch.set_num_threads(1)  # the tiny model is no faster on several, and one repeats to the digit on any machine
+        torch.set_num_threads(
+            1
+        )  # the tiny model is no faster on several, and one repeats to the digit on any machine
     if device.type == "cpu" and not config.tiny and not Path(config.model).is_dir():
-        raise ValueError("the paper's scale needs a GPU: try --tiny, or --model with a local folder of a small model")
+        raise ValueError(
+            "the paper's scale needs a GPU: try --tiny, or --model with a local folder of a small model"
+        )
     engine_kind = choose_engine(config.engine)
     run = Run(RECIPE, config)
     torch.manual_seed(config.seed)  # nothing here draws from it, but a model with dropout would
@@ -142,7 +174,9 @@ def main(config: Config) -> None:
     model_dir = model_folder(config.model)
     tokenizer = load_tokenizer(model_dir)
     problems = load_problems(config.data)
-    held_out = [problem for source in config.eval_data.split(",") for problem in load_problems(source)]
+    held_out = [
+        problem for source in config.eval_data.split(",") for problem in load_problems(source)
+    ]
 
     # (1) Prompt: the instruction is the system message.
     template = {"suffix": "", "system": config.instruction, "max_tokens": config.max_prompt_tokens}
@@ -154,11 +188,15 @@ def main(config: Config) -> None:
     # (2) The engine reports log-probs of the untouched softmax: top-p and top-k would spoil the gap.
     longest = config.max_prompt_tokens + max(config.max_response_tokens, config.eval_max_tokens)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    engine = make_engine(engine_kind, model_dir, tokenizer, max_length=longest, dtype=dtype, raw_logps=True)
+    engine = make_engine(
+        engine_kind, model_dir, tokenizer, max_length=longest, dtype=dtype, raw_logps=True
+    )
 
     # The policy, which the engine samples from a copy of, and its optimizer.
     policy = load_policy(model_dir, device, dtype, config.gradient_checkpointing)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay
+    )
 
     # (3) No reference policy: there is no KL penalty.
     reference = None
@@ -170,7 +208,10 @@ def main(config: Config) -> None:
 
     # (4) Reward: 1 or 0, is the last box equal to the answer in meaning?
     def score(rollouts, problems) -> None:
-        texts, answers = [rollout.text for rollout in rollouts], [problem.answer for problem in problems]
+        texts, answers = (
+            [rollout.text for rollout in rollouts],
+            [problem.answer for problem in problems],
+        )
         for rollout, verdict in zip(rollouts, robust_many(texts, answers), strict=True):
             rollout.right = rollout.reward = float(verdict > 0)
 
@@ -181,7 +222,10 @@ def main(config: Config) -> None:
         with run.clock("reward"):
             for rollout in chain(*groups):
                 rollout.text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
-            score(list(chain(*groups)), [problem for problem in my_share(problems_P) for _ in range(n)])
+            score(
+                list(chain(*groups)),
+                [problem for problem in my_share(problems_P) for _ in range(n)],
+            )
         with run.clock("rollout"):
             return gather(groups)
 
@@ -204,18 +248,30 @@ def main(config: Config) -> None:
         # (5) Sample a batch. No group is dropped or replaced, whatever its rewards.
         batch = order.take(config.prompts_per_step)
         seeds_P = [request_seed(config.seed, step, p) for p in range(len(batch))]
-        sampling = config.samples_per_prompt, config.max_response_tokens, config.temperature, config.top_p, config.top_k
-        groups = sample([problems[i] for i in batch], [prompts[i] for i in batch], seeds_P, *sampling)
+        sampling = (
+            config.samples_per_prompt,
+            config.max_response_tokens,
+            config.temperature,
+            config.top_p,
+            config.top_k,
+        )
+        groups = sample(
+            [problems[i] for i in batch], [prompts[i] for i in batch], seeds_P, *sampling
+        )
         metrics = rollout_metrics(list(chain(*groups)))
 
         with run.clock("sync"):
             engine.sleep()
         rollouts_N = list(chain(*groups))
         rewards_P_G = torch.tensor([[rollout.reward for rollout in group] for group in groups])
-        metrics["reward_std"] = rewards_P_G.std(dim=1).mean().item()  # inside a group, as the advantage sees it
+        metrics["reward_std"] = (
+            rewards_P_G.std(dim=1).mean().item()
+        )  # inside a group, as the advantage sees it
 
         # (6) Advantage: group mean, batch std of the raw rewards; analysis 1.
-        advantages_N = losses.advantages(rewards_P_G, center=config.center, scale=config.scale).flatten()
+        advantages_N = losses.advantages(
+            rewards_P_G, center=config.center, scale=config.scale
+        ).flatten()
 
         minibatches = []
         for rows in torch.arange(len(rollouts_N)).chunk(config.updates_per_step):
@@ -228,31 +284,45 @@ def main(config: Config) -> None:
             weights_N_T = losses.token_weights(mask_N_T, config.aggregation)
 
             budget = config.tokens_per_micro_batch
-            minibatches.append(micro_batches(members, advantages_N[rows], weights_N_T, budget, device))
+            minibatches.append(
+                micro_batches(members, advantages_N[rows], weights_N_T, budget, device)
+            )
 
         with run.clock("logps"), torch.no_grad():
             # (8) Old log-probs. The first mini-batch meets the weights it was sampled from: its own pass yields them.
             for micro in chain(*minibatches[1:]):
-                micro.old_logps_M, micro.entropy_M = policy(micro.ids_N_T, micro.mask_N_T, config.temperature)
+                micro.old_logps_M, micro.entropy_M = policy(
+                    micro.ids_N_T, micro.mask_N_T, config.temperature
+                )
             # What the engine reports is at temperature 1: so must be what it is compared with.
             for micro in chain(*minibatches) if config.tis_cap else minibatches[0][:1]:
                 micro.raw_logps_M, _ = policy(micro.ids_N_T, micro.mask_N_T, 1.0)
 
         with run.clock("update"):
             for parameters in optimizer.param_groups:
-                parameters["lr"] = config.learning_rate * min(1.0, (step - 1) / max(1, config.warmup_steps))
+                parameters["lr"] = config.learning_rate * min(
+                    1.0, (step - 1) / max(1, config.warmup_steps)
+                )
             updates, grad_norms = TokenMeans(), []
             for minibatch in minibatches:
                 for micro in minibatch:
                     logps_M, entropy_M = policy(micro.ids_N_T, micro.mask_N_T, config.temperature)
                     if micro.old_logps_M is None:
                         micro.old_logps_M, micro.entropy_M = logps_M.detach(), entropy_M
-                    surrogate = logps_M, micro.old_logps_M, micro.advantages_M, config.clip_low, config.clip_high
+                    surrogate = (
+                        logps_M,
+                        micro.old_logps_M,
+                        micro.advantages_M,
+                        config.clip_low,
+                        config.clip_high,
+                    )
 
                     # (9) Loss: the plain clip; analysis 2. No KL penalty, no entropy bonus.
                     loss_M = losses.clipped_policy_loss(*surrogate)
                     if config.tis_cap:
-                        loss_M *= losses.truncated_importance(micro.raw_logps_M, micro.engine_logps_M, config.tis_cap)
+                        loss_M *= losses.truncated_importance(
+                            micro.raw_logps_M, micro.engine_logps_M, config.tis_cap
+                        )
                     updates.add(**losses.update_diagnostics(*surrogate))
 
                     (micro.weights_M * loss_M).sum().backward()
@@ -279,7 +349,13 @@ def main(config: Config) -> None:
         memory = {"order": order.state()}
 
         run.log(metrics)
-        run.log_samples(step, groups, [problems[i] for i in batch], advantages_N, show=step % config.eval_every == 0)
+        run.log_samples(
+            step,
+            groups,
+            [problems[i] for i in batch],
+            advantages_N,
+            show=step % config.eval_every == 0,
+        )
         check_gap(metrics["logp_gap"], step, run.say)
         if step % config.save_every == 0 or last:
             run.save(step, policy, tokenizer, optimizer, memory, config.keep_checkpoints, reference)

@@ -41,8 +41,12 @@ def advantages(
         raise ValueError(
             f'center must be "group" or "batch", scale "group", "batch" or "none"; got {center!r}, {scale!r}'
         )
-    if (scale == "group" and rewards_P_G.shape[1] < 2) or (scale == "batch" and rewards_P_G.numel() < 2):
-        raise ValueError(f"scale={scale!r} needs at least two rewards to take a standard deviation of")
+    if (scale == "group" and rewards_P_G.shape[1] < 2) or (
+        scale == "batch" and rewards_P_G.numel() < 2
+    ):
+        raise ValueError(
+            f"scale={scale!r} needs at least two rewards to take a standard deviation of"
+        )
     mean = rewards_P_G.mean(dim=1, keepdim=True) if center == "group" else rewards_P_G.mean()
     centered_P_G = rewards_P_G - mean
     if center == "group":
@@ -90,7 +94,9 @@ class _TokenLogps(torch.autograd.Function):
             rows = slice(start, start + chunk)
             log_probs = _log_softmax(hidden_M[rows], weight, temperature)
             logps_M[rows] = log_probs.gather(-1, targets_M[rows, None]).squeeze(-1)
-            entropy_M[rows] = -torch.linalg.vecdot(log_probs.exp(), log_probs)  # makes no C x V matrix of products
+            entropy_M[rows] = -torch.linalg.vecdot(
+                log_probs.exp(), log_probs
+            )  # makes no C x V matrix of products
             del log_probs  # or it would live on beside the next chunk's
         ctx.save_for_backward(hidden_M, weight, targets_M, entropy_M)
         ctx.temperature, ctx.chunk, ctx.entropy_grad = temperature, chunk, entropy_grad
@@ -102,21 +108,31 @@ class _TokenLogps(torch.autograd.Function):
     def backward(ctx, grad_logps_M, grad_entropy_M):
         hidden_M, weight, targets_M, entropy_M = ctx.saved_tensors
         grad_hidden_M = torch.empty_like(hidden_M)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)  # float32: a bf16 sum over chunks would lose bits
+        grad_weight = torch.zeros_like(
+            weight, dtype=torch.float32
+        )  # float32: a bf16 sum over chunks would lose bits
         for start in range(0, hidden_M.shape[0], ctx.chunk):
             rows = slice(start, start + ctx.chunk)
             log_probs = _log_softmax(hidden_M[rows], weight, ctx.temperature)
             if ctx.entropy_grad:  # dH / dlogit_v = -p_v (log p_v + H)
                 probs = log_probs.exp()
-                grad_logits = log_probs.add_(entropy_M[rows, None]).mul_(probs).mul_(-grad_entropy_M[rows, None])
+                grad_logits = (
+                    log_probs.add_(entropy_M[rows, None])
+                    .mul_(probs)
+                    .mul_(-grad_entropy_M[rows, None])
+                )
                 grad_logits -= probs.mul_(grad_logps_M[rows, None])
             else:
                 grad_logits = log_probs.exp_().mul_(-grad_logps_M[rows, None])
-            grad_logits.scatter_add_(-1, targets_M[rows, None], grad_logps_M[rows, None])  # dlogp/dlogit = onehot - p
+            grad_logits.scatter_add_(
+                -1, targets_M[rows, None], grad_logps_M[rows, None]
+            )  # dlogp/dlogit = onehot - p
             grad_logits = grad_logits.div_(ctx.temperature).to(weight.dtype)
             grad_hidden_M[rows] = grad_logits @ weight
             if weight.dtype == torch.float32:
-                grad_weight.addmm_(grad_logits.T, hidden_M[rows])  # in place: no second V x d matrix
+                grad_weight.addmm_(
+                    grad_logits.T, hidden_M[rows]
+                )  # in place: no second V x d matrix
             else:
                 grad_weight += grad_logits.T @ hidden_M[rows]
             del log_probs, grad_logits
@@ -156,7 +172,11 @@ def clipped_policy_loss(
 
 @torch.no_grad()
 def update_diagnostics(
-    logps: torch.Tensor, old_logps: torch.Tensor, advantages: torch.Tensor, clip_low: float, clip_high: float
+    logps: torch.Tensor,
+    old_logps: torch.Tensor,
+    advantages: torch.Tensor,
+    clip_low: float,
+    clip_high: float,
 ) -> dict[str, torch.Tensor]:
     """What to watch while the loss itself says nothing; per token, shaped like logps.
 
@@ -195,7 +215,9 @@ def kl_penalty(logps: torch.Tensor, ref_logps: torch.Tensor, kind: str = "k3") -
     raise ValueError(f'KL estimator must be "k1", "k2" or "k3", got {kind!r}')
 
 
-def truncated_importance(logps: torch.Tensor, engine_logps: torch.Tensor, cap: float) -> torch.Tensor:
+def truncated_importance(
+    logps: torch.Tensor, engine_logps: torch.Tensor, cap: float
+) -> torch.Tensor:
     """Truncated importance weight of each token: min(pi_trainer / pi_engine, cap), without gradient.
 
     Corrects for a sampling engine whose probabilities differ from the trainer's (bf16 kernels): multiply the token's

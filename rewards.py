@@ -70,17 +70,52 @@ def overlong_penalty(length: int, max_length: int, buffer: int, factor: float = 
     Raises ValueError unless 0 < buffer <= max_length.
     """
     if not 0 < buffer <= max_length:
-        raise ValueError(f"The overlong buffer must lie between 1 and max_length={max_length} tokens, not {buffer}.")
+        raise ValueError(
+            f"The overlong buffer must lie between 1 and max_length={max_length} tokens, not {buffer}."
+        )
     return min(0.0, -(length - (max_length - buffer)) / buffer * factor)
 
 
 # ---------------------------------------------------------------- robust: one spelling
 
 _SYMBOLS = str.maketrans(
-    {"−": "-", "–": "-", "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty "}
-    | {"°": r"^\circ ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in "}
-    | {"±": r"\pm ", "²": "^2", "³": "^3", "½": r"\frac12 ", "¼": r"\frac14 ", "¾": r"\frac34 ", "，": ",", "％": "%"}
-    | {"θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "\u00a0": " ", "\u202f": " ", "\u2009": " "}
+    {
+        "−": "-",
+        "–": "-",
+        "×": r"\cdot ",
+        "·": r"\cdot ",
+        "⋅": r"\cdot ",
+        "÷": "/",
+        "π": r"\pi ",
+        "∞": r"\infty ",
+    }
+    | {
+        "°": r"^\circ ",
+        "≤": r"\le ",
+        "≥": r"\ge ",
+        "≠": r"\ne ",
+        "∪": r"\cup ",
+        "∩": r"\cap ",
+        "∈": r"\in ",
+    }
+    | {
+        "±": r"\pm ",
+        "²": "^2",
+        "³": "^3",
+        "½": r"\frac12 ",
+        "¼": r"\frac14 ",
+        "¾": r"\frac34 ",
+        "，": ",",
+        "％": "%",
+    }
+    | {
+        "θ": r"\theta ",
+        "α": r"\alpha ",
+        "β": r"\beta ",
+        "\u00a0": " ",
+        "\u202f": " ",
+        "\u2009": " ",
+    }
 )
 _FUNCTIONS = "arcsin|arccos|arctan|sin|cos|tan|sec|csc|cot|sqrt|ln|log|exp|pi"
 _TEXT = r"\\(?:text|mbox|hbox|mathrm|textbf|textit|textrm|textnormal|mathbf|mathit|mathsf|operatorname)\s*"
@@ -118,7 +153,9 @@ _REWRITES = [  # in this order; \W closes a command's name
         (r"^\s+|[\s.,;:]+$", ""),
     )
 ]
-_THOUSANDS = re.compile(r"([+-]?[1-9]\d{0,2}(?:[, ]\d{3})+)(?![\d,])((?:\.\d+)?\s*(?:%|\\?[a-zA-Z].*)?)")
+_THOUSANDS = re.compile(
+    r"([+-]?[1-9]\d{0,2}(?:[, ]\d{3})+)(?![\d,])((?:\.\d+)?\s*(?:%|\\?[a-zA-Z].*)?)"
+)
 _UNITS = {  # every name -> the first one: 5 cm and 5 m differ, 5 cm and 5 do not
     name: names.split()[0]
     for names in re.findall(
@@ -135,8 +172,12 @@ _LONG_UNITS = "|".join(name for name in _UNITS if len(name) > 1)
 _POWER = r"(?:\s*\^\s*\{?\s*[23]\s*\}?)?\s*$"
 _UNIT_TEXT = re.compile(rf"(?<=[\d}})\]a-z])\s*{_TEXT}\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}{_POWER}")
 _WORDS = rf"(?:(?:square|cubic|sq|cu) )?(?:{_LONG_UNITS})"
-_UNIT_WORD = re.compile(rf"(?<=[\d}})])(?:\s*({_WORDS})|\s+([mgshl]|(?<=\d )[a-z]{{3,}}(?: [a-z]+)*)){_POWER}")
-_NOT_UNIT = re.compile(r"\b(?:or|and|not|no|more|less|than|least|most|if|for|when|where|to)\b|[\\=<>]")
+_UNIT_WORD = re.compile(
+    rf"(?<=[\d}})])(?:\s*({_WORDS})|\s+([mgshl]|(?<=\d )[a-z]{{3,}}(?: [a-z]+)*)){_POWER}"
+)
+_NOT_UNIT = re.compile(
+    r"\b(?:or|and|not|no|more|less|than|least|most|if|for|when|where|to)\b|[\\=<>]"
+)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -161,7 +202,9 @@ def _key(latex: str) -> str:
     key = re.sub(_TEXT + r"\{([^{}]*)\}", r"\1", latex)
     key = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", key).rstrip(".")  # "4 2" is not 42
     key = re.sub(r"\{(\w)\}", r"\1", key)
-    if wrapped := re.fullmatch(r"\(?([A-Z])\)?[.:]?|\((\w+)\)(_.*)", key):  # the choice (C), and (52)_8
+    if wrapped := re.fullmatch(
+        r"\(?([A-Z])\)?[.:]?|\((\w+)\)(_.*)", key
+    ):  # the choice (C), and (52)_8
         return wrapped[1] or wrapped[2] + wrapped[3]
     return key.lower() if re.fullmatch(r"[a-zA-Z,'-]{3,}", key) else key
 
@@ -230,7 +273,8 @@ def _values(answer: str, gold: str) -> tuple[str, str]:
     if all(found) and (_key(found[0][0]) != _key(found[1][0]) or "=" in gold[found[1].end() :]):
         return answer, gold
     return tuple(
-        side[match.end() :].strip() if match else side for side, match in zip((answer, gold), found, strict=True)
+        side[match.end() :].strip() if match else side
+        for side, match in zip((answer, gold), found, strict=True)
     )
 
 
@@ -243,7 +287,9 @@ def _quick(answer: str, gold: str) -> bool | None:
     answer_key, gold_key = _key(answer), _key(gold)
     if answer_key == gold_key:
         return True
-    if (label := re.match(r"\(([A-Z])\)|([A-Z])[):.]", answer_key)) and (label[1] or label[2]) == gold_key:
+    if (label := re.match(r"\(([A-Z])\)|([A-Z])[):.]", answer_key)) and (
+        label[1] or label[2]
+    ) == gold_key:
         return True  # the choice with its text: (C) 12
     based = [re.fullmatch(r"(\w+)_(?:\{(\d+)\}|(\d))", key) for key in (answer_key, gold_key)]
     if all(based) and based[0].groups() != based[1].groups():
@@ -271,13 +317,19 @@ _HOSTILE = re.compile(
 
 def _depths(latex: str) -> list[int]:
     """The nesting depth after each bracket of any kind."""
-    return list(itertools.accumulate(1 if bracket in "{([" else -1 for bracket in re.findall(r"[{(\[\])}]", latex)))
+    return list(
+        itertools.accumulate(
+            1 if bracket in "{([" else -1 for bracket in re.findall(r"[{(\[\])}]", latex)
+        )
+    )
 
 
 def _tractable(latex: str) -> bool:
     """Whether sympy may see this: short, balanced, shallow, no power tower, large factorial or big operator."""
     depths = [0, *_depths(latex)]
-    balanced = min(depths) == depths[-1] == 0  # else math-verify reads the balanced start and drops the rest
+    balanced = (
+        min(depths) == depths[-1] == 0
+    )  # else math-verify reads the balanced start and drops the rest
     return balanced and max(depths) <= 10 and len(latex) <= LONGEST and not _HOSTILE.search(latex)
 
 
@@ -304,14 +356,18 @@ _COMMA = rf"[,;]\s*(?:{_AND})?|{_AND}"
 def _elements(latex: str) -> tuple[str, list[str]]:
     r"""(brackets, elements) of a tuple, interval, set or bare list: "[1, 2)" -> ("[)", ["1", "2"]); `\pm` gives two."""
     if column := re.fullmatch(r"\\begin\{pmatrix\}([^&]*)\\end\{pmatrix\}", latex):
-        latex = "(" + column[1].replace(r"\\", ",") + ")"  # a column vector may be written as a tuple
+        latex = (
+            "(" + column[1].replace(r"\\", ",") + ")"
+        )  # a column vector may be written as a tuple
     brackets, inner = "", re.fullmatch(r"(\\\{|[(\[])(.*)(\\\}|[)\]])", latex)
     if inner and min(_depths(inner[2]), default=0) >= 0 and len(_split(inner[2], _COMMA)) > 1:
         brackets, latex = inner[1][-1] + inner[3][-1], inner[2]
     parts = _split(latex, _COMMA)
     if brackets in ("", "{}"):
         parts = [
-            part.replace(r"\pm", sign) for part in parts for sign in ("+-" if part.count(r"\pm") == 1 else [r"\pm"])
+            part.replace(r"\pm", sign)
+            for part in parts
+            for sign in ("+-" if part.count(r"\pm") == 1 else [r"\pm"])
         ]
     return brackets, parts
 
@@ -351,9 +407,13 @@ def _parse(latex: str) -> list:
     from math_verify import LatexExtractionConfig, parse  # half a second: only workers pay it
 
     # Its unit stripper is off: it takes the t of 12 + 10t for a unit. Ours came before.
-    spelling = NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, units=False, boxed="last")
+    spelling = NormalizationConfig(
+        basic_latex=True, malformed_operators=True, nits=True, units=False, boxed="last"
+    )
     config = LatexExtractionConfig(normalization_config=spelling)
-    return parse(r"\boxed{" + latex + "}", [config], fallback_mode="no_fallback", parsing_timeout=None)
+    return parse(
+        r"\boxed{" + latex + "}", [config], fallback_mode="no_fallback", parsing_timeout=None
+    )
 
 
 def _algebra(answer: str, gold: str) -> bool:
@@ -377,18 +437,20 @@ def _work() -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # so that a stray print of a library cannot pass for a verdict
     logging.disable()
-    if not equivalent(r"\frac{x}{2}+1", r"1+\frac12x"):  # import and warm up before the clock starts
+    if not equivalent(
+        r"\frac{x}{2}+1", r"1+\frac12x"
+    ):  # import and warm up before the clock starts
         sys.exit("rewards.py: math-verify does not work here; is its antlr4 extra installed?")
     with contextlib.suppress(ValueError, OSError):  # macOS knows no address-space limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     print("ready", file=replies)
     for line in sys.stdin:
-        signal.alarm(int(TIMEOUT) + 1)  # its default action kills: a hung worker ends even if nobody is left to kill it
+        signal.alarm(
+            int(TIMEOUT) + 1
+        )  # its default action kills: a hung worker ends even if nobody is left to kill it
         try:
             verdict = equivalent(*json.loads(line))
-        except (
-            Exception
-        ):  # sympy raises anything on odd input, MemoryError and RecursionError included: not proven equal
+        except Exception:  # sympy raises anything on odd input, MemoryError and RecursionError included: not proven equal
             verdict = False
         signal.alarm(0)
         print(int(verdict), file=replies)
@@ -399,7 +461,9 @@ def _work() -> None:
 
 def _cores() -> int:
     """Cores for this process: those it may use, shared with the other ranks that torchrun started on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(1, min(32, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
@@ -412,12 +476,16 @@ def _new_slots() -> None:
 
 
 _new_slots()
-os.register_at_fork(after_in_child=_new_slots)  # a forked child must not talk into its parent's pipes
+os.register_at_fork(
+    after_in_child=_new_slots
+)  # a forked child must not talk into its parent's pipes
 
 
 def _start_worker() -> subprocess.Popen:
     if importlib.util.find_spec("math_verify") is None:
-        raise RuntimeError("The robust reward needs math-verify: pip install 'math-verify[antlr4_13_2]==0.9.0'.")
+        raise RuntimeError(
+            "The robust reward needs math-verify: pip install 'math-verify[antlr4_13_2]==0.9.0'."
+        )
     pipe = subprocess.PIPE
     worker = subprocess.Popen(
         [sys.executable, os.path.abspath(__file__), "--worker"],
@@ -425,7 +493,10 @@ def _start_worker() -> subprocess.Popen:
         stdout=pipe,
         stderr=subprocess.DEVNULL,
         bufsize=0,
-        env=os.environ | {"PYTHONSAFEPATH": "1"},  # or our data.py, plot.py, ... could stand in for others' modules
+        env=os.environ
+        | {
+            "PYTHONSAFEPATH": "1"
+        },  # or our data.py, plot.py, ... could stand in for others' modules
         start_new_session=True,  # Ctrl-C is the parent's business
     )
     if _reply(worker, STARTUP) != b"ready\n":
@@ -450,10 +521,14 @@ def _ask_worker(answer: str, gold: str) -> bool:
         if worker is None or worker.poll() is not None:
             worker = _start_worker()
         with contextlib.suppress(BrokenPipeError):
-            worker.stdin.write(json.dumps([answer, gold]).encode() + b"\n")  # ASCII: lone surrogates pass as escapes
+            worker.stdin.write(
+                json.dumps([answer, gold]).encode() + b"\n"
+            )  # ASCII: lone surrogates pass as escapes
             reply = _reply(worker, TIMEOUT)
     finally:
-        if worker and not reply:  # hung, dead, or we were interrupted: it may still owe a reply, so never reuse it
+        if (
+            worker and not reply
+        ):  # hung, dead, or we were interrupted: it may still owe a reply, so never reuse it
             with worker:
                 worker.kill()
             worker = None
@@ -463,14 +538,21 @@ def _ask_worker(answer: str, gold: str) -> bool:
 
 def _judge(answer: str | None, gold: str) -> bool | None:
     """The verdict that needs no worker, or None."""
-    if not isinstance(answer, str) or not isinstance(gold, str) or not answer.strip() or not gold.strip():
+    if (
+        not isinstance(answer, str)
+        or not isinstance(gold, str)
+        or not answer.strip()
+        or not gold.strip()
+    ):
         return False
     if answer.strip() == gold.strip():
         return True
     if max(len(answer), len(gold)) > 4 * LONGEST:
         return False
     verdict = _quick(answer, gold)
-    if verdict is None and not (_tractable(normalise(answer)[0]) and _tractable(normalise(gold)[0])):
+    if verdict is None and not (
+        _tractable(normalise(answer)[0]) and _tractable(normalise(gold)[0])
+    ):
         return False
     return verdict
 
@@ -485,7 +567,9 @@ def robust(response: str, answer: str) -> float:
     return robust_many([response], [answer])[0]
 
 
-def robust_many(responses: list[str], answers: list[str], workers: int | None = None) -> list[float]:
+def robust_many(
+    responses: list[str], answers: list[str], workers: int | None = None
+) -> list[float]:
     """`robust` of each pair, over a pool of `workers` processes (default: one a core); equal pairs are judged once."""
     pairs = [
         (last_boxed(response) if isinstance(response, str) else None, answer)
@@ -497,7 +581,9 @@ def robust_many(responses: list[str], answers: list[str], workers: int | None = 
         verdicts[open_pairs[0]] = _ask_worker(*open_pairs[0])
     elif open_pairs:
         with ThreadPoolExecutor(min(workers or _cores(), len(open_pairs))) as pool:
-            verdicts.update(zip(open_pairs, pool.map(lambda pair: _ask_worker(*pair), open_pairs), strict=True))
+            verdicts.update(
+                zip(open_pairs, pool.map(lambda pair: _ask_worker(*pair), open_pairs), strict=True)
+            )
     return [1.0 if verdicts[pair] else -1.0 for pair in pairs]
 
 
@@ -523,10 +609,18 @@ def _mathd(text: str) -> str:
 def deepscaler_match(response: str, answer: str) -> float:
     """+1.0 if the last box equals `answer` after a MATH-style normalisation of both, else -1.0."""
     box = last_boxed(response)
-    return 1.0 if box is not None and len(box) + len(answer) < 4 * LONGEST and _mathd(box) == _mathd(answer) else -1.0
+    return (
+        1.0
+        if box is not None
+        and len(box) + len(answer) < 4 * LONGEST
+        and _mathd(box) == _mathd(answer)
+        else -1.0
+    )
 
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["--worker"]:
-        sys.exit("rewards.py: this is a library; `import rewards`. (Its own workers call it with --worker.)")
+        sys.exit(
+            "rewards.py: this is a library; `import rewards`. (Its own workers call it with --worker.)"
+        )
     _work()

@@ -54,7 +54,9 @@ def versions() -> dict[str, str]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    git = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    )
     return found | {"commit": git.stdout.strip()}
 
 
@@ -69,7 +71,9 @@ def save(out: str | Path, result: dict) -> None:
 
 def read_steps(run_folder: str | Path) -> list[dict]:
     """The training steps of a run's metrics.jsonl, without its evaluations and with the time they took taken off."""
-    rows = [json.loads(line) for line in (Path(run_folder) / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (Path(run_folder) / "metrics.jsonl").read_text().splitlines()
+    ]
     steps = [row for row in rows if row["step"] > 0]
     for row in steps:
         row["seconds_step"] -= row.pop("seconds_evaluate", 0.0)

@@ -34,7 +34,15 @@ from bench.memory import QWEN_1_5B, Shape, parameters
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 LIMITS = {"train": 300, "logps": 240, "engine": 300, "step": 420, "tiny": 240}  # seconds
-PEAK_TFLOPS = {"H100": 989, "H200": 989, "H800": 989, "A100": 312, "A800": 312, "L40S": 362, "4090": 165}  # bf16, dense
+PEAK_TFLOPS = {
+    "H100": 989,
+    "H200": 989,
+    "H800": 989,
+    "A100": 312,
+    "A800": 312,
+    "L40S": 362,
+    "4090": 165,
+}  # bf16, dense
 SMALL = Shape(64, 128, 2, 2, 1, 32, 2000, tied=True)
 
 
@@ -51,7 +59,9 @@ def make_model(folder: Path, shape: Shape, device: str, longest: int) -> None:
         if "token" in file.name or "chat" in file.name:
             (folder / file.name).write_text(file.read_text())
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    taken = set(tokenizer["model"]["vocab"].values()) | {token["id"] for token in tokenizer["added_tokens"]}
+    taken = set(tokenizer["model"]["vocab"].values()) | {
+        token["id"] for token in tokenizer["added_tokens"]
+    }
     free = (i for i in range(shape.vocabulary) if i not in taken)
     tokenizer["model"]["vocab"] |= {f"unused{i}": i for i in free}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
@@ -104,7 +114,13 @@ def allocated(peak: bool = False) -> float:
 def train(arguments, model_dir: str, shape: Shape) -> dict:
     """Optimizer steps of two full-length sequences, one a micro-batch, through the trainer's own path."""
     import losses
-    from trainer.policy import load_policy, micro_batches, optimizer_step, response_mask, start_ranks
+    from trainer.policy import (
+        load_policy,
+        micro_batches,
+        optimizer_step,
+        response_mask,
+        start_ranks,
+    )
     from trainer.rollout import Rollout
 
     _, _, device = start_ranks()
@@ -120,7 +136,9 @@ def train(arguments, model_dir: str, shape: Shape) -> dict:
     def step() -> None:
         for micro in batch:
             logps_M, _ = policy(micro.ids_N_T, micro.mask_N_T, 1.0)
-            loss_M = losses.clipped_policy_loss(logps_M, logps_M.detach(), micro.advantages_M, 0.2, 0.28, 10.0)
+            loss_M = losses.clipped_policy_loss(
+                logps_M, logps_M.detach(), micro.advantages_M, 0.2, 0.28, 10.0
+            )
             (micro.weights_M * loss_M).sum().backward()
         optimizer_step(policy, optimizer, 1.0)
 
@@ -152,9 +170,27 @@ def logps(arguments, model_dir: str, shape: Shape) -> dict:
     """bench/logps.py on this device."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "logps.json"
-        command = [sys.executable, str(HERE / "logps.py"), "--device", arguments.device, "--out", str(out)]
+        command = [
+            sys.executable,
+            str(HERE / "logps.py"),
+            "--device",
+            arguments.device,
+            "--out",
+            str(out),
+        ]
         if arguments.small:
-            command += ["--tokens", "256", "--width", "64", "--vocabulary", "2000", "--chunks", "64", "--rounds", "1"]
+            command += [
+                "--tokens",
+                "256",
+                "--width",
+                "64",
+                "--vocabulary",
+                "2000",
+                "--chunks",
+                "64",
+                "--rounds",
+                "1",
+            ]
         else:
             command += ["--chunks", "256", "512", "1024", "2048", "4096"]
         subprocess.run(command, check=True)
@@ -209,7 +245,9 @@ def engine(arguments, model_dir: str, shape: Shape) -> dict:
     return result | {
         "logp_gap": gap_M.abs().mean().item(),
         "logp_gap_max": gap_M.abs().max().item(),
-        "logp_gap_mean_ratio": gap_M.exp().mean().item(),  # 1 where the difference is noise, not bias
+        "logp_gap_mean_ratio": gap_M.exp()
+        .mean()
+        .item(),  # 1 where the difference is noise, not bias
         "peak_gb": allocated(peak=True),
     }
 
@@ -218,7 +256,15 @@ def recipe(arguments, flags: list, steps: int) -> dict:
     """Run justrl.py --tiny with these flags and return its last step's metrics and the seconds of the later half."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        command = [sys.executable, ROOT / "justrl.py", "--tiny", "--engine", arguments.engine, "--out", out]
+        command = [
+            sys.executable,
+            ROOT / "justrl.py",
+            "--tiny",
+            "--engine",
+            arguments.engine,
+            "--out",
+            out,
+        ]
         subprocess.run([str(part) for part in [*command, "--steps", steps, *flags]], check=True)
         rows = read_steps(out)
     timed = rows[len(rows) // 2 :]
@@ -231,8 +277,24 @@ def step(arguments, model_dir: str, shape: Shape) -> dict:
     """justrl.py with the 1.5B shape on the tiny problems: whole steps of 32 x 8 responses of about 2,048 tokens."""
     prompts, tokens, steps = (4, 16, 2) if arguments.small else (32, 2048, 3)
     flags = ["--model", model_dir, "--prompts_per_step", prompts, "--max_response_tokens", tokens]
-    flags += ["--eval_samples", 1, "--eval_max_tokens", 2, "--eval_data", "tiny:eval/easy", "--eval_every", 10**6]
-    flags += ["--tokens_per_micro_batch", 32768, "--gradient_checkpointing", "true", "--learning_rate", 1e-6]
+    flags += [
+        "--eval_samples",
+        1,
+        "--eval_max_tokens",
+        2,
+        "--eval_data",
+        "tiny:eval/easy",
+        "--eval_every",
+        10**6,
+    ]
+    flags += [
+        "--tokens_per_micro_batch",
+        32768,
+        "--gradient_checkpointing",
+        "true",
+        "--learning_rate",
+        1e-6,
+    ]
     return recipe(arguments, [*flags, "--save_every", 10**6], steps)
 
 
@@ -246,18 +308,28 @@ PARTS = {"train": train, "logps": logps, "engine": engine, "step": step, "tiny":
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--small", action="store_true", help="toy size")
-    parser.add_argument("--engine", default="auto", help="vllm, transformers, or auto, as in the recipes")
+    parser.add_argument(
+        "--engine", default="auto", help="vllm, transformers, or auto, as in the recipes"
+    )
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
-    parser.add_argument("--peak_tflops", type=float, help="of the GPU in dense bfloat16, where its name is not known")
+    parser.add_argument(
+        "--peak_tflops",
+        type=float,
+        help="of the GPU in dense bfloat16, where its name is not known",
+    )
     parser.add_argument("--out", default=str(HERE / "results/gpu.json"))
     parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("gpu.py: there is no CUDA device here; --device cpu --small tries the same code at toy size")
+        sys.exit(
+            "gpu.py: there is no CUDA device here; --device cpu --small tries the same code at toy size"
+        )
     shape = SMALL if arguments.small else QWEN_1_5B
     if arguments.part:
         result = PARTS[arguments.part](arguments, arguments.model, shape)
@@ -266,7 +338,9 @@ def main() -> None:
             os._exit(0)  # vLLM's own shutdown may wait for threads; the result is written
         return
 
-    environment = one_thread() if arguments.device == "cpu" else os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = (
+        one_thread() if arguments.device == "cpu" else os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     if arguments.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
@@ -278,13 +352,26 @@ def main() -> None:
             torch.cuda.empty_cache()  # the parts need it all
         for part in arguments.parts:
             out = Path(folder) / f"{part}.result"
-            command = [sys.executable, __file__, "--part", part, "--model", folder, "--out", str(out)]
+            command = [
+                sys.executable,
+                __file__,
+                "--part",
+                part,
+                "--model",
+                folder,
+                "--out",
+                str(out),
+            ]
             command += ["--device", arguments.device, "--engine", arguments.engine]
             command += ["--small"] if arguments.small else []
-            command += ["--peak_tflops", str(arguments.peak_tflops)] if arguments.peak_tflops else []
+            command += (
+                ["--peak_tflops", str(arguments.peak_tflops)] if arguments.peak_tflops else []
+            )
             start, limit = time.perf_counter(), LIMITS[part]
             try:
-                done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit)
+                done = subprocess.run(
+                    command, env=environment, capture_output=True, text=True, timeout=limit
+                )
                 error = done.stderr[-3000:] if done.returncode or not out.exists() else ""
             except subprocess.TimeoutExpired as expired:
                 error = f"not done after {limit} s\n{(expired.stderr or b'').decode(errors='replace')[-3000:]}"

@@ -52,9 +52,13 @@ def worker(arguments) -> dict[str, float]:
 
     def once(rows: slice) -> None:
         if arguments.variant.startswith("plain"):
-            logps_M, _ = plain(hidden_M[rows], head, targets_M[rows], "entropy" in arguments.variant)
+            logps_M, _ = plain(
+                hidden_M[rows], head, targets_M[rows], "entropy" in arguments.variant
+            )
         else:
-            logps_M, _ = token_logps(hidden_M[rows], head, targets_M[rows], chunk=int(arguments.variant.split()[1]))
+            logps_M, _ = token_logps(
+                hidden_M[rows], head, targets_M[rows], chunk=int(arguments.variant.split()[1])
+            )
         logps_M.mean().backward()
         hidden_M.grad = head.grad = None
 
@@ -65,7 +69,9 @@ def worker(arguments) -> dict[str, float]:
         before = torch.cuda.memory_allocated()
     else:
         before = resident()
-    clock = time.perf_counter if cuda else time.process_time  # one thread: what other programs do is not counted
+    clock = (
+        time.perf_counter if cuda else time.process_time
+    )  # one thread: what other programs do is not counted
     start = clock()
     once(slice(None))
     if cuda:
@@ -78,7 +84,9 @@ def worker(arguments) -> dict[str, float]:
 
 def resident() -> int:
     """Bytes of memory this process holds now; the small warm-up's own peak is forgotten."""
-    Path("/proc/self/clear_refs").write_text("5")  # resets the kernel's high-water mark, see man 5 proc
+    Path("/proc/self/clear_refs").write_text(
+        "5"
+    )  # resets the kernel's high-water mark, see man 5 proc
     return high_water()
 
 
@@ -89,39 +97,70 @@ def high_water() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda")
+    )
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--width", type=int, default=1536)
     parser.add_argument("--vocabulary", type=int, default=151936)
     parser.add_argument("--chunks", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--out", default=None, help="default: bench/results/logps.json, logps_cuda.json on a GPU")
+    parser.add_argument(
+        "--out", default=None, help="default: bench/results/logps.json, logps_cuda.json on a GPU"
+    )
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.variant:
         print(json.dumps(worker(arguments)))
         return
     variants = ["plain", "plain + entropy", *(f"chunk {chunk}" for chunk in arguments.chunks)]
-    shape = ["--tokens", arguments.tokens, "--width", arguments.width, "--vocabulary", arguments.vocabulary]
+    shape = [
+        "--tokens",
+        arguments.tokens,
+        "--width",
+        arguments.width,
+        "--vocabulary",
+        arguments.vocabulary,
+    ]
     measured = {variant: [] for variant in variants}
     for _ in range(arguments.rounds):
         for variant in variants:
-            command = [sys.executable, __file__, "--device", arguments.device, "--variant", variant, *map(str, shape)]
+            command = [
+                sys.executable,
+                __file__,
+                "--device",
+                arguments.device,
+                "--variant",
+                variant,
+                *map(str, shape),
+            ]
             done = subprocess.run(command, env=one_thread(), capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"logps.py: {variant} failed:\n{done.stderr[-2000:]}")
             measured[variant].append(json.loads(done.stdout.splitlines()[-1]))
-            print(variant, {key: round(value, 2) for key, value in measured[variant][-1].items()}, flush=True)
+            print(
+                variant,
+                {key: round(value, 2) for key, value in measured[variant][-1].items()},
+                flush=True,
+            )
     table = {}
     for variant, runs in measured.items():
         row = {key: median(run[key] for run in runs) for key in runs[0]}
         for key in ("peak_gb", "working_gb"):
-            row[key.replace("gb", "ratio")] = row[key] / median(run[key] for run in measured["plain"])
+            row[key.replace("gb", "ratio")] = row[key] / median(
+                run[key] for run in measured["plain"]
+            )
         pairs = zip(runs, measured["plain"], strict=True)
         row["time_ratio"] = median(run["seconds"] / base["seconds"] for run, base in pairs)
         table[variant] = row
-    result = {"device": arguments.device, "shape": dict(zip(shape[::2], shape[1::2], strict=True)), "variants": table}
+    result = {
+        "device": arguments.device,
+        "shape": dict(zip(shape[::2], shape[1::2], strict=True)),
+        "variants": table,
+    }
     name = "logps_cuda.json" if arguments.device == "cuda" else "logps.json"
     save(arguments.out or HERE / "results" / name, result)
     for variant, row in table.items():

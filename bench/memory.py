@@ -26,7 +26,9 @@ from bench.common import one_thread, save
 HERE = Path(__file__).resolve().parent
 GB = 1e9
 CHUNK = 512  # rows of logits at once, losses.token_logps
-RESERVE = 2.0 * GB  # CUDA context, NCCL, the sleeping engine's remains, fragmentation: an allowance, not a measurement
+RESERVE = (
+    2.0 * GB
+)  # CUDA context, NCCL, the sleeping engine's remains, fragmentation: an allowance, not a measurement
 ENGINE_SHARE = 0.35  # of the GPU's memory, VLLM_MEMORY's default
 ENGINE_OVERHEAD = 2.0 * GB  # vLLM's own activations and CUDA graphs: an allowance
 GPUS = {"24 GB": 24, "40 GB": 40, "80 GB": 80, "141 GB": 141}
@@ -62,14 +64,18 @@ class Shape:
     def of(cls, config) -> "Shape":
         """From a transformers config."""
         same = {ours: getattr(config, theirs) for ours, theirs in NAMES.items()}
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        head_dim = (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
         return cls(**same, head_dim=head_dim)
 
     def config(self, **more):
         """A Qwen2Config of this shape, with what else is given."""
         from transformers import Qwen2Config  # here: only who builds a model waits for it
 
-        return Qwen2Config(**{theirs: getattr(self, ours) for ours, theirs in NAMES.items()}, **more)
+        return Qwen2Config(
+            **{theirs: getattr(self, ours) for ours, theirs in NAMES.items()}, **more
+        )
 
 
 QWEN_1_5B = Shape(1536, 8960, 28, 12, 2, 128, 151936, tied=True)
@@ -130,8 +136,18 @@ def training_peak(shape: Shape, tokens: int, ranks: int) -> float:
     matrix = shape.vocabulary * shape.hidden
     gathered = 2 * root_parameters(shape)
     checkpoints = tokens * checkpoint_bytes_per_token(shape)
-    head = checkpoints + 2 * tokens * shape.hidden * 2 + CHUNK * shape.vocabulary * (2 * 4 + 2) + matrix * (4 + 2)
-    layers = checkpoints + tokens * layer_bytes_per_token(shape) + 2 * layer_parameters(shape) * (2 + 4) + 2 * matrix
+    head = (
+        checkpoints
+        + 2 * tokens * shape.hidden * 2
+        + CHUNK * shape.vocabulary * (2 * 4 + 2)
+        + matrix * (4 + 2)
+    )
+    layers = (
+        checkpoints
+        + tokens * layer_bytes_per_token(shape)
+        + 2 * layer_parameters(shape) * (2 + 4)
+        + 2 * matrix
+    )
     end = matrix * (2 + 2) + 4 * root_parameters(shape)
     adamw = 4 * parameters(shape) / ranks - gathered
     return state_bytes(shape, ranks) + gathered + max(head, layers, end, adamw) + RESERVE
@@ -157,15 +173,25 @@ def engine_sequences(shape: Shape, context: int, gpu_bytes: float) -> int:
 
 def sampling_peak(shape: Shape, ranks: int, gpu_bytes: float) -> float:
     """Bytes on one GPU while the engine is awake: its share, the trainer's weights and moments, one whole tensor."""
-    return ENGINE_SHARE * gpu_bytes + 12 * parameters(shape) / ranks + 4 * shape.vocabulary * shape.hidden + RESERVE
+    return (
+        ENGINE_SHARE * gpu_bytes
+        + 12 * parameters(shape) / ranks
+        + 4 * shape.vocabulary * shape.hidden
+        + RESERVE
+    )
 
 
-def largest_micro_batch(shape: Shape, context: int, gpu_bytes: float, ranks: int, reference: bool) -> int:
+def largest_micro_batch(
+    shape: Shape, context: int, gpu_bytes: float, ranks: int, reference: bool
+) -> int:
     """The largest --tokens_per_micro_batch that fits, in steps of 1,024 tokens; 0 where one sequence does not.
 
     A micro-batch holds at least one sequence, so less than the context length is no use.
     """
-    if engine_sequences(shape, context, gpu_bytes) < 1 or sampling_peak(shape, ranks, gpu_bytes) > gpu_bytes:
+    if (
+        engine_sequences(shape, context, gpu_bytes) < 1
+        or sampling_peak(shape, ranks, gpu_bytes) > gpu_bytes
+    ):
         return 0
 
     def fits(tokens: int) -> bool:
@@ -206,7 +232,9 @@ def measure(shape: Shape, tokens: int) -> int:
     start_ranks()
     with tempfile.TemporaryDirectory() as folder:
         Qwen2ForCausalLM(shape.config()).save_pretrained(folder)
-        policy = load_policy(folder, torch.device("cpu"), torch.float32, gradient_checkpointing=True)
+        policy = load_policy(
+            folder, torch.device("cpu"), torch.float32, gradient_checkpointing=True
+        )
 
     def once(rows: int, length: int) -> None:
         ids_N_T = torch.randint(shape.vocabulary, (rows, length))
@@ -227,7 +255,14 @@ def check(shape: Shape, tokens: int) -> dict:
     environment = one_thread() | {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0"}
     peaks = []
     for count in (tokens, 2 * tokens):
-        command = [sys.executable, __file__, "--measure", str(count), "--shape", json.dumps(vars(shape))]
+        command = [
+            sys.executable,
+            __file__,
+            "--measure",
+            str(count),
+            "--shape",
+            json.dumps(vars(shape)),
+        ]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"memory.py: the measurement failed:\n{done.stderr[-2000:]}")
@@ -240,9 +275,13 @@ def check(shape: Shape, tokens: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", help="a folder with a config.json")
-    parser.add_argument("--untied", action="store_true", help="a head of its own, as DeepSeek-R1-Distill-Qwen-1.5B")
+    parser.add_argument(
+        "--untied", action="store_true", help="a head of its own, as DeepSeek-R1-Distill-Qwen-1.5B"
+    )
     parser.add_argument("--check", action="store_true", help="measure a small model on this CPU")
     parser.add_argument("--check_tokens", type=int, default=2048)
     parser.add_argument("--out", default=str(HERE / "results/memory.json"))
@@ -259,10 +298,16 @@ def main() -> None:
         shape = Shape.of(AutoConfig.from_pretrained(arguments.model))
     if arguments.untied:
         shape = Shape(**(vars(shape) | {"tied": False}))
-    result = {"what": "computed, not measured on a GPU", "shape": vars(shape), "parameters": parameters(shape)}
+    result = {
+        "what": "computed, not measured on a GPU",
+        "shape": vars(shape),
+        "parameters": parameters(shape),
+    }
     result["gb"] = {
         "state on one rank": state_bytes(shape, 1) / GB,
-        "activations a thousand tokens": 1e3 * (checkpoint_bytes_per_token(shape) + layer_bytes_per_token(shape)) / GB,
+        "activations a thousand tokens": 1e3
+        * (checkpoint_bytes_per_token(shape) + layer_bytes_per_token(shape))
+        / GB,
         "training peak, 16k tokens, one rank": training_peak(shape, 16384, 1) / GB,
         "key-value cache a thousand tokens": 1e3 * kv_bytes_per_token(shape) / GB,
     }
@@ -270,11 +315,18 @@ def main() -> None:
     print("Largest --tokens_per_micro_batch / full-length sequences each engine decodes at once,")
     print("by context length (prompt + response) and GPUs:\n")
     for reference in (False, True):
-        title = "with a reference policy (ProRL)" if reference else "without a reference policy (JustRL, Lite PPO)"
+        title = (
+            "with a reference policy (ProRL)"
+            if reference
+            else "without a reference policy (JustRL, Lite PPO)"
+        )
         result[title] = table(shape, reference)
         print(f"{title}\n\n{result[title]}\n")
     if arguments.check:
-        small = [Shape(256, 768, 12, 4, 4, 64, 1000, tied=True), Shape(128, 1024, 4, 2, 2, 64, 1000, tied=True)]
+        small = [
+            Shape(256, 768, 12, 4, 4, 64, 1000, tied=True),
+            Shape(128, 1024, 4, 2, 2, 64, 1000, tied=True),
+        ]
         result["check"] = [check(shape, arguments.check_tokens) for shape in small]
         for row in result["check"]:
             print({key: row[key] for key in ("computed", "measured", "computed_over_measured")})

@@ -44,8 +44,18 @@ def endless_model(folder: Path, longest: int) -> str:
 def measure(flags: list, steps: int) -> list[dict]:
     """Run justrl.py; its steps' tokens and seconds by phase. The first warms up and is not counted."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [*alone(ROOT / "justrl.py"), *SHORT, *flags, "--steps", steps, "--out", Path(folder) / "run"]
-        done = subprocess.run([str(part) for part in command], env=one_thread(), capture_output=True, text=True)
+        command = [
+            *alone(ROOT / "justrl.py"),
+            *SHORT,
+            *flags,
+            "--steps",
+            steps,
+            "--out",
+            Path(folder) / "run",
+        ]
+        done = subprocess.run(
+            [str(part) for part in command], env=one_thread(), capture_output=True, text=True
+        )
         if done.returncode:
             sys.exit(f"scaling.py: {' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}")
         return read_steps(Path(folder) / "run")[1:]
@@ -61,7 +71,10 @@ def fastest(rows: list[dict]) -> dict[str, float]:
 
 def growth(points: list[dict], by: str) -> list[float]:
     """Exponents between neighbours: 1 where twice the size takes twice the time."""
-    return [math.log(b["seconds_step"] / a["seconds_step"]) / math.log(b[by] / a[by]) for a, b in pairwise(points)]
+    return [
+        math.log(b["seconds_step"] / a["seconds_step"]) / math.log(b[by] / a[by])
+        for a, b in pairwise(points)
+    ]
 
 
 def draw(path: Path, by_tokens: list[dict], by_context: list[dict]) -> None:
@@ -72,13 +85,22 @@ def draw(path: Path, by_tokens: list[dict], by_context: list[dict]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    panels = [("tokens", by_tokens, "response tokens a step"), ("length", by_context, "tokens of every response")]
+    panels = [
+        ("tokens", by_tokens, "response tokens a step"),
+        ("length", by_context, "tokens of every response"),
+    ]
     for axis, (key, points, label) in zip(axes, panels, strict=True):
         sizes = [point[key] for point in points]
         for phase in ("step", "update", "rollout", "logps"):
             seconds = [point[f"seconds_{phase}"] for point in points]
             style = {"color": "black", "linewidth": 2} if phase == "step" else {}
-            axis.plot(sizes, seconds, marker="o", label="whole step" if phase == "step" else phase, **style)
+            axis.plot(
+                sizes,
+                seconds,
+                marker="o",
+                label="whole step" if phase == "step" else phase,
+                **style,
+            )
         first = points[0]["seconds_step"] / sizes[0]
         axis.plot(sizes, [first * size for size in sizes], "--", color="grey", label="proportional")
         axis.set(xscale="log", yscale="log", xlabel=label, ylabel="processor seconds (one core)")
@@ -92,12 +114,23 @@ def draw(path: Path, by_tokens: list[dict], by_context: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, nargs="+", default=[1, 4, 16, 64], help="the tiny batch of 32 x 8")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--times", type=int, nargs="+", default=[1, 4, 16, 64], help="the tiny batch of 32 x 8"
+    )
     parser.add_argument("--contexts", type=int, nargs="+", default=[64, 128, 256, 512, 1024, 2048])
     parser.add_argument("--prompts", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=8, help="of the smallest run; larger ones take fewer, at least 2")
-    parser.add_argument("--rounds", type=int, default=1, help="all runs in turn, so often; the fastest steps count")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=8,
+        help="of the smallest run; larger ones take fewer, at least 2",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="all runs in turn, so often; the fastest steps count"
+    )
     parser.add_argument("--out", default=str(HERE / "results/scaling.json"))
     arguments = parser.parse_args()
     by_tokens = {times: [] for times in arguments.times}
@@ -113,10 +146,15 @@ def main() -> None:
                 flags = ["--model", model, "--prompts_per_step", 4, "--max_response_tokens", length]
                 rows += measure(flags, max(2, arguments.steps * arguments.contexts[0] // length))
                 print(length, json.dumps(fastest(rows)), flush=True)
-    by_tokens, by_context = ([fastest(rows) for rows in points.values()] for points in (by_tokens, by_context))
+    by_tokens, by_context = (
+        [fastest(rows) for rows in points.values()] for points in (by_tokens, by_context)
+    )
     draw(Path(arguments.out).with_suffix(".png"), by_tokens, by_context)
     result = {"by_tokens": by_tokens, "by_context": by_context}
-    result |= {"growth_by_tokens": growth(by_tokens, "tokens"), "growth_by_context": growth(by_context, "length")}
+    result |= {
+        "growth_by_tokens": growth(by_tokens, "tokens"),
+        "growth_by_context": growth(by_context, "length"),
+    }
     save(arguments.out, result)
     print("growth with tokens", [round(value, 2) for value in result["growth_by_tokens"]])
     print("growth with context", [round(value, 2) for value in result["growth_by_context"]])

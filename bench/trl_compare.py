@@ -44,29 +44,72 @@ def compare(arguments) -> dict:
         write_problems(problems, arguments)
         for index in range(arguments.rounds):
             out = Path(folder) / f"ours{index}"
-            ours = [*alone(ROOT / "justrl.py", arguments.python), "--tiny", "--engine", "transformers", "--out", out]
-            ours += ["--steps", arguments.steps, "--prompts_per_step", arguments.prompts, "--eval_samples", 1]
+            ours = [
+                *alone(ROOT / "justrl.py", arguments.python),
+                "--tiny",
+                "--engine",
+                "transformers",
+                "--out",
+                out,
+            ]
+            ours += [
+                "--steps",
+                arguments.steps,
+                "--prompts_per_step",
+                arguments.prompts,
+                "--eval_samples",
+                1,
+            ]
             ours += ["--eval_every", 10**6, "--save_every", 10**6]
             run(ours, one_thread())
             sides = {"ours": phases([tidy(row) for row in read_steps(out)])}
             for size in arguments.trl_micro_batch:
                 out = Path(folder) / f"trl{index}-{size}.json"
                 worker = [arguments.trl_python, __file__, "--worker", "--trl_micro_batch", size]
-                worker += ["--problems", problems, "--prompts", arguments.prompts, "--steps", arguments.steps]
+                worker += [
+                    "--problems",
+                    problems,
+                    "--prompts",
+                    arguments.prompts,
+                    "--steps",
+                    arguments.steps,
+                ]
                 run([*worker, "--out", out], one_thread())
                 result = json.loads(out.read_text())
                 sides[f"trl micro-batch {size}"] = phases(result["steps"])
             rounds.append(sides)
-            print(json.dumps({name: {k: round(v, 3) for k, v in side.items()} for name, side in sides.items()}))
+            print(
+                json.dumps(
+                    {
+                        name: {k: round(v, 3) for k, v in side.items()}
+                        for name, side in sides.items()
+                    }
+                )
+            )
     names = list(rounds[0])
-    medians = {name: {key: median(sides[name][key] for sides in rounds) for key in rounds[0][name]} for name in names}
+    medians = {
+        name: {key: median(sides[name][key] for sides in rounds) for key in rounds[0][name]}
+        for name in names
+    }
     best = min(names[1:], key=lambda name: medians[name]["step"])
-    ratios = {key: median(sides[best][key] / sides["ours"][key] for sides in rounds) for key in PHASES}
-    spread = {key: [f(sides[best][key] / sides["ours"][key] for sides in rounds) for f in (min, max)] for key in PHASES}
-    longer = medians[best]["tokens"] / medians["ours"]["tokens"]  # the two sides draw different samples
+    ratios = {
+        key: median(sides[best][key] / sides["ours"][key] for sides in rounds) for key in PHASES
+    }
+    spread = {
+        key: [f(sides[best][key] / sides["ours"][key] for sides in rounds) for f in (min, max)]
+        for key in PHASES
+    }
+    longer = (
+        medians[best]["tokens"] / medians["ours"]["tokens"]
+    )  # the two sides draw different samples
     return {
         "what": "processor seconds of a phase, and TRL's over ours: medians over rounds, of medians over steps",
-        "settings": {"prompts": arguments.prompts, "samples": SAMPLES, "updates": UPDATES, "max_tokens": MAX_TOKENS},
+        "settings": {
+            "prompts": arguments.prompts,
+            "samples": SAMPLES,
+            "updates": UPDATES,
+            "max_tokens": MAX_TOKENS,
+        },
         "rounds": arguments.rounds,
         "steps_per_round": arguments.steps,
         "trl_versions": result["versions"],
@@ -81,7 +124,9 @@ def compare(arguments) -> dict:
 
 def run(command: list, environment: dict) -> None:
     """Run a side; its output is shown only if it fails."""
-    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [str(part) for part in command], env=environment, capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(f"trl_compare.py: {command[0]} {command[1]} failed:\n{done.stderr[-3000:]}")
 
@@ -102,7 +147,9 @@ def write_problems(path: Path, arguments) -> None:
 
     problems = load_problems("tiny:train/mixed")
     rows = [problems[i] for i in Order(len(problems), 0).take(arguments.prompts * arguments.steps)]
-    path.write_text("".join(json.dumps({"text": row.text, "answer": row.answer}) + "\n" for row in rows))
+    path.write_text(
+        "".join(json.dumps({"text": row.text, "answer": row.answer}) + "\n" for row in rows)
+    )
 
 
 def train_with_trl(arguments) -> None:
@@ -118,10 +165,16 @@ def train_with_trl(arguments) -> None:
     sequences = arguments.prompts * SAMPLES
     accumulate = sequences // UPDATES // micro_batch
     problems = [json.loads(line) for line in Path(arguments.problems).read_text().splitlines()]
-    rows = [{"prompt": [{"role": "user", "content": row["text"]}], "answer": row["answer"]} for row in problems]
+    rows = [
+        {"prompt": [{"role": "user", "content": row["text"]}], "answer": row["answer"]}
+        for row in problems
+    ]
 
     def reward(completions, answer, **_):
-        return [strict_box(turns[0]["content"], gold) for turns, gold in zip(completions, answer, strict=True)]
+        return [
+            strict_box(turns[0]["content"], gold)
+            for turns, gold in zip(completions, answer, strict=True)
+        ]
 
     steps = []
 
@@ -201,12 +254,22 @@ def train_with_trl(arguments) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", default=sys.executable, help="runs justrl.py (default: this one)")
-    parser.add_argument("--trl_python", default=str(ROOT.parent / "venv-trl/bin/python"), help="runs TRL")
-    parser.add_argument("--trl_micro_batch", type=int, nargs="+", default=[64, 16, 8], help="sequences at once")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--python", default=sys.executable, help="runs justrl.py (default: this one)"
+    )
+    parser.add_argument(
+        "--trl_python", default=str(ROOT.parent / "venv-trl/bin/python"), help="runs TRL"
+    )
+    parser.add_argument(
+        "--trl_micro_batch", type=int, nargs="+", default=[64, 16, 8], help="sequences at once"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6, help="a round and side; the first is not counted")
+    parser.add_argument(
+        "--steps", type=int, default=6, help="a round and side; the first is not counted"
+    )
     parser.add_argument("--prompts", type=int, default=PROMPTS, help="a step")
     parser.add_argument("--out", default=str(HERE / "results/trl_compare.json"))
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -215,7 +278,9 @@ def main() -> None:
     if arguments.worker:
         return train_with_trl(arguments)
     if not Path(arguments.trl_python).exists():
-        sys.exit(f"trl_compare.py: no {arguments.trl_python}; make it as the docstring says, or give --trl_python")
+        sys.exit(
+            f"trl_compare.py: no {arguments.trl_python}; make it as the docstring says, or give --trl_python"
+        )
     from bench.common import save
 
     result = compare(arguments)

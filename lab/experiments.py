@@ -51,8 +51,13 @@ COMMON = """--tiny --engine transformers --prompts_per_step 16 --samples_per_pro
  --warmup_steps 10 --eval_samples 2 --keep_checkpoints 3"""
 # Eight updates a batch: with few, the ratio never comes near a bound of the clip and no arm of it can differ.
 LITEPPO = "liteppo.py --updates_per_step 8"
-JUSTRL, PRORL = "justrl.py --updates_per_step 4", "prorl.py --updates_per_step 4 --reset_patience 0"  # the papers' four
-EASY, HARD = (f"--data tiny:train/{level} --eval_data tiny:eval/{level}" for level in ("easy", "hard"))
+JUSTRL, PRORL = (
+    "justrl.py --updates_per_step 4",
+    "prorl.py --updates_per_step 4 --reset_patience 0",
+)  # the papers' four
+EASY, HARD = (
+    f"--data tiny:train/{level} --eval_data tiny:eval/{level}" for level in ("easy", "hard")
+)
 BASE, ALIGNED = "--model tiny:base", "--model tiny:aligned"
 
 LAST, MIDDLE = "{run}/checkpoints/step_{steps:06d}", "{run}/checkpoints/step_{middle:06d}"
@@ -64,7 +69,9 @@ LEVELS = ("easy", "medium", "hard", "ood")
 @dataclass(frozen=True)
 class Experiment:
     paper: str  # what it says
-    arms: dict[str, dict[str, str]]  # {facet of the figure: {label: script and flags}}; an arm is "facet: label"
+    arms: dict[
+        str, dict[str, str]
+    ]  # {facet of the figure: {label: script and flags}}; an arm is "facet: label"
     claims: tuple[str, ...]  # "metric | arm & arm > arm & arm", or "> 0": see RULE and parse
     panels: tuple[str, ...]  # metrics drawn, see PANELS
     steps: int
@@ -75,7 +82,11 @@ class Experiment:
 
     def commands(self) -> dict[str, str]:
         """{arm: script and flags}"""
-        return {arm(f, label): command for f, labels in self.arms.items() for label, command in labels.items()}
+        return {
+            arm(f, label): command
+            for f, labels in self.arms.items()
+            for label, command in labels.items()
+        }
 
 
 def arm(facet: str, label: str) -> str:
@@ -84,7 +95,8 @@ def arm(facet: str, label: str) -> str:
 
 def cross(facets: dict[str, str], labels: dict[str, str]) -> dict[str, dict[str, str]]:
     return {
-        facet: {label: f"{command} {flags}" for label, command in labels.items()} for facet, flags in facets.items()
+        facet: {label: f"{command} {flags}" for label, command in labels.items()}
+        for facet, flags in facets.items()
     }
 
 
@@ -97,7 +109,10 @@ EXPERIMENTS["normalization"] = Experiment(
     "with the batch's std is best. With rewards of 0 and 1 the batch's mean and std are worse than the group's.",
     arms=cross(
         {"easy": EASY, "hard": HARD},
-        {name: f"{LITEPPO} --center {name.split('/')[0]} --scale {name.split('/')[1]}" for name in SCALES},
+        {
+            name: f"{LITEPPO} --center {name.split('/')[0]} --scale {name.split('/')[1]}"
+            for name in SCALES
+        },
     ),
     claims=(
         "reward_std | easy: group/group < hard: group/group",
@@ -180,8 +195,14 @@ EXPERIMENTS["overlong_filter"] = Experiment(
     "little at a long one. At the short limit it makes answers shorter, at the long one longer. Truncated answers at "
     "the long limit mostly repeat themselves without end, and the filter makes those fewer.",
     arms=cross(
-        {f"limit {limit}": f"--max_response_tokens {limit} --eval_max_tokens {limit}" for limit in (32, 96)},
-        {name: f"{LITEPPO} {HARD} --overlong_filter {name == 'filter'}" for name in ("filter", "none")},
+        {
+            f"limit {limit}": f"--max_response_tokens {limit} --eval_max_tokens {limit}"
+            for limit in (32, 96)
+        },
+        {
+            name: f"{LITEPPO} {HARD} --overlong_filter {name == 'filter'}"
+            for name in ("filter", "none")
+        },
     ),
     claims=(
         "eval_accuracy | limit 32: filter > limit 32: none",
@@ -344,22 +365,46 @@ def plan(experiment: Experiment, runs: Path, seeds: int, steps: int) -> list[Run
             folder = runs / re.sub(r"[^\w.]+", "-", name) / f"seed{seed}"
             fill = {"run": folder, "steps": steps, "middle": max(1, steps // 2)}
             script, *own = shlex.split(command)
-            often = ["--steps", steps, "--eval_every", max(1, steps // 8), "--save_every", max(1, steps // 2)]
-            commands = [[script, *shlex.split(COMMON), *own, *often, "--seed", seed, "--out", folder]]
+            often = [
+                "--steps",
+                steps,
+                "--eval_every",
+                max(1, steps // 8),
+                "--save_every",
+                max(1, steps // 2),
+            ]
+            commands = [
+                [script, *shlex.split(COMMON), *own, *often, "--seed", seed, "--out", folder]
+            ]
             for point, model in experiment.points.items():
                 few = ["--limit", 8] if trial else []
-                flags = [*shlex.split(experiment.evaluate), *few, "--engine", "transformers", "--seed", seed]
-                commands.append(["evaluate.py", model.format(**fill), *flags, "--out", folder / point])
+                flags = [
+                    *shlex.split(experiment.evaluate),
+                    *few,
+                    "--engine",
+                    "transformers",
+                    "--seed",
+                    seed,
+                ]
+                commands.append(
+                    ["evaluate.py", model.format(**fill), *flags, "--out", folder / point]
+                )
             if "before" in experiment.points:
                 compared = [folder / point for point in ("before", "after", "midway")]
-                commands.append(["evaluate.py", "--compare", *compared, "--out", folder / "compare"])
+                commands.append(
+                    ["evaluate.py", "--compare", *compared, "--out", folder / "compare"]
+                )
             words = [[str(word) for word in command] for command in commands]
             result.append(Run(name, seed, folder, words, Path(LAST.format(**fill))))
     return result
 
 
 LIVE = set()  # processes running now
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = os.environ | {
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",
+}
 
 
 def written(command: list[str]) -> str:
@@ -391,7 +436,9 @@ def carry_out(run: Run) -> None:
             LIVE.discard(process)
             if code or not run.checkpoint.is_dir():  # a stopped script saves, and exits with 0
                 last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:] or ["nothing"]
-                raise ValueError(f"{line} did not finish; the last of {run.folder}/log.txt: {last[0][-300:]}")
+                raise ValueError(
+                    f"{line} did not finish; the last of {run.folder}/log.txt: {last[0][-300:]}"
+                )
             done = finished(run) | {line: round(time.perf_counter() - start, 1)}
             aside = run.folder / "done.tmp"
             aside.write_text(json.dumps(done, indent=1))
@@ -403,7 +450,10 @@ def carry_out_all(name: str, runs: list[Run], jobs: int) -> None:
     if any("-small" in word for run in runs for word in run.commands[0]):
         from tiny.pretrain import base_model  # here: torch takes seconds to import
 
-        base_model("base-small"), base_model("aligned-small")  # once, before two runs would build them side by side
+        (
+            base_model("base-small"),
+            base_model("aligned-small"),
+        )  # once, before two runs would build them side by side
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), unit="run", desc=name) as bar:
         futures = [pool.submit(carry_out, run) for run in runs]
         try:
@@ -422,9 +472,15 @@ def carry_out_all(name: str, runs: list[Run], jobs: int) -> None:
 def figures(run: Run, steps: int) -> dict[str, float]:
     """What a run comes to: metrics as means over the last quarter of its steps, and what evaluate.py measured."""
     rows, quarter = plot.read_metrics(run.folder), max(1, steps // 4)
-    late, early = [r for r in rows if r["step"] > steps - quarter], [r for r in rows if 0 < r["step"] <= quarter]
+    late, early = (
+        [r for r in rows if r["step"] > steps - quarter],
+        [r for r in rows if 0 < r["step"] <= quarter],
+    )
     keys = {
-        key for r in late for key in r if plot.is_number(r[key]) and not key.startswith("seconds") and key != "step"
+        key
+        for r in late
+        for key in r
+        if plot.is_number(r[key]) and not key.startswith("seconds") and key != "step"
     }
     result = {key: fmean(r[key] for r in late if key in r) for key in sorted(keys)}
     ratio = result["grad_norm"] / max(1e-12, fmean(r["grad_norm"] for r in early))
@@ -433,7 +489,10 @@ def figures(run: Run, steps: int) -> dict[str, float]:
         compared = json.loads(path.read_text())
         for task, values in compared["tasks"].items():
             level = task.removeprefix("tiny/")
-            result[f"rise@1 {level}"], result[f"rise@128 {level}"] = values["rise_1"], values["rise_max"]
+            result[f"rise@1 {level}"], result[f"rise@128 {level}"] = (
+                values["rise_1"],
+                values["rise_max"],
+            )
             result[f"regime {level}"] = values["regime"]
     elif (path := run.folder / "after" / "eval.json").exists():
         measured = json.loads(path.read_text())
@@ -466,7 +525,12 @@ def parse(claim: str) -> tuple[str, int, list[str], list[str]]:
     """ "metric | a & b > c" -> (metric, predicted sign of left less right, arms on the left, arms on the right)."""
     metric, inequality = claim.split(" | ")
     left, relation, right = re.split(r" ([<>]) ", inequality)
-    return metric, 1 if relation == ">" else -1, left.split(" & "), [] if right == "0" else right.split(" & ")
+    return (
+        metric,
+        1 if relation == ">" else -1,
+        left.split(" & "),
+        [] if right == "0" else right.split(" & "),
+    )
 
 
 def judge(claim: str, seen: dict[str, dict[int, dict]]) -> dict:
@@ -478,12 +542,21 @@ def judge(claim: str, seen: dict[str, dict[int, dict]]) -> dict:
 
     differences = [mean(left, seed) - mean(right, seed) for seed in seen[left[0]]]
     middle, low, high = interval(differences)
-    result = {"claim": claim, "sign": sign, "differences": differences, "mean": middle, "low": low, "high": high}
+    result = {
+        "claim": claim,
+        "sign": sign,
+        "differences": differences,
+        "mean": middle,
+        "low": low,
+        "high": high,
+    }
     return result | {"verdict": verdict(sign, low, high)}
 
 
 def sentence(judged: dict) -> str:
-    return "**{verdict}**: `{claim}` ({mean:+.3g}, 95 % interval {low:+.3g} to {high:+.3g})".format(**judged)
+    return "**{verdict}**: `{claim}` ({mean:+.3g}, 95 % interval {low:+.3g} to {high:+.3g})".format(
+        **judged
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -505,12 +578,19 @@ def draw_curves(cells: list[list], experiment: Experiment, runs: list[Run], step
     """Metrics over steps, a row of panels each, a column a facet; mean of the seeds in a band of their range."""
     for column, (facet, labels) in enumerate(experiment.arms.items()):
         groups = {
-            label: [plot.read_metrics(run.folder) for run in runs if run.arm == arm(facet, label)] for label in labels
+            label: [plot.read_metrics(run.folder) for run in runs if run.arm == arm(facet, label)]
+            for label in labels
         }
         for row, metric in zip(cells, experiment.panels, strict=True):
             title, unit, logarithmic = PANELS[metric]
             title = f"{facet}: {title.lower()}" if facet else title
-            plot.draw_metric(row[column], (title, unit, {metric: ""}, logarithmic), groups, steps, max(1, steps // 30))
+            plot.draw_metric(
+                row[column],
+                (title, unit, {metric: ""}, logarithmic),
+                groups,
+                steps,
+                max(1, steps // 30),
+            )
     return [plt.Line2D([], [], label=label, **plot.look(i)) for i, label in enumerate(labels)]
 
 
@@ -522,12 +602,16 @@ def draw_pass_at_k(cells: list[list], experiment: Experiment, runs: list[Run]) -
             seen = [json.loads((run.folder / point / "eval.json").read_text()) for run in runs]
             tasks = [evaluation["tasks"][f"tiny/{level}"] for evaluation in seen]
             curve = {k: [task["robust"][k][0] for task in tasks] for k in tasks[0]["robust"]}
-            curves.append({k: [fmean(values), min(values), max(values)] for k, values in curve.items()})
+            curves.append(
+                {k: [fmean(values), min(values), max(values)] for k, values in curve.items()}
+            )
             solved.append([value for task in tasks for value in task["solved"]])
         plot.draw_pass_at_k(cells[0][column], curves)
         plot.draw_histogram(cells[1][column], solved)
         cells[0][column].set_title(level)
-    return [plt.Line2D([], [], label=point, **plot.look(i)) for i, point in enumerate(experiment.points)]
+    return [
+        plt.Line2D([], [], label=point, **plot.look(i)) for i, point in enumerate(experiment.points)
+    ]
 
 
 def draw_contrasts(axes: list, judged: list[dict]) -> None:
@@ -545,16 +629,25 @@ def draw_contrasts(axes: list, judged: list[dict]) -> None:
         ax.tick_params(labelsize=8)
 
 
-def draw(experiment: Experiment, runs: list[Run], judged: list[dict], steps: int, out: Path) -> None:
+def draw(
+    experiment: Experiment, runs: list[Run], judged: list[dict], steps: int, out: Path
+) -> None:
     """One picture: curves (or pass@k) above, the claims' contrasts below."""
-    rows, columns = (len(experiment.panels), len(experiment.arms)) if experiment.panels else (2, len(LEVELS))
+    rows, columns = (
+        (len(experiment.panels), len(experiment.arms)) if experiment.panels else (2, len(LEVELS))
+    )
     if columns == 1:  # no facets: the panels side by side
         rows, columns = 1, rows
     wide, high = max(7.4, 3.7 * columns), 2.8 * rows + 0.75 * len(judged)
     with plt.rc_context(plot.STYLE):
         figure = plt.figure(figsize=(wide, high), layout="constrained")
-        grid = figure.add_gridspec(rows + len(judged), columns, height_ratios=[2.8] * rows + [0.75] * len(judged))
-        cells = [[figure.add_subplot(grid[row, column]) for column in range(columns)] for row in range(rows)]
+        grid = figure.add_gridspec(
+            rows + len(judged), columns, height_ratios=[2.8] * rows + [0.75] * len(judged)
+        )
+        cells = [
+            [figure.add_subplot(grid[row, column]) for column in range(columns)]
+            for row in range(rows)
+        ]
         if len(experiment.arms) == 1 and experiment.panels:
             cells = [[ax] for ax in cells[0]]
         if experiment.panels:
@@ -563,9 +656,7 @@ def draw(experiment: Experiment, runs: list[Run], judged: list[dict], steps: int
             handles = draw_pass_at_k(cells, experiment, runs)
         draw_contrasts([figure.add_subplot(grid[rows + i, :]) for i in range(len(judged))], judged)
         seeds = len({run.seed for run in runs})
-        note = (
-            f"{seeds} paired seeds, in bands of their range; below: mean difference, 95 % interval, predicted side grey"
-        )
+        note = f"{seeds} paired seeds, in bands of their range; below: mean difference, 95 % interval, predicted side grey"
         plot.finish(figure, handles, out, note)
 
 
@@ -587,10 +678,15 @@ def minutes(experiment: Experiment, seeds: int, jobs: int) -> int:
 def listing(seeds: int, jobs: int) -> str:
     blocks = []
     for name, experiment in EXPERIMENTS.items():
-        arms = [f"{facet or 'arms'}: {', '.join(labels)}" for facet, labels in experiment.arms.items()]
+        arms = [
+            f"{facet or 'arms'}: {', '.join(labels)}" for facet, labels in experiment.arms.items()
+        ]
         runs = f"{len(experiment.commands())} arms x {seeds} seeds, about {minutes(experiment, seeds, jobs)} minutes"
         paper = textwrap.fill(experiment.paper, 110)
-        blocks.append(f"{name}  ({runs} on {jobs} cores)\n" + textwrap.indent("\n".join([paper, *arms]), "    "))
+        blocks.append(
+            f"{name}  ({runs} on {jobs} cores)\n"
+            + textwrap.indent("\n".join([paper, *arms]), "    ")
+        )
     return "\n\n".join(blocks)
 
 
@@ -601,20 +697,39 @@ def run_experiment(name: str, out: Path, seeds: int, jobs: int, steps: int | Non
     if steps and steps != experiment.steps:
         home = runs_home = out / "runs" / f"{name}-{steps}steps"  # a try-out is no result
     steps = steps or experiment.steps
-    print(f"{name}: about {minutes(experiment, seeds, jobs)} minutes at {experiment.steps} steps, here {steps}")
+    print(
+        f"{name}: about {minutes(experiment, seeds, jobs)} minutes at {experiment.steps} steps, here {steps}"
+    )
     runs = plan(experiment, runs_home, seeds, steps)
     carry_out_all(name, runs, jobs)
 
     measured = {(run.arm, run.seed): figures(run, steps) for run in runs}
-    seen = {label: {seed: measured[label, seed] for seed in range(seeds)} for label in experiment.commands()}
+    seen = {
+        label: {seed: measured[label, seed] for seed in range(seeds)}
+        for label in experiment.commands()
+    }
     judged = [judge(claim, seen) for claim in experiment.claims]
     records = []
     for run in runs:
         done = finished(run)
         seconds = {line: done[line] for line in map(written, run.commands)}
-        records.append({"arm": run.arm, "seed": run.seed, "commands": seconds, "figures": measured[run.arm, run.seed]})
+        records.append(
+            {
+                "arm": run.arm,
+                "seed": run.seed,
+                "commands": seconds,
+                "figures": measured[run.arm, run.seed],
+            }
+        )
     home.mkdir(parents=True, exist_ok=True)
-    result = {"experiment": name, "seeds": seeds, "steps": steps, "rule": RULE, "claims": judged, "runs": records}
+    result = {
+        "experiment": name,
+        "seeds": seeds,
+        "steps": steps,
+        "rule": RULE,
+        "claims": judged,
+        "runs": records,
+    }
     (home / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     draw(experiment, runs, judged, steps, home / "figure.png")
     print("\n".join(map(sentence, judged)))
@@ -640,7 +755,9 @@ def gallery(out: Path) -> str:
     summary = [f"| experiment | {' | '.join(verdicts)} |", "|---|" + "---:|" * len(verdicts)]
     for name, result in results.items():
         seen = [claim["verdict"] for claim in result["claims"]]
-        summary.append(f"| [{name}](#{name}) | {' | '.join(str(seen.count(verdict)) for verdict in verdicts)} |")
+        summary.append(
+            f"| [{name}](#{name}) | {' | '.join(str(seen.count(verdict)) for verdict in verdicts)} |"
+        )
     parts = [GALLERY, "\n".join(summary), f"## The rule\n\n{RULE}"]
     for name, experiment in EXPERIMENTS.items():
         parts += [f"## {name}", textwrap.fill(f"**The paper.** {experiment.paper}", 120)]
@@ -652,9 +769,15 @@ def gallery(out: Path) -> str:
             parts.append(table(experiment, result))
             for level in LEVELS if "before" in experiment.points else ():
                 regimes = ", ".join(run["figures"][f"regime {level}"] for run in result["runs"])
-                parts.append(f"Regimes of pass@128 on {level}, seed by seed (rule: `evaluate.py --help`): {regimes}.")
+                parts.append(
+                    f"Regimes of pass@128 on {level}, seed by seed (rule: `evaluate.py --help`): {regimes}."
+                )
         else:
-            parts.append("**Not run yet.** Claims: " + "; ".join(f"`{claim}`" for claim in experiment.claims) + ".")
+            parts.append(
+                "**Not run yet.** Claims: "
+                + "; ".join(f"`{claim}`" for claim in experiment.claims)
+                + "."
+            )
         parts.append(textwrap.fill(f"**At this scale.** {experiment.scale}", 120))
     return "\n\n".join(parts) + "\n"
 
@@ -665,14 +788,22 @@ def main() -> None:
     parser.add_argument("name", nargs="?", help="an experiment, all, or gallery; none: list them")
     parser.add_argument("--seeds", type=int, default=5, help="paired seeds, two at least (5)")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each (2)")
-    parser.add_argument("--steps", type=int, help="try it out with other than the experiment's own steps")
-    parser.add_argument("--out", type=Path, default=ROOT / "lab", help="folder of runs and results (lab)")
+    parser.add_argument(
+        "--steps", type=int, help="try it out with other than the experiment's own steps"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "lab", help="folder of runs and results (lab)"
+    )
     args = parser.parse_args()
     out = args.out.resolve()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the runs are told, and can resume
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # as Ctrl-C: the runs are told, and can resume
     try:
         if args.name not in (None, "all", "gallery", *EXPERIMENTS):
-            raise ValueError(f"no experiment is called {args.name}: use {', '.join(EXPERIMENTS)}, all or gallery")
+            raise ValueError(
+                f"no experiment is called {args.name}: use {', '.join(EXPERIMENTS)}, all or gallery"
+            )
         if args.seeds < 2 or args.jobs < 1 or (args.steps is not None and args.steps < 2):
             raise ValueError("it takes two --seeds at least, one of --jobs and two --steps")
         if args.name is None:

@@ -32,7 +32,9 @@ def random_policy_dir(tmp_path):
     return save_random_model(tmp_path / "random")
 
 
-def save_random_model(folder, vocab_size=40, hidden_size=64, layers=2, tied=True, seed=0, positions=512) -> str:
+def save_random_model(
+    folder, vocab_size=40, hidden_size=64, layers=2, tied=True, seed=0, positions=512
+) -> str:
     """A Qwen2 with heads of 32 and lively random weights: peaked enough distributions, no two positions alike."""
     torch.manual_seed(seed)
     config = Qwen2Config(
@@ -138,7 +140,9 @@ class Script:
 
     def wait(self) -> subprocess.CompletedProcess:
         code = self.forge.ask(wait=self.pid)
-        return subprocess.CompletedProcess(self.pid, code, self.stdout.read_text(), self.stderr.read_text())
+        return subprocess.CompletedProcess(
+            self.pid, code, self.stdout.read_text(), self.stderr.read_text()
+        )
 
 
 class Forge:

@@ -65,7 +65,9 @@ def test_key_value_cache_is_28_kib_a_token():
 
 def test_the_peak_grows_with_tokens_by_the_activations_of_a_token():
     """Where activations are the peak, and not the head: 86 kB of checkpoints and 138 kB of one layer."""
-    per_token = memory.checkpoint_bytes_per_token(QWEN_1_5B) + memory.layer_bytes_per_token(QWEN_1_5B)
+    per_token = memory.checkpoint_bytes_per_token(QWEN_1_5B) + memory.layer_bytes_per_token(
+        QWEN_1_5B
+    )
     grown = memory.training_peak(QWEN_1_5B, 65536, 1) - memory.training_peak(QWEN_1_5B, 32768, 1)
     assert grown == 32768 * per_token
     assert memory.checkpoint_bytes_per_token(QWEN_1_5B) == 29 * 1536 * 2
@@ -73,13 +75,21 @@ def test_the_peak_grows_with_tokens_by_the_activations_of_a_token():
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not():
     tokens = memory.largest_micro_batch(QWEN_1_5B, 16384, 80e9, ranks=1, reference=True)
-    assert memory.training_peak(QWEN_1_5B, tokens, 1) <= 80e9 < memory.training_peak(QWEN_1_5B, tokens + 1024, 1)
+    assert (
+        memory.training_peak(QWEN_1_5B, tokens, 1)
+        <= 80e9
+        < memory.training_peak(QWEN_1_5B, tokens + 1024, 1)
+    )
 
 
 def test_what_does_not_fit_is_zero():
-    assert memory.largest_micro_batch(QWEN_1_5B, 4096, 24e9, ranks=1, reference=False) == 0  # 25 GB of state alone
+    assert (
+        memory.largest_micro_batch(QWEN_1_5B, 4096, 24e9, ranks=1, reference=False) == 0
+    )  # 25 GB of state alone
     assert memory.largest_micro_batch(QWEN_1_5B, 4096, 24e9, ranks=8, reference=False) >= 4096
-    assert memory.largest_micro_batch(QWEN_1_5B, 10**6, 80e9, ranks=8, reference=False) == 0  # less than one sequence
+    assert (
+        memory.largest_micro_batch(QWEN_1_5B, 10**6, 80e9, ranks=8, reference=False) == 0
+    )  # less than one sequence
 
 
 def test_activations_agree_with_a_measured_peak():
@@ -101,12 +111,34 @@ def test_memory_writes_the_table(bench):
 
 
 def test_logps_reports_memory_and_time_against_the_plain_way(bench):
-    flags = ["--device", "cpu", "--tokens", 512, "--width", 32, "--vocabulary", 20000, "--chunks", 32, "--rounds", 1]
+    flags = [
+        "--device",
+        "cpu",
+        "--tokens",
+        512,
+        "--width",
+        32,
+        "--vocabulary",
+        20000,
+        "--chunks",
+        32,
+        "--rounds",
+        1,
+    ]
     result = bench(logps, *flags)
     assert result["variants"].keys() == {"plain", "plain + entropy", "chunk 32"}
     for row in result["variants"].values():
-        assert row.keys() == {"peak_gb", "working_gb", "seconds", "peak_ratio", "working_ratio", "time_ratio"}
-    assert result["variants"]["plain"]["working_gb"] > 3 * 512 * 20000 * 4 / 1e9 * 0.9  # the logits, three times
+        assert row.keys() == {
+            "peak_gb",
+            "working_gb",
+            "seconds",
+            "peak_ratio",
+            "working_ratio",
+            "time_ratio",
+        }
+    assert (
+        result["variants"]["plain"]["working_gb"] > 3 * 512 * 20000 * 4 / 1e9 * 0.9
+    )  # the logits, three times
     assert result["variants"]["chunk 32"]["working_ratio"] < 0.5
 
 
@@ -123,7 +155,15 @@ def test_scaling_writes_phases_growth_and_figure(bench, monkeypatch, tmp_path):
         """Steps that take a millisecond a token, half of it to update."""
         size = flags[-1] if flags[0] == "--model" else 10 * flags[-1]
         row = dict.fromkeys([f"seconds_{phase}" for phase in scaling.PHASES], size / 8000)
-        return [row | {"tokens": size, "length": size, "seconds_step": size / 1000, "seconds_update": size / 2000}]
+        return [
+            row
+            | {
+                "tokens": size,
+                "length": size,
+                "seconds_step": size / 1000,
+                "seconds_update": size / 2000,
+            }
+        ]
 
     monkeypatch.setattr(scaling, "measure", measure)
     result = bench(scaling, "--times", 1, 4, "--contexts", 8, 32)
@@ -141,7 +181,10 @@ def test_growth_is_the_exponent_between_neighbours():
 
 
 def test_the_fastest_step_is_the_one_per_token():
-    rows = [{"tokens": tokens, "length": 1, "seconds_step": seconds} for tokens, seconds in ((10, 2.0), (40, 4.0))]
+    rows = [
+        {"tokens": tokens, "length": 1, "seconds_step": seconds}
+        for tokens, seconds in ((10, 2.0), (40, 4.0))
+    ]
     rows = [row | {f"seconds_{phase}": 1.0 for phase in scaling.PHASES} for row in rows]
     point = scaling.fastest(rows)
     assert point["tokens"] == 40 and point["shares"]["update"] == 0.25
@@ -151,7 +194,12 @@ def test_gpu_measures_an_engine(tmp_path):
     gpu.make_model(tmp_path, gpu.SMALL, "cpu", longest=512)
     arguments = SimpleNamespace(small=True, engine="transformers", device="cpu")
     result = gpu.engine(arguments, str(tmp_path), gpu.SMALL)
-    assert {"seconds_sync", "seconds_sleep", "seconds_wake", "tokens_per_second plain"} <= result.keys()
+    assert {
+        "seconds_sync",
+        "seconds_sleep",
+        "seconds_wake",
+        "tokens_per_second plain",
+    } <= result.keys()
     assert 0 < result["logp_gap"] < 1e-5
 
 
@@ -159,7 +207,12 @@ def test_gpu_measures_an_engine(tmp_path):
 def test_gpu_runs_all_parts_on_a_cpu(bench):
     result = bench(gpu, "--device", "cpu", "--small", "--engine", "transformers")
     assert result.keys() >= set(gpu.PARTS)
-    assert result["step"]["seconds"].keys() >= {"seconds_rollout", "seconds_update", "seconds_sync", "seconds_step"}
+    assert result["step"]["seconds"].keys() >= {
+        "seconds_rollout",
+        "seconds_update",
+        "seconds_sync",
+        "seconds_step",
+    }
 
 
 def test_a_failing_part_leaves_the_others(bench, monkeypatch, tmp_path):
@@ -168,7 +221,9 @@ def test_a_failing_part_leaves_the_others(bench, monkeypatch, tmp_path):
         bench(gpu, "--device", "cpu", "--small", "--parts", "engine", "train")
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert "not done after 0.01 s" in result["engine"]["error"] and result["not_a_measurement"]
-    assert {"seconds_step", "tokens_per_second", "tflops", "mfu", "peak_gb"} <= result["train"].keys()
+    assert {"seconds_step", "tokens_per_second", "tflops", "mfu", "peak_gb"} <= result[
+        "train"
+    ].keys()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -181,7 +236,9 @@ def test_training_flops():
     """A 1.5B model at 16k tokens: 6 N a token, and a third as much again for attention."""
     flops = gpu.training_flops(QWEN_1_5B, sequences=1, length=16384)
     weights = 6 * 1_543_714_304 * 16384
-    attention = 3 * 28 * 12 * 4 * 128 * sum(range(16384))  # two products of 2 operations with each earlier token
+    attention = (
+        3 * 28 * 12 * 4 * 128 * sum(range(16384))
+    )  # two products of 2 operations with each earlier token
     assert flops == pytest.approx(weights + attention, rel=1e-4)
     untied = Shape(**(vars(QWEN_1_5B) | {"tied": False}))
     assert gpu.training_flops(untied, 1, 16384) == flops  # the embedding is a look-up
@@ -205,7 +262,18 @@ def test_trl_compare_measures_both_sides(bench):
     trl_python = ROOT.parent / "venv-trl" / "bin" / "python"
     if not trl_python.exists():
         pytest.skip("needs a python with TRL at ../venv-trl, see bench/trl_compare.py")
-    flags = ["--prompts", 4, "--trl_micro_batch", 8, "--rounds", 1, "--steps", 2, "--trl_python", trl_python]
+    flags = [
+        "--prompts",
+        4,
+        "--trl_micro_batch",
+        8,
+        "--rounds",
+        1,
+        "--steps",
+        2,
+        "--trl_python",
+        trl_python,
+    ]
     result = bench(trl_compare, *flags)
     assert result["ratios"].keys() == {"rollout", "logps", "update", "step"}
     assert result["trl_versions"]["trl"]

@@ -16,7 +16,9 @@ from trainer import data
 from trainer.data import Order, Problem, chat_ids, encode_prompts, held_out, load_problems
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the public data files lie beside the repository only")
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the public data files lie beside the repository only"
+)
 
 HEAD = (
     "Solve the following math problem step by step. The last line of your response should be of the form "
@@ -42,7 +44,9 @@ def write(path, rows):
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows, indent=1))
     else:
-        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        path.write_text(
+            "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+        )
     return str(path)
 
 
@@ -99,7 +103,9 @@ def test_system_turns_of_verl_rows_are_left_to_the_recipe(tmp_path):
 
 def test_rows_may_name_their_task_and_what_their_reward_needs(tmp_path):
     row = {"problem": "p", "answer": "a", "task": "knights", "verify": {"n": 3}}
-    assert load_problems(write(tmp_path / "a.jsonl", [row])) == [Problem("p", "a", "knights", {"n": 3})]
+    assert load_problems(write(tmp_path / "a.jsonl", [row])) == [
+        Problem("p", "a", "knights", {"n": 3})
+    ]
 
 
 def test_a_json_file_may_hold_lines_and_a_byte_order_mark(tmp_path):
@@ -114,7 +120,9 @@ def test_the_tiny_world_is_asked_for_split_and_level(monkeypatch):
     tiny = types.SimpleNamespace(problems=lambda split, level: [Problem(split, level)])
     monkeypatch.setitem(sys.modules, "tiny", tiny)
     assert load_problems("tiny:train/easy") == [Problem("train", "easy")]
-    with pytest.raises(ValueError, match=r"^tiny:train: write tiny:SPLIT/LEVEL, such as tiny:train/easy$"):
+    with pytest.raises(
+        ValueError, match=r"^tiny:train: write tiny:SPLIT/LEVEL, such as tiny:train/easy$"
+    ):
         load_problems("tiny:train")
 
 
@@ -129,7 +137,10 @@ def test_the_tiny_world_is_asked_for_split_and_level(monkeypatch):
         "{}" + TAIL,
         HEAD + "{}" + TAIL[:-1] + ", and you do not need to use a \\boxed command.\n",
         HEAD.replace("$Answer", "$ANSWER") + "{}" + TAIL,
-        HEAD + "{}" + TAIL + "\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
+        HEAD
+        + "{}"
+        + TAIL
+        + "\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
         "{} Let's think step by step and output the final answer within \\boxed{}.",
         '{} Let\'s think step by step and output the final answer after "####".',
         "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\n{}\nPlease reason step by step, and put your "
@@ -151,7 +162,11 @@ def test_wrappers_go_and_nothing_else(wrapped, problem):
 
 @pytest.mark.parametrize(
     "text",
-    [HEAD.strip(), "Solve the following math problem step by step.\n\n1+1?", "a\n\nRemember to put your hat on."],
+    [
+        HEAD.strip(),
+        "Solve the following math problem step by step.\n\n1+1?",
+        "a\n\nRemember to put your hat on.",
+    ],
 )
 def test_what_only_resembles_a_wrapper_stays(text):
     assert data.strip_wrapper(text) == text
@@ -160,12 +175,46 @@ def test_what_only_resembles_a_wrapper_stays(text):
 @pytest.mark.parametrize(
     ("gold", "answer"),
     [
-        *[("025", "25"), ("0", "0"), ("000", "0"), ("-007", "-7"), ("0.5", "0.5"), ("00.5", "00.5"), ("100", "100")],
-        *[("0a", "0a"), ("01,200", "01,200"), ("1,200", "1,200"), (" 7 ", "7"), (7, "7"), (7.0, "7"), (0.25, "0.25")],
-        *[("\\boxed{204}", "204"), ("$\\boxed{204}$", "204"), ("\\boxed{025}", "25"), ("\\boxed{ 7 }", "7")],
-        *[("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"), ("\\boxed{\\{1\\}}", "\\{1\\}"), ("\\boxed{\\}}", "\\}")],
-        *[("\\boxed{1} or \\boxed{2}", "\\boxed{1} or \\boxed{2}"), ("\\boxed{1", "\\boxed{1"), ("$x$", "$x$")],
-        *[("so\n#### 1,080", "1080"), ("so\n#### -12", "-12"), ("#### 1 #### 2", "2"), (["72"], "72")],
+        *[
+            ("025", "25"),
+            ("0", "0"),
+            ("000", "0"),
+            ("-007", "-7"),
+            ("0.5", "0.5"),
+            ("00.5", "00.5"),
+            ("100", "100"),
+        ],
+        *[
+            ("0a", "0a"),
+            ("01,200", "01,200"),
+            ("1,200", "1,200"),
+            (" 7 ", "7"),
+            (7, "7"),
+            (7.0, "7"),
+            (0.25, "0.25"),
+        ],
+        *[
+            ("\\boxed{204}", "204"),
+            ("$\\boxed{204}$", "204"),
+            ("\\boxed{025}", "25"),
+            ("\\boxed{ 7 }", "7"),
+        ],
+        *[
+            ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+            ("\\boxed{\\{1\\}}", "\\{1\\}"),
+            ("\\boxed{\\}}", "\\}"),
+        ],
+        *[
+            ("\\boxed{1} or \\boxed{2}", "\\boxed{1} or \\boxed{2}"),
+            ("\\boxed{1", "\\boxed{1"),
+            ("$x$", "$x$"),
+        ],
+        *[
+            ("so\n#### 1,080", "1080"),
+            ("so\n#### -12", "-12"),
+            ("#### 1 #### 2", "2"),
+            (["72"], "72"),
+        ],
     ],
 )
 def test_golds_become_bare_strings(gold, answer):
@@ -192,7 +241,11 @@ def test_the_last_box_of_a_solution(solution, answer):
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_repeats_collapse_and_conflicts_go_with_their_counts(tmp_path, capsys, kind):
-    rows = [verl(HEAD + "a?" + TAIL, "1"), verl(HEAD + "b?" + TAIL, "2"), verl(HEAD + "c?" + TAIL, "025")] * 100
+    rows = [
+        verl(HEAD + "a?" + TAIL, "1"),
+        verl(HEAD + "b?" + TAIL, "2"),
+        verl(HEAD + "c?" + TAIL, "025"),
+    ] * 100
     rows += [verl(HEAD + " b? " + TAIL, "3"), verl("c?", "25"), verl("d?", "4")]
     path = write(tmp_path / f"dapo.{kind}", rows)
     assert [(problem.text, problem.answer) for problem in load_problems(path)] == [
@@ -207,7 +260,11 @@ def test_repeats_collapse_and_conflicts_go_with_their_counts(tmp_path, capsys, k
 
 
 def test_plain_rows_are_all_kept_so_that_a_benchmark_stays_whole(tmp_path, capsys):
-    rows = [{"problem": "p", "answer": "1"}, {"problem": "p", "answer": "1"}, {"problem": "p", "answer": "2"}]
+    rows = [
+        {"problem": "p", "answer": "1"},
+        {"problem": "p", "answer": "1"},
+        {"problem": "p", "answer": "2"},
+    ]
     assert len(load_problems(write(tmp_path / "a.jsonl", rows))) == 3
     assert capsys.readouterr().out == ""
 
@@ -237,13 +294,22 @@ ANY_ANSWER = "reward_model, answer, final_answer, ground_truth, solution"
         ({"problem": "p", "answer": {"a": 1}}, "answer is dict; expected text or a number"),
         ({"problem": "p", "answer": ["1", "2"]}, "answer is list; expected text or a number"),
         ({"problem": "p", "answer": "1", "verify": "x"}, "verify is str; expected an object"),
-        ({"problem": "p", "solution": "so 3"}, "the solution holds no \\boxed{} and no #### with the answer"),
-        ({**verl("p", "1"), "reward_model": "1"}, "reward_model is str; expected an object with ground_truth"),
+        (
+            {"problem": "p", "solution": "so 3"},
+            "the solution holds no \\boxed{} and no #### with the answer",
+        ),
+        (
+            {**verl("p", "1"), "reward_model": "1"},
+            "reward_model is str; expected an object with ground_truth",
+        ),
         ({**verl("p", "1"), "reward_model": {}}, "no answer column; expected one of ground_truth"),
         (verl("p", None), "empty answer"),
         ({**verl("p", "1"), "prompt": ["p"]}, "prompt is not a list of {role, content} messages"),
         ({**verl("p", "1"), "prompt": []}, "prompt has 0 user messages; expected one"),
-        ({**verl("p", "1"), "prompt": verl("p", "1")["prompt"] * 2}, "prompt has 2 user messages; expected one"),
+        (
+            {**verl("p", "1"), "prompt": verl("p", "1")["prompt"] * 2},
+            "prompt has 2 user messages; expected one",
+        ),
         (verl(None, "1"), "prompt is NoneType; expected text"),
         (["p", "1"], "expected an object with a problem and an answer, found list"),
         ("3", "expected an object with a problem and an answer, found int"),
@@ -266,9 +332,21 @@ def test_a_malformed_row_of_a_table_is_named_by_its_number(tmp_path, kind):
 @pytest.mark.parametrize(
     ("name", "content", "fault"),
     [
-        ("a.jsonl", b'{"problem": "p", "answer": "1"}\n{"problem": "p",\n', ", line 2: not valid JSON (Expecting"),
-        ("a.jsonl", b'{"problem": "\xff", "answer": "1"}\n', ", line 1: not valid JSON ('utf-8' codec"),
-        ("a.json", b'[{"problem": "p", "answer": "1"},', ": not valid JSON (Expecting value: line 1 column"),
+        (
+            "a.jsonl",
+            b'{"problem": "p", "answer": "1"}\n{"problem": "p",\n',
+            ", line 2: not valid JSON (Expecting",
+        ),
+        (
+            "a.jsonl",
+            b'{"problem": "\xff", "answer": "1"}\n',
+            ", line 1: not valid JSON ('utf-8' codec",
+        ),
+        (
+            "a.json",
+            b'[{"problem": "p", "answer": "1"},',
+            ": not valid JSON (Expecting value: line 1 column",
+        ),
         ("a.parquet", b"PAR1 no", ": not a Parquet file ("),
         ("a.jsonl", b"", ": no problems in it"),
         ("a.json", b"[]", ": no problems in it"),
@@ -284,7 +362,10 @@ def test_a_broken_file_is_named_with_its_fault(tmp_path, name, content, fault):
 
 
 def test_a_missing_file_says_what_is_accepted(tmp_path):
-    for source, fault in ((f"{tmp_path}/none.jsonl", "no such file"), ("gsm8k", "not a known source")):
+    for source, fault in (
+        (f"{tmp_path}/none.jsonl", "no such file"),
+        ("gsm8k", "not a known source"),
+    ):
         with pytest.raises(FileNotFoundError) as error:
             load_problems(source)
         assert str(error.value) == f"{source}: {fault}; give {data.ACCEPTED}"
@@ -295,22 +376,41 @@ def test_a_missing_file_says_what_is_accepted(tmp_path):
 HUB_ROWS = {
     ("BytedTsinghua-SIA/DAPO-Math-17k", None, "train"): [verl(HEAD + "p?" + TAIL, "034")] * 100,
     ("open-r1/DAPO-Math-17k-Processed", "all", "train"): [
-        {**verl("", "34"), "prompt": "p?", "solution": "34", "source_prompt": [{"content": "w", "role": "user"}]}
+        {
+            **verl("", "34"),
+            "prompt": "p?",
+            "solution": "34",
+            "source_prompt": [{"content": "w", "role": "user"}],
+        }
     ],
-    ("BytedTsinghua-SIA/AIME-2024", None, "train"): [verl(HEAD + "p?" + TAIL, "34", raw_problem="p?", split=None)] * 32,
+    ("BytedTsinghua-SIA/AIME-2024", None, "train"): [
+        verl(HEAD + "p?" + TAIL, "34", raw_problem="p?", split=None)
+    ]
+    * 32,
     ("HuggingFaceH4/aime_2024", None, "train"): [
         {"id": 1, "problem": "p?", "solution": "s", "answer": "034", "url": "u", "year": "2024"}
     ],
-    ("math-ai/aime24", None, "test"): [{"id": 1, "problem": "p?", "solution": "\\boxed{034}", "url": "u"}],
+    ("math-ai/aime24", None, "test"): [
+        {"id": 1, "problem": "p?", "solution": "\\boxed{034}", "url": "u"}
+    ],
     ("math-ai/aime25", None, "test"): [{"problem": "p?", "answer": "34", "id": "1"}],
     ("math-ai/amc23", None, "test"): [{"id": 1, "answer": 34.0, "question": "p?", "url": "u"}],
     ("math-ai/minervamath", None, "test"): [{"question": "p?", "answer": "34"}],
-    ("MathArena/aime_2025", None, "train"): [{"problem_idx": 1, "problem": "p?", "answer": 34, "problem_type": ["A"]}],
+    ("MathArena/aime_2025", None, "train"): [
+        {"problem_idx": 1, "problem": "p?", "answer": 34, "problem_type": ["A"]}
+    ],
     ("MathArena/hmmt_feb_2025", None, "train"): [
         {"problem_idx": 1, "problem": "p?", "answer": "34", "problem_type": ["A"]}
     ],
     ("HuggingFaceH4/MATH-500", None, "test"): [
-        {"problem": "p?", "solution": "\\boxed{1}", "answer": "34", "subject": "s", "level": 2, "unique_id": "u"}
+        {
+            "problem": "p?",
+            "solution": "\\boxed{1}",
+            "answer": "34",
+            "subject": "s",
+            "level": 2,
+            "unique_id": "u",
+        }
     ],
     ("openai/gsm8k", "main", "train"): [{"question": "p?", "answer": "<<2*17=34>>34\n#### 34"}],
     ("agentica-org/DeepScaleR-Preview-Dataset", None, "train"): [
@@ -323,7 +423,13 @@ HUB_ROWS = {
         {"problem": "q?", "answer": None, "difficulty": "3/8"},
     ],
     ("zwhe99/DeepMath-103K", None, "train"): [
-        {"question": "p?", "final_answer": "34", "difficulty": 5.5, "topic": "t", "r1_solution_1": "\\boxed{1}"}
+        {
+            "question": "p?",
+            "final_answer": "34",
+            "difficulty": 5.5,
+            "topic": "t",
+            "r1_solution_1": "\\boxed{1}",
+        }
     ],
     ("hkust-nlp/SimpleRL-Zoo-Data", "simplelr_qwen_level3to5/train.parquet", "train"): [
         {**verl("<|im_start|>user\np?<|im_end|>\n", "34"), "answer": "34"}
@@ -341,7 +447,12 @@ def test_hub_sets_with_their_own_columns(hub, key):
 
 def test_sets_in_several_configs_are_read_one_after_another(hub):
     for subject in data.MATH.split():
-        row = {"problem": f"{subject}?", "level": "Level 1", "type": subject, "solution": "It is $\\boxed{012}$."}
+        row = {
+            "problem": f"{subject}?",
+            "level": "Level 1",
+            "type": subject,
+            "solution": "It is $\\boxed{012}$.",
+        }
         hub["EleutherAI/hendrycks_math", subject, "test"] = [row, row]
     hub["opencompass/AIME2025", "AIME2025-I", "test"] = [{"question": "i?", "answer": "1"}]
     hub["opencompass/AIME2025", "AIME2025-II", "test"] = [{"question": "ii?", "answer": "2"}]
@@ -371,7 +482,9 @@ def test_known_blank_rows_are_dropped_and_counted_and_others_are_faults(hub, cap
 
 
 def test_an_unreachable_hub_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)  # the true load_dataset, without its retries
+    monkeypatch.setattr(
+        datasets.config, "HF_HUB_OFFLINE", True
+    )  # the true load_dataset, without its retries
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError) as error:
         load_problems("nobody/no-such-set:test")
@@ -392,8 +505,13 @@ def deepmath(hub):
         for i, difficulty in enumerate([1.0, 2.0, 8.0] * 3000)
     ]
     for gold in ("Yes", "no", "\\text{True}", "False."):
-        rows += [{"question": f"{gold}{i}?", "final_answer": gold, "difficulty": 1.0} for i in range(100)]
-    rows += [{"question": f"unrated{i}?", "final_answer": "1", "difficulty": (-1.0, 0.0)[i % 2]} for i in range(50)]
+        rows += [
+            {"question": f"{gold}{i}?", "final_answer": gold, "difficulty": 1.0} for i in range(100)
+        ]
+    rows += [
+        {"question": f"unrated{i}?", "final_answer": "1", "difficulty": (-1.0, 0.0)[i % 2]}
+        for i in range(50)
+    ]
     hub["zwhe99/DeepMath-103K", None, "train"] = rows
     return {row["question"]: row["difficulty"] for row in rows if row["question"][0] == "d"}
 
@@ -404,13 +522,18 @@ def test_medium_is_the_easiest_without_true_false(deepmath, capsys):
     assert [difficulties.count(d) for d in (1.0, 2.0, 8.0)] == [3000, 2000, 0]
     assert len({problem.text for problem in problems}) == 5000
     assert problems[0].task == "liteppo:medium"
-    assert "5,000 of 9,000 problems, 450 true/false or unrated ones left out" in capsys.readouterr().out
+    assert (
+        "5,000 of 9,000 problems, 450 true/false or unrated ones left out"
+        in capsys.readouterr().out
+    )
 
 
 def test_hard_is_drawn_in_proportion_to_difficulty(deepmath):
     problems = load_problems("liteppo:hard")
     assert len({problem.text for problem in problems}) == 5000
-    first = [deepmath[problem.text] for problem in problems[:1100]]  # early draws: still nearly 1 : 2 : 8
+    first = [
+        deepmath[problem.text] for problem in problems[:1100]
+    ]  # early draws: still nearly 1 : 2 : 8
     assert first.count(8.0) / len(first) == pytest.approx(8 / 11, abs=0.05)
     assert first.count(2.0) / first.count(1.0) == pytest.approx(2, rel=0.25)
 
@@ -420,7 +543,9 @@ def test_easy_is_a_random_part_of_simplerl(hub):
     hub["hkust-nlp/SimpleRL-Zoo-Data", "simplelr_qwen_gsm8k_level1/train.parquet", "train"] = rows
     drawn = [int(problem.answer) for problem in load_problems("liteppo:easy")]
     assert len(set(drawn)) == 5000
-    assert drawn[:1000] != sorted(drawn[:1000]) and sum(drawn) / 5000 == pytest.approx(3000, rel=0.03)
+    assert drawn[:1000] != sorted(drawn[:1000]) and sum(drawn) / 5000 == pytest.approx(
+        3000, rel=0.03
+    )
     assert drawn == [int(problem.answer) for problem in load_problems("liteppo:easy")]
     assert drawn != [int(problem.answer) for problem in load_problems("liteppo:easy", seed=1)]
 
@@ -434,7 +559,10 @@ def test_an_unknown_lite_ppo_level_is_named():
 
 
 def test_held_out_ignores_spelling_but_not_operators(capsys):
-    reserved = [Problem("Find  $x + 1.5$, when\n$x=2$!", "3.5"), Problem("roots of $z^4 + z^2$", "6")]
+    reserved = [
+        Problem("Find  $x + 1.5$, when\n$x=2$!", "3.5"),
+        Problem("roots of $z^4 + z^2$", "6"),
+    ]
     problems = [
         Problem("find x+1.5 when x = 2!", "3.5"),
         Problem("find x+15 when x = 2!", "17"),
@@ -454,7 +582,9 @@ def make_tokenizer(template=TEMPLATE):
     vocabulary = {chr(i): i for i in range(128)} | {"<bos>": 128}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="\x00"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", chat_template=template)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", chat_template=template
+    )
 
 
 def test_chat_ids_are_plain_ids_of_the_turns_and_the_generation_prompt():
@@ -466,10 +596,15 @@ def test_chat_ids_are_plain_ids_of_the_turns_and_the_generation_prompt():
 
 
 def test_a_missing_or_refusing_chat_template_is_one_sentence():
-    with pytest.raises(ValueError, match=r"^the tokenizer '' has no chat template; set chat_template in "):
+    with pytest.raises(
+        ValueError, match=r"^the tokenizer '' has no chat template; set chat_template in "
+    ):
         chat_ids(make_tokenizer(None), "1+1?")
     refusing = make_tokenizer("{{ raise_exception('System role not supported') }}")
-    with pytest.raises(ValueError, match=r"^the chat template of '' refuses the prompt \(System role not supported\)$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^the chat template of '' refuses the prompt \(System role not supported\)$",
+    ):
         chat_ids(refusing, "1+1?", system="x")
 
 
@@ -477,9 +612,14 @@ def test_prompts_over_the_limit_are_dropped_counted_and_said(capsys):
     problems = [Problem("x" * n, "1") for n in (3, 5, 4)]
     length = len("<user>xxxx!<assistant>")
     kept, prompts = encode_prompts(problems, make_tokenizer(), "!", "", length)
-    assert kept == [problems[0], problems[2]] and [len(prompt) for prompt in prompts] == [length - 1, length]
+    assert kept == [problems[0], problems[2]] and [len(prompt) for prompt in prompts] == [
+        length - 1,
+        length,
+    ]
     assert capsys.readouterr().out == f"1 of 3 prompts are longer than {length} tokens: dropped\n"
-    with pytest.raises(ValueError, match=r"^no prompt of 3 fits in 5 tokens \(the shortest has 21\)$"):
+    with pytest.raises(
+        ValueError, match=r"^no prompt of 3 fits in 5 tokens \(the shortest has 21\)$"
+    ):
         encode_prompts(problems, make_tokenizer(), "!", "", 5)
 
 
@@ -523,7 +663,10 @@ def test_a_resumed_order_goes_on_as_the_unbroken_one(done):
 
 def test_an_order_is_not_resumed_over_other_data_or_another_seed():
     state = Order(10, seed=3).state()
-    with pytest.raises(ValueError, match=r"^the checkpoint's data order has size 10, this run's has 11: resume with "):
+    with pytest.raises(
+        ValueError,
+        match=r"^the checkpoint's data order has size 10, this run's has 11: resume with ",
+    ):
         Order(11, seed=3).restore(state)
     with pytest.raises(ValueError, match=r"order has seed 3, this run's has 4"):
         Order(10, seed=4).restore(state)
@@ -534,7 +677,13 @@ def test_an_order_is_not_resumed_over_other_data_or_another_seed():
 # --- the public files ---
 
 ROWS = {
-    **{"gsm8k_train": 7473, "gsm8k_test": 1319, "math_train_7498": 7498, "math500": 500, "deepmath_5k": 4994},
+    **{
+        "gsm8k_train": 7473,
+        "gsm8k_test": 1319,
+        "math_train_7498": 7498,
+        "math500": 500,
+        "deepmath_5k": 4994,
+    },
     **{"aime24": 30, "aime25": 30, "amc23": 40, "minerva": 272, "olympiadbench": 674},
     **{"hmmt25": 30, "brumo25": 30, "cmimc25": 40, "dapo_aime2024": 30, "dapo_math_17k_head14": 14},
 }
@@ -565,7 +714,9 @@ def test_unwrapping_real_dapo_prompts_gives_the_bare_problem(tmp_path, name):
     rows = [json.loads(line) for line in (SHARED / f"{name}.jsonl").open()]
     bare = [{"prompt": row["prompt"], "reward_model": row["reward_model"]} for row in rows]
     problems = load_problems(write(tmp_path / "bare.parquet", bare))
-    assert [(problem.text, problem.answer) for problem in problems] == [(row["problem"], row["answer"]) for row in rows]
+    assert [(problem.text, problem.answer) for problem in problems] == [
+        (row["problem"], row["answer"]) for row in rows
+    ]
 
 
 @needs_shared
@@ -587,5 +738,7 @@ def test_golds_out_of_math_solutions(tmp_path):
 
 @needs_shared
 def test_known_leaks_are_held_out(capsys):
-    deepmath, math_train = (load_problems(str(SHARED / f"{name}.jsonl")) for name in ("deepmath_5k", "math_train_7498"))
+    deepmath, math_train = (
+        load_problems(str(SHARED / f"{name}.jsonl")) for name in ("deepmath_5k", "math_train_7498")
+    )
     assert len(deepmath) - len(held_out(deepmath, math_train)) == 286

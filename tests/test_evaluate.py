@@ -19,8 +19,13 @@ import rewards
 from tiny import pretrain as tiny
 from trainer import data
 
-NINE = {name: SHARED / f"{'olympiadbench' if name == 'olympiad' else name}.jsonl" for name in evaluate.BENCHMARKS}
-needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the benchmark files are not in {SHARED}")
+NINE = {
+    name: SHARED / f"{'olympiadbench' if name == 'olympiad' else name}.jsonl"
+    for name in evaluate.BENCHMARKS
+}
+needs_data = pytest.mark.skipif(
+    not SHARED.is_dir(), reason=f"the benchmark files are not in {SHARED}"
+)
 
 
 @pytest.fixture
@@ -51,7 +56,9 @@ def test_pass_at_k_equals_the_enumeration_of_all_subsets():
         for c in range(n + 1):
             for k in range(1, n + 1):
                 subsets = list(itertools.combinations([1] * c + [0] * (n - c), k))
-                assert evaluate.pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-12)
+                assert evaluate.pass_at_k(n, c, k) == pytest.approx(
+                    sum(map(any, subsets)) / len(subsets), abs=1e-12
+                )
 
 
 def test_pass_at_k_is_stable_where_factorials_overflow():
@@ -75,7 +82,9 @@ def test_the_interval_covers_the_truth_in_19_of_20_simulations(problems, answers
         values = [sum(rng.random() < p for _ in range(answers)) / answers for p in difficulties]
         low, high = evaluate.interval(values, draws=answers)
         covered += low <= a / (a + b) <= high
-    assert 0.92 <= covered / trials <= 0.985  # 0.95, within 3 standard errors and the rule's own error
+    assert (
+        0.92 <= covered / trials <= 0.985
+    )  # 0.95, within 3 standard errors and the rule's own error
 
 
 def test_the_interval_holds_its_mean_where_all_or_none_is_solved():
@@ -86,15 +95,28 @@ def test_the_interval_holds_its_mean_where_all_or_none_is_solved():
 
 def test_the_interval_at_its_ends():
     low, high = evaluate.interval([0.0] * 30, draws=32)
-    assert low == 0 and 0.08 < high < 0.15  # about 3/30: nothing solved does not mean that nothing can be
+    assert (
+        low == 0 and 0.08 < high < 0.15
+    )  # about 3/30: nothing solved does not mean that nothing can be
     low, high = evaluate.interval([1.0] * 30, draws=32)
     assert high == pytest.approx(1) and 0.85 < low < 0.92
     assert evaluate.interval([0.5], draws=32) == (0.0, 1.0)  # one problem says nothing about others
-    assert evaluate.interval([0.5] * 30, draws=32)[0] < 0.5  # equal values still have sampling noise
+    assert (
+        evaluate.interval([0.5] * 30, draws=32)[0] < 0.5
+    )  # equal values still have sampling noise
 
 
 def test_student_t():
-    exact = {1: 12.7062, 2: 4.3027, 3: 3.1824, 5: 2.5706, 15: 2.1314, 16: 2.1199, 29: 2.0452, 271: 1.9688}
+    exact = {
+        1: 12.7062,
+        2: 4.3027,
+        3: 3.1824,
+        5: 2.5706,
+        15: 2.1314,
+        16: 2.1199,
+        29: 2.0452,
+        271: 1.9688,
+    }
     for df, quantile in exact.items():
         assert evaluate.student_t(df) == pytest.approx(quantile, abs=0.001)
 
@@ -106,7 +128,10 @@ def test_majority():
     assert evaluate.majority([None, None, "4"], [False, False, True]) == 1
     assert evaluate.majority([None], [False]) == 0
     assert (
-        evaluate.majority([r"\dfrac{1}{2}", r" \frac{1} {2}", "3", "3", "2"], [True, True, False, False, False]) == 0.5
+        evaluate.majority(
+            [r"\dfrac{1}{2}", r" \frac{1} {2}", "3", "3", "2"], [True, True, False, False, False]
+        )
+        == 0.5
     )
 
 
@@ -120,12 +145,27 @@ def test_spearman():
     assert evaluate.spearman([1, 2, 3, 4], [10, 100, 1000, 9999]) == pytest.approx(1)
     assert evaluate.spearman([1, 2, 2, 4], [4, 3, 3, 1]) == pytest.approx(-1)
     assert evaluate.spearman([1, 2, 3], [2, 3, 1]) == pytest.approx(-0.5)
-    assert evaluate.spearman([1, 2], [1, 2]) is None and evaluate.spearman([1, 1, 1], [1, 2, 3]) is None
+    assert (
+        evaluate.spearman([1, 2], [1, 2]) is None
+        and evaluate.spearman([1, 1, 1], [1, 2, 3]) is None
+    )
 
 
 # ------------------------------------------------------------------------------------------------- runs of evaluations
 
-TINY = ("tiny:base", "--benchmarks", "tiny/hard", "--n", 4, "--limit", 24, "--chunk", 8, "--max_tokens", 96)
+TINY = (
+    "tiny:base",
+    "--benchmarks",
+    "tiny/hard",
+    "--n",
+    4,
+    "--limit",
+    24,
+    "--chunk",
+    8,
+    "--max_tokens",
+    96,
+)
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +185,14 @@ def same(one: Path, other: Path) -> bool:
 def test_a_killed_run_continues_to_the_same_result(run, uninterrupted, tmp_path, capsys):
     out, path = tmp_path / "killed", tmp_path / "killed" / "generations.jsonl"
     command = [sys.executable, ROOT / "evaluate.py", *map(str, TINY), "--out", out]
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     deadline = time.monotonic() + 120
     while not path.exists() or path.read_bytes().count(b"\n") < 4:
-        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read().decode()
+        assert process.poll() is None and time.monotonic() < deadline, (
+            process.stdout.read().decode()
+        )
     process.send_signal(signal.SIGKILL)
     process.communicate()
     finished = path.read_bytes()
@@ -173,7 +217,9 @@ def test_other_arguments_are_refused_by_name(run, uninterrupted):
 def test_the_report(uninterrupted):
     value = json.loads((uninterrupted / "eval.json").read_text())
     report = value["benchmarks"]["tiny/hard"]
-    assert report["problems"] == 24 and report["n"] == 4 and list(report["robust"]) == ["1", "2", "4"]
+    assert (
+        report["problems"] == 24 and report["n"] == 4 and list(report["robust"]) == ["1", "2", "4"]
+    )
     solved = [problem["robust"] for problem in value["problems"]]
     assert report["robust"]["1"][0] == pytest.approx(sum(solved) / 96) and 0 < sum(solved) < 96
     assert report["robust"]["4"][0] == pytest.approx(sum(c > 0 for c in solved) / 24)
@@ -182,7 +228,9 @@ def test_the_report(uninterrupted):
     records = [json.loads(line) for line in (uninterrupted / "generations.jsonl").open()]
     answers = [answer for record in records for answer in record["answers"]]
     assert report["tokens"] == pytest.approx(sum(answer["tokens"] for answer in answers) / 96)
-    assert len({record["answers"][0]["text"] for record in records}) > 12  # a seed of its own for each problem
+    assert (
+        len({record["answers"][0]["text"] for record in records}) > 12
+    )  # a seed of its own for each problem
 
 
 def test_regrading_needs_no_model(run, uninterrupted, tmp_path):
@@ -215,13 +263,22 @@ def test_an_unfinished_evaluation_is_not_regraded(run, uninterrupted, tmp_path):
         (("no/such/folder",), "There is no folder no/such/folder"),
         ((".",), "has no config.json"),
         (("tiny/models/base", "--benchmarks", "aime26"), "No benchmark is called aime26"),
-        (("tiny/models/base", "--benchmarks", "tiny", "--data", "aime24=x.jsonl"), "--data names aime24"),
+        (
+            ("tiny/models/base", "--benchmarks", "tiny", "--data", "aime24=x.jsonl"),
+            "--data names aime24",
+        ),
         (("tiny/models/base", "--data", "x.jsonl"), "--data takes NAME=FILE, not x.jsonl"),
-        (("tiny/models/base", "--benchmarks", "aime24", "--data", "aime24=x.jsonl"), "x.jsonl: no such file"),
+        (
+            ("tiny/models/base", "--benchmarks", "aime24", "--data", "aime24=x.jsonl"),
+            "x.jsonl: no such file",
+        ),
         (("tiny/models/base", "--all"), "--all needs a run folder"),
         (("tiny/models/base", "--wrong_flag", "1"), "wrong_flag"),
         (("--regrade", "tiny/models/base"), "is not the folder of an evaluation"),
-        (("--compare", "tiny/models/base", "tiny/models/base"), "There is no tiny/models/base/eval.json"),
+        (
+            ("--compare", "tiny/models/base", "tiny/models/base"),
+            "There is no tiny/models/base/eval.json",
+        ),
         ((), "say what to measure"),
     ],
 )
@@ -238,7 +295,11 @@ def test_a_run_folder_stands_for_its_checkpoints(tmp_path):
     (run / "metrics.jsonl").write_text("")
     with pytest.raises(FileNotFoundError, match="without a checkpoint yet"):
         evaluate.find_models(str(run))
-    for name in ("step_000100", "step_000020", "step_000200.tmp"):  # the last one is still being written
+    for name in (
+        "step_000100",
+        "step_000020",
+        "step_000200.tmp",
+    ):  # the last one is still being written
         (run / "checkpoints" / name).mkdir()
         (run / "checkpoints" / name / "config.json").write_text("{}")
     last = run / "checkpoints" / "step_000100"
@@ -272,11 +333,36 @@ def test_all_nine_benchmarks_from_file_to_report(run, model, tmp_path, capsys, e
     if engine == "vllm":
         pytest.importorskip("vllm", reason="vllm is not installed")
     files = [f"{name}={path}" for name, path in NINE.items()]
-    run(model, "--engine", engine, "--limit", 2, "--max_tokens", 8, "--out", tmp_path, "--data", *files)
+    run(
+        model,
+        "--engine",
+        engine,
+        "--limit",
+        2,
+        "--max_tokens",
+        8,
+        "--out",
+        tmp_path,
+        "--data",
+        *files,
+    )
     value = json.loads((tmp_path / "eval.json").read_text())
     assert list(value["benchmarks"]) == list(NINE)
-    assert [report["n"] for report in value["benchmarks"].values()] == [32, 32, 32, 4, 4, 4, 32, 32, 32]
-    assert all(report["problems"] == 2 and 0 < report["tokens"] <= 8 for report in value["benchmarks"].values())
+    assert [report["n"] for report in value["benchmarks"].values()] == [
+        32,
+        32,
+        32,
+        4,
+        4,
+        4,
+        32,
+        32,
+        32,
+    ]
+    assert all(
+        report["problems"] == 2 and 0 < report["tokens"] <= 8
+        for report in value["benchmarks"].values()
+    )
     settings = value["settings"]
     assert (settings["temperature"], settings["top_p"]) == (0.7, 0.9)
     assert set(settings["suffix"].values()) == {
@@ -291,12 +377,17 @@ def test_logic_puzzles_are_graded_by_their_own_verifier(run, model, tmp_path):
     records = [json.loads(line) for line in (tmp_path / "generations.jsonl").open()]
     for record in records:
         record["answers"][0]["text"] = f"<answer>{record['answer']}</answer>"
-        record["answers"][1]["text"] = f"\\boxed{{{record['answer']}}}"  # not how a puzzle is to be answered
-    (tmp_path / "generations.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        record["answers"][1]["text"] = (
+            f"\\boxed{{{record['answer']}}}"  # not how a puzzle is to be answered
+        )
+    (tmp_path / "generations.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in records)
+    )
     run("--regrade", tmp_path)
     report = json.loads((tmp_path / "eval.json").read_text())["benchmarks"]["logic:chain_sum:3"]
     assert (
-        report["robust"]["1"][0] == report["no_answer"] == 0.5 and report["robust"]["2"][0] == report["majority"] == 1
+        report["robust"]["1"][0] == report["no_answer"] == 0.5
+        and report["robust"]["2"][0] == report["majority"] == 1
     )
 
 
@@ -307,7 +398,9 @@ def test_prorls_protocol(model):
     )
     assert settings["n"] == {"aime24": 16, "math500": 16}
     assert (settings["temperature"], settings["top_p"]) == (0.6, 0.95)
-    assert settings["max_tokens"] == 8192 - max(map(len, prompts["aime24"]))  # the context holds no more
+    assert settings["max_tokens"] == 8192 - max(
+        map(len, prompts["aime24"])
+    )  # the context holds no more
 
 
 # Golds that the strict box refuses even from somebody who copies them: they do not fit into the last 100 characters.
@@ -320,8 +413,12 @@ def test_the_gold_answers_score_100_percent(name):
     problems = data.load_problems(str(NINE[name]))
     golds = [problem.answer for problem in problems]
     responses = [f"So the answer is $\\boxed{{{gold}}}$." for gold in golds]
-    assert [g for g, s in zip(golds, rewards.robust_many(responses, golds), strict=True) if s < 0] == []
-    strict = [rewards.strict_box(response, gold) for response, gold in zip(responses, golds, strict=True)]
+    assert [
+        g for g, s in zip(golds, rewards.robust_many(responses, golds), strict=True) if s < 0
+    ] == []
+    strict = [
+        rewards.strict_box(response, gold) for response, gold in zip(responses, golds, strict=True)
+    ]
     assert [i for i, score in enumerate(strict) if score < 0] == TOO_LONG.get(name, [])
 
 
@@ -331,7 +428,10 @@ def test_the_gold_answers_in_other_words_score_100_percent_too(name):
     """As a model would write them: in LaTeX, without the dollar signs, \\dfrac for \\frac."""
     golds = [problem.answer for problem in data.load_problems(str(NINE[name]))]
     written = [re.sub(r"\\frac", r"\\dfrac", gold.strip("$")) for gold in golds]
-    written = [re.sub(r"(?<=\d)e([+-]?\d+)", r"\\times 10^{\1}", text).replace("np.", "\\") for text in written]
+    written = [
+        re.sub(r"(?<=\d)e([+-]?\d+)", r"\\times 10^{\1}", text).replace("np.", "\\")
+        for text in written
+    ]
     scores = rewards.robust_many([f"\\boxed{{{text}}}" for text in written], golds)
     assert [gold for gold, score in zip(golds, scores, strict=True) if score < 0] == []
 
@@ -360,7 +460,12 @@ def made_up(name: str, tasks: dict[str, list[int]], n: int = 64) -> dict:
     return {"name": name, "problems": problems, "tasks": tasks, "benchmarks": tasks}
 
 
-BASE = {"math": [20] * 30 + [0] * 10, "code": [4] * 10 + [0] * 30, "logic": [0] * 40, "ood": [2] * 6 + [0] * 34}
+BASE = {
+    "math": [20] * 30 + [0] * 10,
+    "code": [4] * 10 + [0] * 30,
+    "logic": [0] * 40,
+    "ood": [2] * 6 + [0] * 34,
+}
 MIDDLE = {
     "math": [40] * 30 + [0] * 10,
     "code": [30] * 29 + [0] * 11,
@@ -389,17 +494,27 @@ def test_compare_names_each_regime(run, tmp_path, capsys):
     )
     result = json.loads((tmp_path / "out" / "compare.json").read_text())
     regimes = {task: row["regime"] for task, row in result["tasks"].items()}
-    assert regimes == {"math": "diminish", "code": "plateau", "logic": "sustained", "ood": "diminish"}
+    assert regimes == {
+        "math": "diminish",
+        "code": "plateau",
+        "logic": "sustained",
+        "ood": "diminish",
+    }
     assert result["tasks"]["code"]["reached"] == pytest.approx(19 / 20)
     assert result["tasks"]["math"]["rise_1"] == pytest.approx(0.75 * 40 / 64)
-    assert result["tasks"]["ood"]["rise_max"] == pytest.approx(1 / 40)  # one problem more: within the noise
+    assert result["tasks"]["ood"]["rise_max"] == pytest.approx(
+        1 / 40
+    )  # one problem more: within the noise
     assert -1 <= result["spearman"]["rise_max"] < -0.3
     assert (tmp_path / "out" / "compare.png").stat().st_size > 30_000
     assert "sustained" in capsys.readouterr().out
 
 
 def test_two_evaluations_tell_plateau_from_sustained_by_the_shape_of_the_rise():
-    base, trained = {"a": [8] * 20 + [0] * 20, "b": [0] * 40}, {"a": [60] * 28 + [0] * 12, "b": [9] * 30 + [0] * 10}
+    base, trained = (
+        {"a": [8] * 20 + [0] * 20, "b": [0] * 40},
+        {"a": [60] * 28 + [0] * 12, "b": [9] * 30 + [0] * 10},
+    )
     tasks = evaluate.compare([made_up("base", base), made_up("trained", trained)])["tasks"]
     assert tasks["a"]["rise_max"] == pytest.approx(0.2) and tasks["a"]["regime"] == "plateau"
     assert tasks["b"]["rise_max"] == pytest.approx(0.75) and tasks["b"]["regime"] == "sustained"

@@ -19,21 +19,29 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def lab_in(*arguments):
-    return subprocess.run([sys.executable, "-m", "lab", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "lab", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
 
 
 # --- the table ---
 
 
 @pytest.mark.parametrize("name", lab.EXPERIMENTS)
-def test_arms_take_flags_that_their_scripts_have_and_differ_from_each_other(name, monkeypatch, tmp_path):
+def test_arms_take_flags_that_their_scripts_have_and_differ_from_each_other(
+    name, monkeypatch, tmp_path
+):
     experiment, configs = lab.EXPERIMENTS[name], []
     for planned in lab.plan(experiment, tmp_path, 1, experiment.steps):
         script, *flags = planned.commands[0]
         module = importlib.import_module(script.removesuffix(".py"))
         monkeypatch.setattr(sys, "argv", [script, *flags])
         config = dataclasses.asdict(run.parse(module.Config, module.TINY, ""))
-        assert config["tiny"] and config["steps"] == experiment.steps and Path(config.pop("out")) == planned.folder
+        assert (
+            config["tiny"]
+            and config["steps"] == experiment.steps
+            and Path(config.pop("out")) == planned.folder
+        )
         configs.append({"script": script} | config)
     assert len({str(config) for config in configs}) == len(experiment.commands())
     shared = (
@@ -46,7 +54,9 @@ def test_arms_take_flags_that_their_scripts_have_and_differ_from_each_other(name
         "seed",
     )
     assert len({tuple(config[key] for key in shared) for config in configs}) == 1
-    assert all(config["updates_per_step"] >= 8 for config in configs if config["script"] == "liteppo.py")
+    assert all(
+        config["updates_per_step"] >= 8 for config in configs if config["script"] == "liteppo.py"
+    )
 
 
 @pytest.mark.parametrize("name", lab.EXPERIMENTS)
@@ -72,8 +82,16 @@ def test_the_boundary_is_measured_before_midway_and_after(tmp_path):
     (planned, _) = lab.plan(lab.EXPERIMENTS["prorl_boundary"], tmp_path, seeds=2, steps=120)
     train, before, midway, after, compare = planned.commands
     assert train[0] == "prorl.py" and compare[1] == "--compare"
-    assert [c[1].rpartition("/")[2] for c in (before, midway, after)] == ["tiny:aligned", "step_000060", "step_000120"]
-    assert [Path(folder).name for folder in compare[2:5]] == ["before", "after", "midway"]  # BASE TRAINED MIDDLE
+    assert [c[1].rpartition("/")[2] for c in (before, midway, after)] == [
+        "tiny:aligned",
+        "step_000060",
+        "step_000120",
+    ]
+    assert [Path(folder).name for folder in compare[2:5]] == [
+        "before",
+        "after",
+        "midway",
+    ]  # BASE TRAINED MIDDLE
 
 
 # --- the verdict ---
@@ -81,7 +99,10 @@ def test_the_boundary_is_measured_before_midway_and_after(tmp_path):
 
 def seen(*values):
     """Figures of arms a and b, b's all zero."""
-    return {"a": {s: {"m": v} for s, v in enumerate(values)}, "b": {s: {"m": 0.0} for s in range(len(values))}}
+    return {
+        "a": {s: {"m": v} for s, v in enumerate(values)},
+        "b": {s: {"m": 0.0} for s in range(len(values))},
+    }
 
 
 @pytest.mark.parametrize(
@@ -94,8 +115,16 @@ def seen(*values):
         ("m | a > 0", (0.10, 0.12, 0.09, 0.11, 0.10), "as in the paper"),
         ("m | a > b", (0.30, -0.10, 0.25, -0.05, 0.10), "cannot tell"),
         ("m | a < b", (0.30, -0.10, 0.25, -0.05, 0.10), "cannot tell"),
-        ("m | a > b", (0.25, 0.25, 0.25, 0.25, 0.25), "cannot tell"),  # no spread: not a t interval's case
-        ("m | a > b", (0.10, 0.20), "cannot tell"),  # two seeds agree, but t with one degree of freedom is wide
+        (
+            "m | a > b",
+            (0.25, 0.25, 0.25, 0.25, 0.25),
+            "cannot tell",
+        ),  # no spread: not a t interval's case
+        (
+            "m | a > b",
+            (0.10, 0.20),
+            "cannot tell",
+        ),  # two seeds agree, but t with one degree of freedom is wide
     ],
 )
 def test_a_verdict_follows_from_the_interval_and_the_predicted_sign(claim, values, expected):
@@ -119,7 +148,10 @@ def test_seeds_are_paired_and_sides_of_several_arms_averaged():
 
 def test_figures_are_means_over_the_last_quarter(tmp_path):
     rows = [{"step": 0, "eval_accuracy": 0.9}]
-    rows += [{"step": s, "accuracy": 0.5, "grad_norm": float(s), "entropy": float(s)} for s in range(1, 9)]
+    rows += [
+        {"step": s, "accuracy": 0.5, "grad_norm": float(s), "entropy": float(s)}
+        for s in range(1, 9)
+    ]
     rows[8]["eval_accuracy"] = 0.25
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = lab.figures(lab.Run("a", 0, tmp_path, [], tmp_path), steps=8)
@@ -139,7 +171,8 @@ def test_without_a_name_it_lists_claims_arms_and_times():
 
 
 @pytest.mark.parametrize(
-    "arguments, word", [(["clip_hihger"], "clip_higher"), (["aggregation", "--seeds", "1"], "--seeds")]
+    "arguments, word",
+    [(["clip_hihger"], "clip_higher"), (["aggregation", "--seeds", "1"], "--seeds")],
 )
 def test_a_wrong_command_gets_one_sentence(arguments, word, tmp_path):
     done = lab_in(*arguments, "--out", tmp_path)
@@ -164,10 +197,16 @@ def test_the_gallery_in_the_repository_is_what_its_results_say():
 def small(folder):
     """Two arms of lite_ppo on a handful of problems, as an experiment of its own with three steps."""
     problems = folder / "problems.jsonl"
-    problems.write_text("".join(json.dumps({"problem": f"{n}+2=?", "answer": str(n + 2)}) + "\n" for n in range(1, 5)))
+    problems.write_text(
+        "".join(
+            json.dumps({"problem": f"{n}+2=?", "answer": str(n + 2)}) + "\n" for n in range(1, 5)
+        )
+    )
     cheap = f"--eval_data {shlex.quote(str(problems))} --prompts_per_step 2 --samples_per_prompt 4 --updates_per_step 1"
     whole = lab.EXPERIMENTS["lite_ppo"]
-    arms = {"easy": {label: f"{whole.arms['easy'][label]} {cheap}" for label in ("Lite PPO", "GRPO")}}
+    arms = {
+        "easy": {label: f"{whole.arms['easy'][label]} {cheap}" for label in ("Lite PPO", "GRPO")}
+    }
     return dataclasses.replace(whole, arms=arms, claims=(whole.claims[0],), steps=3)
 
 
@@ -209,20 +248,28 @@ def test_an_experiment_runs_is_killed_and_goes_on(tmp_path, capfd):
         assert ("--aggregation sequence" in command) == (record["arm"] == "easy: GRPO")
         assert 0 <= record["figures"]["eval_accuracy"] <= 1 and record["figures"]["entropy"] > 0
     for folder in (tmp_path / "runs" / "small").glob("*/seed?"):  # whole, and no step written twice
-        assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [
+        assert [
+            json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()
+        ] == [
             0,
             1,
             2,
             3,
         ]
     (judged,) = result["claims"]
-    assert len(judged["differences"]) == 2 and judged["verdict"] in ("as in the paper", "opposite", "cannot tell")
+    assert len(judged["differences"]) == 2 and judged["verdict"] in (
+        "as in the paper",
+        "opposite",
+        "cannot tell",
+    )
     assert (tmp_path / "results" / "small" / "figure.png").stat().st_size > 10_000
     assert judged["verdict"] in page and "results/small/figure.png" in page
 
 
 def test_a_failing_run_is_named_with_the_script_s_words(tmp_path):
-    broken = dataclasses.replace(small(tmp_path), arms={"": {"a": "liteppo.py --model tiny:nowhere"}})
+    broken = dataclasses.replace(
+        small(tmp_path), arms={"": {"a": "liteppo.py --model tiny:nowhere"}}
+    )
     (planned, *_) = lab.plan(broken, tmp_path, seeds=2, steps=3)
     with pytest.raises(ValueError, match=r"did not finish.*no tiny model .nowhere."):
         lab.carry_out_all("broken", [planned], jobs=1)

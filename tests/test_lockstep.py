@@ -41,7 +41,9 @@ def drift(one, other):
     for tag, start, end, other_start, other_end in matcher.get_opcodes():
         if tag != "equal":
             found += [f"- {lines[i]}" for i in range(start, end) if i not in free]
-            found += [f"+ {other_lines[i]}" for i in range(other_start, other_end) if i not in other_free]
+            found += [
+                f"+ {other_lines[i]}" for i in range(other_start, other_end) if i not in other_free
+            ]
     return found
 
 
@@ -63,15 +65,23 @@ def test_every_marker_stands_once_and_in_order(name):
 def hyperparameters(name):
     """(field names of Config, names set by TINY), in order."""
     tree = ast.parse(source(name))
-    config = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config")
-    tiny = next(node for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "TINY")
-    return [field.target.id for field in config.body], [keyword.arg for keyword in tiny.value.keywords]
+    config = next(
+        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config"
+    )
+    tiny = next(
+        node for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "TINY"
+    )
+    return [field.target.id for field in config.body], [
+        keyword.arg for keyword in tiny.value.keywords
+    ]
 
 
 @pytest.mark.parametrize("other", ["prorl", "liteppo"])
 def test_common_hyperparameters_stand_in_the_same_order(other):
     for names, other_names in zip(hyperparameters("justrl"), hyperparameters(other), strict=True):
-        assert [name for name in names if name in other_names] == [name for name in other_names if name in names]
+        assert [name for name in names if name in other_names] == [
+            name for name in other_names if name in names
+        ]
 
 
 # What an ablation could be made of. --tiny may change none of it: it is the paper's algorithm, only smaller.
@@ -114,9 +124,17 @@ def test_scripts_decode_for_people_and_never_encode(name):
     """Token ids in, token ids out: text that was decoded must not come back as ids."""
     used = set()
     for node in ast.walk(ast.parse(source(name))):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "tokenizer":
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "tokenizer"
+        ):
             used.add(node.attr)
-        assert not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "tokenizer")
+        assert not (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "tokenizer"
+        )
     assert used == {"decode"}
 
 

@@ -10,10 +10,20 @@ import pytest
 
 from trainer.data import load_problems
 from trainer.sources import logic
-from trainer.sources.logic import EXCLUDED, GRAPH_SIZES, HELD_OUT, OPEN, REFUSED, SLOW, logic_problems, logic_score
+from trainer.sources.logic import (
+    EXCLUDED,
+    GRAPH_SIZES,
+    HELD_OUT,
+    OPEN,
+    REFUSED,
+    SLOW,
+    logic_problems,
+    logic_score,
+)
 
 needs_gym = pytest.mark.skipif(
-    importlib.util.find_spec("reasoning_gym") is None, reason=f"needs reasoning-gym=={logic.VERSION}"
+    importlib.util.find_spec("reasoning_gym") is None,
+    reason=f"needs reasoning-gym=={logic.VERSION}",
 )
 NO_GOLD = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"}
 EXAMPLES = {  # where the metadata of tasks without a gold hold a solution
@@ -68,7 +78,9 @@ def test_graphs_have_ten_vertices_in_training_and_more_in_their_own_split(train,
         return len(problem.verify["entry"]["metadata"]["puzzle"]["vertices"])
 
     assert {vertices(problem) for problem in train if problem.task == "graph_color"} == {10}
-    assert {problem.task: vertices(problem) for problem in graphs} == {f"graph_color/{n}": n for n in GRAPH_SIZES}
+    assert {problem.task: vertices(problem) for problem in graphs} == {
+        f"graph_color/{n}": n for n in GRAPH_SIZES
+    }
 
 
 @needs_gym
@@ -93,7 +105,9 @@ def test_problems_are_json_and_ask_for_the_tags(train, held_out, graphs):
 def test_sources():
     problems = load_problems("logic:chain_sum:3", seed=5)
     assert problems == logic_problems("chain_sum", 3, seed=5)
-    assert [problem.task for problem in load_problems("logic:graph_color/20:2")] == ["graph_color/20"] * 2
+    assert [problem.task for problem in load_problems("logic:graph_color/20:2")] == [
+        "graph_color/20"
+    ] * 2
     assert len(load_problems("logic:gcd")) == 1_000
 
 
@@ -147,9 +161,16 @@ def test_boxnet_and_rush_hour_reward_real_moves():
     rush = {"answer": None, "metadata": {"board_config": "o" * 12 + "AAoooo" + "o" * 18}}
     assert logic_score(tagged("A+4"), {"task": "rush_hour", "entry": rush}) == 1
     assert logic_score(tagged("A+1"), {"task": "rush_hour", "entry": rush}) < 0.1
-    state = {"0.5_0.5": ["box_red", "target_red"], "0.5_1.5": ["box_blue"], "0.5_2.5": ["target_blue"]}
+    state = {
+        "0.5_0.5": ["box_red", "target_red"],
+        "0.5_1.5": ["box_blue"],
+        "0.5_2.5": ["target_blue"],
+    }
     boxes = {"task": "boxnet", "entry": {"answer": None, "metadata": {"initial_state": state}}}
-    one = {"Agent[0.5, 0.5]": "move(box_red, target_red)", "Agent[0.5, 1.5]": "move(box_blue, square[0.5, 2.5])"}
+    one = {
+        "Agent[0.5, 0.5]": "move(box_red, target_red)",
+        "Agent[0.5, 1.5]": "move(box_blue, square[0.5, 2.5])",
+    }
     both = [one, {"Agent[0.5, 2.5]": "move(box_blue, target_blue)"}]
     assert logic_score(tagged(json.dumps([one])), boxes) == 0.5  # partial credit
     assert logic_score(tagged(json.dumps(both)), boxes) == 1
@@ -163,9 +184,18 @@ def test_the_last_complete_tags_count():
     assert logic_score("<answer>12</answer> or <answer>7", verify) == 1  # the last one was cut off
     assert logic_score("<answer>12</answer> stray </answer>", verify) == 1
     assert logic_score("the <answer> tag: <answer>12</answer>", verify) == 1
-    for response in ("", "12", "<answer>12", "12</answer>", "</answer>12<answer>", "<Answer>12</Answer>"):
+    for response in (
+        "",
+        "12",
+        "<answer>12",
+        "12</answer>",
+        "</answer>12<answer>",
+        "<Answer>12</Answer>",
+    ):
         assert logic_score(response, verify) == 0
-    assert 0 < logic_score(tagged("12 or so"), verify) < 1  # partial credit, as the library grants it
+    assert (
+        0 < logic_score(tagged("12 or so"), verify) < 1
+    )  # partial credit, as the library grants it
     assert logic_score(tagged("12" + "0" * 5_000), verify) == 0
 
 
@@ -183,10 +213,21 @@ def test_halting_compares_words_not_truthiness(held_out):
 def test_scoring_leaves_the_entry_alone_and_prints_nothing(capfd):
     entry = {
         "answer": "Move disk 1 from Peg 1 to Peg 2",
-        "metadata": {"num_disks": 1, "num_pegs": 3, "start_peg": 1, "target_peg": 2, "solution_length": 1},
+        "metadata": {
+            "num_disks": 1,
+            "num_pegs": 3,
+            "start_peg": 1,
+            "target_peg": 2,
+            "solution_length": 1,
+        },
     }
     before = json.dumps(entry)
-    assert logic_score(tagged("Move disk 1 from Peg 4 to Peg 2"), {"task": "tower_of_hanoi", "entry": entry}) < 1
+    assert (
+        logic_score(
+            tagged("Move disk 1 from Peg 4 to Peg 2"), {"task": "tower_of_hanoi", "entry": entry}
+        )
+        < 1
+    )
     assert logic_score(tagged(entry["answer"]), {"task": "tower_of_hanoi", "entry": entry}) == 1
     assert json.dumps(entry) == before
     assert capfd.readouterr() == ("", "")
@@ -210,7 +251,11 @@ ATTACKS = [
 @needs_gym
 def test_hostile_answers_neither_run_nor_hang_nor_win(train, held_out, tmp_path):
     mark = tmp_path / "run"
-    attacks = [f"open({str(mark)!r}, 'w')", f"__import__('pathlib').Path({str(mark)!r}).touch()", *ATTACKS]
+    attacks = [
+        f"open({str(mark)!r}, 'w')",
+        f"__import__('pathlib').Path({str(mark)!r}).touch()",
+        *ATTACKS,
+    ]
     for problem in (train + held_out)[::2] + held_out[:3]:
         logic_score(tagged("~"), problem.verify)  # the verifier's own data are loaded
         for attack in attacks:
@@ -241,6 +286,9 @@ def test_the_refusals_are_needed_and_let_honest_answers_pass(train, monkeypatch,
     monkeypatch.delitem(REFUSED, "number_sorting")
     assert logic_score(nans, numbers.verify) == 1
     spiral = first["spiral_matrix"]
-    assert logic_score(tagged(json.dumps([int(n) for n in spiral.answer.split()])), spiral.verify) == 0.1
+    assert (
+        logic_score(tagged(json.dumps([int(n) for n in spiral.answer.split()])), spiral.verify)
+        == 0.1
+    )
     coins = {"task": "coin_flip", "entry": {"answer": "6.103515625e-05"}}
     assert logic_score(tagged("6.103515625e-05"), coins) == 1

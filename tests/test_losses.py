@@ -20,7 +20,11 @@ def advantages_by_hand(rewards_P_G, center, scale, eps=1e-6):
     result = []
     for group in rewards_P_G:
         mean = statistics.fmean(group if center == "group" else everything)
-        divisor = 1.0 if scale == "none" else statistics.stdev(group if scale == "group" else everything) + eps
+        divisor = (
+            1.0
+            if scale == "none"
+            else statistics.stdev(group if scale == "group" else everything) + eps
+        )
         result.append([(reward - mean) / divisor for reward in group])
     return torch.tensor(result, dtype=torch.float64)
 
@@ -44,7 +48,9 @@ def test_a_group_is_judged_by_itself_alone():
     other[1:] = torch.tensor([[3.0, 1.0, 4.0, 1.0], [5.0, 9.0, 2.0, 6.0]])
     assert torch.equal(losses.advantages(rewards)[0], losses.advantages(other)[0])
     # Groups are rows. Read as columns, the rewards of the first prompt would get other advantages.
-    assert not torch.allclose(losses.advantages(rewards.T.reshape(3, 4))[0], losses.advantages(rewards)[0])
+    assert not torch.allclose(
+        losses.advantages(rewards.T.reshape(3, 4))[0], losses.advantages(rewards)[0]
+    )
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
@@ -63,12 +69,18 @@ def test_a_batch_of_equal_rewards_is_finite():
 
 
 def test_batch_scale_takes_the_raw_rewards_not_the_centred_ones():
-    rewards = torch.tensor([[10.0, 10.2], [0.0, 0.2]], dtype=torch.float64)  # groups alike inside, far from each other
+    rewards = torch.tensor(
+        [[10.0, 10.2], [0.0, 0.2]], dtype=torch.float64
+    )  # groups alike inside, far from each other
     expected = 0.1 / (statistics.stdev([10.0, 10.2, 0.0, 0.2]) + 1e-6)
-    assert losses.advantages(rewards, "group", "batch")[0, 1].item() == pytest.approx(expected, rel=1e-9)
+    assert losses.advantages(rewards, "group", "batch")[0, 1].item() == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
-@pytest.mark.parametrize(("center", "scale"), [("mean", "group"), ("group", "std"), ("none", "group")])
+@pytest.mark.parametrize(
+    ("center", "scale"), [("mean", "group"), ("group", "std"), ("none", "group")]
+)
 def test_unknown_center_or_scale_is_named(center, scale):
     with pytest.raises(ValueError, match="center must be"):
         losses.advantages(torch.ones(2, 2), center, scale)
@@ -102,7 +114,9 @@ def reference(hidden, weight, targets, coefficients, temperature, entropy_grad):
     log_probs = (hidden @ weight.T / temperature).log_softmax(dim=-1)
     logps = log_probs[torch.arange(len(targets)), targets]
     entropy = torch.special.entr(log_probs.exp()).sum(dim=-1)
-    loss = (coefficients[0] * logps).sum() + ((coefficients[1] * entropy).sum() if entropy_grad else 0.0)
+    loss = (coefficients[0] * logps).sum() + (
+        (coefficients[1] * entropy).sum() if entropy_grad else 0.0
+    )
     loss.backward()
     return logps.detach(), entropy.detach(), hidden.grad, weight.grad
 
@@ -116,7 +130,9 @@ def test_token_logps_values_and_gradients(chunk, temperature, entropy_grad):
     hidden.requires_grad_(), weight.requires_grad_()
     logps, entropy = losses.token_logps(hidden, weight, targets, temperature, chunk, entropy_grad)
     assert logps.dtype == entropy.dtype == torch.float32
-    loss = (coefficients[0] * logps).sum() + ((coefficients[1] * entropy).sum() if entropy_grad else 0.0)
+    loss = (coefficients[0] * logps).sum() + (
+        (coefficients[1] * entropy).sum() if entropy_grad else 0.0
+    )
     loss.backward()
     for got, want in zip((logps, entropy, hidden.grad, weight.grad), expected, strict=True):
         torch.testing.assert_close(got.detach().double(), want, atol=3e-5, rtol=1e-5)
@@ -126,13 +142,17 @@ def test_the_chunk_is_a_matter_of_memory_alone():
     hidden, weight, targets, _ = problem()
     whole = losses.token_logps(hidden, weight, targets, chunk=M)
     for chunk in (1, 2, 7, 22):
-        for got, want in zip(losses.token_logps(hidden, weight, targets, chunk=chunk), whole, strict=True):
+        for got, want in zip(
+            losses.token_logps(hidden, weight, targets, chunk=chunk), whole, strict=True
+        ):
             torch.testing.assert_close(got, want, atol=2e-6, rtol=1e-6)
 
 
 def test_entropy_is_that_of_the_whole_softmax_not_of_the_sampled_tokens():
     weight = torch.eye(4) * 5
-    hidden = torch.eye(4)[:1].repeat(4, 1)  # the same distribution four times, four different tokens sampled
+    hidden = torch.eye(4)[:1].repeat(
+        4, 1
+    )  # the same distribution four times, four different tokens sampled
     logps, entropy = losses.token_logps(hidden, weight, torch.arange(4))
     p = torch.tensor([5.0, 0.0, 0.0, 0.0], dtype=torch.float64).softmax(-1)
     expected = -sum(q * math.log(q) for q in p.tolist())
@@ -158,7 +178,9 @@ def test_entropy_carries_gradient_only_when_asked():
 
 def test_bfloat16_head_float32_softmax():
     hidden, weight, targets, coefficients = problem(torch.bfloat16)
-    logps64, entropy64, grad_hidden64, grad_weight64 = reference(hidden, weight, targets, coefficients, 1.2, False)
+    logps64, entropy64, grad_hidden64, grad_weight64 = reference(
+        hidden, weight, targets, coefficients, 1.2, False
+    )
     hidden.requires_grad_(), weight.requires_grad_()
     logps, entropy = losses.token_logps(hidden, weight, targets, 1.2, chunk=4)
     assert logps.dtype == entropy.dtype == torch.float32
@@ -174,8 +196,13 @@ def test_bfloat16_head_float32_softmax():
 def test_the_weight_gradient_of_many_bfloat16_chunks_keeps_its_small_terms():
     hidden = torch.ones(4096, 1, dtype=torch.bfloat16)
     weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
-    losses.token_logps(hidden, weight, torch.zeros(4096, dtype=torch.int64), chunk=1)[0].sum().backward()
-    assert weight.grad.flatten().tolist() == [2048.0, -2048.0]  # summed in bf16, 0.5 at a time, it would stop at 128
+    losses.token_logps(hidden, weight, torch.zeros(4096, dtype=torch.int64), chunk=1)[
+        0
+    ].sum().backward()
+    assert weight.grad.flatten().tolist() == [
+        2048.0,
+        -2048.0,
+    ]  # summed in bf16, 0.5 at a time, it would stop at 128
 
 
 def test_no_token_at_all_gives_zero_gradients():
@@ -218,7 +245,11 @@ print(high_water() - before)
 def test_memory_stays_under_an_eighth_of_the_plain_softmax():
     def peak(how):
         command = [sys.executable, "-c", PEAK, how]
-        return int(subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, check=True).stdout)
+        return int(
+            subprocess.run(
+                command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, check=True
+            ).stdout
+        )
 
     plain, chunked = peak("plain"), peak("chunked")
     assert plain > 2 * 4096 * 16384 * 4 / 1024, "the plain softmax must show up in the measurement"
@@ -232,7 +263,12 @@ def policy_loss(ratio, advantage, low=0.2, high=0.28, dual_clip=None):
     """Loss of one token and its gradient with respect to the log-prob."""
     logp = torch.tensor([math.log(ratio)], dtype=torch.float64, requires_grad=True)
     loss = losses.clipped_policy_loss(
-        logp, torch.zeros(1, dtype=torch.float64), torch.tensor([advantage], dtype=torch.float64), low, high, dual_clip
+        logp,
+        torch.zeros(1, dtype=torch.float64),
+        torch.tensor([advantage], dtype=torch.float64),
+        low,
+        high,
+        dual_clip,
     )
     loss.sum().backward()
     return loss.item(), logp.grad.item()
@@ -286,7 +322,9 @@ def test_absurd_log_ratios_stay_finite():
     loss.sum().backward()
     assert torch.isfinite(loss).all()
     assert torch.isfinite(logps.grad).all()
-    assert loss.tolist() == pytest.approx([-1.28, 0.0, math.exp(20), 0.8, math.exp(20)], rel=1e-5, abs=1e-6)
+    assert loss.tolist() == pytest.approx(
+        [-1.28, 0.0, math.exp(20), 0.8, math.exp(20)], rel=1e-5, abs=1e-6
+    )
 
 
 def test_the_gradient_at_ratio_one_is_the_policy_gradient():
@@ -314,14 +352,18 @@ def test_diagnostics_tell_where_the_clip_stopped_the_gradient():
 
 
 def test_approx_kl_estimates_the_kl_from_old_to_new_without_bias():
-    old, new = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).log_softmax(-1)
+    old, new = torch.randn(
+        2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    ).log_softmax(-1)
     watched = losses.update_diagnostics(new, old, torch.ones(6), 0.2, 0.2)
     exact = (old.exp() * (old - new)).sum().item()
     assert (old.exp() * watched["approx_kl"]).sum().item() == pytest.approx(exact, rel=1e-9)
 
 
 def test_diagnostics_of_absurd_ratios_are_finite():
-    watched = losses.update_diagnostics(torch.tensor([1e4, -1e4]), torch.zeros(2), torch.ones(2), 0.2, 0.2)
+    watched = losses.update_diagnostics(
+        torch.tensor([1e4, -1e4]), torch.zeros(2), torch.ones(2), 0.2, 0.2
+    )
     assert all(torch.isfinite(value).all() for value in watched.values())
 
 
@@ -333,14 +375,19 @@ def test_kl_values():
     d = [0.5, -1.0, 0.0]
     assert losses.kl_penalty(logps, ref, "k1").tolist() == pytest.approx(d)
     assert losses.kl_penalty(logps, ref, "k2").tolist() == pytest.approx([x * x / 2 for x in d])
-    assert losses.kl_penalty(logps, ref, "k3").tolist() == pytest.approx([math.exp(-x) - 1 + x for x in d], abs=1e-6)
+    assert losses.kl_penalty(logps, ref, "k3").tolist() == pytest.approx(
+        [math.exp(-x) - 1 + x for x in d], abs=1e-6
+    )
     assert torch.equal(losses.kl_penalty(logps, ref), losses.kl_penalty(logps, ref, "k3"))
     with pytest.raises(ValueError, match='"k1", "k2" or "k3"'):
         losses.kl_penalty(logps, ref, "kl")
 
 
 def test_one_odd_token_cannot_dominate():
-    logps, ref = torch.tensor([0.0, -1e3, -15.0, 1e4], requires_grad=True), torch.tensor([-1e3, 0.0, 0.0, 0.0])
+    logps, ref = (
+        torch.tensor([0.0, -1e3, -15.0, 1e4], requires_grad=True),
+        torch.tensor([-1e3, 0.0, 0.0, 0.0]),
+    )
     k3 = losses.kl_penalty(logps, ref, "k3")
     assert k3.tolist() == [10.0, 10.0, 10.0, 10.0]
     k3.sum().backward()
@@ -412,7 +459,9 @@ def test_k3_and_the_reverse_kl_agree_to_first_order():
         return kl_gradient("reverse", distance).norm().item()
 
     assert difference(1e-3) < 2e-3 * size(1e-3)
-    assert difference(1e-3) == pytest.approx(difference(1e-2) / 100, rel=0.05)  # what is left is of second order
+    assert difference(1e-3) == pytest.approx(
+        difference(1e-2) / 100, rel=0.05
+    )  # what is left is of second order
 
 
 # --- importance, token weights ---
@@ -422,7 +471,9 @@ def test_truncated_importance():
     logps = torch.tensor([-1.0, -1.0, -5.0, 1e4, -1e4], requires_grad=True)
     engine = torch.tensor([-1.5, -1.0, -1.0, 0.0, 0.0])
     weights = losses.truncated_importance(logps, engine, cap=2.0)
-    assert weights.tolist() == pytest.approx([math.exp(0.5), 1.0, math.exp(-4.0), 2.0, 0.0], rel=1e-6, abs=1e-8)
+    assert weights.tolist() == pytest.approx(
+        [math.exp(0.5), 1.0, math.exp(-4.0), 2.0, 0.0], rel=1e-6, abs=1e-8
+    )
     assert losses.truncated_importance(logps, engine, cap=1.2)[0].item() == pytest.approx(1.2)
     assert not weights.requires_grad
 
@@ -447,7 +498,9 @@ def test_token_weights(lengths, how):
     mask = torch.arange(7) < torch.tensor(lengths)[:, None]
     weights = losses.token_weights(mask, how)
     assert weights.dtype == torch.float32
-    torch.testing.assert_close(weights.double(), weights_by_hand(lengths, 7, how), atol=1e-8, rtol=1e-6)
+    torch.testing.assert_close(
+        weights.double(), weights_by_hand(lengths, 7, how), atol=1e-8, rtol=1e-6
+    )
     assert weights.sum().item() == pytest.approx(1.0, rel=1e-6)
 
 

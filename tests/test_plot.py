@@ -17,8 +17,16 @@ def make_run(folder: Path, steps: int, seed: int = 0, kl: bool = False, resets: 
     rng, rows = random.Random(seed), [{"step": 0, "eval_accuracy": 0.4}]
     for step in range(1, steps + 1):
         gained = 1 - math.exp(-3 * step / steps)
-        row = {"step": step, "reward": gained - 0.5 + rng.gauss(0, 0.05), "length": 60 - 20 * gained}
-        row |= {"entropy": 0.5 - 0.3 * gained, "logp_gap": 1e-6 * rng.random(), "grad_norm": rng.random()}
+        row = {
+            "step": step,
+            "reward": gained - 0.5 + rng.gauss(0, 0.05),
+            "length": 60 - 20 * gained,
+        }
+        row |= {
+            "entropy": 0.5 - 0.3 * gained,
+            "logp_gap": 1e-6 * rng.random(),
+            "grad_norm": rng.random(),
+        }
         row |= {"clip_fraction_low": 0.001, "clip_fraction_high": 0.004, "approx_kl": 0.002}
         row |= {"kl": 0.01 * gained} if kl else {}
         row |= {"event": "reset"} if step in resets else {}
@@ -53,7 +61,9 @@ def check_layout(figure):
     """Nothing sticks out of the picture, and no two titles or legend entries overlap."""
     figure.canvas.draw()
     renderer, page = figure.canvas.get_renderer(), figure.bbox
-    texts = [ax.title for ax in figure.axes] + [t for legend in figure.legends for t in legend.get_texts()]
+    texts = [ax.title for ax in figure.axes] + [
+        t for legend in figure.legends for t in legend.get_texts()
+    ]
     boxes = [text.get_window_extent(renderer) for text in texts]
     for box in boxes + [ax.get_tightbbox(renderer) for ax in figure.axes]:
         assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
@@ -65,7 +75,9 @@ def test_a_run_becomes_eight_panels(tmp_path, figures):
     plot.plot_run(run, run / "curves.png")
     check_picture(run / "curves.png")
     (figure,) = figures
-    assert len(figure.axes) == 8 and "KL divergence\nbold: to the reference, fine: of the update" in titles(figure)
+    assert len(
+        figure.axes
+    ) == 8 and "KL divergence\nbold: to the reference, fine: of the update" in titles(figure)
     accuracy = next(ax for ax in figure.axes if ax.get_title() == "Held-out accuracy")
     assert list(accuracy.lines[0].get_xdata()) == [0, 8, 16, 24, 32, 40]
     assert any(set(line.get_xdata()) == {20} for line in accuracy.lines)  # the reset
@@ -74,7 +86,11 @@ def test_a_run_becomes_eight_panels(tmp_path, figures):
 
 
 def test_runs_are_overlaid_and_seeds_averaged(tmp_path, figures):
-    runs = [make_run(tmp_path / f"{name}-seed{s}", 30, s) for name in ("justrl-tiny", "prorl-tiny") for s in range(3)]
+    runs = [
+        make_run(tmp_path / f"{name}-seed{s}", 30, s)
+        for name in ("justrl-tiny", "prorl-tiny")
+        for s in range(3)
+    ]
     plot.plot_runs(runs, tmp_path / "both.png")
     (figure,) = figures
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -85,7 +101,9 @@ def test_runs_are_overlaid_and_seeds_averaged(tmp_path, figures):
     band = reward.collections[0].get_paths()[0].get_extents()
     assert band.y1 == pytest.approx(max(max(curve.values()) for curve in seeds))
     looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in reward.lines}
-    assert len(looks) == len({line.get_marker() for line in reward.lines}) == 2  # told apart without colour, too
+    assert (
+        len(looks) == len({line.get_marker() for line in reward.lines}) == 2
+    )  # told apart without colour, too
     check_layout(figure)
 
 
@@ -93,7 +111,11 @@ def test_seeds_in_folders_of_their_own_and_names_alike(tmp_path):
     runs = [make_run(tmp_path / "a" / "arm" / f"seed{s}", 3, s) for s in range(2)]
     runs += [make_run(tmp_path / "b" / "arm" / "seed0", 3), make_run(tmp_path / "other", 3)]
     groups = plot.group_seeds(runs)
-    assert {label: len(seeds) for label, seeds in groups.items()} == {"a/arm": 2, "b/arm": 1, "other": 1}
+    assert {label: len(seeds) for label, seeds in groups.items()} == {
+        "a/arm": 2,
+        "b/arm": 1,
+        "other": 1,
+    }
 
 
 def test_thousands_of_steps_are_drawn_as_means(tmp_path, figures):
@@ -102,7 +124,10 @@ def test_thousands_of_steps_are_drawn_as_means(tmp_path, figures):
     (figure,) = figures
     assert len(figure.axes[0].lines[0].get_xdata()) == 60
     assert "means of 50 steps" in figure.legends[0].get_title().get_text()
-    curve, raw = plot.series(plot.read_metrics(run), "reward", 50), plot.series(plot.read_metrics(run), "reward", 1)
+    curve, raw = (
+        plot.series(plot.read_metrics(run), "reward", 50),
+        plot.series(plot.read_metrics(run), "reward", 1),
+    )
     assert curve[25.5] == pytest.approx(sum(raw[step] for step in range(1, 51)) / 50)
     check_layout(figure)
 
@@ -124,7 +149,9 @@ def test_a_line_still_being_written_is_left_out(tmp_path):
 
 
 def test_numbers_that_are_none_or_not_finite_are_left_out():
-    metrics = [{"step": s, "kl": v} for s, v in enumerate([None, float("nan"), 1.0, float("inf"), 2.0])]
+    metrics = [
+        {"step": s, "kl": v} for s, v in enumerate([None, float("nan"), 1.0, float("inf"), 2.0])
+    ]
     assert plot.series(metrics, "kl", 1) == {2: 1.0, 4: 2.0}
 
 

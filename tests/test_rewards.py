@@ -151,8 +151,14 @@ def test_deepscaler_match_needs_a_box():
 
 
 def test_robust_on_the_table_of_pairs():
-    verdicts = robust_many([box(pair["answer"]) for pair in PAIRS], [pair["gold"] for pair in PAIRS])
-    wrong = [pair for pair, verdict in zip(PAIRS, verdicts, strict=True) if (verdict == 1.0) != pair["equal"]]
+    verdicts = robust_many(
+        [box(pair["answer"]) for pair in PAIRS], [pair["gold"] for pair in PAIRS]
+    )
+    wrong = [
+        pair
+        for pair, verdict in zip(PAIRS, verdicts, strict=True)
+        if (verdict == 1.0) != pair["equal"]
+    ]
     assert not wrong
     assert len(PAIRS) > 350 and set(verdicts) == {1.0, -1.0}
 
@@ -167,10 +173,15 @@ def test_robust_judges_the_last_box_only():
 
 def test_robust_many_equals_one_by_one_and_judges_equal_pairs_once(monkeypatch):
     sample = random.Random(0).sample(PAIRS, 60)
-    responses, golds = [box(pair["answer"]) for pair in sample] * 2, [pair["gold"] for pair in sample] * 2
+    responses, golds = (
+        [box(pair["answer"]) for pair in sample] * 2,
+        [pair["gold"] for pair in sample] * 2,
+    )
     asked = []
     ask_worker = rewards._ask_worker
-    monkeypatch.setattr(rewards, "_ask_worker", lambda *pair: asked.append(pair) or ask_worker(*pair))
+    monkeypatch.setattr(
+        rewards, "_ask_worker", lambda *pair: asked.append(pair) or ask_worker(*pair)
+    )
     batch = robust_many(responses, golds)
     assert len(asked) == len(set(asked)) > 5
     assert batch == [robust(*pair) for pair in zip(responses, golds, strict=True)]
@@ -187,11 +198,14 @@ def golds_of(name: str) -> list[str]:
     return list(dict.fromkeys(json.loads(line)["answer"] for line in path.open()))
 
 
-@pytest.mark.parametrize("name", ["math500", "minerva", "olympiadbench", "hmmt25", "brumo25", "cmimc25", "aime25"])
+@pytest.mark.parametrize(
+    "name", ["math500", "minerva", "olympiadbench", "hmmt25", "brumo25", "cmimc25", "aime25"]
+)
 def test_robust_accepts_every_gold_as_itself_and_in_another_dress(name):
     golds = [gold for gold in golds_of(name) if len(gold) <= 250]
     dressed = [
-        r"\;" + gold.replace(r"\frac", r"\dfrac").replace("(", r"\left(").replace(")", r"\right)") for gold in golds
+        r"\;" + gold.replace(r"\frac", r"\dfrac").replace("(", r"\left(").replace(")", r"\right)")
+        for gold in golds
     ]
     assert robust_many([box(gold) for gold in golds], golds) == [1.0] * len(golds)
     verdicts = robust_many([box(answer) for answer in dressed], golds)
@@ -448,7 +462,9 @@ def test_ranks_of_one_machine_share_its_cores(monkeypatch):
 def test_a_step_of_2048_answers_takes_seconds():
     rng = random.Random(0)
     golds = [str(rng.randint(0, 999)) for _ in range(256) for _ in range(8)]
-    answers = [rng.choice([gold, str(rng.randint(0, 999)), f"{gold}+0", r"\frac{x}{2}"]) for gold in golds]
+    answers = [
+        rng.choice([gold, str(rng.randint(0, 999)), f"{gold}+0", r"\frac{x}{2}"]) for gold in golds
+    ]
     start = time.monotonic()
     robust_many([box(answer) for answer in answers], golds)
     assert time.monotonic() - start < 20

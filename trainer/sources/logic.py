@@ -30,7 +30,12 @@ ROOT = Path(__file__).resolve().parents[2]
 VERSION = "0.1.25"  # another version makes other puzzles of the same seed
 HELD_OUT = ("boxnet", "acre", "game_of_life_halting")
 GRAPH_SIZES = (10, 15, 20, 25, 30)  # vertices; the library needs seconds for a graph of 50
-SLOW = ("futoshiki", "knight_swap", "sokoban", "zebra_puzzles")  # 80 to 400 ms a puzzle: not trained on, usable alone
+SLOW = (
+    "futoshiki",
+    "knight_swap",
+    "sokoban",
+    "zebra_puzzles",
+)  # 80 to 400 ms a puzzle: not trained on, usable alone
 EXCLUDED = {
     "codeio": "it runs unreviewed programs to make its puzzles, and no seed makes it repeat them",
     "composite": "it is a mixture of other tasks",
@@ -40,7 +45,9 @@ EXCLUDED = {
 }
 
 # What an answer must not contain, because the task's verifier would run it, hang on it or be fooled by it.
-BEYOND_LISTS = r"[^\dA-Z_,\[\]'\"\s]"  # goes through eval(): lists of capitals and digits cannot call or loop
+BEYOND_LISTS = (
+    r"[^\dA-Z_,\[\]'\"\s]"  # goes through eval(): lists of capitals and digits cannot call or loop
+)
 REFUSED = {
     "binary_matrix": BEYOND_LISTS,
     "n_queens": BEYOND_LISTS,
@@ -59,7 +66,9 @@ REFUSED = {
 MAX_ANSWER = 4_000  # characters, beyond twice the gold's
 
 INSTRUCTION = "\n\nGive your final answer, and nothing else, between <answer> and </answer>."
-OPEN = "(open-ended: whatever the verifier accepts)"  # Problem.answer where the library names no gold
+OPEN = (
+    "(open-ended: whatever the verifier accepts)"  # Problem.answer where the library names no gold
+)
 
 
 def load(source: str, seed: int) -> list[Problem]:
@@ -82,7 +91,9 @@ def logic_problems(split: str, size: int, seed: int) -> list[Problem]:
     _names(split)
     command = [sys.executable, "-m", "trainer.sources.logic", split, str(size), str(seed)]
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT)}
-    lines = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True).stdout
+    lines = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, check=True, text=True
+    ).stdout
     return [Problem(**json.loads(line)) for line in lines.splitlines()]
 
 
@@ -103,12 +114,17 @@ def logic_score(response: str, verify: dict) -> float:
         return 0.0
     if task in REFUSED and re.search(REFUSED[task], answer):
         return 0.0
-    if task == "game_of_life_halting":  # the library compares bool("True") and bool("False"): anything would pass
+    if (
+        task == "game_of_life_halting"
+    ):  # the library compares bool("True") and bool("False"): anything would pass
         return float(answer.lower() == entry["answer"].lower())
     if task in ("arc_agi", "rearc"):  # compared with tuples, which JSON does not have
         entry["metadata"]["output"] = tuple(map(tuple, entry["metadata"]["output"]))
     scorer = _dataset(task, 0, 1)
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # some verifiers print and warn about bad answers
+    with (
+        warnings.catch_warnings(),
+        redirect_stdout(io.StringIO()),
+    ):  # some verifiers print and warn about bad answers
         warnings.simplefilter("ignore")
         try:
             score = float(scorer.score_answer(answer, entry))
@@ -121,7 +137,9 @@ def _library():  # imported late: it is optional, and takes a second
     try:
         import reasoning_gym
     except ImportError:
-        raise ValueError(f"logic puzzles need Reasoning Gym: pip install reasoning-gym=={VERSION}") from None
+        raise ValueError(
+            f"logic puzzles need Reasoning Gym: pip install reasoning-gym=={VERSION}"
+        ) from None
     return reasoning_gym
 
 
@@ -148,7 +166,9 @@ def _names(split):
 @cache
 def _dataset(task, seed, size):
     name, slash, vertices = task.partition("/")
-    options = {"min_num_vertices": int(vertices), "max_num_vertices": int(vertices)} if slash else {}
+    options = (
+        {"min_num_vertices": int(vertices), "max_num_vertices": int(vertices)} if slash else {}
+    )
     return _library().create_dataset(name, seed=seed, size=size, **options)
 
 
@@ -161,9 +181,14 @@ def _write(split, size, seed):
         for i in range(size):
             turn, k = divmod(i, len(tasks))
             entry = _dataset(tasks[k], seeds[k], size)[turn]
-            text, answer = entry["question"].strip() + INSTRUCTION, OPEN if entry["answer"] is None else entry["answer"]
+            text, answer = (
+                entry["question"].strip() + INSTRUCTION,
+                OPEN if entry["answer"] is None else entry["answer"],
+            )
             problem = Problem(text, answer, tasks[k], {"task": tasks[k], "entry": entry})
-            print(json.dumps(vars(problem), default=str), file=out)  # str: fractions, which no verifier reads
+            print(
+                json.dumps(vars(problem), default=str), file=out
+            )  # str: fractions, which no verifier reads
 
 
 if __name__ == "__main__":
