@@ -388,7 +388,7 @@ def generate(settings: dict, problems: dict, prompts: dict, tokenizer, out: Path
         )
     else:  # --all: vLLM does not reliably give its memory back, so the next checkpoint moves into the same engine
         engine.load_weights(Policy(AutoModelForCausalLM.from_pretrained(settings["model"])))
-    sampling = {key: settings[key] for key in ("max_tokens", "temperature", "top_p")}
+    sampling = data.Sampling(*(settings[key] for key in ("max_tokens", "temperature", "top_p")))
     path = out / ("generations.jsonl" if world == 1 else f"generations.rank{rank}.jsonl")
     with (
         path.open("a") as file,
@@ -401,7 +401,7 @@ def generate(settings: dict, problems: dict, prompts: dict, tokenizer, out: Path
                 rollout.request_seed(settings["seed"], zlib.crc32(name.encode()), i) for i in chunk
             ]
             groups = engine.generate(
-                [prompts[name][i] for i in chunk], settings["n"][name], seeds, **sampling
+                [prompts[name][i] for i in chunk], settings["n"][name], seeds, sampling
             )
             for i, group in zip(chunk, groups, strict=True):
                 answers = [
@@ -409,7 +409,10 @@ def generate(settings: dict, problems: dict, prompts: dict, tokenizer, out: Path
                         "text": tokenizer.decode(r.response_ids, skip_special_tokens=True),
                         "tokens": len(r.response_ids),
                     }
-                    | {"truncated": r.truncated, "distinct_4gram": distinct_4gram(r.response_ids)}
+                    | {
+                        "truncated": r.truncated,
+                        "distinct_4gram": distinct_4gram(r.response_ids.tolist()),
+                    }
                     for r in group
                 ]
                 record = (

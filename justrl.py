@@ -29,7 +29,7 @@ from transformers.hf_argparser import HfArg
 
 import losses
 from rewards import overlong_penalty, robust_many, strict_box
-from trainer.data import Order, encode_prompts, load_problems
+from trainer.data import Order, Sampling, encode_prompts, load_problems
 from trainer.policy import (
     TokenMeans,
     gather,
@@ -211,10 +211,10 @@ def main(config: Config) -> None:
                     length, config.max_response_tokens, config.overlong_buffer
                 )
 
-    def sample(problems_P, prompts_P, seeds_P, n, *sampling) -> list:
+    def sample(problems_P, prompts_P, seeds_P, n, sampling) -> list:
         """P groups of n scored rollouts, on every rank; each rank samples and scores its share of the prompts."""
         with run.clock("rollout"):
-            groups = engine.generate(my_share(prompts_P), n, my_share(seeds_P), *sampling)
+            groups = engine.generate(my_share(prompts_P), n, my_share(seeds_P), sampling)
         with run.clock("reward"):
             for rollout in chain(*groups):
                 rollout.text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
@@ -228,9 +228,9 @@ def main(config: Config) -> None:
     def evaluate() -> float:
         """Held-out pass@1: the mean verdict over problems and samples, from the same seeds every time."""
         seeds_P = [request_seed(config.seed, 0, p) for p in range(len(held_out))]
-        sampling = config.eval_max_tokens, config.eval_temperature, config.eval_top_p
+        sampling = Sampling(config.eval_max_tokens, config.eval_temperature, config.eval_top_p)
         with run.clock("evaluate"):
-            groups = sample(held_out, held_out_prompts, seeds_P, config.eval_samples, *sampling)
+            groups = sample(held_out, held_out_prompts, seeds_P, config.eval_samples, sampling)
         return fmean(rollout.right for rollout in chain(*groups))
 
     run.say(
@@ -244,10 +244,9 @@ def main(config: Config) -> None:
         # (5) Sample a batch. No group is dropped or replaced, whatever its rewards.
         batch = order.take(config.prompts_per_step)
         seeds_P = [request_seed(config.seed, step, p) for p in range(len(batch))]
-        sampling = config.samples_per_prompt, config.max_response_tokens, config.temperature
-        groups = sample(
-            [problems[i] for i in batch], [prompts[i] for i in batch], seeds_P, *sampling
-        )
+        sampling = Sampling(config.max_response_tokens, config.temperature)
+        batch_problems, batch_prompts = [problems[i] for i in batch], [prompts[i] for i in batch]
+        groups = sample(batch_problems, batch_prompts, seeds_P, config.samples_per_prompt, sampling)
         metrics = rollout_metrics(list(chain(*groups)))
 
         with run.clock("sync"):

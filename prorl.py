@@ -34,7 +34,7 @@ from transformers.hf_argparser import HfArg
 
 import losses
 from rewards import deepscaler_match, robust_many
-from trainer.data import Order, encode_prompts, load_problems
+from trainer.data import Order, Sampling, encode_prompts, load_problems
 from trainer.policy import (
     TokenMeans,
     gather,
@@ -242,10 +242,10 @@ def main(config: Config) -> None:
                 0.0 if config.termination_penalty and rollout.truncated else rollout.right
             )
 
-    def sample(problems_P, prompts_P, seeds_P, n, *sampling) -> list:
+    def sample(problems_P, prompts_P, seeds_P, n, sampling) -> list:
         """P groups of n scored rollouts, on every rank; each rank samples and scores its share of the prompts."""
         with run.clock("rollout"):
-            groups = engine.generate(my_share(prompts_P), n, my_share(seeds_P), *sampling)
+            groups = engine.generate(my_share(prompts_P), n, my_share(seeds_P), sampling)
         with run.clock("reward"):
             for rollout in chain(*groups):
                 rollout.text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
@@ -259,9 +259,9 @@ def main(config: Config) -> None:
     def evaluate() -> float:
         """Held-out pass@1: the mean verdict over problems and samples, from the same seeds every time."""
         seeds_P = [request_seed(config.seed, 0, p) for p in range(len(held_out))]
-        sampling = config.eval_max_tokens, config.eval_temperature, config.eval_top_p
+        sampling = Sampling(config.eval_max_tokens, config.eval_temperature, config.eval_top_p)
         with run.clock("evaluate"):
-            groups = sample(held_out, held_out_prompts, seeds_P, config.eval_samples, *sampling)
+            groups = sample(held_out, held_out_prompts, seeds_P, config.eval_samples, sampling)
         return fmean(rollout.right for rollout in chain(*groups))
 
     run.say(
@@ -280,9 +280,13 @@ def main(config: Config) -> None:
             seeds_P = [
                 request_seed(config.seed, step, len(everything) + p) for p in range(len(asked))
             ]
-            sampling = config.samples_per_prompt, config.max_response_tokens, config.temperature
+            sampling = Sampling(config.max_response_tokens, config.temperature)
+            asked_problems, asked_prompts = (
+                [problems[i] for i in asked],
+                [prompts[i] for i in asked],
+            )
             fresh = sample(
-                [problems[i] for i in asked], [prompts[i] for i in asked], seeds_P, *sampling
+                asked_problems, asked_prompts, seeds_P, config.samples_per_prompt, sampling
             )
             mixed = [
                 p for p, group in enumerate(fresh) if len({rollout.reward for rollout in group}) > 1

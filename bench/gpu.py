@@ -26,6 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bench.common import one_thread, read_steps, save
@@ -114,6 +115,7 @@ def allocated(peak: bool = False) -> float:
 def train(arguments, model_dir: str, shape: Shape) -> dict:
     """Optimizer steps of two full-length sequences, one a micro-batch, through the trainer's own path."""
     import losses
+    from trainer.data import Rollout
     from trainer.policy import (
         load_policy,
         micro_batches,
@@ -121,15 +123,15 @@ def train(arguments, model_dir: str, shape: Shape) -> dict:
         response_mask,
         start_ranks,
     )
-    from trainer.rollout import Rollout
 
     _, _, device = start_ranks()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     policy = load_policy(model_dir, device, dtype, gradient_checkpointing=True)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, weight_decay=0.1)
     length, sequences = (256, 2) if arguments.small else (16384, 2)
-    ids = torch.randint(shape.vocabulary, (sequences, length)).tolist()
-    rollouts = [Rollout(row[:64], row[64:], [0.0] * (length - 64), truncated=True) for row in ids]
+    ids = torch.randint(shape.vocabulary, (sequences, length), dtype=torch.int32)
+    zeros = np.zeros(length - 64, np.float32)
+    rollouts = [Rollout(row[:64], row[64:], zeros, truncated=True) for row in ids.numpy()]
     weights_N_T = losses.token_weights(response_mask(rollouts), "token")
     batch = micro_batches(rollouts, torch.tensor([1.0, -1.0]), weights_N_T, length, device)
 
@@ -202,6 +204,7 @@ def engine(arguments, model_dir: str, shape: Shape) -> dict:
     from transformers import PreTrainedTokenizerFast
 
     import losses
+    from trainer.data import Sampling
     from trainer.policy import load_policy, micro_batches, response_mask, start_ranks
     from trainer.rollout import choose_engine, make_engine, self_check
 
@@ -218,7 +221,9 @@ def engine(arguments, model_dir: str, shape: Shape) -> dict:
     result = {"engine": kind, "seconds_start": start.seconds}
     for name, top in (("plain", 1.0), ("top_p 0.9", 0.9)):
         with Clock() as clock:
-            groups = sampler.generate(prompts, samples, list(range(count)), tokens, 1.0, top)
+            groups = sampler.generate(
+                prompts, samples, list(range(count)), Sampling(tokens, 1.0, top)
+            )
         sampled = sum(len(rollout.response_ids) for group in groups for rollout in group)
         result[f"tokens_per_second {name}"] = sampled / clock.seconds
     with Clock() as sync:
@@ -234,7 +239,9 @@ def engine(arguments, model_dir: str, shape: Shape) -> dict:
         sampler.wake()
     result["seconds_wake"] = awake.seconds
 
-    rollouts = [group[0] for group in sampler.generate(prompts, 1, list(range(count)), tokens)]
+    rollouts = [
+        group[0] for group in sampler.generate(prompts, 1, list(range(count)), Sampling(tokens))
+    ]
     weights_N_T = losses.token_weights(response_mask(rollouts), "token")
     gaps = []
     for micro in micro_batches(rollouts, torch.zeros(count), weights_N_T, 16384, device):

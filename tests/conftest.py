@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from trainer.policy import start_ranks
-from trainer.rollout import Rollout
+import losses
+from trainer.data import Rollout
+from trainer.policy import micro_batches, response_mask, start_ranks
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"  # public problem files, where there are any
@@ -61,14 +62,50 @@ def random_rollouts(count, vocab_size=40, seed=0, shortest=1, longest=12) -> lis
 
     def ids(low, high):
         length = int(torch.randint(low, high + 1, (), generator=generator))
-        return torch.randint(0, vocab_size, (length,), generator=generator).tolist()
+        ids = torch.randint(0, vocab_size, (length,), generator=generator)
+        return ids.to(torch.int32).numpy()
 
     rollouts = []
     for _ in range(count):
         prompt, response = ids(1, 6), ids(shortest, longest)
-        logps = (-torch.rand(len(response), generator=generator)).tolist()
+        logps = (-torch.rand(len(response), generator=generator)).numpy()
         rollouts.append(Rollout(prompt, response, logps, truncated=False))
     return rollouts
+
+
+def flat(groups):
+    return [sample for group in groups for sample in group]
+
+
+def trainer_gap(policy, rollouts, temperature):
+    """Largest |engine log-prob - trainer log-prob|, through the recipes' own micro-batches."""
+    weights, gaps = losses.token_weights(response_mask(rollouts), "token"), []
+    for micro in micro_batches(
+        rollouts, torch.zeros(len(rollouts)), weights, 400, torch.device("cpu")
+    ):
+        with torch.no_grad():
+            logps, _ = policy(micro.ids_N_T, micro.mask_N_T, temperature)
+        gaps.append((logps - micro.engine_logps_M).abs().max().item())
+    return max(gaps)
+
+
+def same_samples(some, others):
+    for one, other in zip(flat(some), flat(others), strict=True):
+        assert one.response_ids.tolist() == other.response_ids.tolist()
+        assert one.truncated == other.truncated
+        assert one.logps == pytest.approx(other.logps, abs=1e-4)
+
+
+def greedy_by_transformers(model, prompt, max_tokens, eos):
+    ids = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+        do_sample=False,
+        max_new_tokens=max_tokens,
+        eos_token_id=eos,
+        pad_token_id=0,
+    )
+    return ids[0, len(prompt) :].tolist()
 
 
 ENVIRONMENT = os.environ | {

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import ENVIRONMENT, ROOT, python, random_rollouts, save_random_model
@@ -165,9 +166,14 @@ def test_no_number_of_ranks_changes_the_gradient(tmp_path, ranks, cases):
 # --- log-probs are the model's own ---
 
 
+def whole(rollout) -> list[int]:
+    """Prompt and response in one list."""
+    return [*rollout.prompt_ids.tolist(), *rollout.response_ids.tolist()]
+
+
 def plain_logps(model, rollout, temperature):
     """Log-probs of one response the plain way: one unpadded sequence, all logits, log_softmax."""
-    ids = torch.tensor([rollout.prompt_ids + rollout.response_ids])
+    ids = torch.tensor([whole(rollout)])
     logits = model(input_ids=ids).logits[0] / temperature
     start = len(rollout.prompt_ids)
     log_probs = logits[start - 1 : -1].log_softmax(-1)
@@ -182,7 +188,7 @@ def by_rollout(batches, rollouts, values):
         for row, part in enumerate(value_M.split(lengths)):
             end = int(micro.mask_N_T[row].nonzero()[-1]) + 1
             found[tuple(micro.ids_N_T[row, :end].tolist())] = part
-    return [found[tuple(rollout.prompt_ids + rollout.response_ids)] for rollout in rollouts]
+    return [found[tuple(whole(rollout))] for rollout in rollouts]
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -203,7 +209,7 @@ def test_logps_and_entropy_equal_the_plain_softmax_of_transformers_logits(
             got.double(), plain_logps(model, rollout, temperature).detach(), atol=5e-5, rtol=0
         )
         ids, start = (
-            torch.tensor([rollout.prompt_ids + rollout.response_ids]),
+            torch.tensor([whole(rollout)]),
             len(rollout.prompt_ids),
         )
         probs = (model(input_ids=ids).logits[0, start - 1 : -1] / temperature).softmax(-1).detach()
@@ -241,17 +247,14 @@ def test_what_stands_in_the_padding_influences_nothing(random_policy_dir):
 
 def test_the_mask_comes_from_lengths_so_an_eos_equal_to_the_padding_stays(random_policy_dir):
     rollouts = random_rollouts(3)
-    rollouts[0].response_ids = [
-        5,
-        0,
-        0,
-    ]  # id 0 also pads: here it is a real token, twice, and the last one
-    rollouts[0].logps = [-1.0, -2.0, -3.0]
-    rollouts[1].prompt_ids = [0, 0, 4]
+    # Id 0 also pads: here it is a real token, twice, and the last one.
+    rollouts[0].response_ids = np.int32([5, 0, 0])
+    rollouts[0].logps = np.float32([-1.0, -2.0, -3.0])
+    rollouts[1].prompt_ids = np.int32([0, 0, 4])
     (micro,) = one_batch(rollouts)
     assert int(micro.mask_N_T.sum()) == sum(len(rollout.response_ids) for rollout in rollouts)
     responses = [micro.ids_N_T[row][micro.mask_N_T[row]].tolist() for row in range(3)]
-    assert sorted(responses) == sorted(rollout.response_ids for rollout in rollouts)
+    assert sorted(responses) == sorted(rollout.response_ids.tolist() for rollout in rollouts)
     assert int((micro.weights_M > 0).sum()) == int(micro.mask_N_T.sum())
     logps, _ = load(random_policy_dir)(micro.ids_N_T, micro.mask_N_T, 1.0)
     assert (
@@ -275,7 +278,7 @@ def test_every_token_keeps_its_own_advantage_weight_and_logp():
             expected = {
                 "advantages_M": [float(i + 1)] * length,
                 "weights_M": weights[i, :length].tolist(),
-                "engine_logps_M": rollout.logps,
+                "engine_logps_M": rollout.logps.tolist(),
             }[name]
             assert part.tolist() == pytest.approx(expected)
 
@@ -291,7 +294,7 @@ def test_micro_batches_stay_within_the_budget_of_padded_tokens():
         batches = one_batch(rollouts, budget=budget)
         assert all(micro.ids_N_T.numel() <= budget for micro in batches)
         padded = sum(micro.ids_N_T.numel() for micro in batches)
-        assert padded <= 1.25 * sum(len(r.prompt_ids + r.response_ids) for r in rollouts)
+        assert padded <= 1.25 * sum(len(whole(r)) for r in rollouts)
     assert (
         max(micro.ids_N_T.shape[0] for micro in one_batch(rollouts, budget=5)) == 1
     )  # too long for it: alone

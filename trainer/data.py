@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 TEXT_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("reward_model", "answer", "final_answer", "ground_truth", "solution")
 OTHER_COLUMNS = ("extra_info", "task", "verify", "difficulty")
@@ -44,6 +46,29 @@ class Problem:
     answer: str
     task: str = ""
     verify: dict | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an engine samples: at most max_tokens a response, temperature 0 is greedy, top_k -1 keeps all tokens."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+
+
+@dataclass(eq=False)
+class Rollout:
+    """One sampled response. The engine fills in the first four, the recipe the others."""
+
+    prompt_ids: np.ndarray  # int32
+    response_ids: np.ndarray  # int32, the final eos included, when it was sampled
+    logps: np.ndarray  # float32, the engine's log-prob of each response token, in nats
+    truncated: bool  # cut at the length limit
+    text: str = ""  # the response decoded, for the verifier and for people
+    right: float = 0.0  # the verifier's verdict, 0 to 1
+    reward: float = 0.0  # what it is trained on: the verdict and, in some recipes, a penalty
 
 
 @dataclass(frozen=True)

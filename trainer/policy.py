@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -265,7 +266,9 @@ def _rectangle(rollouts, advantages_N, weights_N_T, device) -> MicroBatch:
     mask_N_T = torch.zeros_like(ids_N_T, dtype=torch.bool)
     for row, rollout in enumerate(rollouts):
         start, end = len(rollout.prompt_ids), len(rollout.prompt_ids) + len(rollout.response_ids)
-        ids_N_T[row, :end] = torch.tensor(rollout.prompt_ids + rollout.response_ids)
+        ids_N_T[row, :end] = torch.from_numpy(
+            np.concatenate([rollout.prompt_ids, rollout.response_ids])
+        )
         mask_N_T[row, start:end] = True
     lengths_N = torch.tensor([len(rollout.response_ids) for rollout in rollouts], dtype=torch.int64)
     tokens_N_T = torch.arange(weights_N_T.shape[1]) < lengths_N[:, None]
@@ -274,9 +277,9 @@ def _rectangle(rollouts, advantages_N, weights_N_T, device) -> MicroBatch:
         mask_N_T=mask_N_T.to(device),
         advantages_M=advantages_N.float().repeat_interleave(lengths_N).to(device),
         weights_M=weights_N_T[tokens_N_T].to(device),
-        engine_logps_M=torch.tensor([logp for rollout in rollouts for logp in rollout.logps]).to(
-            device
-        ),
+        engine_logps_M=torch.from_numpy(
+            np.concatenate([np.zeros(0, np.float32), *(rollout.logps for rollout in rollouts)])
+        ).to(device),
     )
 
 

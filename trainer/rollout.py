@@ -12,14 +12,14 @@ import math
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from transformers import DynamicCache, GenerationConfig
+from transformers import GenerationConfig
 
-from trainer.policy import load_model
+from trainer.data import Rollout, Sampling
+from trainer.transformers_engine import TransformersEngine
 
 TESTED_VLLM = (
     "0.32.0",
@@ -29,19 +29,6 @@ TESTED_VLLM = (
 # Weights that are stale by a few updates or wrongly packed show 0.2 and more (README, "The log-prob gap").
 GAP_WARNING = 0.05
 GAP_FATAL = 0.2
-
-
-@dataclass
-class Rollout:
-    """One sampled response. The engine fills in the first four, the recipe the others."""
-
-    prompt_ids: list[int]
-    response_ids: list[int]  # the final eos included, when it was sampled
-    logps: list[float]  # the engine's log-prob of each response token, in nats
-    truncated: bool  # cut at the length limit
-    text: str = ""  # the response decoded, for the verifier and for people
-    right: float = 0.0  # the verifier's verdict, 0 to 1
-    reward: float = 0.0  # what it is trained on: the verdict and, in some recipes, a penalty
 
 
 def request_seed(seed: int, step: int, prompt: int) -> int:
@@ -98,7 +85,8 @@ def make_engine(
     distribution sampled from.
     """
     engine = {"vllm": VLLMEngine, "transformers": TransformersEngine}[choose_engine(kind)]
-    return engine(model_dir, tokenizer, max_length, dtype, raw_logps)
+    stops = stop_ids(model_dir, tokenizer)
+    return engine(model_dir, len(tokenizer), stops, max_length, dtype, raw_logps)
 
 
 def stop_ids(model_dir: str, tokenizer) -> list[int]:
@@ -117,7 +105,8 @@ class VLLMEngine:
     def __init__(
         self,
         model_dir: str,
-        tokenizer,
+        vocabulary: int,
+        stop_ids: list[int],
         max_length: int,
         dtype: torch.dtype,
         raw_logps: bool = False,
@@ -167,25 +156,23 @@ class VLLMEngine:
         np.random.set_state(rng[1])
         random.setstate(rng[2])
         self.sampling_params = vllm.SamplingParams
-        self.stop_ids = stop_ids(model_dir, tokenizer)
-        vocabulary = self.llm.llm_engine.model_config.get_vocab_size()
+        self.stop_ids = stop_ids
+        rows = self.llm.llm_engine.model_config.get_vocab_size()
         # Rows of the head beyond the tokenizer decode to nothing, yet have some probability.
-        self.allowed_ids = list(range(len(tokenizer))) if len(tokenizer) < vocabulary else None
+        self.allowed_ids = list(range(vocabulary)) if vocabulary < rows else None
         self.asleep = False
 
-    def generate(
-        self, prompts, n, seeds, max_tokens, temperature=1.0, top_p=1.0, top_k=-1
-    ) -> list[list[Rollout]]:
+    def generate(self, prompts, n: int, seeds, sampling: Sampling) -> list[list[Rollout]]:
         """n responses to each prompt: prompts P lists of ids, seeds P ints -> P lists of n rollouts."""
         requests = [{"prompt_token_ids": prompt} for prompt in prompts]
         params = [
             self.sampling_params(
                 n=n,
                 seed=seed,  # vLLM seeds the n samples of a request seed, seed + 1, ...
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k,
+                max_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
                 logprobs=0,  # one entry a token: the sampled one
                 stop_token_ids=self.stop_ids,
                 allowed_token_ids=self.allowed_ids,
@@ -197,15 +184,15 @@ class VLLMEngine:
         for prompt, output in zip(
             prompts, self.llm.generate(requests, params, use_tqdm=False), strict=True
         ):
-            group = []
+            prompt_ids, group = np.array(prompt, np.int32), []
             for sample in output.outputs:
                 ids = list(sample.token_ids)
                 logps = [
                     entry[token].logprob for token, entry in zip(ids, sample.logprobs, strict=True)
                 ]
-                group.append(
-                    Rollout(prompt, ids, logps, truncated=sample.finish_reason == "length")
-                )
+                ids, logps = np.array(ids, np.int32), np.array(logps, np.float32)
+                truncated = sample.finish_reason == "length"
+                group.append(Rollout(prompt_ids, ids, logps, truncated))
             groups.append(group)
         return groups
 
@@ -239,164 +226,6 @@ class VLLMEngine:
             self.asleep = False
 
 
-class TransformersEngine:
-    """Plain batched decoding with the transformers model, for machines without vLLM.
-
-    Our own loop around the model's forward pass rather than `generate`, for what `generate` cannot do: a random stream
-    per sample, log-probs of the samples without keeping all logits, one prefill for the n samples of a prompt, and
-    dropping finished rows from the batch while the long ones go on.
-    """
-
-    BATCH = 512  # sequences decoded together
-    DRAWS = 64  # uniform numbers drawn ahead per sequence
-    COMPACT = 0.75  # drop the finished rows once at most this share of the batch is still running
-
-    def __init__(
-        self,
-        model_dir: str,
-        tokenizer,
-        max_length: int,
-        dtype: torch.dtype,
-        raw_logps: bool = False,
-    ):
-        self.device = (
-            torch.device("cuda", torch.cuda.current_device())
-            if torch.cuda.is_available()
-            else torch.device("cpu")
-        )
-        self.model = load_model(model_dir, dtype).to(self.device).eval()
-        self.stop_ids = torch.tensor(stop_ids(model_dir, tokenizer), device=self.device)
-        self.vocabulary = len(tokenizer)
-        self.max_length = max_length
-        self.raw_logps = raw_logps
-
-    @torch.inference_mode()
-    def generate(
-        self, prompts, n, seeds, max_tokens, temperature=1.0, top_p=1.0, top_k=-1
-    ) -> list[list[Rollout]]:
-        """n responses to each prompt: prompts P lists of ids, seeds P ints -> P lists of n rollouts."""
-        if (longest := max(map(len, prompts), default=0) + max_tokens) > self.max_length:
-            raise ValueError(
-                f"prompt + response of {longest} tokens is over the engine's limit of {self.max_length}"
-            )
-        groups, prompts_at_once = [], max(1, self.BATCH // n)
-        for start in range(0, len(prompts), prompts_at_once):
-            rows = slice(start, start + prompts_at_once)
-            groups += self._decode(
-                prompts[rows], n, seeds[rows], max_tokens, temperature, top_p, top_k
-            )
-        return groups
-
-    def _decode(
-        self, prompts, n, seeds, max_tokens, temperature, top_p, top_k
-    ) -> list[list[Rollout]]:
-        """Decode one batch. N counts all its sequences; a batch row is a sequence still being decoded."""
-        # Prefill once a prompt, padded on the left so that all responses start at the same position.
-        width = max(map(len, prompts))
-        padding_P_1 = torch.tensor(
-            [[width - len(prompt)] for prompt in prompts], device=self.device
-        )
-        ids_P_T = torch.tensor(
-            [[0] * (width - len(prompt)) + prompt for prompt in prompts], device=self.device
-        )
-        mask = torch.arange(width, device=self.device) >= padding_P_1
-        positions = (torch.arange(width, device=self.device) - padding_P_1).clamp(min=0)
-        cache = DynamicCache(config=self.model.config)
-        logits = self._forward(ids_P_T, mask, positions, cache).repeat_interleave(n, dim=0)
-        cache.batch_repeat_interleave(n)
-        mask = mask.repeat_interleave(n, dim=0)
-        position = (width - padding_P_1).repeat_interleave(n, dim=0)
-
-        count = len(prompts) * n
-        streams = [np.random.default_rng([seed, g]) for seed in seeds for g in range(n)]
-        draws_N_D = torch.empty(count, self.DRAWS, dtype=torch.float64, device=self.device)
-        ids_N_T = torch.zeros(count, max_tokens, dtype=torch.int64, device=self.device)
-        logps_N_T = torch.zeros(count, max_tokens, device=self.device)
-        length_N = torch.full((count,), max_tokens, device=self.device)
-        stopped_N = torch.zeros(count, dtype=torch.bool, device=self.device)
-        rows = torch.arange(count, device=self.device)  # batch row -> sequence
-        for t in range(max_tokens):
-            if t % self.DRAWS == 0:
-                draws_N_D[rows] = torch.tensor(
-                    np.stack([streams[i].random(self.DRAWS) for i in rows.tolist()])
-                ).to(rows.device)
-            ids, logps = self._sample(
-                logits, draws_N_D[rows, t % self.DRAWS], temperature, top_p, top_k
-            )
-            ids_N_T[rows, t], logps_N_T[rows, t] = ids, logps
-            stops = rows[torch.isin(ids, self.stop_ids) & ~stopped_N[rows]]
-            stopped_N[stops], length_N[stops] = True, t + 1
-            running = ~stopped_N[rows]
-            still = int(running.sum())
-            if still == 0 or t + 1 == max_tokens:
-                break
-            if still <= self.COMPACT * len(
-                rows
-            ):  # dropping rows copies the cache, so not for every one that stops
-                keep = running.nonzero().squeeze(-1)
-                cache.batch_select_indices(keep)
-                rows, ids, mask, position = rows[keep], ids[keep], mask[keep], position[keep]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            logits = self._forward(ids[:, None], mask, position, cache)
-            position = position + 1
-
-        sequences = zip(
-            ids_N_T.tolist(), logps_N_T.tolist(), length_N.tolist(), stopped_N.tolist(), strict=True
-        )
-        samples = [
-            (ids[:length], logps[:length], not stopped) for ids, logps, length, stopped in sequences
-        ]
-        return [
-            [Rollout(prompt, *sample) for sample in samples[p * n : (p + 1) * n]]
-            for p, prompt in enumerate(prompts)
-        ]
-
-    def _forward(self, ids, mask, positions, cache) -> torch.Tensor:
-        """Logits [rows, V] of the last position."""
-        outputs = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return outputs.logits[:, -1, : self.vocabulary].float()
-
-    def _sample(
-        self, logits, draws, temperature, top_p, top_k
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inverse-CDF sampling, one uniform number a row -> (ids [rows], log-probs [rows]). Temperature 0 is greedy."""
-        scaled = logits / (temperature or 1.0)
-        if top_k > 0:
-            kth = scaled.topk(min(top_k, scaled.shape[-1])).values[:, -1:]
-            scaled = scaled.masked_fill(scaled < kth, -torch.inf)
-        if top_p < 1.0:
-            descending, order = scaled.sort(dim=-1, descending=True)
-            before = descending.softmax(dim=-1).cumsum(dim=-1) - descending.softmax(dim=-1)
-            scaled = scaled.masked_fill(
-                (before >= top_p).gather(-1, order.argsort(dim=-1)), -torch.inf
-            )
-        log_probs = scaled.log_softmax(dim=-1)
-        if temperature == 0:
-            ids = logits.argmax(dim=-1)
-        else:
-            cdf = log_probs.double().exp().cumsum(dim=-1)
-            ids = torch.searchsorted(cdf, (draws * cdf[:, -1])[:, None], right=True).squeeze(-1)
-        reported = logits.log_softmax(dim=-1) if self.raw_logps else log_probs
-        return ids, reported.gather(-1, ids[:, None]).squeeze(-1)
-
-    def load_weights(self, policy) -> None:
-        """Replace the engine's weights by the policy's, cast to the engine's dtype."""
-        self.model.load_state_dict(dict(policy.full_state()))
-
-    def sleep(self) -> None:
-        """Nothing: no memory is set aside between calls."""
-
-    def wake(self) -> None:
-        """Nothing, see sleep."""
-
-
 def self_check(engine, policy, prompt: list[int]) -> None:
     """Prove once, before training, that a change of the policy reaches the engine, and that it can be taken back.
 
@@ -405,7 +234,7 @@ def self_check(engine, policy, prompt: list[int]) -> None:
 
     def sampled_logps():
         engine.load_weights(policy)
-        return engine.generate([prompt], n=1, seeds=[0], max_tokens=8)[0][0].logps
+        return engine.generate([prompt], 1, [0], Sampling(max_tokens=8))[0][0].logps.tolist()
 
     before = sampled_logps()
     norm = [parameter for parameter in policy.parameters() if parameter.ndim == 1][-1]

@@ -1,0 +1,257 @@
+"""transformers_engine.py: samples that come from the softmax they claim to come from."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from conftest import flat, greedy_by_transformers, same_samples, save_random_model, trainer_gap
+from transformers import AutoModelForCausalLM
+
+from trainer.data import Sampling
+from trainer.policy import load_policy, micro_batches
+from trainer.rollout import GAP_FATAL
+from trainer.transformers_engine import TransformersEngine
+
+CPU = torch.device("cpu")
+EOS = 1
+PROMPTS = [[5, 9, 3], [7], [2, 30, 31, 32, 33, 8], [11, 12], [20, 21, 22, 23]]
+SEEDS = [101, 102, 103, 104, 105]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_random_model(tmp_path_factory.mktemp("engine") / "model")
+
+
+def engine_over(folder, vocabulary=40, stop_ids=(EOS,), **options):
+    return TransformersEngine(folder, vocabulary, list(stop_ids), 512, torch.float32, **options)
+
+
+@pytest.fixture
+def engine(folder):
+    return engine_over(folder)
+
+
+def load(folder):
+    return load_policy(folder, CPU, torch.float32, False)
+
+
+def next_token_probs(folder, prompt, temperature=1.0, top_p=1.0, top_k=-1):
+    """Plainly: sort, keep the first k, then the fewest that hold at least top_p of the mass; float64."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    with torch.no_grad():
+        probs = (
+            (model(input_ids=torch.tensor([prompt])).logits[0, -1] / temperature)
+            .softmax(-1)
+            .tolist()
+        )
+    likeliest = sorted(range(len(probs)), key=lambda i: -probs[i])
+    kept = likeliest[:top_k] if top_k > 0 else likeliest
+    mass, nucleus = 0.0, []
+    for i in kept:
+        if mass >= top_p * sum(probs[j] for j in kept):
+            break
+        nucleus.append(i)
+        mass += probs[i]
+    return {i: probs[i] / mass for i in nucleus}
+
+
+def ids_of(samples):
+    return [sample.response_ids.tolist() for sample in samples]
+
+
+# --- what is sampled ---
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.2])
+def test_the_trainer_computes_the_log_probs_that_the_engine_reports(folder, engine, temperature):
+    samples = flat(engine.generate(PROMPTS, 4, SEEDS, Sampling(40, temperature)))
+    assert len({len(sample.response_ids) for sample in samples}) > 1
+    assert trainer_gap(load(folder), samples, temperature) < 1e-4
+    assert trainer_gap(load(folder), samples, temperature + 0.2) > 0.05, (
+        "another temperature must show"
+    )
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k"),
+    [(1.0, 1.0, -1), (0.6, 1.0, -1), (1.3, 0.8, -1), (1.0, 1.0, 5), (0.99, 0.9, 12)],
+)
+def test_the_first_token_is_drawn_from_the_truncated_softmax(
+    folder, engine, temperature, top_p, top_k
+):
+    count, n = 1500, 4
+    groups = engine.generate(
+        [PROMPTS[0]] * count, n, list(range(count)), Sampling(1, temperature, top_p, top_k)
+    )
+    expected = next_token_probs(folder, PROMPTS[0], temperature, top_p, top_k)
+    seen = dict.fromkeys(expected, 0)
+    for sample in flat(groups):
+        assert sample.response_ids[0] in seen, "a token outside the nucleus"
+        seen[sample.response_ids[0]] += 1
+        assert sample.logps[0] == pytest.approx(np.log(expected[sample.response_ids[0]]), abs=1e-4)
+    chi_squared = sum((seen[i] - count * n * p) ** 2 / (count * n * p) for i, p in expected.items())
+    freedom = len(expected) - 1
+    assert freedom > 2
+    assert chi_squared < freedom + 4 * (2 * freedom) ** 0.5
+    if (temperature, top_p, top_k) == (
+        0.6,
+        1.0,
+        -1,
+    ):  # and the test would notice another temperature
+        other = next_token_probs(folder, PROMPTS[0], 0.7)
+        assert (
+            sum((seen[i] - count * n * p) ** 2 / (count * n * p) for i, p in other.items())
+            > 4 * freedom
+        )
+
+
+def test_the_samples_of_a_group_are_independent_draws(folder, engine):
+    """Second sample given the first: their joint frequencies are the product of the softmax's."""
+    groups = engine.generate([PROMPTS[1]] * 3000, 2, list(range(3000)), Sampling(1, 0.7))
+    expected = next_token_probs(folder, PROMPTS[1], 0.7)
+    common = sorted(expected, key=expected.get)[-3:]
+    for a in common:
+        for b in common:
+            p = expected[a] * expected[b]
+            seen = sum(
+                (group[0].response_ids[0], group[1].response_ids[0]) == (a, b) for group in groups
+            )
+            assert abs(seen - 3000 * p) < 4.5 * (3000 * p * (1 - p)) ** 0.5
+
+
+def test_a_prompt_does_not_notice_its_neighbours(engine):
+    together = engine.generate(PROMPTS, 3, SEEDS, Sampling(30))
+    apart = [
+        engine.generate([prompt], 3, [seed], Sampling(30))[0]
+        for prompt, seed in zip(PROMPTS, SEEDS, strict=True)
+    ]
+    same_samples(together, apart)
+    backwards = engine.generate(PROMPTS[::-1], 3, SEEDS[::-1], Sampling(30))
+    same_samples(together, backwards[::-1])
+    fewer = engine.generate(PROMPTS, 2, SEEDS, Sampling(30))
+    same_samples([group[:2] for group in together], fewer)
+
+
+def test_batching_dropping_finished_rows_and_drawing_ahead_change_nothing(engine, monkeypatch):
+    usual = engine.generate(PROMPTS, 4, SEEDS, Sampling(80))
+    lengths = sorted(len(sample.response_ids) for sample in flat(usual))
+    assert lengths[0] < 30 < lengths[-1], "some stop long before others"
+    for name, value in (("COMPACT", 0), ("COMPACT", 1), ("BATCH", 4), ("DRAWS", 7)):
+        with monkeypatch.context() as patch:
+            patch.setattr(TransformersEngine, name, value)
+            same_samples(usual, engine.generate(PROMPTS, 4, SEEDS, Sampling(80)))
+
+
+def test_samples_are_a_function_of_their_seed(engine):
+    one, again = (
+        engine.generate(PROMPTS, 2, SEEDS, Sampling(20)),
+        engine.generate(PROMPTS, 2, SEEDS, Sampling(20)),
+    )
+    assert ids_of(flat(one)) == ids_of(flat(again))
+    assert [s.logps.tolist() for s in flat(one)] == [s.logps.tolist() for s in flat(again)]
+    other = engine.generate(PROMPTS, 2, [seed + 1 for seed in SEEDS], Sampling(20))
+    assert all(a != b for a, b in zip(ids_of(flat(one)), ids_of(flat(other)), strict=True))
+    assert ids_of(one[0])[0] != ids_of(one[0])[1]
+
+
+def test_sampling_leaves_the_generators_alone(engine):
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    engine.generate(PROMPTS, 2, SEEDS, Sampling(20))
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1:] == (np.random.get_state()[1].tolist(), random.getstate())
+
+
+def test_greedy_decoding_is_that_of_transformers(folder, engine):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for prompt, group in zip(
+        PROMPTS, engine.generate(PROMPTS, 2, SEEDS, Sampling(30, temperature=0)), strict=True
+    ):
+        expected = greedy_by_transformers(model, prompt, 30, EOS)
+        assert [sample.response_ids.tolist() for sample in group] == [expected, expected]
+
+
+def test_groups_are_contiguous_and_carry_their_own_prompt(engine):
+    groups = engine.generate(PROMPTS, 3, SEEDS, Sampling(5))
+    assert [len(group) for group in groups] == [3] * 5
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        assert all(sample.prompt_ids.tolist() == prompt for sample in group)
+
+
+def test_the_eos_belongs_to_the_response_and_tells_it_from_a_cut_one(engine):
+    samples = flat(engine.generate(PROMPTS * 20, 4, list(range(100)), Sampling(25)))
+    for sample in samples:
+        assert len(sample.logps) == len(sample.response_ids) <= 25
+        assert EOS not in sample.response_ids[:-1]
+        assert sample.truncated == (sample.response_ids[-1] != EOS)
+        assert len(sample.response_ids) == 25 or not sample.truncated
+    assert 0 < sum(sample.truncated for sample in samples) < len(samples)
+    assert any(len(s.response_ids) == 25 and not s.truncated for s in samples), (
+        "an eos as the last token allowed"
+    )
+
+
+def test_every_stop_id_ends_a_response(folder):
+    engine = engine_over(folder, stop_ids=[EOS, 6, 7])
+    samples = flat(engine.generate(PROMPTS * 4, 4, list(range(20)), Sampling(40)))
+    assert {sample.response_ids[-1] for sample in samples if not sample.truncated} == {EOS, 6, 7}
+    assert not any(set(sample.response_ids[:-1]) & {EOS, 6, 7} for sample in samples)
+
+
+def test_rows_beyond_the_tokenizer_are_never_sampled(folder):
+    everything = flat(engine_over(folder).generate(PROMPTS, 8, SEEDS, Sampling(20)))
+    assert max(i for sample in everything for i in sample.response_ids) >= 25
+    restricted = flat(engine_over(folder, vocabulary=25).generate(PROMPTS, 8, SEEDS, Sampling(20)))
+    assert max(i for sample in restricted for i in sample.response_ids) < 25
+
+
+def test_the_ids_trained_on_are_the_engines_own(engine):
+    """No text in between: these ids, decoded and encoded again, would be others, or no text at all."""
+    samples = flat(engine.generate(PROMPTS, 2, SEEDS, Sampling(20)))
+    for micro in micro_batches(samples, torch.zeros(10), torch.ones(10, 20), 60, CPU):
+        for ids, mask in zip(micro.ids_N_T, micro.mask_N_T, strict=True):
+            end = int(mask.nonzero()[-1]) + 1
+            whole = ids[:end].tolist()
+            assert any(whole == [*sample.prompt_ids, *sample.response_ids] for sample in samples)
+            assert any(ids[mask].tolist() == sample.response_ids.tolist() for sample in samples)
+
+
+def test_raw_log_probs_are_those_of_the_untouched_softmax(folder):
+    sampling = Sampling(20, 0.7, 0.9, 10)
+    processed = flat(engine_over(folder).generate(PROMPTS, 4, SEEDS, sampling))
+    raw = flat(engine_over(folder, raw_logps=True).generate(PROMPTS, 4, SEEDS, sampling))
+    assert ids_of(processed) == ids_of(raw)
+    assert trainer_gap(load(folder), raw, 1.0) < 1e-4
+    assert trainer_gap(load(folder), processed, 0.7) > 0.05, (
+        "the processed ones know top-p and top-k"
+    )
+
+
+def test_a_prompt_with_its_response_over_the_limit_is_refused(engine):
+    with pytest.raises(ValueError, match="515 tokens is over the engine's limit of 512"):
+        engine.generate([PROMPTS[0]], 1, [0], Sampling(512))
+
+
+# --- weights ---
+
+
+def test_new_weights_are_sampled_from(folder, engine, tmp_path):
+    before = flat(engine.generate(PROMPTS, 4, SEEDS, Sampling(20)))
+    other = load(save_random_model(tmp_path / "other", seed=1))
+    engine.load_weights(other)
+    after = flat(engine.generate(PROMPTS, 4, SEEDS, Sampling(20)))
+    assert trainer_gap(other, after, 1.0) < 1e-4
+    assert trainer_gap(other, before, 1.0) > GAP_FATAL
+    engine.load_weights(load(folder))
+    same_samples([flat(engine.generate(PROMPTS, 4, SEEDS, Sampling(20)))], [before])
+
+
+def test_the_engine_keeps_its_own_copy(engine, folder):
+    policy = load(folder)
+    engine.load_weights(policy)
+    before = flat(engine.generate(PROMPTS, 1, SEEDS, Sampling(10)))
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.5)
+    same_samples([before], [flat(engine.generate(PROMPTS, 1, SEEDS, Sampling(10)))])
