@@ -39,31 +39,32 @@ from trainer import data, plot, rollout
 from trainer.checkpoint import make_folder, write_atomically
 from trainer.policy import Policy, load_tokenizer, start_ranks
 from trainer.run import launch, model_folder
+from trainer.sources.hub import BENCHMARKS
+from trainer.sources.load import load_problems
 from trainer.sources.logic import logic_score
 
-BENCHMARKS = {
-    "aime24": "HuggingFaceH4/aime_2024",
-    "aime25": "MathArena/aime_2025",
-    "amc23": "math-ai/amc23",
-    "math500": "HuggingFaceH4/MATH-500",
-    "minerva": "math-ai/minervamath",
-    "olympiad": "Hothan/OlympiadBench:OE_TO_maths_en_COMP/train",
-    "hmmt25": "MathArena/hmmt_feb_2025",
-    "brumo25": "MathArena/brumo_2025",
-    "cmimc25": "MathArena/cmimc_2025",
-}
 AVG4 = (
     "math500",
     "minerva",
     "olympiad",
 )  # JustRL draws 4 answers, not 32, to each problem of the three large ones
-STEP_BY_STEP = " Please reason step by step, and put your final answer within \\boxed{}."  # in training: two newlines
-THINK = " Let's think step by step and output the final answer within \\boxed{}."
 PROTOCOLS = {
     "justrl": dict(
-        benchmarks=9, n=32, temperature=0.7, top_p=0.9, max_tokens=31744, suffix=STEP_BY_STEP
+        benchmarks=9,
+        n=32,
+        temperature=0.7,
+        top_p=0.9,
+        max_tokens=31744,
+        suffix=f" {data.STEP_BY_STEP}",
     ),
-    "prorl": dict(benchmarks=6, n=16, temperature=0.6, top_p=0.95, max_tokens=32768, suffix=THINK),
+    "prorl": dict(
+        benchmarks=6,
+        n=16,
+        temperature=0.6,
+        top_p=0.95,
+        max_tokens=32768,
+        suffix=f" {data.THINK_STEP_BY_STEP}",
+    ),
 }
 RULE = """regimes, by the rise of pass@K from BASE to TRAINED (K: the largest k that all have), for each task:
 diminish: pass@K did not rise by more than the half-width of its paired 95% interval over problems;
@@ -280,14 +281,14 @@ def load_benchmarks(
         name: f"tiny:eval/{name[5:] or 'mixed'}" for name in names if name.split("/")[0] == "tiny"
     }
     logic = {name: name for name in names if name.startswith("logic:")}
-    sources = BENCHMARKS | tiny | logic | files
+    sources = {name: name for name in BENCHMARKS} | tiny | logic | files
     if unknown := [name for name in names if name not in sources]:
         raise ValueError(
             f"No benchmark is called {unknown[0]}: use {', '.join(BENCHMARKS)}, tiny, logic:... or --data."
         )
     if unused := files.keys() - set(names):
         raise ValueError(f"--data names {', '.join(unused)}, which --benchmarks does not list.")
-    return {name: data.load_problems(sources[name])[:limit] for name in names}
+    return {name: load_problems(sources[name])[:limit] for name in names}
 
 
 def settle(args: Arguments, name: str, model: str, problems: dict, tokenizer) -> tuple[dict, dict]:
@@ -320,9 +321,8 @@ def settle(args: Arguments, name: str, model: str, problems: dict, tokenizer) ->
             args.n or (4 if few else protocol["n"]),
             suffix,
         )
-        prompts[bench] = [
-            data.chat_ids(tokenizer, p.text, "" if p.verify else suffix, args.system) for p in own
-        ]
+        template = data.Template(suffix, args.system)
+        prompts[bench] = [data.prompt_ids(tokenizer, problem, template) for problem in own]
     longest = max(len(prompt) for own in prompts.values() for prompt in own)
     context = (
         getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None) or math.inf

@@ -29,7 +29,7 @@ from transformers.hf_argparser import HfArg
 
 import losses
 from rewards import overlong_penalty, robust_many, strict_box
-from trainer.data import Order, Sampling, encode_prompts, load_problems
+from trainer.data import Order, Sampling, Template, encode_prompts
 from trainer.policy import (
     TokenMeans,
     gather,
@@ -43,6 +43,7 @@ from trainer.policy import (
 )
 from trainer.rollout import check_gap, choose_engine, make_engine, request_seed, self_check
 from trainer.run import Run, gradient_metrics, launch, model_folder, parse, rollout_metrics
+from trainer.sources.load import load_problems
 
 
 # (0) Every hyperparameter, at the paper's value. "Table 2" is the paper's, "script" the authors' released one.
@@ -162,15 +163,13 @@ def main(config: Config) -> None:
     model_dir = model_folder(config.model)
     tokenizer = load_tokenizer(model_dir)
     problems = load_problems(config.data)
-    held_out = [
-        problem for source in config.eval_data.split(",") for problem in load_problems(source)
-    ]
+    held_out = load_problems(config.eval_data)
 
     # (1) Prompt: the instruction stands in the user's turn, after the problem.
-    template = {"suffix": config.instruction, "system": "", "max_tokens": config.max_prompt_tokens}
+    template = Template(config.instruction, "", config.max_prompt_tokens)
 
-    problems, prompts = encode_prompts(problems, tokenizer, **template)
-    held_out, held_out_prompts = encode_prompts(held_out, tokenizer, **template)
+    problems, prompts = encode_prompts(problems, tokenizer, template)
+    held_out, held_out_prompts = encode_prompts(held_out, tokenizer, template)
     order = Order(len(problems), config.seed)
 
     # (2) The engine reports log-probs of the distribution it samples from.
@@ -188,7 +187,7 @@ def main(config: Config) -> None:
     reference = None
     state = run.resume(policy, optimizer, reference)
 
-    order.restore(state.get("order", order.state()))
+    position = state.get("position", 0)
     engine.load_weights(policy)
     self_check(engine, policy, prompts[0])
 
@@ -242,7 +241,8 @@ def main(config: Config) -> None:
 
     for step in run.steps(state["step"]):
         # (5) Sample a batch. No group is dropped or replaced, whatever its rewards.
-        batch = order.take(config.prompts_per_step)
+        batch = order[position : position + config.prompts_per_step]
+        position += len(batch)
         seeds_P = [request_seed(config.seed, step, p) for p in range(len(batch))]
         sampling = Sampling(config.max_response_tokens, config.temperature)
         batch_problems, batch_prompts = [problems[i] for i in batch], [prompts[i] for i in batch]
@@ -326,7 +326,7 @@ def main(config: Config) -> None:
             metrics["eval_accuracy"] = evaluate()
 
         # (11) No reset: nothing is scheduled.
-        memory = {"order": order.state()}
+        memory = {"position": position}
 
         run.log(metrics)
         run.log_samples(

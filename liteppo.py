@@ -33,7 +33,7 @@ from transformers.hf_argparser import HfArg
 
 import losses
 from rewards import robust_many
-from trainer.data import Order, Sampling, encode_prompts, load_problems
+from trainer.data import Order, Sampling, Template, encode_prompts
 from trainer.policy import (
     TokenMeans,
     gather,
@@ -47,6 +47,7 @@ from trainer.policy import (
 )
 from trainer.rollout import check_gap, choose_engine, make_engine, request_seed, self_check
 from trainer.run import Run, gradient_metrics, launch, model_folder, parse, rollout_metrics
+from trainer.sources.load import load_problems
 
 
 # (0) Every hyperparameter, at the paper's value.
@@ -174,15 +175,13 @@ def main(config: Config) -> None:
     model_dir = model_folder(config.model)
     tokenizer = load_tokenizer(model_dir)
     problems = load_problems(config.data)
-    held_out = [
-        problem for source in config.eval_data.split(",") for problem in load_problems(source)
-    ]
+    held_out = load_problems(config.eval_data)
 
     # (1) Prompt: the instruction is the system message.
-    template = {"suffix": "", "system": config.instruction, "max_tokens": config.max_prompt_tokens}
+    template = Template("", config.instruction, config.max_prompt_tokens)
 
-    problems, prompts = encode_prompts(problems, tokenizer, **template)
-    held_out, held_out_prompts = encode_prompts(held_out, tokenizer, **template)
+    problems, prompts = encode_prompts(problems, tokenizer, template)
+    held_out, held_out_prompts = encode_prompts(held_out, tokenizer, template)
     order = Order(len(problems), config.seed)
 
     # (2) The engine reports log-probs of the untouched softmax: top-p and top-k would spoil the gap.
@@ -202,7 +201,7 @@ def main(config: Config) -> None:
     reference = None
     state = run.resume(policy, optimizer, reference)
 
-    order.restore(state.get("order", order.state()))
+    position = state.get("position", 0)
     engine.load_weights(policy)
     self_check(engine, policy, prompts[0])
 
@@ -246,7 +245,8 @@ def main(config: Config) -> None:
 
     for step in run.steps(state["step"]):
         # (5) Sample a batch. No group is dropped or replaced, whatever its rewards.
-        batch = order.take(config.prompts_per_step)
+        batch = order[position : position + config.prompts_per_step]
+        position += len(batch)
         seeds_P = [request_seed(config.seed, step, p) for p in range(len(batch))]
         sampling = Sampling(
             config.max_response_tokens, config.temperature, config.top_p, config.top_k
@@ -341,7 +341,7 @@ def main(config: Config) -> None:
             metrics["eval_accuracy"] = evaluate()
 
         # (11) No reset: nothing is scheduled.
-        memory = {"order": order.state()}
+        memory = {"position": position}
 
         run.log(metrics)
         run.log_samples(

@@ -34,7 +34,7 @@ from transformers.hf_argparser import HfArg
 
 import losses
 from rewards import deepscaler_match, robust_many
-from trainer.data import Order, Sampling, encode_prompts, load_problems
+from trainer.data import Order, Sampling, Template, encode_prompts
 from trainer.policy import (
     TokenMeans,
     gather,
@@ -49,6 +49,7 @@ from trainer.policy import (
 )
 from trainer.rollout import check_gap, choose_engine, make_engine, request_seed, self_check
 from trainer.run import Run, gradient_metrics, launch, model_folder, parse, rollout_metrics
+from trainer.sources.load import load_problems
 from trainer.sources.logic import logic_score
 
 
@@ -188,18 +189,16 @@ def main(config: Config) -> None:
     model_dir = model_folder(config.model)
     tokenizer = load_tokenizer(model_dir)
     problems = load_problems(config.data)
-    held_out = [
-        problem for source in config.eval_data.split(",") for problem in load_problems(source)
-    ]
+    held_out = load_problems(config.eval_data)
 
     # (1) Prompt: the instruction stands in the user's turn, after the problem. Logic puzzles bring their own.
     if config.logic_weight:
         count = round(len(problems) * config.logic_weight / (1 - config.logic_weight))
         problems += load_problems(f"logic:train:{count}")
-    template = {"suffix": config.instruction, "system": "", "max_tokens": config.max_prompt_tokens}
+    template = Template(config.instruction, "", config.max_prompt_tokens)
 
-    problems, prompts = encode_prompts(problems, tokenizer, **template)
-    held_out, held_out_prompts = encode_prompts(held_out, tokenizer, **template)
+    problems, prompts = encode_prompts(problems, tokenizer, template)
+    held_out, held_out_prompts = encode_prompts(held_out, tokenizer, template)
     order = Order(len(problems), config.seed)
 
     # (2) The engine reports log-probs of the distribution it samples from.
@@ -219,7 +218,7 @@ def main(config: Config) -> None:
         policy, optimizer, reference
     )
 
-    order.restore(state.get("order", order.state()))
+    position = state.get("position", 0)
     engine.load_weights(policy)
     self_check(engine, policy, prompts[0])
 
@@ -276,7 +275,9 @@ def main(config: Config) -> None:
         everything, kept, rounds = [], [], 0
         while len(kept) < config.prompts_per_step and rounds < config.max_rounds:
             wanted = math.ceil((config.prompts_per_step - len(kept)) / state["keep_rate"])
-            asked = order.take(min(wanted, 2 * config.prompts_per_step))
+            wanted = min(wanted, 2 * config.prompts_per_step)
+            asked = order[position : position + wanted]
+            position += len(asked)
             seeds_P = [
                 request_seed(config.seed, step, len(everything) + p) for p in range(len(asked))
             ]
@@ -295,7 +296,7 @@ def main(config: Config) -> None:
             if len(mixed) > len(
                 taken
             ):  # the batch is full: prompts after its last one go back to the order's front
-                order.restore({"position": order.state()["position"] - len(asked) + taken[-1] + 1})
+                position += taken[-1] + 1 - len(asked)
             kept += [(asked[p], fresh[p]) for p in taken]
             everything += fresh
             rounds += 1
@@ -416,7 +417,7 @@ def main(config: Config) -> None:
                 optimizer.state.clear()
             state |= {"best": metrics.get("eval_accuracy", -1.0), "stalled": 0}
             metrics["event"] = "reset"
-        memory = {"order": order.state()} | {
+        memory = {"position": position} | {
             name: state[name] for name in ("keep_rate", "best", "stalled")
         }
 

@@ -143,10 +143,11 @@ def phases(steps: list[dict]) -> dict[str, float]:
 
 def write_problems(path: Path, arguments) -> None:
     """The problems justrl.py --tiny will meet, in its order."""
-    from trainer.data import Order, load_problems
+    from trainer.data import Order
+    from trainer.sources.load import load_problems
 
     problems = load_problems("tiny:train/mixed")
-    rows = [problems[i] for i in Order(len(problems), 0).take(arguments.prompts * arguments.steps)]
+    rows = [problems[i] for i in Order(len(problems), 0)[0 : arguments.prompts * arguments.steps]]
     path.write_text(
         "".join(json.dumps({"text": row.text, "answer": row.answer}) + "\n" for row in rows)
     )

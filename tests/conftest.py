@@ -132,7 +132,7 @@ def python(*arguments, ranks=1, timeout=300, **options) -> subprocess.CompletedP
 FORGE = """
 import atexit, json, os, resource, runpy, sys, traceback
 import losses, rewards, tiny.pretrain
-import trainer.checkpoint, trainer.data, trainer.plot, trainer.policy, trainer.rollout, trainer.run
+import trainer.checkpoint, trainer.plot, trainer.policy, trainer.rollout, trainer.run, trainer.sources.load
 from transformers.models.qwen2 import modeling_qwen2
 tiny.pretrain.problems("train", "mixed")
 for line in sys.stdin:

@@ -1,10 +1,8 @@
-"""data.py: every layout, every fault's sentence, the order's promises. Offline: the hub is played by local datasets."""
+"""Problems and prompts: every layout, every fault's sentence, the order. The hub is local here."""
 
 import json
 import random
 import re
-import sys
-import types
 from pathlib import Path
 
 import datasets
@@ -12,8 +10,20 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from trainer import data
-from trainer.data import Order, Problem, chat_ids, encode_prompts, held_out, load_problems
+from trainer.data import (
+    INSTRUCTIONS,
+    Order,
+    Problem,
+    Template,
+    chat_ids,
+    encode_prompts,
+    fingerprint,
+    prompt_ids,
+    without,
+)
+from trainer.sources.hub import BENCHMARKS, HUB, SUBJECTS
+from trainer.sources.load import ACCEPTED, load_problems, split_sources
+from trainer.sources.rows import clean_answer, last_box, strip_wrapper
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(
@@ -116,10 +126,11 @@ def test_a_json_file_may_hold_lines_and_a_byte_order_mark(tmp_path):
     assert [problem.answer for problem in load_problems(str(path))] == ["1", "2"]
 
 
-def test_the_tiny_world_is_asked_for_split_and_level(monkeypatch):
-    tiny = types.SimpleNamespace(problems=lambda split, level: [Problem(split, level)])
-    monkeypatch.setitem(sys.modules, "tiny", tiny)
-    assert load_problems("tiny:train/easy") == [Problem("train", "easy")]
+def test_the_tiny_world_is_asked_for_split_and_level():
+    problems = load_problems("tiny:eval/easy")
+    assert {type(problem) for problem in problems} == {Problem}
+    assert {problem.task for problem in problems} == {"easy"}
+    assert problems[0].text.endswith("=?") and problems == load_problems("tiny:eval/easy")
     with pytest.raises(
         ValueError, match=r"^tiny:train: write tiny:SPLIT/LEVEL, such as tiny:train/easy$"
     ):
@@ -143,8 +154,6 @@ def test_the_tiny_world_is_asked_for_split_and_level(monkeypatch):
         + "\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
         "{} Let's think step by step and output the final answer within \\boxed{}.",
         '{} Let\'s think step by step and output the final answer after "####".',
-        "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\n{}\nPlease reason step by step, and put your "
-        "final answer within \\boxed{}.<|im_end|>\n<|im_start|>assistant\n",
         "{}",
     ],
 )
@@ -157,7 +166,7 @@ def test_the_tiny_world_is_asked_for_split_and_level(monkeypatch):
     ],
 )
 def test_wrappers_go_and_nothing_else(wrapped, problem):
-    assert data.strip_wrapper(wrapped.replace("{}", problem, 1)) == problem
+    assert strip_wrapper(wrapped.replace("{}", problem, 1)) == problem
 
 
 @pytest.mark.parametrize(
@@ -169,7 +178,7 @@ def test_wrappers_go_and_nothing_else(wrapped, problem):
     ],
 )
 def test_what_only_resembles_a_wrapper_stays(text):
-    assert data.strip_wrapper(text) == text
+    assert strip_wrapper(text) == text
 
 
 @pytest.mark.parametrize(
@@ -207,7 +216,6 @@ def test_what_only_resembles_a_wrapper_stays(text):
         *[
             ("\\boxed{1} or \\boxed{2}", "\\boxed{1} or \\boxed{2}"),
             ("\\boxed{1", "\\boxed{1"),
-            ("$x$", "$x$"),
         ],
         *[
             ("so\n#### 1,080", "1080"),
@@ -218,7 +226,7 @@ def test_what_only_resembles_a_wrapper_stays(text):
     ],
 )
 def test_golds_become_bare_strings(gold, answer):
-    assert data.clean_answer(gold) == answer
+    assert clean_answer(gold) == answer
 
 
 @pytest.mark.parametrize(
@@ -233,7 +241,7 @@ def test_golds_become_bare_strings(gold, answer):
     ],
 )
 def test_the_last_box_of_a_solution(solution, answer):
-    assert data.last_box(solution) == answer
+    assert last_box(solution) == answer
 
 
 # --- repeats and conflicts ---
@@ -278,8 +286,11 @@ ANY_ANSWER = "reward_model, answer, final_answer, ground_truth, solution"
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        ({"problem": "p"}, f"no answer column; expected one of {ANY_ANSWER}"),
-        ({"answer": "1"}, "no problem column; expected one of problem, question, prompt"),
+        ({"problem": "p"}, f"no answer column; expected one of {ANY_ANSWER}, found problem"),
+        (
+            {"answer": "1", "text": "p"},
+            "no problem column; expected one of problem, question, prompt, found answer, text",
+        ),
         ({"problem": "", "answer": "1"}, "empty problem"),
         ({"problem": " \n", "answer": "1"}, "empty problem"),
         ({"problem": None, "answer": "1"}, "empty problem"),
@@ -292,7 +303,12 @@ ANY_ANSWER = "reward_model, answer, final_answer, ground_truth, solution"
         ({"problem": 3, "answer": "1"}, "problem is int; expected text"),
         ({"problem": "p", "answer": True}, "answer is bool; expected text or a number"),
         ({"problem": "p", "answer": {"a": 1}}, "answer is dict; expected text or a number"),
-        ({"problem": "p", "answer": ["1", "2"]}, "answer is list; expected text or a number"),
+        (
+            {"problem": "p", "answer": [["1"], ["2"]]},
+            "answer is a list of lists; expected text or a number",
+        ),
+        ({"problem": "p", "answer": []}, "empty answer"),
+        ({"problem": "p", "answer": float("inf")}, "answer is Infinity; expected a finite number"),
         ({"problem": "p", "answer": "1", "verify": "x"}, "verify is str; expected an object"),
         (
             {"problem": "p", "solution": "so 3"},
@@ -302,15 +318,14 @@ ANY_ANSWER = "reward_model, answer, final_answer, ground_truth, solution"
             {**verl("p", "1"), "reward_model": "1"},
             "reward_model is str; expected an object with ground_truth",
         ),
-        ({**verl("p", "1"), "reward_model": {}}, "no answer column; expected one of ground_truth"),
+        (
+            {**verl("p", "1"), "reward_model": {}},
+            "no answer column; expected one of ground_truth, found nothing",
+        ),
         (verl("p", None), "empty answer"),
         ({**verl("p", "1"), "prompt": ["p"]}, "prompt is not a list of {role, content} messages"),
-        ({**verl("p", "1"), "prompt": []}, "prompt has 0 user messages; expected one"),
-        (
-            {**verl("p", "1"), "prompt": verl("p", "1")["prompt"] * 2},
-            "prompt has 2 user messages; expected one",
-        ),
-        (verl(None, "1"), "prompt is NoneType; expected text"),
+        ({**verl("p", "1"), "prompt": []}, "prompt has no user message"),
+        (verl(None, "1"), "prompt has a message whose content is NoneType, no text"),
         (["p", "1"], "expected an object with a problem and an answer, found list"),
         ("3", "expected an object with a problem and an answer, found int"),
     ],
@@ -350,7 +365,7 @@ def test_a_malformed_row_of_a_table_is_named_by_its_number(tmp_path, kind):
         ("a.parquet", b"PAR1 no", ": not a Parquet file ("),
         ("a.jsonl", b"", ": no problems in it"),
         ("a.json", b"[]", ": no problems in it"),
-        ("a.csv", b"problem,answer\n", f": unknown kind of file; give {data.ACCEPTED}"),
+        ("a.csv", b"problem,answer\n", f": unknown kind of file; give {ACCEPTED}"),
     ],
 )
 def test_a_broken_file_is_named_with_its_fault(tmp_path, name, content, fault):
@@ -368,7 +383,7 @@ def test_a_missing_file_says_what_is_accepted(tmp_path):
     ):
         with pytest.raises(FileNotFoundError) as error:
             load_problems(source)
-        assert str(error.value) == f"{source}: {fault}; give {data.ACCEPTED}"
+        assert str(error.value) == f"{source}: {fault}; give {ACCEPTED}"
 
 
 # --- the hub ---
@@ -441,12 +456,12 @@ HUB_ROWS = {
 @pytest.mark.parametrize("key", HUB_ROWS, ids=lambda key: key[0])
 def test_hub_sets_with_their_own_columns(hub, key):
     hub[key] = HUB_ROWS[key]
-    task = data.HUB[key[0]].task if key[0] in data.HUB else "unknown-set"
+    task = HUB[key[0]].task if key[0] in HUB else "unknown-set"
     assert load_problems(key[0]) == [Problem("p?", "34", task)]
 
 
 def test_sets_in_several_configs_are_read_one_after_another(hub):
-    for subject in data.MATH.split():
+    for subject in SUBJECTS:
         row = {
             "problem": f"{subject}?",
             "level": "Level 1",
@@ -568,7 +583,7 @@ def test_held_out_ignores_spelling_but_not_operators(capsys):
         Problem("find x+15 when x = 2!", "17"),
         Problem("roots of $z^4 - z^2$", "12"),
     ]
-    assert held_out(problems, reserved) == problems[1:]
+    assert without(problems, reserved) == problems[1:]
     assert capsys.readouterr().out == "1 of 3 training problems are evaluation problems: dropped\n"
 
 
@@ -603,7 +618,7 @@ def test_a_missing_or_refusing_chat_template_is_one_sentence():
     refusing = make_tokenizer("{{ raise_exception('System role not supported') }}")
     with pytest.raises(
         ValueError,
-        match=r"^the chat template of '' refuses the prompt \(System role not supported\)$",
+        match=r"^the chat template of '' cannot write the prompt '1\+1\?': System role not supported$",
     ):
         chat_ids(refusing, "1+1?", system="x")
 
@@ -611,7 +626,7 @@ def test_a_missing_or_refusing_chat_template_is_one_sentence():
 def test_prompts_over_the_limit_are_dropped_counted_and_said(capsys):
     problems = [Problem("x" * n, "1") for n in (3, 5, 4)]
     length = len("<user>xxxx!<assistant>")
-    kept, prompts = encode_prompts(problems, make_tokenizer(), "!", "", length)
+    kept, prompts = encode_prompts(problems, make_tokenizer(), Template("!", max_tokens=length))
     assert kept == [problems[0], problems[2]] and [len(prompt) for prompt in prompts] == [
         length - 1,
         length,
@@ -620,7 +635,7 @@ def test_prompts_over_the_limit_are_dropped_counted_and_said(capsys):
     with pytest.raises(
         ValueError, match=r"^no prompt of 3 fits in 5 tokens \(the shortest has 21\)$"
     ):
-        encode_prompts(problems, make_tokenizer(), "!", "", 5)
+        encode_prompts(problems, make_tokenizer(), Template("!", max_tokens=5))
 
 
 # --- the order ---
@@ -628,48 +643,30 @@ def test_prompts_over_the_limit_are_dropped_counted_and_said(capsys):
 
 def test_an_epoch_holds_every_index_once_and_epochs_differ():
     order = Order(100, seed=0)
-    epochs = [order.take(100) for _ in range(3)]
+    epochs = [order[start : start + 100] for start in (0, 100, 200)]
     assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
 def test_the_order_is_a_function_of_the_seed_alone():
     random.seed(1)
-    first = Order(50, seed=7).take(120)
+    first = Order(50, seed=7)[0:120]
     random.seed(2)
-    assert Order(50, seed=7).take(120) == first != Order(50, seed=8).take(120)
+    assert Order(50, seed=7)[0:120] == first != Order(50, seed=8)[0:120]
 
 
 def test_the_order_is_pinned_for_all_versions():
-    assert Order(8, seed=0).take(16) == [3, 5, 7, 1, 2, 0, 4, 6, 5, 7, 0, 1, 6, 4, 3, 2]
+    assert Order(8, seed=0)[0:16] == [3, 5, 7, 1, 2, 0, 4, 6, 5, 7, 0, 1, 6, 4, 3, 2]
 
 
-def test_take_may_cross_epochs_and_its_sizes_do_not_matter():
-    whole, pieces = Order(10, seed=3), Order(10, seed=3)
-    assert whole.take(47) == [i for k in (1, 9, 25, 0, 12) for i in pieces.take(k)]
-
-
-@pytest.mark.parametrize("done", [0, 3, 10, 25])
-def test_a_resumed_order_goes_on_as_the_unbroken_one(done):
+def test_any_part_of_the_order_equals_that_part_of_the_whole():
     order = Order(10, seed=3)
-    order.take(done)
-    state = json.loads(json.dumps(order.state()))
-    rest = order.take(30)
-    resumed = Order(10, seed=3)
-    resumed.take(17)
-    resumed.restore(state)
-    assert resumed.take(30) == rest
+    whole = order[0:47]
+    for start, stop in ((0, 1), (1, 10), (10, 35), (35, 35), (35, 47), (3, 44)):
+        assert Order(10, seed=3)[start:stop] == whole[start:stop] == order[start:stop]
 
 
-def test_an_order_is_not_resumed_over_other_data_or_another_seed():
-    state = Order(10, seed=3).state()
-    with pytest.raises(
-        ValueError,
-        match=r"^the checkpoint's data order has size 10, this run's has 11: resume with ",
-    ):
-        Order(11, seed=3).restore(state)
-    with pytest.raises(ValueError, match=r"order has seed 3, this run's has 4"):
-        Order(10, seed=4).restore(state)
+def test_an_order_of_nothing_is_refused():
     with pytest.raises(ValueError, match=r"^there is nothing to order"):
         Order(0, seed=3)
 
@@ -699,7 +696,8 @@ def test_public_files_load_whole(name, capsys):
     assert capsys.readouterr().out == ""
     assert [problem.text for problem in problems] == [row["problem"].strip() for row in raw]
     unpadded = [re.sub(r"^0+(?=\d+$)", "", row["answer"].strip()) for row in raw]
-    assert [problem.answer for problem in problems] == unpadded
+    if name != "olympiadbench":  # its golds are formulas, see below
+        assert [problem.answer for problem in problems] == unpadded
     assert {problem.task for problem in problems} == {name}
 
 
@@ -737,8 +735,8 @@ def test_golds_out_of_math_solutions(tmp_path):
 
 
 @needs_shared
-def test_known_leaks_are_held_out(capsys):
+def test_known_leaks_are_without(capsys):
     deepmath, math_train = (
         load_problems(str(SHARED / f"{name}.jsonl")) for name in ("deepmath_5k", "math_train_7498")
     )
-    assert len(deepmath) - len(held_out(deepmath, math_train)) == 286
+    assert len(deepmath) - len(without(deepmath, math_train)) == 286

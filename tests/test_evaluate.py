@@ -18,6 +18,7 @@ import evaluate
 import rewards
 from tiny import pretrain as tiny
 from trainer import data
+from trainer.sources.load import load_problems
 
 NINE = {
     name: SHARED / f"{'olympiadbench' if name == 'olympiad' else name}.jsonl"
@@ -410,7 +411,7 @@ TOO_LONG = {"minerva": [112], "olympiad": [71, 119, 168, 268, 279]}
 @needs_data
 @pytest.mark.parametrize("name", NINE)
 def test_the_gold_answers_score_100_percent(name):
-    problems = data.load_problems(str(NINE[name]))
+    problems = load_problems(str(NINE[name]))
     golds = [problem.answer for problem in problems]
     responses = [f"So the answer is $\\boxed{{{gold}}}$." for gold in golds]
     assert [
@@ -426,7 +427,7 @@ def test_the_gold_answers_score_100_percent(name):
 @pytest.mark.parametrize("name", NINE)
 def test_the_gold_answers_in_other_words_score_100_percent_too(name):
     """As a model would write them: in LaTeX, without the dollar signs, \\dfrac for \\frac."""
-    golds = [problem.answer for problem in data.load_problems(str(NINE[name]))]
+    golds = [problem.answer for problem in load_problems(str(NINE[name]))]
     written = [re.sub(r"\\frac", r"\\dfrac", gold.strip("$")) for gold in golds]
     written = [
         re.sub(r"(?<=\d)e([+-]?\d+)", r"\\times 10^{\1}", text).replace("np.", "\\")

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from trainer.data import load_problems
 from trainer.sources import logic
+from trainer.sources.load import load_problems
 from trainer.sources.logic import (
     EXCLUDED,
     GRAPH_SIZES,

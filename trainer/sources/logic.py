@@ -5,7 +5,7 @@
 
 Sources: logic:NAME or logic:NAME:SIZE, where NAME is
     train         every task but the held-out, excluded and slow ones; graph_color at 10 vertices
-    validation    the same tasks, other puzzles (small tasks repeat a few: data.held_out drops those)
+    validation    the same tasks, other puzzles (small tasks repeat a few: data.without drops those)
     held_out      the tasks that ProRL (arXiv 2505.24864) never trains on
     graph_color   graph_color/10 ... graph_color/30: the larger graphs are never trained on
     TASK          one task alone, such as chain_sum, zebra_puzzles or graph_color/20
@@ -181,14 +181,11 @@ def _write(split, size, seed):
         for i in range(size):
             turn, k = divmod(i, len(tasks))
             entry = _dataset(tasks[k], seeds[k], size)[turn]
-            text, answer = (
-                entry["question"].strip() + INSTRUCTION,
-                OPEN if entry["answer"] is None else entry["answer"],
-            )
-            problem = Problem(text, answer, tasks[k], {"task": tasks[k], "entry": entry})
-            print(
-                json.dumps(vars(problem), default=str), file=out
-            )  # str: fractions, which no verifier reads
+            text = entry["question"].strip() + INSTRUCTION
+            answer = OPEN if entry["answer"] is None else entry["answer"]
+            verify = {"task": tasks[k], "entry": entry}
+            row = {"text": text, "answer": answer, "task": tasks[k], "verify": verify}
+            print(json.dumps(row, default=str), file=out)  # str: fractions, which no verifier reads
 
 
 if __name__ == "__main__":

@@ -1,0 +1,185 @@
+"""The name of a source in, its problems out.
+
+    problems = load_problems("BytedTsinghua-SIA/DAPO-Math-17k")
+    problems = load_problems("aime24, aime25, ~/my problems.jsonl")
+
+A source is one of the following, or several with commas between them:
+    NAME                               a benchmark: aime24, math500, ... (hub.BENCHMARKS)
+    ID, ID:SPLIT or ID:CONFIG/SPLIT    a dataset of the Hugging Face hub
+    PATH                               a .jsonl, .json (either may be gzipped) or .parquet file
+    tiny:SPLIT/LEVEL                   the embedded world, such as tiny:train/easy
+    liteppo:easy, :medium or :hard     the three training sets of Lite PPO, drawn from the hub
+    logic:NAME or logic:NAME:SIZE      Reasoning Gym puzzles, such as logic:train (logic.py)
+"""
+
+import codecs
+import gzip
+import io
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer.data import Problem
+from trainer.sources import hub, logic
+from trainer.sources.rows import TEXT_COLUMNS, collect, known_columns, table_rows
+
+ACCEPTED = (
+    "a .jsonl, .json or .parquet file, a hub id such as openai/gsm8k, a benchmark such as aime24, "
+    "tiny:SPLIT/LEVEL, liteppo:LEVEL or logic:NAME"
+)
+
+
+def load_problems(source: str, seed: int = 42, *, solutions: bool = False) -> list[Problem]:
+    """The problems of a source or of several (see above), in their order.
+
+    seed: matters to liteppo: and logic: alone. solutions: also fill Problem.solution; of DeepMath,
+    that is a download of 2 GB. What was dropped is printed, with counts.
+    Raises FileNotFoundError (no such file or dataset, or the hub is out of reach) and ValueError (a
+    wrong row or file), each with one sentence.
+    """
+    names = split_sources(source)
+    if not names:
+        raise ValueError(f"the name of the problems is empty; give {ACCEPTED}")
+    return [problem for name in names for problem in _load(name, seed, solutions)]
+
+
+def split_sources(text: str) -> list[str]:
+    """ "a.jsonl, b.jsonl" -> ["a.jsonl", "b.jsonl"]; a path that exists may itself hold commas."""
+    parts, names = text.split(","), []
+    while parts:
+        lengths = range(len(parts), 1, -1)
+        joined = (n for n in lengths if os.path.exists(_path(",".join(parts[:n]))))
+        n = next(joined, 1)
+        names.append(",".join(parts[:n]).strip())
+        parts = parts[n:]
+    return [name for name in names if name]
+
+
+def _path(name):
+    return Path(os.path.expanduser(name.strip()))
+
+
+def _load(name, seed, solutions):
+    kind, _, rest = name.partition(":")
+    if kind == "tiny":
+        from tiny import pretrain as tiny  # here: it imports torch, which real data does not need
+
+        split, slash, level = rest.partition("/")
+        if not slash:
+            raise ValueError(f"{name}: write tiny:SPLIT/LEVEL, such as tiny:train/easy")
+        return tiny.problems(split, level)
+    if kind == "liteppo":
+        return hub.load_lite_ppo(rest, seed, solutions)
+    if kind == "logic":
+        return logic.load(rest, seed)
+    path = _path(name)
+    if re.search(r"\.(jsonl|json|parquet)(\.gz)?$", path.name, re.IGNORECASE):
+        if path.is_dir():
+            raise ValueError(f"{name}: it is a folder; name the files in it")
+        if not path.exists():
+            raise FileNotFoundError(f"{name}: no such file; give {ACCEPTED}")
+        task = path.name.removesuffix(".gz").rpartition(".")[0]
+        rows = _file_rows(name, path, solutions)
+        return [problem for problem, _ in collect(name, rows, task, solutions=solutions)]
+    if path.is_dir():
+        raise ValueError(f"{name}: it is a folder; name a .jsonl, .json or .parquet file in it")
+    if path.exists():
+        raise ValueError(f"{name}: unknown kind of file; give {ACCEPTED}")
+    hub_id = hub.BENCHMARKS.get(name, name)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(:[^\s:]+)?", hub_id):
+        raise FileNotFoundError(f"{name}: not a known source; give {ACCEPTED}")
+    return [problem for problem, _ in hub.load_hub(hub_id, solutions)]
+
+
+# --- files: pairs of (place, row), the place for error messages ---
+
+
+def _file_rows(name, path, solutions) -> Iterator[tuple[str, dict]]:
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{name}: it is a git-lfs pointer, not the data; run: git lfs pull")
+    if path.suffix.lower() == ".parquet":
+        return _parquet_rows(name, path, solutions)
+    return _json_rows(name, path, gzip.open if head.startswith(b"\x1f\x8b") else open)
+
+
+def _parquet_rows(name, path, solutions):
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        columns = known_columns(file.schema_arrow.names, solutions)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{name}: not a Parquet file ({_one_line(error)})") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    rows = table_rows(file.iter_batches(10_000, columns=columns))
+    try:
+        yield from rows
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{name}: the Parquet file is damaged ({_one_line(error)})") from None
+
+
+def _json_rows(name, path, opener):
+    try:
+        with opener(path, "rb") as file:
+            head = file.read(64)
+            file.seek(0)
+            if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                file = io.BytesIO(file.read().decode("utf-16").encode())
+                head = file.getvalue()[:64]
+            suffix = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+            first = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+            if suffix == "json" or first == b"[":
+                rows = _json_list(name, file.read(), strict=suffix == "json" and first == b"[")
+                if rows is not None:
+                    yield from ((f"row {n}", row) for n, row in enumerate(rows, 1))
+                    return
+                file.seek(0)
+            for n, line in enumerate(file, 1):
+                if line.strip(b"\xef\xbb\xbf \t\r\n"):
+                    yield f"line {n}", _parse(line, f"{name}, line {n}")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: not valid UTF-16 ({error})") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{name}: the gzip file is damaged ({_one_line(error)})") from None
+
+
+def _json_list(name, data, strict):
+    """The rows of a file that is one JSON list or one row, None if it holds one row a line."""
+    try:
+        rows = _parse(data, name)
+    except ValueError:
+        if strict:
+            raise
+        return None
+    if isinstance(rows, dict) and not set(rows) & set(TEXT_COLUMNS):
+        raise ValueError(
+            f"{name}: it is one object with {', '.join(rows) or 'nothing'}; expected a list of "
+            "rows, or one row a line"
+        )
+    return rows if isinstance(rows, list) else [rows]
+
+
+def _parse(data, place):
+    try:
+        return json.loads(data, object_pairs_hook=_no_key_twice)
+    except (ValueError, RecursionError) as error:  # also JSONDecodeError and UnicodeDecodeError
+        raise ValueError(f"{place}: not valid JSON ({error})") from None
+
+
+def _no_key_twice(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in row if keys.count(key) > 1)} occurs twice")
+    return row
+
+
+def _one_line(error):
+    return " ".join(str(error).split())

@@ -1,0 +1,430 @@
+r"""From a row of a dataset to a Problem.
+
+A row has either plain columns (TEXT_COLUMNS and ANSWER_COLUMNS) or verl's layout:
+prompt = [{role, content}, ...], reward_model = {ground_truth}. What is wrong with a row is said in
+one sentence that names the source and the row.
+
+The gold is brought into the form that a model would box: "\boxed{204}", "$204$", ["204"] and
+"so it is\n#### 204" all become "204".
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+
+from trainer.data import INSTRUCTIONS, Problem, say
+
+TEXT_COLUMNS = ("problem", "question", "prompt")
+ANSWER_COLUMNS = ("reward_model", "answer", "final_answer", "ground_truth", "solution")
+SOLUTION_COLUMNS = ("solution", "r1_solution_1")
+OTHER_COLUMNS = ("extra_info", "task", "verify", "difficulty")
+
+
+class Blank(ValueError):
+    """The row has no problem or no answer. Some public sets are known to have such rows."""
+
+
+def collect(
+    source: str,
+    rows: Iterable[tuple[str, dict]],
+    task: str,
+    *,
+    blanks: bool = False,
+    solutions: bool = False,
+) -> list[tuple[Problem, dict]]:
+    """(Problem, row) pairs of (place, row) pairs; says how many rows were dropped, and why.
+
+    Rows whose `prompt` is a list of messages are collapsed by their prompt: the public DAPO file
+    repeats each of its 17.9k rows 100 times by accident. (JustRL's run kept the copies, so its one
+    epoch is a hundred of ours.) Prompts that occur with two different answers are dropped. Plain
+    rows are all kept, so that a benchmark stays whole.
+
+    task: the name of the problems whose row names none. blanks: rows without a problem or an answer
+    are dropped, not refused. solutions: fill Problem.solution. Raises ValueError for a wrong row,
+    and if no problem is left.
+    """
+    pairs, answers, conflicts, count = [], {}, set(), Counter()
+    for place, row in rows:
+        count["rows"] += 1
+        try:
+            problem = problem_of(row, task, solutions)
+        except ValueError as error:
+            if blanks and isinstance(error, Blank):
+                count["blank"] += 1
+                continue
+            raise ValueError(f"{source}, {place}: {error}") from None
+        if isinstance(row.get("prompt"), list):
+            key = _prompt_key(problem)
+            if key in answers:
+                count["repeated"] += 1
+                if answers[key] != problem.answer:
+                    conflicts.add(key)
+                continue
+            answers[key] = problem.answer
+        pairs.append((problem, row))
+    pairs = [pair for pair in pairs if _prompt_key(pair[0]) not in conflicts]
+    if len(pairs) < count["rows"]:
+        say(
+            f"{source}: {count['rows']:,} rows, {len(pairs):,} problems kept; "
+            f"{count['repeated']:,} repeated rows collapsed, {len(conflicts):,} problems with "
+            f"conflicting answers and {count['blank']:,} blank rows dropped"
+        )
+    if not pairs:
+        raise ValueError(f"{source}: no problems in it")
+    return pairs
+
+
+def _prompt_key(problem):
+    return problem.text, problem.system, problem.history, problem.prefill
+
+
+def problem_of(row: dict, task: str = "", solutions: bool = False) -> Problem:
+    """One row's problem. Raises Blank, or ValueError with what is wrong with the row."""
+    if not isinstance(row, dict):
+        found = type(row).__name__
+        raise ValueError(f"expected an object with a problem and an answer, found {found}")
+    text, system, history, prefill = _prompt(row)
+    answer = _answer(row)
+    if last_box(prefill) is not None:
+        raise ValueError("prompt ends in an assistant turn that holds a boxed answer: remove it")
+    verify = None if _missing(row.get("verify")) else row["verify"]
+    if not isinstance(verify, dict | None):
+        raise ValueError(f"verify is {type(verify).__name__}; expected an object")
+    solution = _solution(row, answer) if solutions else ""
+    task = str(task if _missing(row.get("task")) else row["task"] or task)
+    for what, content in {
+        "problem": text,
+        "answer": answer,
+        "task": task,
+        "solution": solution,
+        "system message": system,
+        "earlier turn": "".join(content for _, content in history),
+        "assistant turn": prefill,
+        "verify": _json(verify) if verify else "",
+    }.items():
+        if wrong := re.search("[\0\ud800-\udfff]", content):
+            raise ValueError(
+                f"{what} holds U+{ord(wrong[0]):04X} as its character {wrong.start() + 1}, which "
+                "is no text: remove it"
+            )
+    return Problem(text, answer, task, verify, solution, system, history, prefill)
+
+
+def _json(verify):
+    try:
+        return json.dumps(verify, ensure_ascii=False)
+    except TypeError as error:
+        raise ValueError(f"verify cannot be written as JSON ({error})") from None
+
+
+def _missing(value):
+    return value is None or (isinstance(value, float) and math.isnan(value))  # pandas writes NaN
+
+
+def _find(row, columns, what):
+    """The first of the columns that the row holds something in, and what it holds."""
+    for column in columns:
+        if not _missing(row.get(column)):
+            return column, row[column]
+    if any(column in row for column in columns):
+        raise Blank(f"empty {what}")
+    raise ValueError(_no_column(what, columns, row))
+
+
+def _no_column(what, columns, found):
+    names = ", ".join(map(str, found)) or "nothing"
+    return f"no {what} column; expected one of {', '.join(columns)}, found {names}"
+
+
+# --- tables: rows of Parquet files and of the hub ---
+
+
+def known_columns(names: list[str], solutions: bool = False) -> list[str]:
+    """The columns that are read: what a table holds beside them can be gigabytes.
+
+    Raises ValueError if there is none with a problem or none with an answer, or if a name that is
+    read occurs twice.
+    """
+    for what, columns in (("problem", TEXT_COLUMNS), ("answer", ANSWER_COLUMNS)):
+        if not set(columns) & set(names):
+            raise ValueError(_no_column(what, columns, names))
+    wanted = {*TEXT_COLUMNS, *ANSWER_COLUMNS, *OTHER_COLUMNS}
+    if solutions:
+        wanted.update(SOLUTION_COLUMNS)
+    known = [name for name in names if name in wanted]
+    if twice := [name for name, n in Counter(known).items() if n > 1]:
+        raise ValueError(f"the column {twice[0]} occurs twice")
+    return known
+
+
+def table_rows(batches: Iterable) -> Iterator[tuple[str, dict]]:
+    """("row 1", row), ... of pyarrow tables or record batches."""
+    import pyarrow
+
+    n = 0
+    for batch in batches:
+        columns = {}
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if column.type == pyarrow.float32():  # 0.1, not 0.10000000149011612
+                column = column.cast(pyarrow.string()).cast(pyarrow.float64())
+            columns[name] = column.to_pylist()
+        for values in zip(*columns.values(), strict=True):
+            n += 1
+            yield f"row {n}", dict(zip(columns, values, strict=True))
+
+
+# --- the prompt ---
+
+
+def _prompt(row):
+    """(text, system, history, prefill) of a row; see Problem."""
+    column, value = _find(row, TEXT_COLUMNS, "problem")
+    messages = _messages(row.get("prompt"))
+    if messages is None and column != "prompt":
+        messages = _messages(value) if isinstance(value, str) else None
+        column = "prompt" if messages else column
+    system, history, prefill = "", (), ""
+    if messages is not None:
+        system, history, user, prefill = _turns(messages)
+        if column == "prompt":
+            value = _raw_problem(row) or user
+    if not isinstance(value, str):
+        raise ValueError(f"{column} is {type(value).__name__}; expected text")
+    text = strip_wrapper(value)
+    if not text:
+        raise Blank("empty problem")
+    return text, system, history, prefill
+
+
+def _raw_problem(row):
+    """The copy of the bare problem that verl's own preparation scripts keep in extra_info."""
+    extra = row.get("extra_info")
+    copies = (extra.get("raw_problem"), extra.get("question")) if isinstance(extra, dict) else ()
+    return next((copy for copy in copies if isinstance(copy, str) and copy.strip()), "")
+
+
+CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>|\Z)", re.DOTALL)
+
+
+def _messages(prompt):
+    """The chat as a list of messages, None if it is plain text.
+
+    Some datasets hold a chat as text: ChatML, or JSON. ChatML also occurs inside the one message.
+    """
+    if isinstance(prompt, str):
+        if prompt.startswith("<|im_start|>"):
+            return [{"role": role, "content": text} for role, text in CHATML.findall(prompt)]
+        if re.match(r"\s*\[\s*\{\s*'(role|content)'\s*:", prompt):
+            raise ValueError("prompt is a chat in Python's notation; write it as JSON")
+        if not re.match(r'\s*\[\s*\{\s*"(role|content)"\s*:', prompt):
+            return None
+        try:
+            prompt = json.loads(prompt)
+        except ValueError:
+            return None
+    if not isinstance(prompt, list):
+        return None
+    if not all(isinstance(message, dict) and "role" in message for message in prompt):
+        raise ValueError("prompt is not a list of {role, content} messages")
+    if len(prompt) == 1 and str(prompt[0].get("content")).startswith("<|im_start|>"):
+        return _messages(prompt[0]["content"])
+    return prompt
+
+
+def _turns(messages):
+    """(system, history, user's text, prefill) of a chat. Refuses what it cannot keep."""
+    turns = [(_role(message["role"]), _content(message)) for message in messages]
+    systems = [text for role, text in turns if role == "system"]
+    turns, leading = [turn for turn in turns if turn[0] != "system"], turns[: len(systems)]
+    if any(role != "system" for role, _ in leading):
+        raise ValueError("prompt has a system message after another turn; put it first")
+    prefill = turns.pop()[1] if turns and turns[-1][0] == "assistant" else ""
+    prefill = prefill if prefill.strip() else ""  # an empty turn is the generation prompt
+    if not turns:
+        raise ValueError("prompt has no user message")
+    if turns[-1][0] != "user":
+        raise ValueError("prompt ends in two assistant messages; join them")
+    system = "\n\n".join(filter(None, map(str.strip, systems)))
+    return system, tuple(turns[:-1]), turns[-1][1], prefill
+
+
+def _role(role):
+    role = "system" if role == "developer" else role
+    if role not in ("system", "user", "assistant"):
+        raise ValueError(f"prompt has a message of role {role!r}; expected system, user, assistant")
+    return role
+
+
+def _content(message):
+    """A message's text; a list of text parts is joined."""
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        if not all(isinstance(part, str) for part in parts):
+            raise ValueError("prompt has a message with a part that is no text")
+        return "".join(parts)
+    if not isinstance(content, str):
+        raise ValueError(f"prompt has a message whose content is {type(content).__name__}, no text")
+    return content
+
+
+# DAPO's wrapper is a first paragraph that asks for a last line "Answer: $Answer", and a last one
+# that reminds of it. They are known by their opening words: public copies differ in the rest.
+WRAPPER_HEAD = "Solve the following math problem step by step."
+WRAPPER_TAIL = "Remember to put your answer on its own line after"
+
+
+def strip_wrapper(text: str) -> str:
+    """The bare problem: without DAPO's wrapper and without an instruction at its end.
+
+    Whole paragraphs are cut, never sets of characters, which would eat into problems.
+    """
+    text = text.strip()
+    for instruction in INSTRUCTIONS:
+        text = text.removesuffix(instruction).rstrip()
+    head, blank_line, rest = text.partition("\n\n")
+    if blank_line and head.startswith(WRAPPER_HEAD) and "Answer:" in head:
+        text = rest
+    rest, blank_line, tail = text.rpartition("\n\n")
+    if blank_line and tail.startswith(WRAPPER_TAIL):
+        text = rest
+    return text.strip()
+
+
+# --- the answer ---
+
+
+def _answer(row):
+    column, value = _find(row, ANSWER_COLUMNS, "answer")
+    if column == "reward_model":
+        if not isinstance(value, dict):
+            found = type(value).__name__
+            raise ValueError(f"reward_model is {found}; expected an object with ground_truth")
+        column, value = _find(value, ("ground_truth",), "answer")
+    if column == "solution" and isinstance(value, list):
+        value = "\n\n".join(map(str, value))
+    if column == "solution" and isinstance(value, str) and "####" not in value:
+        value = last_box(value)
+        if value is None:
+            raise Blank("the solution holds no \\boxed{} and no #### with the answer")
+    return clean_answer(value)
+
+
+def clean_answer(value) -> str:
+    r"""The gold as a string: "\boxed{204}" -> "204", "025" -> "25", 7.0 -> "7", "$x$" -> "x".
+
+    A list of several golds, or one written as text (["1","2"]), becomes "1, 2": all of them are
+    asked for. Raises Blank if nothing is left, and ValueError for anything but text and numbers.
+    """
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, list):
+        if any(isinstance(part, list) for part in value):
+            raise ValueError("answer is a list of lists; expected text or a number")
+        if not value:
+            raise Blank("empty answer")
+        return ", ".join(map(clean_answer, value))
+    if _missing(value):
+        raise Blank("empty answer")
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise ValueError(f"answer is {type(value).__name__}; expected text or a number")
+    answer = value.strip() if isinstance(value, str) else _digits(value)
+    if "####" in answer:
+        answer = answer.rpartition("####")[2].strip()
+        answer = re.sub(r"(?<=\d),(?=\d{3})", "", answer)
+    while (bare := _unwrap(answer)) != answer:
+        answer = bare
+    if padded := re.fullmatch(r"(-?)0+([0-9]+)", answer):
+        answer = padded[1] + padded[2]
+    if answer.lower() in ("", "nan", "null"):
+        raise Blank("empty answer")
+    return answer
+
+
+def _digits(number):
+    """A number in plain digits: 7.0 -> "7", 1e-07 -> "0.0000001"."""
+    number = Decimal(repr(number)) if isinstance(number, float) else Decimal(number)
+    if number.is_nan():
+        raise Blank("empty answer")
+    if not number.is_finite():
+        raise ValueError(f"answer is {number}; expected a finite number")
+    digits = f"{number:f}" if number else "0"
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
+
+
+# One formula and nothing else. "$5" is money, and "$x$ and $y$" are two formulas.
+FORMULA = re.compile(
+    r"""(?: \$\$ ((?:[^$\\]|\\.)*) \$\$
+          | \$ ((?:[^$\\]|\\.)*) \$
+          | \\\( ((?:(?!(?<!\\)\\[()]).)*) \\\)
+          | \\\[ ((?:(?!(?<!\\)\\[\[\]]).)*) \\\]
+        )\s*\.?""",
+    re.VERBOSE | re.DOTALL,
+)
+# A list of quoted texts. [1, 2] has no quotes: it is an interval, and stays.
+QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
+TEXT_LIST = re.compile(rf"\[\s*{QUOTED}(?:[\s,]+{QUOTED})*\s*,?\s*\]", re.DOTALL)
+LONE_NUMBER = re.compile(r"\[\s*(-?\d+(?:\.\d+)?)\s*\]")  # no interval has one end
+# A backslash that no quoting needs: the list was written with its LaTeX as it is.
+UNQUOTED_LATEX = re.compile(r"""(?<!\\)(?:\\\\)*\\(?!["'\\]|u[0-9a-fA-F]{4})""")
+
+
+def _unwrap(answer):
+    """The answer without its outermost box, dollar signs or list brackets."""
+    if answer.startswith("\\boxed{") and _closing_brace(answer, 6) == len(answer) - 1:
+        return answer[7:-1].strip()
+    if formula := FORMULA.fullmatch(answer):
+        return next(part for part in formula.groups() if part is not None).strip()
+    if number := LONE_NUMBER.fullmatch(answer):
+        return number[1]
+    if TEXT_LIST.fullmatch(answer):
+        parts = [quoted[1:-1] for quoted in re.findall(QUOTED, answer, re.DOTALL)]
+        if not UNQUOTED_LATEX.search(answer):
+            parts = [re.sub(r"\\(u[0-9a-fA-F]{4}|.)", _unescape, part) for part in parts]
+        return ", ".join(map(clean_answer, parts))
+    return answer
+
+
+def _unescape(found):
+    return chr(int(found[1][1:], 16)) if len(found[1]) > 1 else found[1]
+
+
+def last_box(text: str) -> str | None:
+    r"""Content of the last \boxed{...}, \fbox{...} or bare "\boxed 2" of a solution, else None.
+
+    It reads golds, and so it is more lenient than the strict verifier's search, which has to share
+    the quirks of its reference.
+    """
+    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    if start < 0:
+        return None
+    box = re.sub(r"^\\(boxed|fbox)\s*", "", text[start:])
+    if box.startswith("{"):
+        end = _closing_brace(box, 0)
+        return box[1:end] if end > 0 else None
+    return re.split(r"[\s$]", box)[0]
+
+
+def _closing_brace(text, opening):
+    """Position of the brace that closes the one at `opening`, else -1; escaped ones are passed."""
+    depth = 0
+    for brace in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, opening):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0 and brace[0] == "}":
+            return brace.start()
+    return -1
+
+
+def _solution(row, answer):
+    """The worked solution of a row: a column of its own, or what stands before GSM8K's ####."""
+    for column in SOLUTION_COLUMNS:
+        value = row.get(column)
+        texts = [text for text in (value if isinstance(value, list) else [value]) if text]
+        if texts and all(isinstance(text, str) for text in texts):
+            solution = "\n\n".join(texts).strip()
+            return "" if solution == answer else solution  # some sets repeat the gold there
+    worked = row.get("answer")
+    return worked.rpartition("####")[0].strip() if isinstance(worked, str) else ""
