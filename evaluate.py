@@ -695,7 +695,8 @@ def evaluate(args: Arguments, paths: argparse.Namespace) -> None:
     models = find_models(paths.model, paths.all)
     problems = load_benchmarks(names, dict(text.split("=", 1) for text in paths.data), args.limit)
     os.environ.setdefault("VLLM_MEMORY", "0.9")  # there is no trainer to share the GPU with
-    engine, (rank, _, _) = None, start_ranks()
+    engine, _ = None, start_ranks()
+    rank = dist.get_rank()
     for name, model in models:
         out = Path(paths.out or "evals") / (name if paths.all or not paths.out else "")
         try:

@@ -1,37 +1,59 @@
-"""JustRL (arXiv 2512.16649): plain GRPO with clip-higher, one stage, fixed hyperparameters, nothing else.
+"""JustRL (arXiv 2512.16649): plain GRPO with clip-higher, one stage, fixed hyperparameters.
 
-    python justrl.py --tiny                                        the embedded world, a laptop CPU, a few minutes
-    python justrl.py                                               the paper's run on one GPU
-    torchrun --nproc-per-node 8 justrl.py                          on eight
-    torchrun --nnodes 4 --nproc-per-node 8 --rdzv-endpoint HOST:29500 --rdzv-backend c10d justrl.py
-    python justrl.py --model DIR --data FILE.jsonl --eval_data FILE.jsonl      your own model and problems
+    python justrl.py --tiny                         the embedded world, a laptop CPU, two minutes
+    python justrl.py                                the paper's run on one GPU
+    torchrun --nproc-per-node 8 justrl.py           on eight
+    python justrl.py --model DIR --data FILE.jsonl --eval_data FILE.jsonl       your own problems
+
+The algorithm; the numbers stand again at the lines below:
+
+    for each step:
+        (5) sample 256 problems, 8 answers each, from the current policy
+        (4) reward +1 if the last \\boxed{} is the answer to the letter, else -1
+        (6) advantage A = (reward - group mean) / (group std + 1e-6)
+        (7) split into 4 mini-batches; each of a mini-batch's T tokens weighs 1/T in its loss
+        (8) old = log pi(token) of the policy that sampled
+        for each mini-batch:
+            (9) r = exp(log pi - old)
+                loss = sum of weight * max(-r A, -clip(r, 0.8, 1.28) A), at most 10 |A| where A < 0
+                one AdamW step
+        push the new weights to the sampler
 
 Mirrored: the paper's section 3 and the hyperparameters of the authors' released training script.
-Left out because the paper leaves it out: value network, reference model, KL, entropy bonus, dynamic sampling, stages,
-length control. Its two ablations, which hurt, are --overlong_penalty and --robust_verifier.
+Left out because the paper leaves it out: value network, reference model, KL, entropy bonus, dynamic
+sampling, stages, length control. The paper's two ablations, which hurt, are --overlong_penalty and
+--robust_verifier.
 
 Where this deviates, and why:
-- The loss is the mean over all tokens of the global mini-batch. The authors' code averages inside each micro-batch and
-  then over micro-batches, so there the weight of a token depends on how sequences happen to be packed.
-- The public data repeats each of its 17.4k problems 100 times; they are collapsed. The authors' run most likely kept
-  the copies, which only means that its one epoch of 1.8M rows is our hundred of 17.4k.
-- Held-out answers are judged as in training; the authors' script has math-verify judge them. evaluate.py does both.
-- Mini-batches are cut in the order of sampling; the authors' code first shuffles sequences between its 32 ranks.
+- The loss is the mean over all tokens of the global mini-batch. The authors' code averages inside
+  each micro-batch and then over micro-batches, so that there the weight of a token depends on how
+  the sequences happen to be packed.
+- The public data repeats each of its 17.4k problems 100 times. We keep one copy. The authors' run
+  most likely kept them all, so that one epoch of theirs is a hundred of ours.
+- Held-out answers are judged as in training. The authors' script uses math-verify for them;
+  evaluate.py does both.
+- Mini-batches are cut in the order of sampling. The authors' code first shuffles sequences between
+  its 32 ranks.
+
+Shape suffixes: _P prompts, _G samples of a group, _B rows of a batch, _R response positions, _T
+sequence positions, _M response tokens end to end.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
-from pathlib import Path
 from statistics import fmean
 
 import torch
-from transformers.hf_argparser import HfArg
 
 import losses
 from rewards import overlong_penalty, robust_many, strict_box
-from trainer.data import Order, Sampling, Template, encode_prompts
+from trainer.config import Flags, parse
+from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts
+from trainer.metrics import step_metrics
 from trainer.policy import (
-    TokenMeans,
+    compute_dtype,
+    equal_slices,
     gather,
     load_policy,
     load_tokenizer,
@@ -39,85 +61,49 @@ from trainer.policy import (
     my_share,
     optimizer_step,
     response_mask,
+    set_learning_rate,
     start_ranks,
 )
-from trainer.rollout import check_gap, choose_engine, make_engine, request_seed, self_check
-from trainer.run import Run, gradient_metrics, launch, model_folder, parse, rollout_metrics
+from trainer.rollout import make_engine, request_seed, self_check
+from trainer.run import Run, launch, model_folder
 from trainer.sources.load import load_problems
 
 
-# (0) Every hyperparameter, at the paper's value. "Table 2" is the paper's, "script" the authors' released one.
+# (0) Hyperparameters, at the paper's values. "Table 2" is the paper's, "script" the authors'.
 @dataclass
-class Config:
-    tiny: bool = HfArg(
-        default=False, help="run in the embedded world: only scale changes, never the algorithm"
-    )
-    model: str = HfArg(
-        default="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", help="hub id or local folder"
-    )
-    data: str = HfArg(
-        default="BytedTsinghua-SIA/DAPO-Math-17k", help="training problems: hub id or local file"
-    )
-    eval_data: str = HfArg(
-        default="math-ai/aime24,math-ai/aime25,math-ai/amc23", help="held-out problems"
-    )
-    instruction: str = HfArg(
-        default="\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
-        help="appended to each problem (script)",
-    )
-    out: str = HfArg(default="", help="run folder; default runs/justrl-seedN")
-    seed: int = HfArg(default=1, help="of data order and sampling (script)")
-    engine: str = HfArg(
-        default="auto", help="vllm, transformers, or auto: vllm where there is a GPU"
-    )
+class Config(Flags):
+    model: str = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"  # hub id or local folder
+    data: str = "BytedTsinghua-SIA/DAPO-Math-17k"  # training problems: hub id or local file
+    eval_data: str = "math-ai/aime24,math-ai/aime25,math-ai/amc23"  # held-out problems
+    # appended to each problem (script)
+    instruction: str = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
+    seed: int = 1  # of data order and sampling (script)
 
-    steps: int = HfArg(default=4380, help="rollout steps (section 4: the reported checkpoint)")
-    prompts_per_step: int = HfArg(default=256, help="prompts a step (Table 2)")
-    samples_per_prompt: int = HfArg(default=8, help="responses to each: the group (Table 2)")
-    updates_per_step: int = HfArg(
-        default=4, help="optimizer updates a step: mini-batches of 64 prompts (script)"
-    )
-    temperature: float = HfArg(default=1.0, help="of sampling; no top-p, no top-k (Table 2)")
-    max_prompt_tokens: int = HfArg(default=1024, help="longer prompts are dropped (Table 2)")
-    max_response_tokens: int = HfArg(default=15360, help="longer responses are cut (Table 2)")
+    steps: int = 4380  # rollout steps (section 4: the reported checkpoint)
+    prompts_per_step: int = 256  # prompts a step (Table 2)
+    samples_per_prompt: int = 8  # responses to each prompt: the group (Table 2)
+    updates_per_step: int = 4  # optimizer updates a step: mini-batches of 64 prompts (script)
+    temperature: float = 1.0  # of sampling; no top-p, no top-k (Table 2)
+    max_prompt_tokens: int = 1024  # longer prompts are dropped (Table 2)
+    max_response_tokens: int = 15360  # longer responses are cut (Table 2)
 
-    learning_rate: float = HfArg(default=1e-6, help="AdamW, constant (Table 2)")
-    warmup_steps: int = HfArg(
-        default=10, help="linear from 0, in rollout steps: the first trains with lr 0 (script)"
-    )
-    weight_decay: float = HfArg(default=0.1, help="AdamW (script)")
-    max_grad_norm: float = HfArg(default=1.0, help="global gradient norm (script)")
-    clip_low: float = HfArg(default=0.2, help="ratio clipped below at 1 - 0.2 (Table 2)")
-    clip_high: float = HfArg(default=0.28, help="and above at 1 + 0.28: clip-higher (Table 2)")
-    dual_clip: float = HfArg(default=10.0, help="loss of a bad token at most 10 |A| (script)")
+    learning_rate: float = 1e-6  # AdamW, constant (Table 2)
+    warmup_steps: int = 10  # linear from 0, in rollout steps: the first trains with 0 (script)
+    weight_decay: float = 0.1  # AdamW (script)
+    max_grad_norm: float = 1.0  # global gradient norm (script)
+    clip_low: float = 0.2  # the ratio is clipped below at 1 - 0.2 (Table 2)
+    clip_high: float = 0.28  # and above at 1 + 0.28: clip-higher (Table 2)
+    dual_clip: float = 10.0  # the loss of a token with A < 0 is at most 10 |A| (script)
 
-    overlong_penalty: bool = HfArg(
-        default=False, help="ablation (section 4.4): DAPO's soft penalty on long answers"
-    )
-    overlong_buffer: int = HfArg(
-        default=4096, help="tokens before the limit over which it grows from 0 to -1"
-    )
-    robust_verifier: bool = HfArg(
-        default=False, help="ablation (section 4.4): equal in meaning, not to the letter"
-    )
-    tis_cap: float = HfArg(
-        default=0.0, help="truncated importance sampling against engine mismatch; 0 = off (paper)"
-    )
+    overlong_penalty: bool = False  # ablation (section 4.4): DAPO's soft penalty on long responses
+    overlong_buffer: int = 4096  # tokens before the limit over which it grows from 0 to -1
+    robust_verifier: bool = False  # ablation (section 4.4): equal in meaning, not to the letter
 
-    eval_every: int = HfArg(default=50, help="steps between evaluations (script)")
-    eval_samples: int = HfArg(default=32, help="responses to each held-out problem (script)")
-    eval_temperature: float = HfArg(default=0.7, help="(script)")
-    eval_top_p: float = HfArg(default=0.9, help="(script)")
-    eval_max_tokens: int = HfArg(default=31744, help="(script)")
-
-    tokens_per_micro_batch: int = HfArg(
-        default=32768, help="padded tokens in memory at once; no effect on the result"
-    )
-    gradient_checkpointing: bool = HfArg(
-        default=True, help="recompute activations instead of keeping them"
-    )
-    save_every: int = HfArg(default=50, help="steps between checkpoints")
-    keep_checkpoints: int = HfArg(default=2, help="older ones are deleted")
+    eval_every: int = 50  # steps between evaluations (script); 0: never
+    eval_samples: int = 32  # responses to each held-out problem (script)
+    eval_temperature: float = 0.7  # (script)
+    eval_top_p: float = 0.9  # (script)
+    eval_max_tokens: int = 31744  # (script)
 
 
 TINY = dict(
@@ -139,208 +125,148 @@ TINY = dict(
     gradient_checkpointing=False,
     save_every=20,
 )
-RECIPE, HOW_LONG = (
-    "justrl",
-    {True: "about 2 minutes on 2 cores", False: "the paper's run took 15 days on 32 A800 GPUs"},
-)
+RECIPE = "justrl"  # the name of its run folders
+
+
+# (4) Reward: +1 or -1, is the last box the answer to the letter? Also for truncated responses.
+def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> None:
+    """Set `right`, the verdict, and `reward`, which is trained on, of each rollout."""
+    texts, answers = [r.text for r in rollouts], [p.answer for p in problems]
+    verdicts = map(strict_box, texts, answers)
+    if config.robust_verifier:
+        verdicts = robust_many(texts, answers)
+    for rollout, verdict in zip(rollouts, verdicts, strict=True):
+        rollout.right, rollout.reward = float(verdict > 0), verdict
+        if config.overlong_penalty:
+            length, limit = len(rollout.response_ids), config.max_response_tokens
+            rollout.reward += overlong_penalty(length, limit, config.overlong_buffer)
 
 
 def main(config: Config) -> None:
-    _, world, device = start_ranks()
-    if config.tiny:
-        torch.set_num_threads(
-            1
-        )  # the tiny model is no faster on several, and one repeats to the digit on any machine
-    if device.type == "cpu" and not config.tiny and not Path(config.model).is_dir():
-        raise ValueError(
-            "the paper's scale needs a GPU: try --tiny, or --model with a local folder of a small model"
-        )
-    engine_kind = choose_engine(config.engine)
+    device = start_ranks(one_thread=config.tiny)
     run = Run(RECIPE, config)
-    torch.manual_seed(config.seed)  # nothing here draws from it, but a model with dropout would
-
-    # Problems, and their prompts as token ids: tokenised once, here.
     model_dir = model_folder(config.model)
     tokenizer = load_tokenizer(model_dir)
-    problems = load_problems(config.data)
-    held_out = load_problems(config.eval_data)
 
     # (1) Prompt: the instruction stands in the user's turn, after the problem.
-    template = Template(config.instruction, "", config.max_prompt_tokens)
+    problems = load_problems(config.data)
+    template = Template(suffix=config.instruction, max_tokens=config.max_prompt_tokens)
 
-    problems, prompts = encode_prompts(problems, tokenizer, template)
-    held_out, held_out_prompts = encode_prompts(held_out, tokenizer, template)
+    problems = encode_prompts(problems, tokenizer, template)
+    held_out = encode_prompts(load_problems(config.eval_data), tokenizer, template)
     order = Order(len(problems), config.seed)
 
-    # (2) The engine reports log-probs of the distribution it samples from.
-    longest = config.max_prompt_tokens + max(config.max_response_tokens, config.eval_max_tokens)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    engine = make_engine(engine_kind, model_dir, tokenizer, max_length=longest, dtype=dtype)
+    # (2) Sampling: the engine reports log-probs of the distribution that it samples from.
+    training = Sampling(config.max_response_tokens, config.temperature)
+    evaluation = Sampling(config.eval_max_tokens, config.eval_temperature, config.eval_top_p)
+    raw_logps = False
 
-    # The policy, which the engine samples from a copy of, and its optimizer.
-    policy = load_policy(model_dir, device, dtype, config.gradient_checkpointing)
-    optimizer = torch.optim.AdamW(
-        policy.parameters(), lr=0.0, betas=(0.9, 0.999), weight_decay=config.weight_decay
+    longest = config.max_prompt_tokens + max(training.max_tokens, evaluation.max_tokens)
+    engine = make_engine(
+        config.engine,
+        model_dir,
+        tokenizer,
+        max_length=longest,
+        dtype=compute_dtype(device),
+        memory=config.engine_memory,
+        raw_logps=raw_logps,
     )
+    policy = load_policy(model_dir, device, compute_dtype(device), config.gradient_checkpointing)
+    optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=config.weight_decay)
 
-    # (3) No reference policy: there is no KL penalty.
-    reference = None
-    state = run.resume(policy, optimizer, reference)
+    # (3) What a checkpoint keeps beside these two. No reference policy: there is no KL penalty.
+    state = {"position": 0}
 
-    position = state.get("position", 0)
+    state = run.resume(state, problems, policy, optimizer)
     engine.load_weights(policy)
-    self_check(engine, policy, prompts[0])
+    self_check(engine, policy, problems[0].prompt_ids)
+    cut = partial(micro_batches, budget=config.tokens_per_micro_batch, device=device)
 
-    # (4) Reward: +1 or -1, is the last box the answer to the letter? Truncated answers are scored like any other.
-    def score(rollouts, problems) -> None:
-        texts, answers = (
-            [rollout.text for rollout in rollouts],
-            [problem.answer for problem in problems],
-        )
-        verdicts = (
-            robust_many(texts, answers)
-            if config.robust_verifier
-            else map(strict_box, texts, answers)
-        )
-        for rollout, verdict in zip(rollouts, verdicts, strict=True):
-            rollout.right, rollout.reward = float(verdict > 0), verdict
-            if config.overlong_penalty:
-                length = len(rollout.response_ids)
-                rollout.reward += overlong_penalty(
-                    length, config.max_response_tokens, config.overlong_buffer
-                )
+    def sample(batch, count, sampling, step, first=0) -> list[list[Rollout]]:
+        """`count` scored responses to each problem, on every rank; each rank samples its share."""
+        run.phase("rollout")
+        seeds = [request_seed(config.seed, step, first + p) for p in range(len(batch))]
+        mine = my_share(batch)
+        groups = engine.generate([p.prompt_ids for p in mine], count, my_share(seeds), sampling)
+        run.phase("reward")
+        for rollout in chain(*groups):
+            rollout.text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
+        reward(list(chain(*groups)), [problem for problem in mine for _ in range(count)], config)
+        run.phase("rollout")
+        return gather(groups)
 
-    def sample(problems_P, prompts_P, seeds_P, n, sampling) -> list:
-        """P groups of n scored rollouts, on every rank; each rank samples and scores its share of the prompts."""
-        with run.clock("rollout"):
-            groups = engine.generate(my_share(prompts_P), n, my_share(seeds_P), sampling)
-        with run.clock("reward"):
-            for rollout in chain(*groups):
-                rollout.text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
-            score(
-                list(chain(*groups)),
-                [problem for problem in my_share(problems_P) for _ in range(n)],
-            )
-        with run.clock("rollout"):
-            return gather(groups)
-
+    @run.timed("evaluate")
     def evaluate() -> float:
-        """Held-out pass@1: the mean verdict over problems and samples, from the same seeds every time."""
-        seeds_P = [request_seed(config.seed, 0, p) for p in range(len(held_out))]
-        sampling = Sampling(config.eval_max_tokens, config.eval_temperature, config.eval_top_p)
-        with run.clock("evaluate"):
-            groups = sample(held_out, held_out_prompts, seeds_P, config.eval_samples, sampling)
+        """Held-out pass@1: the mean verdict over problems and samples, from the same seeds."""
+        groups = sample(held_out, config.eval_samples, evaluation, step=0)
         return fmean(rollout.right for rollout in chain(*groups))
 
-    run.say(
-        f"{RECIPE}: {config.model} on {len(problems)} problems, {config.steps} steps of {config.prompts_per_step} "
-        f"prompts x {config.samples_per_prompt}, {engine_kind} engine, {world} rank(s): {HOW_LONG[config.tiny]}."
-    )
-    if state["step"] == 0:
-        run.log({"step": 0, "eval_accuracy": evaluate()})
+    if state["step"] == 0 and config.eval_every:
+        run.log(0, {"eval_accuracy": evaluate()})
 
     for step in run.steps(state["step"]):
         # (5) Sample a batch. No group is dropped or replaced, whatever its rewards.
-        batch = order[position : position + config.prompts_per_step]
-        position += len(batch)
-        seeds_P = [request_seed(config.seed, step, p) for p in range(len(batch))]
-        sampling = Sampling(config.max_response_tokens, config.temperature)
-        batch_problems, batch_prompts = [problems[i] for i in batch], [prompts[i] for i in batch]
-        groups = sample(batch_problems, batch_prompts, seeds_P, config.samples_per_prompt, sampling)
-        metrics = rollout_metrics(list(chain(*groups)))
+        places = order[state["position"] : state["position"] + config.prompts_per_step]
+        state["position"] += len(places)
+        batch = [problems[i] for i in places]
+        groups = sample(batch, config.samples_per_prompt, training, step)
 
-        with run.clock("sync"):
-            engine.sleep()
-        rollouts_N = list(chain(*groups))
+        run.phase("sync")
+        engine.sleep()
+        rollouts = list(chain(*groups))
         rewards_P_G = torch.tensor([[rollout.reward for rollout in group] for group in groups])
-        metrics["reward_std"] = (
-            rewards_P_G.std(dim=1).mean().item()
-        )  # inside a group, as the advantage sees it
 
         # (6) Advantage: group mean, group std.
-        advantages_N = losses.advantages(rewards_P_G, center="group", scale="group").flatten()
+        advantages_P_G = losses.advantages(rewards_P_G, center="group", scale="group")
 
-        minibatches = []
-        for rows in torch.arange(len(rollouts_N)).chunk(config.updates_per_step):
-            members = [rollouts_N[i] for i in rows]
+        run.phase("logps")
+        advantages, minibatches = advantages_P_G.flatten(), []
+        for rows in equal_slices(len(rollouts), config.updates_per_step):
+            # (7) A token's weight in the loss: the mean over all tokens of the mini-batch.
+            weights_B_R = losses.token_weights(response_mask(rollouts[rows]), "token")
 
-            # (7) The weight of a token in the loss: the mean over all tokens of the mini-batch.
-            weights_N_T = losses.token_weights(response_mask(members), "token")
+            minibatches.append(cut(rollouts[rows], advantages[rows], weights_B_R))
 
-            budget = config.tokens_per_micro_batch
-            minibatches.append(
-                micro_batches(members, advantages_N[rows], weights_N_T, budget, device)
-            )
-
-        with run.clock("logps"), torch.no_grad():
-            # (8) Old log-probs. The first mini-batch meets the weights it was sampled from: its own pass yields them.
+        # (8) Old log-probs, of the policy that sampled (the first mini-batch's come with (9)).
+        with torch.no_grad():
             for micro in chain(*minibatches[1:]):
-                micro.old_logps_M, micro.entropy_M = policy(
-                    micro.ids_N_T, micro.mask_N_T, config.temperature
+                micro.old_logps_M, micro.entropy_M = policy(micro, config.temperature)
+
+        run.phase("update")
+        set_learning_rate(optimizer, config.learning_rate, step, config.warmup_steps)
+        grad_norms = []
+        for minibatch in minibatches:
+            for micro in minibatch:
+                logps_M, entropy_M = policy(micro, config.temperature)
+                micro.keep(logps_M, entropy_M)
+
+                # (9) Loss: clip-higher with dual clip. No KL penalty, no entropy bonus.
+                loss_M = micro.importance_M(config.tis_cap) * losses.clipped_policy_loss(
+                    logps_M,
+                    micro.old_logps_M,
+                    micro.advantages_M,
+                    config.clip_low,
+                    config.clip_high,
+                    config.dual_clip,
                 )
 
-        with run.clock("update"):
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = config.learning_rate * min(
-                    1.0, (step - 1) / max(1, config.warmup_steps)
-                )
-            updates, grad_norms = TokenMeans(), []
-            for minibatch in minibatches:
-                for micro in minibatch:
-                    logps_M, entropy_M = policy(micro.ids_N_T, micro.mask_N_T, config.temperature)
-                    if micro.old_logps_M is None:
-                        micro.old_logps_M, micro.entropy_M = logps_M.detach(), entropy_M
-                    surrogate = (
-                        logps_M,
-                        micro.old_logps_M,
-                        micro.advantages_M,
-                        config.clip_low,
-                        config.clip_high,
-                    )
+                (micro.weights_M * loss_M).sum().backward()
+            grad_norms.append(optimizer_step(policy, optimizer, config.max_grad_norm))
 
-                    # (9) Loss: clip-higher with dual clip. No KL penalty, no entropy bonus.
-                    loss_M = losses.clipped_policy_loss(*surrogate, config.dual_clip)
-                    if config.tis_cap:
-                        loss_M *= losses.truncated_importance(
-                            micro.old_logps_M, micro.engine_logps_M, config.tis_cap
-                        )
-                    updates.add(**losses.update_diagnostics(*surrogate))
-
-                    (micro.weights_M * loss_M).sum().backward()
-                grad_norms.append(optimizer_step(policy, optimizer, config.max_grad_norm))
-
-        with run.clock("sync"):
-            engine.load_weights(policy)
-
-        # (10) The log-prob gap between engine and trainer, over all tokens.
-        behaviour, gaps = TokenMeans(), TokenMeans()
-        for micro in chain(*minibatches):
-            behaviour.add(entropy=micro.entropy_M)
-            gaps.add(logp_gap=(micro.old_logps_M - micro.engine_logps_M).abs())
-
-        metrics = {"step": step, **metrics, **behaviour.means(), **gaps.means(), **updates.means()}
-        metrics |= {"logp_gap_max": gaps.maximum("logp_gap"), **gradient_metrics(grad_norms)}
-        metrics["learning_rate"] = parameters["lr"]
-        last = run.last(step)
-        if step % config.eval_every == 0 or step == config.steps:
+        run.phase("sync")
+        engine.load_weights(policy)
+        metrics = step_metrics(config, groups, minibatches, grad_norms, optimizer)
+        if run.due(step, config.eval_every):
             metrics["eval_accuracy"] = evaluate()
 
-        # (11) No reset: nothing is scheduled.
-        memory = {"position": position}
+        # (10) No reset: nothing is scheduled.
 
-        run.log(metrics)
-        run.log_samples(
-            step,
-            groups,
-            [problems[i] for i in batch],
-            advantages_N,
-            show=step % config.eval_every == 0,
-        )
-        check_gap(metrics["logp_gap"], step, run.say)
-        if step % config.save_every == 0 or last:
-            run.save(step, policy, tokenizer, optimizer, memory, config.keep_checkpoints, reference)
+        state["step"] = step
+        run.log(step, metrics)
+        run.log_samples(step, batch, groups, advantages_P_G)
+        run.save_when_due(state, policy, tokenizer, optimizer)
     run.finish()
 
 
 if __name__ == "__main__":
-    launch(main, parse(Config, TINY, __doc__))
+    launch(main, parse(Config, {"tiny": TINY}, __doc__))

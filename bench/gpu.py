@@ -124,7 +124,7 @@ def train(arguments, model_dir: str, shape: Shape) -> dict:
         start_ranks,
     )
 
-    _, _, device = start_ranks()
+    device = start_ranks()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     policy = load_policy(model_dir, device, dtype, gradient_checkpointing=True)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, weight_decay=0.1)
@@ -132,12 +132,14 @@ def train(arguments, model_dir: str, shape: Shape) -> dict:
     ids = torch.randint(shape.vocabulary, (sequences, length), dtype=torch.int32)
     zeros = np.zeros(length - 64, np.float32)
     rollouts = [Rollout(row[:64], row[64:], zeros, truncated=True) for row in ids.numpy()]
-    weights_N_T = losses.token_weights(response_mask(rollouts), "token")
-    batch = micro_batches(rollouts, torch.tensor([1.0, -1.0]), weights_N_T, length, device)
+    weights_B_R = losses.token_weights(response_mask(rollouts), "token")
+    batch = micro_batches(
+        rollouts, torch.tensor([1.0, -1.0]), weights_B_R, budget=length, device=device
+    )
 
     def step() -> None:
         for micro in batch:
-            logps_M, _ = policy(micro.ids_N_T, micro.mask_N_T, 1.0)
+            logps_M, _ = policy(micro, 1.0)
             loss_M = losses.clipped_policy_loss(
                 logps_M, logps_M.detach(), micro.advantages_M, 0.2, 0.28, 10.0
             )
@@ -152,7 +154,7 @@ def train(arguments, model_dir: str, shape: Shape) -> dict:
         seconds.append(clock.seconds)
     with Clock() as forward, torch.no_grad():
         for micro in batch:
-            policy(micro.ids_N_T, micro.mask_N_T, 1.0)
+            policy(micro, 1.0)
     flops = training_flops(shape, sequences, length) / min(seconds)
     peak = peak_flops(arguments.peak_tflops)
     return {
@@ -208,7 +210,7 @@ def engine(arguments, model_dir: str, shape: Shape) -> dict:
     from trainer.policy import load_policy, micro_batches, response_mask, start_ranks
     from trainer.rollout import choose_engine, make_engine, self_check
 
-    _, _, device = start_ranks()
+    device = start_ranks()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model_dir)
     count, samples, tokens = (2, 2, 16) if arguments.small else (64, 8, 1024)
@@ -236,17 +238,19 @@ def engine(arguments, model_dir: str, shape: Shape) -> dict:
     if device.type == "cuda":
         result["gb_free_asleep"] = torch.cuda.mem_get_info()[0] / 1e9
     with Clock() as awake:
-        sampler.wake()
-    result["seconds_wake"] = awake.seconds
+        sampler.load_weights(policy)
+    result["seconds_wake_and_sync"] = awake.seconds
 
     rollouts = [
         group[0] for group in sampler.generate(prompts, 1, list(range(count)), Sampling(tokens))
     ]
-    weights_N_T = losses.token_weights(response_mask(rollouts), "token")
+    weights_B_R = losses.token_weights(response_mask(rollouts), "token")
     gaps = []
-    for micro in micro_batches(rollouts, torch.zeros(count), weights_N_T, 16384, device):
+    for micro in micro_batches(
+        rollouts, torch.zeros(count), weights_B_R, budget=16384, device=device
+    ):
         with torch.no_grad():
-            logps_M, _ = policy(micro.ids_N_T, micro.mask_N_T, 1.0)
+            logps_M, _ = policy(micro, 1.0)
         gaps.append(logps_M - micro.engine_logps_M)
     gap_M = torch.cat(gaps)
     return result | {

@@ -227,7 +227,7 @@ def measure(shape: Shape, tokens: int) -> int:
     from transformers import Qwen2ForCausalLM
 
     from bench.logps import high_water, resident
-    from trainer.policy import load_policy, start_ranks
+    from trainer.policy import MicroBatch, load_policy, start_ranks
 
     start_ranks()
     with tempfile.TemporaryDirectory() as folder:
@@ -237,10 +237,11 @@ def measure(shape: Shape, tokens: int) -> int:
         )
 
     def once(rows: int, length: int) -> None:
-        ids_N_T = torch.randint(shape.vocabulary, (rows, length))
-        mask_N_T = torch.ones_like(ids_N_T, dtype=torch.bool)
-        mask_N_T[:, 0] = False
-        logps_M, _ = policy(ids_N_T, mask_N_T, 1.0)
+        ids_B_T = torch.randint(shape.vocabulary, (rows, length))
+        mask_B_T = torch.ones_like(ids_B_T, dtype=torch.bool)
+        mask_B_T[:, 0] = False
+        nothing_M = torch.zeros(0)
+        logps_M, _ = policy(MicroBatch(ids_B_T, mask_B_T, nothing_M, nothing_M, nothing_M), 1.0)
         logps_M.mean().backward()
 
     once(2, 64)  # the gradients exist from here on

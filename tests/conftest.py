@@ -80,11 +80,10 @@ def flat(groups):
 def trainer_gap(policy, rollouts, temperature):
     """Largest |engine log-prob - trainer log-prob|, through the recipes' own micro-batches."""
     weights, gaps = losses.token_weights(response_mask(rollouts), "token"), []
-    for micro in micro_batches(
-        rollouts, torch.zeros(len(rollouts)), weights, 400, torch.device("cpu")
-    ):
+    nothing, cpu = torch.zeros(len(rollouts)), torch.device("cpu")
+    for micro in micro_batches(rollouts, nothing, weights, budget=400, device=cpu):
         with torch.no_grad():
-            logps, _ = policy(micro.ids_N_T, micro.mask_N_T, temperature)
+            logps, _ = policy(micro, temperature)
         gaps.append((logps - micro.engine_logps_M).abs().max().item())
     return max(gaps)
 

@@ -197,7 +197,7 @@ def test_gpu_measures_an_engine(tmp_path):
     assert {
         "seconds_sync",
         "seconds_sleep",
-        "seconds_wake",
+        "seconds_wake_and_sync",
         "tokens_per_second plain",
     } <= result.keys()
     assert 0 < result["logp_gap"] < 1e-5

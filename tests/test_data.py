@@ -11,18 +11,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from trainer.data import (
-    INSTRUCTIONS,
     Order,
     Problem,
     Template,
     chat_ids,
     encode_prompts,
-    fingerprint,
-    prompt_ids,
     without,
 )
-from trainer.sources.hub import BENCHMARKS, HUB, SUBJECTS
-from trainer.sources.load import ACCEPTED, load_problems, split_sources
+from trainer.sources.hub import HUB, SUBJECTS
+from trainer.sources.load import ACCEPTED, load_problems
 from trainer.sources.rows import clean_answer, last_box, strip_wrapper
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
@@ -626,8 +623,11 @@ def test_a_missing_or_refusing_chat_template_is_one_sentence():
 def test_prompts_over_the_limit_are_dropped_counted_and_said(capsys):
     problems = [Problem("x" * n, "1") for n in (3, 5, 4)]
     length = len("<user>xxxx!<assistant>")
-    kept, prompts = encode_prompts(problems, make_tokenizer(), Template("!", max_tokens=length))
-    assert kept == [problems[0], problems[2]] and [len(prompt) for prompt in prompts] == [
+    kept = encode_prompts(problems, make_tokenizer(), Template("!", max_tokens=length))
+    prompts = [problem.prompt_ids for problem in kept]
+    assert [problem.text for problem in kept] == ["xxx", "xxxx"] and [
+        len(prompt) for prompt in prompts
+    ] == [
         length - 1,
         length,
     ]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 import losses
 from trainer import policy as policy_module
+from trainer.metrics import TokenMeans
 from trainer.policy import (
-    TokenMeans,
     full,
     gather,
     load_policy,
@@ -34,14 +35,18 @@ def load(folder, checkpointing=False):
 def one_batch(rollouts, advantages=None, budget=EVERYTHING, how="token"):
     advantages = torch.ones(len(rollouts)) if advantages is None else advantages
     return micro_batches(
-        rollouts, advantages, losses.token_weights(response_mask(rollouts), how), budget, CPU
+        rollouts,
+        advantages,
+        losses.token_weights(response_mask(rollouts), how),
+        budget=budget,
+        device=CPU,
     )
 
 
 def backward(policy, batches, temperature=1.0):
     """The recipes' backward pass over one mini-batch, with old log-probs so far off that the clip bites."""
     for micro in batches:
-        logps, _ = policy(micro.ids_N_T, micro.mask_N_T, temperature)
+        logps, _ = policy(micro, temperature)
         old_logps = logps.detach() + 0.5 * torch.sin(1e3 * micro.engine_logps_M)
         loss = losses.clipped_policy_loss(logps, old_logps, micro.advantages_M, 0.2, 0.28, 10.0)
         (micro.weights_M * loss).sum().backward()
@@ -93,7 +98,7 @@ def test_the_gradient_is_that_of_the_whole_loss_written_plainly(random_policy_di
 
     policy = load(random_policy_dir)
     for micro in one_batch(rollouts, advantages, 40, how):
-        logps, _ = policy(micro.ids_N_T, micro.mask_N_T, 0.7)
+        logps, _ = policy(micro, 0.7)
         loss = losses.clipped_policy_loss(logps, logps.detach(), micro.advantages_M, 0.2, 0.28)
         (micro.weights_M * loss).sum().backward()
     for name, parameter in policy.model.named_parameters():
@@ -108,7 +113,7 @@ from pathlib import Path
 from trainer.policy import full, gather, my_share, optimizer_step, start_ranks
 from test_policy import load_policy, one_update
 torch.set_num_threads(1)
-rank, world, device = start_ranks()
+device = start_ranks(); rank = torch.distributed.get_rank()
 folder, cases, out = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
 for number, case in enumerate(cases):
     grad, norm, state, batches = one_update(load_policy(folder, device, torch.float32, False), *case)
@@ -184,10 +189,10 @@ def by_rollout(batches, rollouts, values):
     """Values of all micro-batches' tokens, taken apart into the rollouts they belong to, by their ids."""
     found = {}
     for micro, value_M in zip(batches, values, strict=True):
-        lengths = micro.mask_N_T.sum(dim=1).tolist()
+        lengths = micro.mask_B_T.sum(dim=1).tolist()
         for row, part in enumerate(value_M.split(lengths)):
-            end = int(micro.mask_N_T[row].nonzero()[-1]) + 1
-            found[tuple(micro.ids_N_T[row, :end].tolist())] = part
+            end = int(micro.mask_B_T[row].nonzero()[-1]) + 1
+            found[tuple(micro.ids_B_T[row, :end].tolist())] = part
     return [found[tuple(whole(rollout))] for rollout in rollouts]
 
 
@@ -200,7 +205,7 @@ def test_logps_and_entropy_equal_the_plain_softmax_of_transformers_logits(
     rollouts, policy = random_rollouts(9), load(folder)
     batches = one_batch(rollouts, budget=60)
     with torch.no_grad():
-        outputs = [policy(micro.ids_N_T, micro.mask_N_T, temperature) for micro in batches]
+        outputs = [policy(micro, temperature) for micro in batches]
     logps = by_rollout(batches, rollouts, [logps for logps, _ in outputs])
     entropies = by_rollout(batches, rollouts, [entropy for _, entropy in outputs])
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
@@ -222,8 +227,8 @@ def test_the_first_ratio_is_one(random_policy_dir):
     policy, rollouts = load(random_policy_dir), random_rollouts(10)
     for micro in one_batch(rollouts, budget=50):
         with torch.no_grad():
-            old, _ = policy(micro.ids_N_T, micro.mask_N_T, 0.8)
-        new, _ = policy(micro.ids_N_T, micro.mask_N_T, 0.8)
+            old, _ = policy(micro, 0.8)
+        new, _ = policy(micro, 0.8)
         assert torch.equal(new, old)  # same micro-batch, same kernels: not a bit apart
         diagnostics = losses.update_diagnostics(new, old, micro.advantages_M, 0.2, 0.28)
         assert all((value == 0).all() for value in diagnostics.values())
@@ -232,13 +237,15 @@ def test_the_first_ratio_is_one(random_policy_dir):
 def test_what_stands_in_the_padding_influences_nothing(random_policy_dir):
     policy = load(random_policy_dir)
     (micro,) = one_batch(random_rollouts(8))
-    lengths = torch.tensor([int(row.nonzero()[-1]) + 1 for row in micro.mask_N_T])
-    padding = torch.arange(micro.ids_N_T.shape[1]) >= lengths[:, None]
+    lengths = torch.tensor([int(row.nonzero()[-1]) + 1 for row in micro.mask_B_T])
+    padding = torch.arange(micro.ids_B_T.shape[1]) >= lengths[:, None]
     assert padding.any()
-    logps, entropy = policy(micro.ids_N_T, micro.mask_N_T, 1.0)
+    logps, entropy = policy(micro, 1.0)
     logps.sum().backward()
     before = gradient(policy)
-    other_logps, other_entropy = policy(micro.ids_N_T.masked_fill(padding, 7), micro.mask_N_T, 1.0)
+    other_logps, other_entropy = policy(
+        replace(micro, ids_B_T=micro.ids_B_T.masked_fill(padding, 7)), 1.0
+    )
     other_logps.sum().backward()
     assert torch.equal(logps, other_logps)
     assert torch.equal(entropy, other_entropy)
@@ -252,11 +259,11 @@ def test_the_mask_comes_from_lengths_so_an_eos_equal_to_the_padding_stays(random
     rollouts[0].logps = np.float32([-1.0, -2.0, -3.0])
     rollouts[1].prompt_ids = np.int32([0, 0, 4])
     (micro,) = one_batch(rollouts)
-    assert int(micro.mask_N_T.sum()) == sum(len(rollout.response_ids) for rollout in rollouts)
-    responses = [micro.ids_N_T[row][micro.mask_N_T[row]].tolist() for row in range(3)]
+    assert int(micro.mask_B_T.sum()) == sum(len(rollout.response_ids) for rollout in rollouts)
+    responses = [micro.ids_B_T[row][micro.mask_B_T[row]].tolist() for row in range(3)]
     assert sorted(responses) == sorted(rollout.response_ids.tolist() for rollout in rollouts)
-    assert int((micro.weights_M > 0).sum()) == int(micro.mask_N_T.sum())
-    logps, _ = load(random_policy_dir)(micro.ids_N_T, micro.mask_N_T, 1.0)
+    assert int((micro.weights_M > 0).sum()) == int(micro.mask_B_T.sum())
+    logps, _ = load(random_policy_dir)(micro, 1.0)
     assert (
         len(logps) == len(micro.engine_logps_M) == len(micro.advantages_M) == len(micro.weights_M)
     )
@@ -268,7 +275,7 @@ def test_every_token_keeps_its_own_advantage_weight_and_logp():
     weights = torch.rand(
         11, 9, generator=torch.Generator().manual_seed(2)
     ) * response_mask_of_width(rollouts, 9)
-    batches = micro_batches(rollouts, advantages, weights, 25, CPU)
+    batches = micro_batches(rollouts, advantages, weights, budget=25, device=CPU)
     assert len(batches) > 3
     fields = {"advantages_M": advantages, "weights_M": None, "engine_logps_M": None}
     for name in fields:
@@ -292,11 +299,11 @@ def test_micro_batches_stay_within_the_budget_of_padded_tokens():
     rollouts = random_rollouts(40, longest=30)
     for budget in (36, 64, 200):
         batches = one_batch(rollouts, budget=budget)
-        assert all(micro.ids_N_T.numel() <= budget for micro in batches)
-        padded = sum(micro.ids_N_T.numel() for micro in batches)
+        assert all(micro.ids_B_T.numel() <= budget for micro in batches)
+        padded = sum(micro.ids_B_T.numel() for micro in batches)
         assert padded <= 1.25 * sum(len(whole(r)) for r in rollouts)
     assert (
-        max(micro.ids_N_T.shape[0] for micro in one_batch(rollouts, budget=5)) == 1
+        max(micro.ids_B_T.shape[0] for micro in one_batch(rollouts, budget=5)) == 1
     )  # too long for it: alone
 
 
@@ -336,7 +343,7 @@ def test_the_gradient_is_clipped_to_the_global_norm(random_policy_dir):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_non_finite_gradient_is_skipped_and_told(random_policy_dir, bad):
-    from trainer.run import gradient_metrics
+    from trainer.metrics import gradient_metrics
 
     policy, rollouts = load(random_policy_dir), random_rollouts(6)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-2)

@@ -569,7 +569,7 @@ BAD_INPUT = {
     "an unknown engine": (
         "liteppo",
         lambda t: ["--tiny", "--engine", "sglang"],
-        r'"vllm" or "transformers"',
+        r"invalid choice: 'sglang'",
     ),
     "an unknown KL estimator": (
         "prorl",
@@ -586,7 +586,7 @@ BAD_INPUT = {
     "a group of one": (
         "justrl",
         lambda t: ["--tiny", "--samples_per_prompt", "1"],
-        r"at least two rewards",
+        r"samples_per_prompt must be at least 2",
     ),
 }
 

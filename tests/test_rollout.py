@@ -19,11 +19,9 @@ from transformers import AutoTokenizer
 
 from trainer import rollout
 from trainer.data import Sampling
+from trainer.metrics import GAP_FATAL, GAP_WARNING, check_gap
 from trainer.policy import load_policy
 from trainer.rollout import (
-    GAP_FATAL,
-    GAP_WARNING,
-    check_gap,
     choose_engine,
     request_seed,
     self_check,
@@ -87,17 +85,17 @@ def test_the_self_check_catches_an_engine_that_does_not_return(engine, folder, m
 def test_the_gap_is_quiet_then_warns_then_stops():
     said = []
     for gap in (0.0, 1e-6, GAP_WARNING):
-        check_gap(gap, 3, said.append)
+        check_gap(3, {"logp_gap": gap}, said.append)
     assert said == []
-    check_gap(0.06, 3, said.append)
+    check_gap(3, {"logp_gap": 0.06}, said.append)
     assert len(said) == 1
     assert "step 3: log-prob gap of 0.06" in said[0]
-    check_gap(GAP_FATAL, 3, said.append)
+    check_gap(3, {"logp_gap": GAP_FATAL}, said.append)
     for gap in (0.21, 5.0, float("inf"), float("nan")):
         with pytest.raises(
             ValueError, match="step 7: the engine's log-probs differ from the trainer's"
         ):
-            check_gap(gap, 7, said.append)
+            check_gap(7, {"logp_gap": gap}, said.append)
 
 
 # --- seeds and the choice of an engine ---

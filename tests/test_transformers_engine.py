@@ -9,8 +9,8 @@ from conftest import flat, greedy_by_transformers, same_samples, save_random_mod
 from transformers import AutoModelForCausalLM
 
 from trainer.data import Sampling
+from trainer.metrics import GAP_FATAL
 from trainer.policy import load_policy, micro_batches
-from trainer.rollout import GAP_FATAL
 from trainer.transformers_engine import TransformersEngine
 
 CPU = torch.device("cpu")
@@ -209,8 +209,8 @@ def test_rows_beyond_the_tokenizer_are_never_sampled(folder):
 def test_the_ids_trained_on_are_the_engines_own(engine):
     """No text in between: these ids, decoded and encoded again, would be others, or no text at all."""
     samples = flat(engine.generate(PROMPTS, 2, SEEDS, Sampling(20)))
-    for micro in micro_batches(samples, torch.zeros(10), torch.ones(10, 20), 60, CPU):
-        for ids, mask in zip(micro.ids_N_T, micro.mask_N_T, strict=True):
+    for micro in micro_batches(samples, torch.zeros(10), torch.ones(10, 20), budget=60, device=CPU):
+        for ids, mask in zip(micro.ids_B_T, micro.mask_B_T, strict=True):
             end = int(mask.nonzero()[-1]) + 1
             whole = ids[:end].tolist()
             assert any(whole == [*sample.prompt_ids, *sample.response_ids] for sample in samples)

@@ -3,10 +3,11 @@
     OUT/config.json                 the recipe; a command with another one is refused
     OUT/metrics.jsonl               one object a step
     OUT/samples.jsonl               a few answers of each step
-    OUT/checkpoints/step_000100/    a save_pretrained folder (transformers and vLLM open it) + optimizer and run state
+    OUT/checkpoints/step_000100/    a save_pretrained folder, with optimizer and run state beside
 
-Weights and optimizer state are safetensors, everything else is JSON: nothing here is ever unpickled. A checkpoint is
-written under another name and renamed when it is whole, so a run may be killed at any moment.
+Weights and optimizer state are safetensors, everything else is JSON: nothing here is ever
+unpickled. A checkpoint is written under another name and renamed when it is whole, so a run may be
+killed at any moment.
 """
 
 import json
@@ -19,29 +20,27 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from trainer.policy import Policy, copy_full, full
-
-# Fields that may change between two commands on the same folder: they say how long and how safely, not what.
-FREE_FIELDS = {"out", "steps", "save_every", "keep_checkpoints"}
+from trainer.config import FREE
+from trainer.policy import Policy, copy_full, full, load_model
 
 
 def claim(out: Path, config: dict) -> None:
     """Make the folder this recipe's, or check that it is already.
 
-    Raises ValueError naming the fields that differ when another recipe's run lies there, or if no folder can be made.
+    Raises ValueError naming the fields that differ when another recipe's run lies there, or if no
+    folder can be made.
     """
     path = out / "config.json"
     if path.exists():
         before = json.loads(path.read_text())
-        differing = sorted(
-            k for k in before.keys() | config.keys() if before.get(k) != config.get(k)
-        )
-        if differing := [k for k in differing if k not in FREE_FIELDS]:
+        changed = sorted(k for k in before.keys() | config.keys() if before.get(k) != config.get(k))
+        if changed := [k for k in changed if k not in FREE]:
             changes = ", ".join(
-                f"{k}: {before.get(k)!r} there, {config.get(k)!r} here" for k in differing
+                f"{k}: {before.get(k)!r} there, {config.get(k)!r} here" for k in changed
             )
             raise ValueError(
-                f"{out} holds a run of another recipe ({changes}); give another --out, or delete that folder"
+                f"{out} holds a run of another recipe ({changes}); give another --out, "
+                f"or delete that folder"
             )
     elif dist.get_rank() == 0:
         make_folder(out)
@@ -59,7 +58,7 @@ def make_folder(out: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a kill, sees the old content or the new, never half of it."""
+    """Write a file so that a reader, or a kill, sees the old content or the new, never half."""
     aside = path.with_name(path.name + ".tmp")
     aside.write_text(text)
     os.replace(aside, path)
@@ -72,37 +71,41 @@ def latest_checkpoint(out: Path) -> Path | None:
 
 def save_checkpoint(
     out: Path,
-    step: int,
+    state: dict,
     policy: Policy,
     tokenizer,
     optimizer: torch.optim.Optimizer,
-    state: dict,
+    *,
     keep: int,
-    reference: Policy | None = None,
 ) -> None:
-    """Save everything that the rest of the run depends on; delete all but the `keep` newest. Called by every rank.
+    """Save all that the rest of the run depends on; delete all but the `keep` newest checkpoints.
 
-    state: what JSON can hold, such as the data position. Random numbers need little: a request's seed is a function of
-    (seed, step, prompt), and the trainer draws none; torch's generator is kept all the same.
-    Raises OSError (disk full, say) after removing what it had written; earlier checkpoints stay as they are.
+    state: what JSON can hold, and policies (ProRL's reference). state["step"] names the checkpoint.
+    Random numbers need no place in it: a request's seed is a function of (seed, step, prompt), and
+    the trainer draws none.
+
+    Every rank calls this. Raises OSError (disk full, say) after removing what it had written;
+    earlier checkpoints stay as they are.
     """
-    weights = {name: tensor.cpu().contiguous() for name, tensor in policy.full_state()}
-    moments = dict(_optimizer_tensors(policy, optimizer))
+    weights = dict(_on_rank_0(policy.full_state()))
+    moments = dict(_on_rank_0(_optimizer_tensors(policy, optimizer)))
+    policies = {
+        name: {key: tensor.clone() for key, tensor in _on_rank_0(value.full_state())}
+        for name, value in state.items()
+        if isinstance(value, Policy)
+    }
+    plain = {name: value for name, value in state.items() if name not in policies}
     if dist.get_rank() == 0:
-        target = out / "checkpoints" / f"step_{step:06d}"
+        target = out / "checkpoints" / f"step_{state['step']:06d}"
         aside = target.with_suffix(".tmp")
         try:
             shutil.rmtree(aside, ignore_errors=True)
             policy.model.save_pretrained(aside, state_dict=weights)
             tokenizer.save_pretrained(aside)
             save_file(moments, aside / "optimizer.safetensors")
-            save_file({"torch": torch.get_rng_state()}, aside / "rng.safetensors")
-            if reference is not None:
-                save_file(
-                    {k: v.cpu().clone() for k, v in reference.full_state()},
-                    aside / "reference.safetensors",
-                )
-            (aside / "state.json").write_text(json.dumps({"step": step, **state}, indent=1) + "\n")
+            for name, model in policies.items():
+                save_file(model, aside / f"{name}.safetensors")
+            (aside / "state.json").write_text(json.dumps(plain, indent=1) + "\n")
             shutil.rmtree(target, ignore_errors=True)
             aside.rename(target)
         except (OSError, SafetensorError) as error:
@@ -112,29 +115,33 @@ def save_checkpoint(
             ) from error
         for old in sorted((out / "checkpoints").glob("step_??????"))[:-keep]:
             shutil.rmtree(old)
-        for torn in (out / "checkpoints").glob(
-            "step_*.tmp"
-        ):  # what a kill in the middle of a saving left
+        for torn in (out / "checkpoints").glob("step_*.tmp"):  # left by a kill during a save
             shutil.rmtree(torn)
     dist.barrier()
 
 
 def load_checkpoint(
-    folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, reference: Policy | None = None
+    folder: Path, state: dict, policy: Policy, optimizer: torch.optim.Optimizer
 ) -> dict:
-    """Put a saved state back into policy, optimizer and reference, whatever the number of ranks then and now.
+    """Put saved weights back into policy, optimizer and state. Returns the saved state.
 
-    Returns the saved `state`, with its "step".
+    The number of ranks may have changed. Raises ValueError if the checkpoint's state lacks what
+    `state` has, or was saved while training on other problems.
     """
-    weights = {}
-    for file in sorted(folder.glob("model*.safetensors")):
-        weights |= load_file(file)
-    for name in policy.model.state_dict():
-        if (
-            name not in weights
-        ):  # save_pretrained leaves out the head of a model that ties it to its embeddings
-            weights[name] = weights["model.embed_tokens.weight"]
-    policy.load_full_state(weights)
+    policies = {name: value for name, value in state.items() if isinstance(value, Policy)}
+    saved = json.loads((folder / "state.json").read_text()) | policies
+    if missing := state.keys() - saved.keys():
+        raise ValueError(
+            f"{folder} was saved by an older version of this code (it has no {min(missing)}); "
+            f"start a new run from its weights with --model {folder} and another --out"
+        )
+    if saved["data"] != state["data"]:
+        raise ValueError(
+            f"{folder} was saved while training on other problems: continue with the same data, or "
+            f"give another --out"
+        )
+    # Through transformers, because save_pretrained may write other names than the model's own.
+    policy.load_full_state(load_model(str(folder), torch.float32).state_dict())
     moments = load_file(folder / "optimizer.safetensors")
     for name, parameter in policy.named_parameters():
         if f"{name}.step" in moments:
@@ -143,20 +150,32 @@ def load_checkpoint(
                 entry[moment] = torch.zeros_like(parameter)
                 copy_full(entry[moment], moments[f"{name}.{moment}"])
             optimizer.state[parameter] = entry
-    if reference is not None:
-        reference.load_full_state(load_file(folder / "reference.safetensors"))
-    torch.set_rng_state(load_file(folder / "rng.safetensors")["torch"])
-    return json.loads((folder / "state.json").read_text())
+    for name, value in policies.items():
+        value.load_full_state(load_file(folder / f"{name}.safetensors"))
+    return saved
+
+
+def _on_rank_0(named_tensors):
+    """Yield (name, whole tensor) in host memory on rank 0; the other ranks only take part."""
+    for name, tensor in named_tensors:
+        whole = full(tensor).detach()
+        if dist.get_rank() == 0:
+            yield name, whole.cpu().contiguous()
 
 
 def _optimizer_tensors(policy, optimizer):
+    # torch.distributed.checkpoint.state_dict would do this in one call, but it takes a step with an
+    # optimizer whose state is empty, as ProRL's resets leave it.
     for name, parameter in policy.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
-            yield f"{name}.{key}", full(value).detach().cpu().clone()
+            yield f"{name}.{key}", value
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drop the lines of a .jsonl file that belong to later steps, and a torn last line: they will be made again."""
+    """Drop the lines of a .jsonl file that belong to later steps, and a torn last line.
+
+    The run will write them again.
+    """
     if path.exists() and dist.get_rank() == 0:
         kept = []
         for line in path.read_text().splitlines():

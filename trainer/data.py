@@ -11,7 +11,7 @@ import json
 import os
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -35,7 +35,8 @@ class Problem:
     task: the benchmark, level or logic task that it belongs to. verify: what else its reward needs.
     solution: a worked solution, "" unless one was asked for. system: the dataset's own system
     message. history: earlier turns as (role, content), oldest first. prefill: the beginning of the
-    answer, which the model continues; it is part of the prompt, not of the response.
+    answer, which the model continues; it is part of the prompt, not of the response. prompt_ids:
+    the whole prompt as token ids, from encode_prompts.
     """
 
     text: str
@@ -46,6 +47,7 @@ class Problem:
     system: str = ""
     history: tuple[tuple[str, str], ...] = ()
     prefill: str = ""
+    prompt_ids: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -162,10 +164,8 @@ def prompt_ids(tokenizer, problem: Problem, template: Template) -> list[int]:
     )
 
 
-def encode_prompts(
-    problems: list[Problem], tokenizer, template: Template
-) -> tuple[list[Problem], list[list[int]]]:
-    """The problems that fit, and the token ids of their prompts. A long prompt is dropped, not cut.
+def encode_prompts(problems: list[Problem], tokenizer, template: Template) -> list[Problem]:
+    """The problems whose prompts fit, with prompt_ids. A long prompt is dropped, not cut.
 
     Raises ValueError if none is left, and as chat_ids does.
     """
@@ -180,7 +180,7 @@ def encode_prompts(
     if len(fits) < len(prompts):
         dropped = len(prompts) - len(fits)
         say(f"{dropped:,} of {len(prompts):,} prompts are longer than {limit} tokens: dropped")
-    return [problems[i] for i in fits], [prompts[i] for i in fits]
+    return [replace(problems[i], prompt_ids=prompts[i]) for i in fits]
 
 
 def _beginning(text):

@@ -1,13 +1,18 @@
-"""The model being trained: loading, log-probs of responses, micro-batches, and how several ranks share them.
+"""The model in training: loading, log-probs of responses, micro-batches, ranks.
 
-Every rank holds the whole batch of rollouts (it is small: ids) and trains on its share, so each decision about the
-batch (advantages, mini-batches, token weights) is taken everywhere alike and without communication. Ranks meet in three
-places: `gather` after sampling, the gradient (FSDP2), and `mean_over_ranks` for the log.
+Every rank holds the whole batch of rollouts (it is small: ids) and trains on its share. So every
+rank takes each decision about the batch (advantages, mini-batches, token weights) in the same way
+and without communication. Ranks meet in three places: `gather` after sampling, the gradient
+(FSDP2), and `mean_over_ranks` for the log.
+
+Suffixes: see losses.py.
 """
 
 import datetime
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,38 +24,46 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from losses import token_logps
+from losses import token_logps, truncated_importance
+from trainer.data import Rollout
 
-CUT_COST = (
-    256  # tokens: what one more micro-batch costs. To save less padding than that, none is cut off
-)
+# The cost of one more micro-batch, in padded tokens: split only if that saves more padding.
+CUT_COST = 256
 
 
-def start_ranks() -> tuple[int, int, torch.device]:
-    """Join the process group that torchrun describes, or make one of a single rank. Returns (rank, world, device).
+# --- ranks ---
 
-    A group of one costs nothing and spares every caller an `if`. It also has to exist before vLLM starts, which would
-    otherwise make its own default group.
+
+def start_ranks(one_thread: bool = False) -> torch.device:
+    """Join the process group that torchrun describes, or make one of a single rank.
+
+    Returns this rank's device. A group of one costs nothing and spares every caller an `if`. It has
+    to exist before vLLM starts, which would otherwise make a default group of its own.
+
+    one_thread: compute on one thread. A tiny model is no faster on several, and its sums come out
+    alike on every machine.
     """
-    cuda = torch.cuda.is_available()
-    device = (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
-    )
-    if cuda:
+    if one_thread:
+        torch.set_num_threads(1)
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         if "WORLD_SIZE" in os.environ:
-            dist.init_process_group(
-                backend, timeout=datetime.timedelta(hours=2)
-            )  # the slowest rank may sample for long
+            longest_wait = datetime.timedelta(hours=2)  # the slowest rank may sample for long
+            dist.init_process_group(backend, timeout=longest_wait)
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    return dist.get_rank(), dist.get_world_size(), device
+    return device
 
 
 def my_share(items: list) -> list:
-    """This rank's contiguous part of items; the parts differ by at most one item. `gather` puts them together again."""
+    """This rank's contiguous part of items. `gather` puts the parts together again.
+
+    The parts differ by at most one item.
+    """
     rank, world = dist.get_rank(), dist.get_world_size()
     return items[len(items) * rank // world : len(items) * (rank + 1) // world]
 
@@ -71,33 +84,37 @@ def mean_over_ranks(values: list[float]) -> list[float]:
     return (tensor / dist.get_world_size()).tolist()
 
 
-class Policy(nn.Module):
-    """A causal language model whose forward pass returns log-probs and entropy of response tokens, never logits.
+# --- the model ---
 
-    The head's weight is whole only inside the root module's forward pass under FSDP, hence a module and not a function.
+
+class Policy(nn.Module):
+    """A causal language model whose forward pass returns log-probs and entropy, never logits.
+
+    It is a module and not a function because under FSDP the head's weight is whole only inside the
+    root module's forward pass.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, ids_N_T: torch.Tensor, mask_N_T: torch.Tensor, temperature: float):
-        """ids int64 [N, T], padded on the right; mask bool [N, T], True at the M response tokens.
+    def forward(self, micro: "MicroBatch", temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """(log-probs [M], entropy [M]) of the micro-batch's M response tokens, in nats.
 
-        Returns (logps [M], entropy [M]) at the sampling temperature, in the order of ids_N_T[mask_N_T].
+        Both are those at the sampling temperature.
 
-        No attention mask: under causal attention no real token sees the padding to its right, and without a mask torch
-        takes its flash kernel.
+        There is no attention mask: under causal attention no real token sees the padding to its
+        right, and without a mask torch takes its flash kernel.
         """
-        hidden_N_T_d = self.model.base_model(input_ids=ids_N_T, use_cache=False).last_hidden_state
-        predicts_N_T = mask_N_T[:, 1:]  # position t predicts token t + 1
+        ids_B_T, mask_B_T = micro.ids_B_T, micro.mask_B_T
+        hidden_B_T_d = self.model.base_model(input_ids=ids_B_T, use_cache=False).last_hidden_state
+        predicts_B_T = mask_B_T[:, 1:]  # position t predicts token t + 1
         head = self.model.get_output_embeddings().weight
-        return token_logps(
-            hidden_N_T_d[:, :-1][predicts_N_T], head, ids_N_T[:, 1:][predicts_N_T], temperature
-        )
+        hidden_M_d, targets_M = hidden_B_T_d[:, :-1][predicts_B_T], ids_B_T[:, 1:][predicts_B_T]
+        return token_logps(hidden_M_d, head, targets_M, temperature)
 
     def full_state(self):
-        """Yield (name, whole tensor) as transformers names them. Under FSDP every rank must walk it to the end."""
+        """Yield (name, whole tensor). Under FSDP every rank must walk it to the end."""
         for name, tensor in self.model.state_dict().items():
             yield name, full(tensor)
 
@@ -125,45 +142,62 @@ def copy_full(target: torch.Tensor, whole: torch.Tensor) -> None:
     target.copy_(whole)
 
 
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on a GPU, float32 on a CPU."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def load_model(model_dir: str, dtype: torch.dtype):
     """A causal language model. Raises ValueError, in one sentence, when model_dir holds none."""
     if Path(model_dir).exists() and not (Path(model_dir) / "config.json").exists():
         raise ValueError(
-            f"{model_dir} holds no config.json: give a folder written by save_pretrained, or a hub id"
+            f"{model_dir} holds no config.json: give a folder written by save_pretrained, "
+            f"or a hub id"
         )
     try:
         return AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"cannot load a language model from {model_dir}: {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot load a language model from {model_dir}: {reason}") from error
 
 
 def load_tokenizer(model_dir: str) -> PreTrainedTokenizerFast:
-    """The tokenizer exactly as saved (AutoTokenizer would rebuild a Qwen2's). Raises ValueError when there is none."""
+    """The tokenizer exactly as saved (AutoTokenizer would rebuild a Qwen2's).
+
+    Raises ValueError when there is none.
+    """
     if Path(model_dir).exists() and not (Path(model_dir) / "tokenizer.json").exists():
         raise ValueError(
-            f"{model_dir} holds no tokenizer.json: give a folder with a model and its tokenizer in it"
+            f"{model_dir} holds no tokenizer.json: give a folder with a model and its tokenizer"
         )
     try:
         return PreTrainedTokenizerFast.from_pretrained(model_dir)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"cannot load a tokenizer from {model_dir}: {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot load a tokenizer from {model_dir}: {reason}") from error
 
 
 def load_reference(model_dir: str, dtype: torch.dtype) -> Policy:
-    """A frozen policy of that dtype in host memory, whole on every rank: move it to the device only to use it."""
+    """A frozen policy of that dtype in host memory. Move it to the device only to use it."""
     return Policy(load_model(model_dir, dtype)).requires_grad_(False)
+
+
+@contextmanager
+def on_device(policy: Policy, device: torch.device) -> Iterator[Policy]:
+    """Have a policy that waits in host memory on the device for the length of a `with` block."""
+    policy.to(device)
+    yield policy
+    policy.to("cpu")
 
 
 def load_policy(
     model_dir: str, device: torch.device, dtype: torch.dtype, gradient_checkpointing: bool
 ) -> Policy:
-    """A policy to train: float32 master weights (at lr 1e-6 bfloat16 ones swallow the updates), computing in dtype.
+    """A policy to train: float32 master weights, computing in dtype.
 
-    Sharded by FSDP2 where there are several ranks, and on CUDA also for one, for its mixed precision.
+    At a learning rate of 1e-6, bfloat16 master weights would swallow the updates. The policy is
+    sharded by FSDP2 where there are several ranks, and on CUDA also for one, for its mixed
+    precision.
     """
     model = load_model(model_dir, torch.float32)
     policy = Policy(model.to(device))
@@ -174,77 +208,100 @@ def load_policy(
         precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         for module in [*model.base_model.layers, policy]:
             fully_shard(module, mp_policy=precision)
-            module.set_gradient_divide_factor(
-                1.0
-            )  # token weights are global: the ranks' gradients add up, not average
-            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+            # Token weights are global, so the ranks' gradients add up instead of being averaged.
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction
     return policy
+
+
+# --- micro-batches ---
 
 
 @dataclass
 class MicroBatch:
-    """A few sequences in one right-padded rectangle, and what the loss needs of their M response tokens, end to end."""
+    """A few sequences in one right-padded rectangle, and what the loss needs of their M tokens.
 
-    ids_N_T: torch.Tensor  # int64, prompt + response + padding
-    mask_N_T: (
-        torch.Tensor
-    )  # bool, True at response tokens. From lengths, never from ids: an eos may equal the padding
+    The loop fills in the log-probs that default to None.
+    """
+
+    ids_B_T: torch.Tensor  # int64, prompt + response + padding
+    mask_B_T: torch.Tensor  # bool, True at response tokens; from lengths: eos may equal the padding
     advantages_M: torch.Tensor
     weights_M: torch.Tensor  # of the token in the loss of its global mini-batch
     engine_logps_M: torch.Tensor  # as the sampling engine reported them
-    old_logps_M: torch.Tensor | None = (
-        None  # the trainer's own, before the first update; set by the recipe
-    )
-    entropy_M: torch.Tensor | None = None
+    old_logps_M: torch.Tensor | None = None  # the trainer's own, before the first update
+    entropy_M: torch.Tensor | None = None  # of the policy that old_logps_M belong to
+    new_logps_M: torch.Tensor | None = None  # those of the update, for the metrics
     ref_logps_M: torch.Tensor | None = None  # the reference policy's, for a KL penalty
-    raw_logps_M: torch.Tensor | None = (
-        None  # the trainer's own at temperature 1, to compare with an engine's raw ones
-    )
+    raw_logps_M: torch.Tensor | None = None  # the trainer's at temperature 1, if the engine's are
+
+    def keep(self, logps_M: torch.Tensor, entropy_M: torch.Tensor) -> None:
+        """Remember an update's log-probs. They are the old ones too where no update came before."""
+        self.new_logps_M = logps_M.detach()
+        if self.old_logps_M is None:
+            self.old_logps_M, self.entropy_M = self.new_logps_M, entropy_M
+
+    def importance_M(self, cap: float) -> torch.Tensor | float:
+        """Weights against engine mismatch, see losses.truncated_importance; 1 if cap is 0: off."""
+        if not cap:
+            return 1.0
+        logps_M = self.old_logps_M if self.raw_logps_M is None else self.raw_logps_M
+        return truncated_importance(logps_M, self.engine_logps_M, cap)
 
 
-def response_mask(rollouts: list) -> torch.Tensor:
-    """bool [N, T]: True at the positions of each response, T = the longest."""
-    lengths_N_1 = torch.tensor([len(rollout.response_ids) for rollout in rollouts])[:, None]
-    return torch.arange(int(lengths_N_1.max())) < lengths_N_1
+def response_mask(rollouts: list[Rollout]) -> torch.Tensor:
+    """bool [B, R]: True at the positions of each response; R is the length of the longest."""
+    lengths_B_1 = torch.tensor([len(rollout.response_ids) for rollout in rollouts])[:, None]
+    return torch.arange(int(lengths_B_1.max())) < lengths_B_1
+
+
+def equal_slices(count: int, parts: int) -> list[slice]:
+    """range(count) cut into at most `parts` slices of equal size; the last may be shorter."""
+    size = math.ceil(count / parts)
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def micro_batches(
-    rollouts: list,
-    advantages_N: torch.Tensor,
-    weights_N_T: torch.Tensor,
+    rollouts: list[Rollout],
+    advantages_B: torch.Tensor,
+    weights_B_R: torch.Tensor,
+    *,
     budget: int,
     device: torch.device,
 ) -> list[MicroBatch]:
-    """Cut one global mini-batch into this rank's micro-batches of at most `budget` padded tokens (or one sequence).
+    """Cut one global mini-batch into this rank's micro-batches.
 
-    advantages_N: of each response; weights_N_T: from losses.token_weights, over response positions.
+    advantages_B: of each response. weights_B_R: from losses.token_weights, over response positions.
+    budget: padded tokens of one micro-batch; a longer sequence gets one to itself.
 
-    Sorted by length and cut where that saves most padding; dealt round robin, so that ranks get equal work.
-    All ranks get equally many, some perhaps empty: FSDP's ranks compute in step or hang.
+    Sequences are sorted by length and cut where that saves most padding. They are dealt round
+    robin, so that ranks get equal work. All ranks get equally many micro-batches, some perhaps
+    empty, because FSDP's ranks compute in step.
     """
-    length_N = [len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts]
-    longest_first = sorted(range(len(rollouts)), key=lambda i: -length_N[i])
+    length_B = [len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts]
+    longest_first = sorted(range(len(rollouts)), key=lambda i: -length_B[i])
     world = dist.get_world_size()
-    cuts_by_rank = [_cut(longest_first[rank::world], length_N, budget) for rank in range(world)]
+    cuts_by_rank = [_cut(longest_first[rank::world], length_B, budget) for rank in range(world)]
     cuts = cuts_by_rank[dist.get_rank()]
     empty = [[]] * (max(map(len, cuts_by_rank)) - len(cuts))
     return [
-        _rectangle([rollouts[i] for i in rows], advantages_N[rows], weights_N_T[rows], device)
+        _rectangle([rollouts[i] for i in rows], advantages_B[rows], weights_B_R[rows], device)
         for rows in cuts + empty
     ]
 
 
-def _cut(longest_first: list[int], length_N: list[int], budget: int) -> list[list[int]]:
-    """The cuts of a list of rows into rectangles within the budget that cost least: padded tokens, and CUT_COST each.
+def _cut(longest_first: list[int], length_B: list[int], budget: int) -> list[list[int]]:
+    """Cut a list of rows into rectangles within the budget at the least cost.
 
-    The first row of a cut is its longest and sets the width of the rectangle. cheapest[end] is the cost of the best
-    cuts of the first `end` rows, and starts[end] where the last of them begins.
+    The cost is the number of padded tokens, and CUT_COST for each rectangle. The first row of a
+    rectangle is its longest and sets the width. cheapest[end] is the cost of the best cuts of the
+    first `end` rows, and starts[end] is where the last of them begins.
     """
     cheapest, starts = [0], [0]
     for end in range(1, len(longest_first) + 1):
         options = []
         for start in reversed(range(end)):
-            area = (end - start) * length_N[longest_first[start]]
+            area = (end - start) * length_B[longest_first[start]]
             if options and area > budget:
                 break
             options.append((cheapest[start] + area + CUT_COST, start))
@@ -258,63 +315,47 @@ def _cut(longest_first: list[int], length_N: list[int], budget: int) -> list[lis
     return cuts[::-1]
 
 
-def _rectangle(rollouts, advantages_N, weights_N_T, device) -> MicroBatch:
+def _rectangle(rollouts, advantages_B, weights_B_R, device) -> MicroBatch:
     width = max((len(r.prompt_ids) + len(r.response_ids) for r in rollouts), default=2)
-    ids_N_T = torch.zeros(
-        max(len(rollouts), 1), width, dtype=torch.int64
-    )  # which id pads is all one, see Policy.forward
-    mask_N_T = torch.zeros_like(ids_N_T, dtype=torch.bool)
+    # The padding may be any id: no real token sees it (Policy.forward).
+    ids_B_T = torch.zeros(max(len(rollouts), 1), width, dtype=torch.int64)
+    mask_B_T = torch.zeros_like(ids_B_T, dtype=torch.bool)
     for row, rollout in enumerate(rollouts):
         start, end = len(rollout.prompt_ids), len(rollout.prompt_ids) + len(rollout.response_ids)
-        ids_N_T[row, :end] = torch.from_numpy(
-            np.concatenate([rollout.prompt_ids, rollout.response_ids])
-        )
-        mask_N_T[row, start:end] = True
-    lengths_N = torch.tensor([len(rollout.response_ids) for rollout in rollouts], dtype=torch.int64)
-    tokens_N_T = torch.arange(weights_N_T.shape[1]) < lengths_N[:, None]
+        ids_B_T[row, :start] = torch.as_tensor(rollout.prompt_ids)
+        ids_B_T[row, start:end] = torch.as_tensor(rollout.response_ids)
+        mask_B_T[row, start:end] = True
+    lengths_B = torch.tensor([len(rollout.response_ids) for rollout in rollouts], dtype=torch.int64)
+    tokens_B_R = torch.arange(weights_B_R.shape[1]) < lengths_B[:, None]
+    logps = [np.asarray(rollout.logps, dtype=np.float32) for rollout in rollouts]
     return MicroBatch(
-        ids_N_T=ids_N_T.to(device),
-        mask_N_T=mask_N_T.to(device),
-        advantages_M=advantages_N.float().repeat_interleave(lengths_N).to(device),
-        weights_M=weights_N_T[tokens_N_T].to(device),
-        engine_logps_M=torch.from_numpy(
-            np.concatenate([np.zeros(0, np.float32), *(rollout.logps for rollout in rollouts)])
-        ).to(device),
+        ids_B_T=ids_B_T.to(device),
+        mask_B_T=mask_B_T.to(device),
+        advantages_M=advantages_B.float().repeat_interleave(lengths_B).to(device),
+        weights_M=weights_B_R[tokens_B_R].to(device),
+        engine_logps_M=torch.from_numpy(np.concatenate(logps or [np.zeros(0, np.float32)])).to(
+            device
+        ),
     )
 
 
-class TokenMeans:
-    """Means over all response tokens of a step, whatever micro-batch or rank they passed through; maxima likewise."""
+# --- the optimizer ---
 
-    def __init__(self):
-        self.sums, self.maxima, self.tokens = {}, {}, 0
 
-    def add(self, **values_M: torch.Tensor) -> None:
-        """Add one micro-batch's values, each [M]."""
-        self.tokens += len(next(iter(values_M.values())))
-        for name, value_M in values_M.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value_M.sum(dtype=torch.float64)
-            if len(value_M):
-                self.maxima[name] = max(self.maxima.get(name, -torch.inf), value_M.max().item())
-
-    def means(self) -> dict[str, float]:
-        """The mean of each value over all ranks' tokens."""
-        *sums, tokens = mean_over_ranks(
-            [float(total) for total in self.sums.values()] + [float(self.tokens)]
-        )
-        return dict(zip(self.sums, (total / max(tokens, 1e-9) for total in sums), strict=True))
-
-    def maximum(self, name: str) -> float:
-        """The largest of one value over all ranks."""
-        tensor = torch.tensor(self.maxima.get(name, -torch.inf), dtype=torch.float64)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        return tensor.item()
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, rate: float, step: int, warmup_steps: int
+) -> None:
+    """A constant rate after a linear warm-up from 0: with one, the first step trains nothing."""
+    if step <= warmup_steps:
+        rate *= (step - 1) / warmup_steps
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, max_norm: float) -> float:
     """Clip the gradient to a global norm, step, and clear it. Returns the norm before clipping.
 
-    A non-finite gradient is thrown away instead: the weights stay as they were, and the caller counts it.
+    A non-finite gradient is thrown away: the weights stay as they were, and the caller counts it.
     """
     norm = float(full(torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)))
     if math.isfinite(norm):

@@ -1,89 +1,48 @@
-"""A run seen from outside: its command line, its folder, its progress bar, its clock, and how it is stopped."""
+"""A run seen from outside: its folder, its progress bar, its clock, and how it is stopped."""
 
-import argparse
 import dataclasses
 import json
-import math
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
-from transformers import HfArgumentParser
 from transformers.utils import logging as transformers_logging
 
 from trainer import checkpoint
+from trainer.data import Problem, Rollout, fingerprint
+from trainer.metrics import check_gap
 from trainer.policy import mean_over_ranks
 
 SAMPLES = 4  # answers kept a step
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """--help with each default, and the script's docstring as it was written."""
-
-
-def parse(config_class: type, tiny: dict, doc: str):
-    """The command line as a config: the dataclass's defaults, after --tiny the tiny preset's, then the flags given."""
-    usage = "%(prog)s [--tiny] [--FLAG VALUE ...]"
-    parser = HfArgumentParser(
-        config_class, description=doc, usage=usage, formatter_class=Help, allow_abbrev=False
-    )
-    if "--tiny" in sys.argv:
-        parser.set_defaults(**tiny)
-    config, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
-    if unknown:
-        parser.error(f"unknown argument {unknown[0]}; --help lists them all")
-    return config
-
-
 def launch(main: Callable, config) -> None:
-    """Run main(config); an error the user can mend becomes one sentence and a non-zero exit instead of a traceback."""
+    """Run main(config). An error that the user can correct becomes one sentence and status 1."""
     transformers_logging.disable_progress_bar()  # one bar on the screen, ours
     try:
         main(config)
     except (ValueError, OSError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     finally:
-        if (
-            dist.is_initialized() and "vllm" not in sys.modules
-        ):  # vLLM ends the group itself, after its own ones
+        # vLLM ends the group by itself, after its own groups.
+        if dist.is_initialized() and "vllm" not in sys.modules:
             dist.destroy_process_group()
 
 
 def model_folder(model: str) -> str:
-    """A --model value as transformers and vLLM take it: "tiny:NAME" is one of the embedded world's starting points."""
+    """A --model value as transformers and vLLM take it. "tiny:NAME" is in the embedded world."""
     if model.startswith("tiny:"):
         from tiny.pretrain import base_model  # here: real models need no tiny world
 
         return base_model(model.removeprefix("tiny:"))
-    return model
-
-
-def rollout_metrics(rollouts_N: list) -> dict[str, float]:
-    """What a batch of rollouts looks like: mean reward, accuracy, length (tokens) and truncation, and all tokens."""
-    count = len(rollouts_N)
-    tokens = sum(len(rollout.response_ids) for rollout in rollouts_N)
-    return {
-        "reward": sum(rollout.reward for rollout in rollouts_N) / count,
-        "accuracy": sum(rollout.right for rollout in rollouts_N) / count,
-        "length": tokens / count,
-        "truncated": sum(rollout.truncated for rollout in rollouts_N) / count,
-        "tokens": tokens,
-    }
-
-
-def gradient_metrics(norms: list[float]) -> dict[str, float]:
-    """Mean gradient norm of a step's updates, and how many of them were skipped because it was not finite."""
-    finite = [norm for norm in norms if math.isfinite(norm)]
-    return {
-        "grad_norm": sum(finite) / max(1, len(finite)),
-        "skipped_updates": len(norms) - len(finite),
-    }
+    folder = Path(model).expanduser()
+    return str(folder) if folder.exists() else model
 
 
 class Run:
@@ -92,13 +51,14 @@ class Run:
     def __init__(self, recipe: str, config):
         """Claim the folder. Raises ValueError when another recipe's run lies there."""
         scale = "-tiny" if config.tiny else ""
-        self.out = Path(config.out or f"runs/{recipe}{scale}-seed{config.seed}")
-        self.total = config.steps
+        self.recipe, self.config = recipe, config
+        self.out = Path(config.out or f"runs/{recipe}{scale}-seed{config.seed}").expanduser()
         self.first = dist.get_rank() == 0
         checkpoint.claim(self.out, {"recipe": recipe, **dataclasses.asdict(config)})
         dist.barrier()
-        self.seconds: dict[str, float] = {}
-        self.ticking = self.stopping = False
+        self.phase_name, self.phase_start, self.seconds = None, 0.0, {}
+        self.locked = self.stopping = self.ended = False
+        self.accuracy, self.durations = float("nan"), []
         self.board = _tensorboard(self.out) if self.first else None
 
     def say(self, text: str) -> None:
@@ -106,28 +66,41 @@ class Run:
         if self.first:
             tqdm.write(text)
 
-    def resume(self, policy, optimizer, reference=None) -> dict:
-        """Put the newest checkpoint's state back and return it; {"step": 0} where there is none."""
-        folder = checkpoint.latest_checkpoint(self.out)
-        state = (
-            {"step": 0}
-            if folder is None
-            else checkpoint.load_checkpoint(folder, policy, optimizer, reference)
+    def resume(self, state: dict, problems: list[Problem], policy, optimizer) -> dict:
+        """Say what this run will do and put back what its newest checkpoint holds.
+
+        Returns the checkpoint's state, or `state` at step 0 where there is no checkpoint. Raises
+        ValueError if the problems, or what a state holds, have changed since.
+        """
+        config, ranks = self.config, dist.get_world_size()
+        self.say(
+            f"{self.recipe}: {config.model} on {len(problems)} problems, {config.steps} steps of "
+            f"{config.prompts_per_step} prompts x {config.samples_per_prompt} responses of at most "
+            f"{config.max_response_tokens} tokens, {ranks} rank(s), in {self.out}"
         )
-        checkpoint.forget_after(self.out / "metrics.jsonl", state["step"])
-        checkpoint.forget_after(self.out / "samples.jsonl", state["step"])
+        state = {"step": 0, "data": fingerprint(problems), **state}
+        folder = checkpoint.latest_checkpoint(self.out)
         if folder is not None:
+            state = checkpoint.load_checkpoint(folder, state, policy, optimizer)
             self.say(f"Continuing {self.out} after step {state['step']}.")
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            checkpoint.forget_after(self.out / name, state["step"])
         return state
 
-    def steps(self, done: int):
-        """Yield the steps still to do, behind a progress bar. Ctrl-C or SIGTERM ends the run after the step at hand."""
-        for sort in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(sort, self._stop)
+    # --- steps, and the end of them ---
+
+    def steps(self, done: int) -> Iterator[int]:
+        """Yield the steps still to do, behind a progress bar.
+
+        Ctrl-C or SIGTERM ends the run after the step at hand.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+        total = self.config.steps
         with tqdm(
-            total=self.total, initial=done, unit="step", disable=not self.first, dynamic_ncols=True
+            total=total, initial=done, unit="step", disable=not self.first, dynamic_ncols=True
         ) as self.bar:
-            for step in range(done + 1, self.total + 1):
+            for step in range(done + 1, total + 1):
                 self.seconds = {}
                 self.started = time.perf_counter()
                 yield step
@@ -135,55 +108,82 @@ class Run:
                 if self.ended:
                     return
 
-    def _stop(self, sort, _frame) -> None:
+    def _stop(self, number, _frame) -> None:
         self.stopping = True
-        signal.signal(sort, signal.SIG_DFL)  # a second one ends the run at once
-        self.say(
-            f"\n{signal.Signals(sort).name}: finishing this step, then saving. The same command continues."
-        )
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the run at once
+        name = signal.Signals(number).name
+        self.say(f"\n{name}: finishing this step, then saving. The same command continues.")
 
-    def last(self, step: int) -> bool:
-        """Whether this step is the last, by plan or because a rank was told to stop. Ask once a step, on every rank."""
-        self.ended = step == self.total or mean_over_ranks([float(self.stopping)])[0] > 0
-        return self.ended
+    def due(self, step: int, every: int) -> bool:
+        """Whether something is due that happens every so many steps and at the end; 0: never."""
+        return every > 0 and (step % every == 0 or step == self.config.steps)
+
+    # --- the clock ---
+
+    def phase(self, name: str | None) -> None:
+        """From now on, time counts as seconds_NAME of this step, until the next phase begins."""
+        if self.locked:
+            return
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        if self.phase_name:
+            spent = self.seconds.get(self.phase_name, 0.0) + now - self.phase_start
+            self.seconds[self.phase_name] = spent
+        self.phase_name, self.phase_start = name, now
 
     @contextmanager
-    def clock(self, name: str):
-        """Count the time of a block as seconds_NAME of this step. A clock inside another one does not count twice."""
-        outermost, self.ticking = not self.ticking, True
-        start = time.perf_counter()
+    def timed(self, name: str):
+        """As a decorator: all that the function does is one phase, whatever phases it begins."""
+        self.phase(name)
+        self.locked = True
         yield
-        if outermost:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-            self.ticking = False
+        self.locked = False
+        self.phase(None)
 
-    def log(self, metrics: dict) -> None:
-        """Append one step's metrics, with its seconds, to metrics.jsonl (and TensorBoard) and show them on the bar."""
-        metrics = metrics | {
-            f"seconds_{name}": round(spent, 4) for name, spent in self.seconds.items()
-        }
-        if metrics["step"] > 0:
+    # --- what it writes ---
+
+    def log(self, step: int, metrics: dict) -> None:
+        """Append a step's metrics, with its seconds, to metrics.jsonl (and TensorBoard)."""
+        self.phase(None)
+        check_gap(step, metrics, self.say)
+        metrics = {"step": step, **metrics}
+        for name, spent in self.seconds.items():
+            metrics[f"seconds_{name}"] = round(spent, 4)
+        if step > 0:
             metrics["seconds_step"] = round(time.perf_counter() - self.started, 4)
+            self.durations.append(metrics["seconds_step"])
         if not self.first:
             return
         self._append("metrics.jsonl", [metrics])
         if self.board:
             for name, value in metrics.items():
                 if isinstance(value, int | float):
-                    self.board.add_scalar(name, value, metrics["step"])
-        self.accuracy = metrics.get("eval_accuracy", getattr(self, "accuracy", float("nan")))
-        if metrics["step"] > 0:
+                    self.board.add_scalar(name, value, step)
+        self.accuracy = metrics.get("eval_accuracy", self.accuracy)
+        if step > 0:
             self.bar.set_postfix_str(
-                f"reward {metrics['reward']:+.2f}, pass@1 {self.accuracy:.3f}, length {metrics['length']:.0f}, "
-                f"entropy {metrics['entropy']:.3f}, gap {metrics['logp_gap']:.1g}"
+                f"reward {metrics['reward']:+.2f}, pass@1 {self.accuracy:.3f}, "
+                f"length {metrics['length']:.0f}, entropy {metrics['entropy']:.3f}, "
+                f"gap {metrics['logp_gap']:.1g}"
             )
+        if len(self.durations) == 2 and self.config.steps > step:
+            self._say_how_long(step)
+
+    def _say_how_long(self, step: int) -> None:
+        hours = self.durations[-1] * (self.config.steps - step) / 3600
+        about = f"{hours:.1f} hours" if hours > 1 else f"{60 * hours:.0f} minutes"
+        left = self.config.steps - step
+        self.say(f"{self.durations[-1]:.3g} s a step: about {about} for the {left} steps left.")
 
     def log_samples(
-        self, step: int, groups: list, problems: list, advantages_N: torch.Tensor, show: bool
+        self,
+        step: int,
+        problems: list[Problem],
+        groups: list[list[Rollout]],
+        advantages_P_G: torch.Tensor,
     ) -> None:
-        """Append the first answer of a few groups to samples.jsonl, and show two of them on the screen."""
+        """Append the first answer of a few groups to samples.jsonl; show two at evaluations."""
         if not self.first:
             return
         samples = [
@@ -193,70 +193,66 @@ class Run:
                 "response": group[0].text,
                 "answer": problem.answer,
                 "reward": group[0].reward,
-                "advantage": advantages_N[p * len(group)].item(),
+                "advantage": advantages[0].item(),
             }
-            for p, (group, problem) in enumerate(zip(groups[:SAMPLES], problems, strict=False))
-        ]
+            for problem, group, advantages in zip(problems, groups, advantages_P_G, strict=True)
+        ][:SAMPLES]
         self._append("samples.jsonl", samples)
-        if show:
-            for sample in samples[:2]:
-                text = (
-                    sample["response"]
-                    if len(sample["response"]) < 600
-                    else "[...] " + sample["response"][-600:]
-                )
-                question, answer, reward = (
-                    sample["prompt"].strip(),
-                    sample["answer"],
-                    sample["reward"],
-                )
-                self.say(
-                    f"\n--- step {step}: {question}   (answer {answer}, reward {reward:+.2f})\n{text.strip()}"
-                )
+        for sample in samples[:2] if self.due(step, self.config.eval_every) else []:
+            text = sample["response"].strip()
+            text = text if len(text) < 600 else f"[...] {text[-600:]}"
+            self.say(
+                f"\n--- step {step}: {sample['prompt'].strip()}   (answer {sample['answer']}, "
+                f"reward {sample['reward']:+.2f})\n{text}"
+            )
 
     def _append(self, name: str, objects: list[dict]) -> None:
         with open(self.out / name, "a") as file:
-            file.write("".join(json.dumps(object) + "\n" for object in objects))
+            file.write("".join(json.dumps(row) + "\n" for row in objects))
 
-    def save(
-        self, step: int, policy, tokenizer, optimizer, state: dict, keep: int, reference=None
-    ) -> None:
-        """Save a checkpoint of this step, see checkpoint.save_checkpoint."""
-        checkpoint.save_checkpoint(
-            self.out, step, policy, tokenizer, optimizer, state, keep, reference
-        )
+    def save_when_due(self, state: dict, policy, tokenizer, optimizer) -> None:
+        """Save a checkpoint on schedule, at the end, or when a signal has told a rank to stop.
+
+        Call this once a step, on every rank. state["step"] names the checkpoint.
+        """
+        stopping = mean_over_ranks([float(self.stopping)])[0] > 0
+        self.ended = stopping or state["step"] == self.config.steps
+        if self.ended or self.due(state["step"], self.config.save_every):
+            keep = self.config.keep_checkpoints
+            checkpoint.save_checkpoint(self.out, state, policy, tokenizer, optimizer, keep=keep)
 
     def finish(self) -> None:
-        """Draw the curves and print what the run did, before and after, where the time went, and where it all lies."""
+        """Draw the curves and print what the run did and where the time went."""
         if not self.first:
             return
         from trainer.plot import plot_run  # here: matplotlib takes a second to import
 
         plot_run(self.out, self.out / "curves.png")
         rows = [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
-        trained = [row for row in rows if row["step"] > 0]
-        if not trained:
-            return
-        edge = max(1, min(5, len(trained) // 2))
-        print(f"\n{'':24}{'before':>10}{'after':>10}")
-        measured = [row["eval_accuracy"] for row in rows if "eval_accuracy" in row]
-        if measured:
-            print(f"{'held-out pass@1':24}{measured[0]:10.3f}{measured[-1]:10.3f}")
-        for name in ("reward", "accuracy", "length", "truncated", "entropy", "logp_gap"):
-            before, after = (
-                sum(row[name] for row in part) / edge for part in (trained[:edge], trained[-edge:])
-            )
-            print(f"{name:24}{before:10.4g}{after:10.4g}")
-        clocks = sorted(
-            {key for row in trained for key in row if key.startswith("seconds_")} - {"seconds_step"}
-        )
-        spent = {key: sum(row.get(key, 0.0) for row in trained) for key in clocks}
-        whole = sum(row["seconds_step"] for row in trained)
-        shares = ", ".join(
-            f"{key.removeprefix('seconds_')} {value / whole:.0%}" for key, value in spent.items()
-        )
-        print(f"\n{len(trained)} steps in {whole:.0f} s: {shares}")
+        if trained := [row for row in rows if row["step"] > 0]:
+            print_summary(rows, trained)
         print(f"Curves, metrics, samples and checkpoints: {self.out}")
+
+
+def print_summary(rows: list[dict], trained: list[dict]) -> None:
+    """Print the metrics of a run's first and last steps, and the share of time of each phase."""
+    edge = max(1, min(5, len(trained) // 2))
+    print(f"\n{'':24}{'before':>10}{'after':>10}")
+    measured = [row["eval_accuracy"] for row in rows if "eval_accuracy" in row]
+    if measured:
+        print(f"{'held-out pass@1':24}{measured[0]:10.3f}{measured[-1]:10.3f}")
+    for name in ("reward", "accuracy", "length", "truncated", "entropy", "logp_gap"):
+        before, after = (
+            sum(row[name] for row in part) / edge for part in (trained[:edge], trained[-edge:])
+        )
+        print(f"{name:24}{before:10.4g}{after:10.4g}")
+    phases = {key for row in trained for key in row if key.startswith("seconds_")}
+    whole = sum(row["seconds_step"] for row in trained)
+    shares = [
+        f"{name.removeprefix('seconds_')} {sum(row.get(name, 0.0) for row in trained) / whole:.0%}"
+        for name in sorted(phases - {"seconds_step"})
+    ]
+    print(f"\n{len(trained)} steps in {whole:.0f} s: {', '.join(shares)}")
 
 
 def _tensorboard(out: Path):

@@ -1,0 +1,163 @@
+"""The command line: a recipe's Config as flags, its presets, and a check of every value.
+
+A Config is a dataclass whose comments are the help text, so that a hyperparameter, its value and
+its source stand in one line of the recipe:
+
+    learning_rate: float = 1e-6  # AdamW, constant (Table 2)
+"""
+
+import argparse
+import inspect
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import torch
+from transformers.hf_argparser import string_to_bool
+
+
+@dataclass
+class Flags:
+    """What every recipe takes and no paper is about. Each Config adds its hyperparameters."""
+
+    tiny: bool = False  # run in the embedded world: only scale changes, never the algorithm
+    out: str = ""  # run folder; default runs/RECIPE-seedN
+    # auto: vllm where there is a GPU and vllm is installed
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    engine_memory: float = 0.35  # share of the GPU's memory that vLLM may use
+    tis_cap: float = 0.0  # cap of the importance weight against engine mismatch; 0: off (papers)
+    tokens_per_micro_batch: int = 32768  # padded tokens in memory at once; no effect on the result
+    gradient_checkpointing: bool = True  # recompute activations instead of keeping them
+    save_every: int = 50  # steps between checkpoints; 0: only at the end
+    keep_checkpoints: int = 2  # older ones are deleted
+
+
+# These may change between two commands on one run folder: they do not change what is computed.
+FREE = {
+    "out",
+    "steps",
+    "engine_memory",
+    "tokens_per_micro_batch",
+    "gradient_checkpointing",
+    "save_every",
+    "keep_checkpoints",
+}
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """--help with each default, and the script's docstring as it was written."""
+
+
+def parse(config_class: type, presets: dict[str, dict], doc: str):
+    """The command line as a checked config: defaults, then a preset's values, then the flags given.
+
+    presets: {name: values}; each name is a flag, such as --tiny. A wrong command ends the program
+    with one sentence and exit status 2.
+    """
+    usage = "%(prog)s [--tiny] [--FLAG VALUE ...]"
+    parser = argparse.ArgumentParser(
+        description=doc, usage=usage, formatter_class=Help, allow_abbrev=False
+    )
+    comments = field_comments(config_class)
+    for field in fields(config_class):
+        kind = {"type": field.type}
+        if field.type is bool:
+            kind = {"type": string_to_bool, "nargs": "?", "const": True}
+        elif get_origin(field.type) is Literal:
+            kind = {"choices": get_args(field.type)}
+        text = comments[field.name].replace("%", "%%")
+        parser.add_argument(f"--{field.name}", default=field.default, help=text, **kind)
+    chosen = [name for name in presets if getattr(parser.parse_known_args()[0], name)]
+    if len(chosen) > 1:
+        parser.error(f"--{chosen[0]} and --{chosen[1]} exclude each other: give one of them")
+    for name in chosen:
+        parser.set_defaults(**presets[name])
+    known, unknown = parser.parse_known_args()
+    if unknown:
+        parser.error(f"unknown argument {unknown[0]}; --help lists them all")
+    config = config_class(**vars(known))
+    if fault := first_fault(config):
+        parser.error(fault)
+    return config
+
+
+def field_comments(config_class: type) -> dict[str, str]:
+    """{field: the comment behind it or, without one, above it}, of a class and its bases."""
+    comments = {}
+    for base in reversed(config_class.__mro__[:-1]):
+        above = []
+        for line in inspect.getsource(base).splitlines():
+            if found := re.match(r"    (\w+): [^#]*(?:  # (.*))?$", line):
+                comments[found[1]] = found[2] or " ".join(above)
+            above = [*above, line.strip("# ")] if line.startswith("    # ") else []
+    return comments
+
+
+def at_least(low: float) -> tuple[str, Callable]:
+    return f"must be at least {low}", lambda value: value >= low
+
+
+def above(low: float) -> tuple[str, Callable]:
+    return f"must be above {low}", lambda value: value > low
+
+
+SHARE = "must be above 0 and at most 1", lambda value: 0 < value <= 1
+LENGTHS = ("max_prompt_tokens", "max_response_tokens", "eval_max_tokens", "tokens_per_micro_batch")
+COUNTS = ("prompts_per_step", "samples_per_prompt", "updates_per_step", "eval_samples")
+RANGES = {
+    **dict.fromkeys(("steps", "keep_checkpoints", "max_rounds", *COUNTS, *LENGTHS), at_least(1)),
+    **dict.fromkeys(("eval_every", "save_every", "warmup_steps"), at_least(0)),
+    **dict.fromkeys(("reset_every", "reset_patience"), at_least(0)),
+    **dict.fromkeys(("weight_decay", "kl_coefficient", "tis_cap", "clip_high"), at_least(0)),
+    **dict.fromkeys(("temperature", "max_grad_norm"), above(0)),
+    **dict.fromkeys(("top_p", "eval_top_p"), SHARE),
+    "learning_rate": ("must be above 0 and below 1", lambda value: 0 < value < 1),
+    "eval_temperature": at_least(0),
+    "engine_memory": ("must be above 0 and below 1", lambda value: 0 < value < 1),
+    "clip_low": ("must lie between 0 and 1", lambda value: 0 <= value <= 1),
+    "dual_clip": above(1),
+    "top_k": ("must be at least 1, or -1 for all tokens", lambda value: value == -1 or value >= 1),
+    "overlong_buffer": at_least(1),
+    "logic_weight": ("must be at least 0 and below 1", lambda value: 0 <= value < 1),
+}
+
+
+def first_fault(config) -> str | None:
+    """What is wrong with a config, as one sentence that names the flag; None if nothing is."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        rule, holds = RANGES.get(field.name, ("must be finite", lambda _: True))
+        if (isinstance(value, float) and not math.isfinite(value)) or not holds(value):
+            return f"--{field.name} {rule}, not {value}"
+    for name in ("model", "data") + (("eval_data",) if config.eval_every else ()):
+        if not getattr(config, name).strip():
+            return f"--{name} is empty: name a source, or leave the flag out"
+    responses = config.prompts_per_step * config.samples_per_prompt
+    if config.updates_per_step > responses:
+        return f"--updates_per_step is over the {responses} responses of a step"
+    baselines = {getattr(config, "center", "group"), getattr(config, "scale", "group")}
+    if config.samples_per_prompt < 2 and "group" in baselines:
+        return (
+            "--samples_per_prompt must be at least 2: a group of one has no advantage to learn from"
+        )
+    limit, buffer = config.max_response_tokens, getattr(config, "overlong_buffer", 1)
+    if getattr(config, "overlong_penalty", False) and buffer > limit:
+        return f"--overlong_buffer must be at most --max_response_tokens ({limit}), not {buffer}"
+    return missing_model(config)
+
+
+def missing_model(config) -> str | None:
+    """What is wrong with --model as far as it can be told without loading anything."""
+    model = Path(config.model).expanduser()
+    if model.exists() or config.model.startswith("tiny:"):
+        return None
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", config.model):
+        return f"--model {config.model} is no folder here, and no hub id (owner/name) either"
+    if config.model == type(config).model and not torch.cuda.is_available():
+        return (
+            "the paper's scale needs a GPU: try --tiny, or --model with a folder of a small model"
+        )
+    return None

@@ -1,0 +1,149 @@
+"""The numbers of one step in metrics.jsonl. Nothing here has an effect on training."""
+
+import math
+from collections.abc import Callable
+from itertools import chain
+
+import torch
+import torch.distributed as dist
+
+import losses
+from trainer.data import Rollout
+from trainer.policy import MicroBatch, mean_over_ranks
+
+
+class TokenMeans:
+    """Means over all response tokens of a step, whatever micro-batch or rank they were in."""
+
+    def __init__(self):
+        self.sums, self.maxima, self.tokens = {}, {}, 0
+
+    def add(self, **values_M: torch.Tensor) -> None:
+        """Add one micro-batch's values, each [M]."""
+        self.tokens += len(next(iter(values_M.values())))
+        for name, value_M in values_M.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value_M.sum(dtype=torch.float64)
+            if len(value_M):
+                self.maxima[name] = max(self.maxima.get(name, -math.inf), value_M.max().item())
+
+    def means(self) -> dict[str, float]:
+        """The mean of each value over all ranks' tokens."""
+        totals = [float(total) for total in self.sums.values()]
+        *sums, tokens = mean_over_ranks([*totals, float(self.tokens)])
+        return {
+            name: total / max(tokens, 1e-9) for name, total in zip(self.sums, sums, strict=True)
+        }
+
+    def maximum(self, name: str) -> float:
+        """The largest of one value over all ranks."""
+        tensor = torch.tensor(self.maxima.get(name, -math.inf), dtype=torch.float64)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tensor.item()
+
+
+def rollout_metrics(groups: list[list[Rollout]], prefix: str = "") -> dict[str, float]:
+    """Mean reward, accuracy, length (tokens) and truncation of some groups; all their tokens."""
+    rollouts = list(chain(*groups))
+    tokens = sum(len(rollout.response_ids) for rollout in rollouts)
+    values = {
+        "reward": sum(rollout.reward for rollout in rollouts) / len(rollouts),
+        "accuracy": sum(rollout.right for rollout in rollouts) / len(rollouts),
+        "length": tokens / len(rollouts),
+        "truncated": sum(rollout.truncated for rollout in rollouts) / len(rollouts),
+        "tokens": tokens,
+    }
+    return {prefix + name: value for name, value in values.items()}
+
+
+def gradient_metrics(norms: list[float]) -> dict[str, float]:
+    """Mean gradient norm of a step's updates, and how many were skipped as not finite."""
+    finite = [norm for norm in norms if math.isfinite(norm)]
+    return {
+        "grad_norm": sum(finite) / max(1, len(finite)),
+        "skipped_updates": len(norms) - len(finite),
+    }
+
+
+def step_metrics(
+    config,
+    groups: list[list[Rollout]],
+    minibatches: list[list[MicroBatch]],
+    grad_norms: list[float],
+    optimizer: torch.optim.Optimizer,
+) -> dict[str, float]:
+    """Everything that metrics.jsonl holds of one step of every recipe. Call it on every rank.
+
+    The log-prob gap compares the engine with the trainer over all tokens. Where the recipe has
+    computed raw log-probs for some micro-batches, it compares those alone: the engine's are raw.
+    """
+    rewards_P_G = torch.tensor([[rollout.reward for rollout in group] for group in groups])
+    micros = list(chain(*minibatches))
+    raw = any(micro.raw_logps_M is not None for micro in micros)
+    behaviour, gaps, updates = TokenMeans(), TokenMeans(), TokenMeans()
+    for micro in micros:
+        behaviour.add(entropy=micro.entropy_M)
+        trainer_logps_M = micro.raw_logps_M if raw else micro.old_logps_M
+        if trainer_logps_M is not None:
+            gaps.add(logp_gap=(trainer_logps_M - micro.engine_logps_M).abs())
+        updates.add(
+            **losses.update_diagnostics(
+                micro.new_logps_M,
+                micro.old_logps_M,
+                micro.advantages_M,
+                config.clip_low,
+                config.clip_high,
+            )
+        )
+    return {
+        **rollout_metrics(groups),
+        "reward_std": rewards_P_G.std(dim=1).mean().item(),  # inside a group, as (6) sees it
+        **behaviour.means(),
+        **gaps.means(),
+        **updates.means(),
+        "logp_gap_max": gaps.maximum("logp_gap"),
+        **gradient_metrics(grad_norms),
+        "learning_rate": optimizer.param_groups[0]["lr"],
+    }
+
+
+def kl_metrics(config, minibatches: list[list[MicroBatch]]) -> dict[str, float]:
+    """The mean KL to the reference (nats a token), and the penalty's share of the loss."""
+    sizes = TokenMeans()
+    for micro in chain(*minibatches):
+        loss_M = losses.clipped_policy_loss(
+            micro.new_logps_M,
+            micro.old_logps_M,
+            micro.advantages_M,
+            config.clip_low,
+            config.clip_high,
+        )
+        kl_M = losses.kl_penalty(micro.new_logps_M, micro.ref_logps_M, config.kl_estimator)
+        sizes.add(policy_loss=(micro.importance_M(config.tis_cap) * loss_M).abs(), kl=kl_M)
+    means = sizes.means()
+    penalty = config.kl_coefficient * abs(means["kl"])
+    return {
+        "kl": means["kl"],
+        "kl_loss_share": penalty / max(penalty + means["policy_loss"], 1e-12),
+    }
+
+
+# Mean |engine log-prob - trainer log-prob| over a batch, in nats. Healthy: 1e-6 in float32, 0.01 to
+# 0.02 in bfloat16. Weights that are stale by a few updates or wrongly packed show 0.2 and more.
+GAP_WARNING = 0.05
+GAP_FATAL = 0.2
+
+
+def check_gap(step: int, metrics: dict, say: Callable[[str], None]) -> None:
+    """Warn of a mean log-prob gap above GAP_WARNING; raise ValueError above GAP_FATAL."""
+    gap = metrics.get("logp_gap", 0.0)
+    if math.isnan(gap) or gap > GAP_FATAL:
+        raise ValueError(
+            f"step {step}: the engine's log-probs differ from the trainer's by {gap:.3g} nats a "
+            f"token on average (limit {GAP_FATAL}): it samples from other weights than are "
+            f"trained. The last checkpoint is intact"
+        )
+    if gap > GAP_WARNING:
+        say(
+            f"step {step}: log-prob gap of {gap:.3g} nats between engine and trainer "
+            f"(healthy: below {GAP_WARNING})"
+        )
