@@ -1,12 +1,18 @@
 """Problems and prompts: every layout, every fault's sentence, the order. The hub is local here."""
 
+import gzip
+import importlib
 import json
 import random
 import re
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import datasets
+import pyarrow
 import pytest
+from pyarrow import parquet
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -28,8 +34,8 @@ needs_shared = pytest.mark.skipif(
 )
 
 HEAD = (
-    "Solve the following math problem step by step. The last line of your response should be of the form "
-    "Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n"
+    "Solve the following math problem step by step. The last line of your response should be of "
+    "the form Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n"
 )
 TAIL = '\n\nRemember to put your answer on its own line after "Answer:".'
 
@@ -59,7 +65,7 @@ def write(path, rows):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub of local datasets: hub[(id, config, split)] = rows; folders are keyed by (id, file, split)."""
+    """A hub of local datasets: hub[id, config, split] = rows; a folder's key has its file."""
     shelf = {}
 
     def load_dataset(hub_id, name=None, *, split, data_files=None):
@@ -100,12 +106,6 @@ def hub(monkeypatch):
 )
 def test_every_layout_of_every_kind_of_file(tmp_path, kind, row):
     assert load_problems(write(tmp_path / f"sums.{kind}", [row])) == [Problem("1+1?", "2", "sums")]
-
-
-def test_system_turns_of_verl_rows_are_left_to_the_recipe(tmp_path):
-    row = verl("1+1?", "2")
-    row["prompt"].insert(0, {"role": "system", "content": "Think."})
-    assert load_problems(write(tmp_path / "a.jsonl", [row]))[0].text == "1+1?"
 
 
 def test_rows_may_name_their_task_and_what_their_reward_needs(tmp_path):
@@ -241,6 +241,77 @@ def test_the_last_box_of_a_solution(solution, answer):
     assert last_box(solution) == answer
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("$x$", "x"),
+        ("$$ x $$", "x"),
+        (r"\(x\)", "x"),
+        (r"\[ x \]", "x"),
+        ("$x$.", "x"),
+        ("$69$,$84$", "69, 84"),
+        ("$f(n)=n$, $g(n)=1$.", "f(n)=n, g(n)=1"),
+        (r"\(1\), \(2\)", "1, 2"),
+        ("$025$", "25"),
+        (r"$\boxed{7}$", "7"),
+        (r"\boxed{$7$}", "7"),
+        (r"$\$5$", r"\$5"),
+        (r"\[x \\[2pt] y\]", r"x \\[2pt] y"),
+    ],
+)
+def test_golds_lose_the_marks_of_a_formula(gold, answer):
+    assert clean_answer(gold) == answer
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ('["5"]', "5"),
+        ("['5']", "5"),
+        ('[["5"]]', "5"),
+        ("[5]", "5"),
+        ("[ '5' , ]", "5"),
+        ('["1","2"]', "1, 2"),
+        ("['1', 2]", "1, 2"),
+        ("['1' '2']", "1, 2"),  # numpy prints no commas
+        ("['81', '256']", "81, 256"),  # 81,256 would be one number
+        (r'["\\frac{1}{2}"]', r"\frac{1}{2}"),
+        (r'["\frac{1}{2}"]', r"\frac{1}{2}"),  # not the form feed that JSON reads
+        (r"['\\pi', '$3$']", r"\pi, 3"),
+        (r'["90\u00b0"]', "90°"),
+        (r'["a\"b"]', 'a"b'),
+        (["1", "2"], "1, 2"),
+        (["$1$", "025", 7.0], "1, 25, 7"),
+        ([["5"]], "5"),
+    ],
+)
+def test_golds_in_lists_are_joined(gold, answer):
+    assert clean_answer(gold) == answer
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        *("$5", "$10 + $5", "$5, $6", "5$", r"\$18.90", "$x$ and $y$", "$221,$8$"),
+        *(r"\(x\) or \(y\)", r"\left(1, 2\right)", "[1, 2]", "[0,1)", "[-9, 9]"),
+        *("['5", "None", "True", "it's 5"),
+    ],
+)
+def test_golds_that_only_resemble_a_formula_or_a_list_stay(gold):
+    assert clean_answer(gold) == gold
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        *((-0.0, "0"), (1e-7, "0.0000001"), (1e22, "1" + "0" * 22), (10**30, "1" + "0" * 30)),
+        *((Decimal("7.00"), "7"), (Decimal("0.10"), "0.1"), (Decimal("1E+3"), "1000")),
+    ],
+)
+def test_numbers_become_plain_digits(gold, answer):
+    assert clean_answer(gold) == answer
+
+
 # --- repeats and conflicts ---
 
 
@@ -272,6 +343,113 @@ def test_plain_rows_are_all_kept_so_that_a_benchmark_stays_whole(tmp_path, capsy
     ]
     assert len(load_problems(write(tmp_path / "a.jsonl", rows))) == 3
     assert capsys.readouterr().out == ""
+
+
+def test_prompts_that_differ_in_an_earlier_turn_are_not_repeats(tmp_path):
+    rows = [chat_row(("system", system), ("user", "p")) for system in ("S", "T", "S")]
+    loaded = load_problems(write(tmp_path / "a.jsonl", rows))
+    assert [problem.system for problem in loaded] == ["S", "T"]
+
+
+# --- chats: nothing of a prompt is lost in silence ---
+
+
+def chat_row(*turns, **columns):
+    prompt = [{"role": role, "content": content} for role, content in turns]
+    return {"prompt": prompt, "reward_model": {"ground_truth": "1"}} | columns
+
+
+SYSTEM, USER, ANSWER = ("system", "S"), ("user", "U"), ("assistant", "A")
+CHATML = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("row", "parts"),
+    [
+        (chat_row(SYSTEM, USER), {"system": "S"}),
+        (chat_row(("developer", "S"), USER), {"system": "S"}),
+        (chat_row(SYSTEM, SYSTEM, USER), {"system": "S\n\nS"}),
+        (chat_row(("system", " "), USER), {}),
+        (chat_row(SYSTEM, USER, problem="P"), {"text": "P", "system": "S"}),
+        (chat_row(SYSTEM, USER, extra_info={"question": "P"}), {"text": "P", "system": "S"}),
+        (chat_row(SYSTEM, USER, extra_info={"question": 7}), {"system": "S"}),
+        (chat_row(SYSTEM, USER, extra_info="index 7"), {"system": "S"}),
+        (chat_row(USER, ANSWER), {"prefill": "A"}),
+        (chat_row(USER, ("assistant", "")), {}),
+        (chat_row(USER, ANSWER, USER), {"history": (USER, ANSWER)}),
+        (chat_row(USER, USER), {"history": (USER,)}),
+        (chat_row(USER, ANSWER, USER, ANSWER), {"history": (USER, ANSWER), "prefill": "A"}),
+        (chat_row(("user", CHATML)), {"system": "S"}),
+        ({"question": CHATML, "answer": "1"}, {"system": "S"}),
+        ({"prompt": CHATML + "A", "answer": "1"}, {"system": "S", "prefill": "A"}),
+        ({"prompt": json.dumps(chat_row(SYSTEM, USER)["prompt"]), "answer": "1"}, {"system": "S"}),
+    ],
+)
+def test_every_turn_of_a_prompt_is_kept(tmp_path, kind, row, parts):
+    expected = Problem(**{"text": "U", "answer": "1", "task": "a"} | parts)
+    assert load_problems(write(tmp_path / f"a.{kind}", [row])) == [expected]
+
+
+def test_a_message_may_be_a_list_of_text_parts(tmp_path):
+    parts = [{"type": "text", "text": "1+1"}, {"type": "text", "text": "?"}]
+    path = write(tmp_path / "a.jsonl", [chat_row(("user", parts))])
+    assert load_problems(path)[0].text == "1+1?"
+
+
+@pytest.mark.parametrize(
+    ("turns", "fault"),
+    [
+        ([USER, SYSTEM, USER], "prompt has a system message after another turn; put it first"),
+        ([USER, ANSWER, ANSWER], "prompt ends in two assistant messages; join them"),
+        ([SYSTEM, ANSWER], "prompt has no user message"),
+        (
+            [USER, ("tool", "x")],
+            "prompt has a message of role 'tool'; expected system, user, assistant",
+        ),
+        (
+            [("user", [{"type": "image", "url": "x"}])],
+            "prompt has a message with a part that is no text",
+        ),
+        (
+            [USER, ("assistant", "So \\boxed{1}.")],
+            "prompt ends in an assistant turn that holds a boxed answer: remove it",
+        ),
+    ],
+)
+def test_a_chat_that_cannot_be_kept_is_refused(tmp_path, turns, fault):
+    path = write(tmp_path / "a.jsonl", [chat_row(USER), chat_row(*turns)])
+    with pytest.raises(ValueError) as error:
+        load_problems(path)
+    assert str(error.value) == f"{path}, line 2: {fault}"
+
+
+def test_a_chat_in_pythons_notation_is_refused(tmp_path):
+    row = {"prompt": str(chat_row(SYSTEM, USER)["prompt"]), "answer": "1"}
+    with pytest.raises(ValueError, match=r"line 1: prompt is a chat in Python's notation; write"):
+        load_problems(write(tmp_path / "a.jsonl", [row]))
+
+
+# --- worked solutions ---
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("row", "solution"),
+    [
+        ({"problem": "p", "answer": "1", "solution": "So it is 1."}, "So it is 1."),
+        ({"problem": "p", "answer": "1", "solution": ["First.", "Then."]}, "First.\n\nThen."),
+        ({"problem": "p", "answer": "1", "r1_solution_1": "Hm. 1."}, "Hm. 1."),
+        ({"problem": "p", "answer": "1", "solution": "1"}, ""),  # the gold again
+        ({"problem": "p", "answer": "One.\n#### 1"}, "One."),
+        ({"problem": "p", "solution": "It is \\boxed{1}."}, "It is \\boxed{1}."),
+        ({"problem": "p", "answer": "1"}, ""),
+    ],
+)
+def test_solutions_are_loaded_when_asked_for(tmp_path, kind, row, solution):
+    path = write(tmp_path / f"a.{kind}", [row])
+    assert load_problems(path) == [Problem("p", "1", "a")]
+    assert load_problems(path, solutions=True) == [Problem("p", "1", "a", solution=solution)]
 
 
 # --- faults ---
@@ -334,6 +512,87 @@ def test_a_malformed_row_is_named_with_file_line_and_fault(tmp_path, row, fault)
     assert str(error.value) == f"{path}, line 3: {fault}"
 
 
+LONE = json.loads('"x\\ud800"')  # half of a surrogate pair
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"problem": LONE, "answer": "1"}, "problem holds U+D800 as character 2"),
+        ({"problem": "p", "answer": "1\0"}, "answer holds U+0000 as character 2"),
+        ({"problem": "p", "answer": "1", "task": LONE}, "task holds U+D800 as character 2"),
+        ({"problem": "p", "answer": "1", "verify": {"a": [LONE]}}, "verify holds U+D800 as char"),
+        (chat_row(("system", LONE), USER), "system message holds U+D800 as character 2"),
+        (chat_row(("user", LONE), ANSWER, USER), "an earlier turn holds U+D800 as character 2"),
+        (chat_row(USER, ("assistant", LONE)), "the assistant's turn holds U+D800 as character 2"),
+    ],
+)
+def test_what_is_no_text_is_named_with_its_row(tmp_path, row, fault):
+    path = write(tmp_path / "a.jsonl", [GOOD, row])
+    with pytest.raises(ValueError) as error:
+        load_problems(path)
+    assert str(error.value).startswith(f"{path}, line 2: {fault}")
+
+
+def write_columns(path, answers):
+    parquet.write_table(pyarrow.table({"problem": ["p"], "answer": answers}), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "answer"),
+    [
+        (pyarrow.array([0.1], pyarrow.float32()), "0.1"),
+        (pyarrow.array([3], pyarrow.int8()), "3"),
+        (pyarrow.array([Decimal("7.00")]), "7"),
+        (pyarrow.array([[["5"]]]), "5"),
+        (pyarrow.array([["1", "2"]]), "1, 2"),
+        (pyarrow.array(["1"]).dictionary_encode(), "1"),
+    ],
+    ids=lambda value: str(getattr(value, "type", "")),
+)
+def test_parquet_columns_of_other_types(tmp_path, column, answer):
+    path = write_columns(tmp_path / "a.parquet", column)
+    assert load_problems(path) == [Problem("p", answer, "a")]
+
+
+@pytest.mark.parametrize(
+    ("column", "fault"),
+    [
+        (pyarrow.array([{"value": 1}]), "answer is dict; expected text or a number"),
+        (pyarrow.array([b"1"]), "answer is bytes; expected text or a number"),
+        (pyarrow.array([True]), "answer is bool; expected text or a number"),
+        (pyarrow.array([None], pyarrow.string()), "empty answer"),
+        (pyarrow.array([float("nan")]), "empty answer"),
+    ],
+    ids=lambda value: str(getattr(value, "type", "")),
+)
+def test_parquet_columns_that_hold_no_answer(tmp_path, column, fault):
+    path = write_columns(tmp_path / "a.parquet", column)
+    with pytest.raises(ValueError, match=f"^{re.escape(path)}, row 1: {fault}$"):
+        load_problems(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        (["Problem", "answer"], "no problem column; expected one of problem, question, prompt, "),
+        (
+            ["problem", "gold"],
+            f"no answer column; expected one of {ANY_ANSWER}, found problem, gold",
+        ),
+        (["problem", "answer", "answer"], "the column answer occurs twice"),
+    ],
+)
+def test_a_table_without_the_columns_is_named_with_those_it_has(tmp_path, names, fault):
+    path = tmp_path / "a.parquet"
+    table = pyarrow.Table.from_arrays([pyarrow.array(["1"])] * len(names), names=names)
+    parquet.write_table(table, path)
+    with pytest.raises(ValueError) as error:
+        load_problems(str(path))
+    assert str(error.value).startswith(f"{path}: {fault}")
+
+
 @pytest.mark.parametrize("kind", ["json", "parquet"])
 def test_a_malformed_row_of_a_table_is_named_by_its_number(tmp_path, kind):
     path = write(tmp_path / f"bad.{kind}", [GOOD, {"problem": "p", "answer": ""}])
@@ -362,6 +621,22 @@ def test_a_malformed_row_of_a_table_is_named_by_its_number(tmp_path, kind):
         ("a.parquet", b"PAR1 no", ": not a Parquet file ("),
         ("a.jsonl", b"", ": no problems in it"),
         ("a.json", b"[]", ": no problems in it"),
+        (
+            "a.jsonl",
+            b'{"problem": "p", "answer": "1",}',
+            ", line 1: not valid JSON (Expecting prop",
+        ),
+        (
+            "a.jsonl",
+            b'{"problem": "p", "answer": "1", "answer": "2"}',
+            ", line 1: not valid JSON (the key answer occurs twice)",
+        ),
+        ("a.jsonl", b"[" * 100_000, ", line 1: not valid JSON (maximum recursion depth"),
+        ("a.jsonl", b" \n\r\n", ": no problems in it"),
+        ("a.jsonl", b"\xff\xfe\x00", ": not valid UTF-16 ("),
+        ("a.jsonl", gzip.compress(b"x" * 99)[:-9], ": the gzip file is damaged ("),
+        ("a.json", b'{"data": [1]}', ": it is one object with data; expected a list of rows, or "),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1", ": it is a git-lfs pointer"),
         ("a.csv", b"problem,answer\n", f": unknown kind of file; give {ACCEPTED}"),
     ],
 )
@@ -373,9 +648,79 @@ def test_a_broken_file_is_named_with_its_fault(tmp_path, name, content, fault):
     assert str(error.value).startswith(f"{path}{fault}") and "\n" not in str(error.value)
 
 
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    data = Path(write(path, [GOOD] * 1000)).read_bytes()
+    path.write_bytes(data[:4] + bytes(100) + data[104:])
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: the Parquet file is damaged"):
+        load_problems(str(path))
+
+
+def test_a_folder_is_no_file(tmp_path):
+    (tmp_path / "b.jsonl").mkdir()
+    for folder in (tmp_path, tmp_path / "b.jsonl"):
+        with pytest.raises(ValueError, match=f"^{re.escape(str(folder))}: it is a folder; name "):
+            load_problems(str(folder))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"problem": "p", "answer": "1"}\r\n{"problem": "q", "answer": "2"}\r\n',
+        b'\xef\xbb\xbf{"problem": "p", "answer": "1"}\n{"problem": "q", "answer": "2"}',
+        '{"problem": "p", "answer": "1"}\n{"problem": "q", "answer": "2"}'.encode("utf-16"),
+        b'[{"problem": "p", "answer": "1"},\n{"problem": "q", "answer": "2"}]',
+        gzip.compress(b'{"problem": "p", "answer": "1"}\n{"problem": "q", "answer": "2"}'),
+    ],
+    ids=["CRLF", "byte order mark", "UTF-16", "one list", "gzip"],
+)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.JSONL", "a.jsonl.gz"])
+def test_every_way_to_write_json(tmp_path, content, name):
+    (tmp_path / name).write_bytes(content)
+    golds = [(problem.text, problem.answer) for problem in load_problems(str(tmp_path / name))]
+    assert golds == [("p", "1"), ("q", "2")]
+
+
+def test_a_json_file_may_be_one_row_over_several_lines(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(GOOD, indent=1))
+    assert load_problems(str(tmp_path / "a.json")) == [Problem("p", "1", "a")]
+
+
+# --- names of sources ---
+
+
+def test_several_sources_stand_with_commas_and_blanks_between_them(tmp_path):
+    folder = tmp_path / "my data, version 2"
+    folder.mkdir()
+    first = write(tmp_path / "a.jsonl", [GOOD])
+    second = write(folder / "b, c.jsonl", [GOOD, GOOD])
+    for source, size in (
+        (first, 1),
+        (second, 2),
+        (f"{first}, {second}", 3),
+        (f" {second} ,{first},", 3),
+        (f"{second},tiny:eval/easy", 242),
+    ):
+        assert len(load_problems(source)) == size
+    assert split_sources(f"aime24, {second} ,x/y") == ["aime24", second, "x/y"]
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "a b.jsonl", [GOOD])
+    assert len(load_problems("~/a b.jsonl, ~/a b.jsonl")) == 2
+
+
+@pytest.mark.parametrize("source", ["", "  ", " , "])
+def test_a_source_without_a_name_is_refused(source):
+    with pytest.raises(ValueError, match=r"^the name of the problems is empty; give a \.jsonl"):
+        load_problems(source)
+
+
 def test_a_missing_file_says_what_is_accepted(tmp_path):
     for source, fault in (
         (f"{tmp_path}/none.jsonl", "no such file"),
+        ("~nobody/none.jsonl", "no such file"),
         ("gsm8k", "not a known source"),
     ):
         with pytest.raises(FileNotFoundError) as error:
@@ -414,6 +759,15 @@ HUB_ROWS = {
     ("MathArena/hmmt_feb_2025", None, "train"): [
         {"problem_idx": 1, "problem": "p?", "answer": "34", "problem_type": ["A"]}
     ],
+    ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train"): [
+        {
+            "question": "p?",
+            "solution": ["Hm."],
+            "final_answer": ["$34$"],
+            "is_multiple_answer": False,
+            "unit": None,
+        }
+    ],
     ("HuggingFaceH4/MATH-500", None, "test"): [
         {
             "problem": "p?",
@@ -448,6 +802,24 @@ HUB_ROWS = {
     ],
     ("someone/unknown-set", None, "train"): [{"question": "p?", "final_answer": "34"}],
 }
+
+
+def test_a_benchmark_has_one_name_for_all_its_copies(hub):
+    assert [HUB[hub_id].task for hub_id in BENCHMARKS.values()] == list(BENCHMARKS)
+    hub["HuggingFaceH4/aime_2024", None, "train"] = [{"problem": "p?", "answer": "034"}]
+    hub["math-ai/aime24", None, "test"] = [{"problem": "p?", "solution": "\\boxed{34}"}]
+    assert (
+        load_problems("aime24")
+        == load_problems("math-ai/aime24")
+        == [Problem("p?", "34", "aime24")]
+    )
+
+
+@pytest.mark.parametrize("recipe", ["justrl", "prorl", "liteppo"])
+def test_the_recipes_name_sources_that_are_known(recipe):
+    config = importlib.import_module(recipe).Config()
+    for name in split_sources(f"{config.data},{config.eval_data}"):
+        assert name in HUB or name in BENCHMARKS or name == "liteppo:easy"
 
 
 @pytest.mark.parametrize("key", HUB_ROWS, ids=lambda key: key[0])
@@ -501,9 +873,9 @@ def test_an_unreachable_hub_is_one_sentence(monkeypatch):
     with pytest.raises(FileNotFoundError) as error:
         load_problems("nobody/no-such-set:test")
     assert str(error.value) == (
-        "nobody/no-such-set:test: cannot load it from the Hugging Face hub (Couldn't reach 'nobody/no-such-set' on the "
-        "Hub (OfflineModeIsEnabled)); check the network and the name (ID, ID:SPLIT or ID:CONFIG/SPLIT), or give a "
-        "local .jsonl, .json or .parquet file"
+        "nobody/no-such-set:test: cannot load it from the Hugging Face hub (Couldn't reach "
+        "'nobody/no-such-set' on the Hub (OfflineModeIsEnabled)); check the network and the name "
+        "(ID, ID:SPLIT or ID:CONFIG/SPLIT), or give a local .jsonl, .json or .parquet file"
     )
 
 
@@ -615,9 +987,88 @@ def test_a_missing_or_refusing_chat_template_is_one_sentence():
     refusing = make_tokenizer("{{ raise_exception('System role not supported') }}")
     with pytest.raises(
         ValueError,
-        match=r"^the chat template of '' cannot write the prompt '1\+1\?': System role not supported$",
+        match=r"^the chat template of '' cannot write the prompt '1\+1\?': System role not supp",
     ):
         chat_ids(refusing, "1+1?", system="x")
+
+
+def text_of(ids):
+    return "".join(map(chr, ids))
+
+
+@pytest.mark.parametrize(
+    ("problem", "template", "text"),
+    [
+        ({}, Template("!", "T"), "<system>T<user>p!<assistant>"),
+        ({"system": "S"}, Template("!"), "<system>S<user>p!<assistant>"),
+        ({"system": "S"}, Template("", "T"), "<system>S\n\nT<user>p<assistant>"),
+        ({"system": "T"}, Template("", "T"), "<system>T<user>p<assistant>"),
+        ({"system": "S"}, Template("", "T", keep_system=False), "<system>T<user>p<assistant>"),
+        ({"system": "S"}, Template(keep_system=False), "<user>p<assistant>"),
+        ({"history": (USER, ANSWER)}, Template("!"), "<user>U<assistant>A<user>p!<assistant>"),
+        ({"prefill": "So "}, Template("!"), "<user>p!<assistant>So "),
+        ({"verify": {"task": "t"}}, Template("!"), "<user>p<assistant>"),
+    ],
+)
+def test_a_prompt_is_all_that_the_data_and_the_recipe_ask(problem, template, text):
+    ids = prompt_ids(make_tokenizer(), Problem("p", "1", **problem), template)
+    assert text_of(ids) == text
+
+
+def test_a_system_message_of_the_data_is_said_to_be_kept_or_dropped(capsys):
+    problems = [Problem("p", "1", system="S"), Problem("p", "1")]
+    encode_prompts(problems, make_tokenizer(), Template())
+    encode_prompts(problems, make_tokenizer(), Template(keep_system=False))
+    said = "1 of 2 problems have a system message of their own: "
+    assert capsys.readouterr().out == (
+        f"{said}kept (--keep_system false drops it)\n{said}dropped\n"
+    )
+
+
+def test_a_template_that_loses_a_turn_is_refused():
+    user_only = make_tokenizer(
+        "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    )
+    with pytest.raises(ValueError, match=r"'p': it leaves the system message out$"):
+        chat_ids(user_only, "p", system="S")
+    with pytest.raises(ValueError, match=r"'p': it changes the beginning of the answer$"):
+        chat_ids(user_only, "p", prefill="So ")
+
+
+def test_counts_are_said_by_one_rank_only(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    encode_prompts([Problem("p", "1", system="S")], make_tokenizer(), Template())
+    assert capsys.readouterr().out == ""
+
+
+def test_the_instructions_of_recipes_and_evaluations_are_those_that_sources_strip():
+    configs = [importlib.import_module(name).Config() for name in ("justrl", "prorl", "liteppo")]
+    protocols = importlib.import_module("evaluate").PROTOCOLS.values()
+    asked = [config.instruction for config in configs] + [one["suffix"] for one in protocols]
+    assert {text.strip() for text in asked} <= set(INSTRUCTIONS)
+    assert [strip_wrapper(f"1+1?{text}") for text in asked[:2]] == ["1+1?"] * 2
+
+
+# --- the content of a list ---
+
+
+def test_a_fingerprint_depends_on_every_field_and_on_the_order():
+    first = Problem("p", "1", "t", {"a": 1}, "s", "y", (("user", "h"),), "f")
+    others = [replace(first, text="q"), replace(first, answer="2"), replace(first, task="u")]
+    others += [
+        replace(first, verify={"a": 2}),
+        replace(first, solution=""),
+        replace(first, system=""),
+    ]
+    others += [replace(first, history=()), replace(first, prefill="")]
+    lists = [[first], [first, first], [first, others[0]], [others[0], first], []]
+    prints = {fingerprint(problems) for problems in lists + [[other] for other in others]}
+    assert len(prints) == 13 and all(re.fullmatch("[0-9a-f]{16}", one) for one in prints)
+    assert fingerprint([replace(first)]) == fingerprint([first])
+
+
+def test_a_fingerprint_is_pinned_for_all_versions():
+    assert fingerprint([Problem("1+1=?", "2")]) == "448e9563b78a0745"
 
 
 def test_prompts_over_the_limit_are_dropped_counted_and_said(capsys):
@@ -699,6 +1150,18 @@ def test_public_files_load_whole(name, capsys):
     if name != "olympiadbench":  # its golds are formulas, see below
         assert [problem.answer for problem in problems] == unpadded
     assert {problem.task for problem in problems} == {name}
+
+
+@needs_shared
+def test_golds_of_olympiadbench_are_bare_formulas():
+    path = SHARED / "olympiadbench.jsonl"
+    raw = [json.loads(line)["answer"].strip() for line in path.open()]
+    golds = [problem.answer for problem in load_problems(str(path))]
+    changed = {old: new for old, new in zip(raw, golds, strict=True) if old != new}
+    assert sum(old != new for old, new in zip(raw, golds, strict=True)) == 264
+    for old, new in changed.items():
+        assert re.sub(r"\$|\s|\.$", "", old) == re.sub(r"\s", "", new)
+    assert [gold for gold in golds if "$" in gold] == ["$221,$8$"]  # an odd number of dollar signs
 
 
 @needs_shared

@@ -1,4 +1,4 @@
-"""logic.py: the splits, their reproducibility, the library's verifiers as rewards, and answers that attack them."""
+"""Logic puzzles: splits, seeds, the library's verifiers as rewards, and answers that attack them."""
 
 import importlib.util
 import json
@@ -236,15 +236,17 @@ def test_scoring_leaves_the_entry_alone_and_prints_nothing(capfd):
 # --- attacks ---
 
 EVALUATING = (
-    "binary_matrix", "countdown", "n_queens", "polynomial_multiplication", "spiral_matrix", "string_insertion",
+    "binary_matrix", "countdown", "n_queens", "polynomial_multiplication", "spiral_matrix",
+    "string_insertion",
 )  # fmt: skip
 
 ATTACKS = [
-    "9**9**9**9", "((x+1)**99)**99", "x**9**9**9", "x**99999999", "1e999999999", "1E-999_999_999", "N(9,99999999)",
-    "R999999999", "R9 " * 1300, "A+99999999999999", "nan", "NaN+nanj", "-inf", "[NaN]", "9" * 3900, "1×" * 1900,
-    "(" * 3900, "[" * 3900, '{"a":' * 900, "-" * 3900 + "1", "¬" * 3900, "P∧" * 1900 + "P", "9/" * 1900 + "1",
-    "[0 for a in 'aaaaaaaaa' * 99]", "[0for a in'x'for b in'x']", "factorial(99999999)", "1/0", "a, " * 1300,
-    "\ud800\x00", '[{"Agent[0.5, 0.5]": "move(' + "a, " * 1200 + '"}]', "Move disk 1 from Peg 1 to Peg 9\n" * 99,
+    "9**9**9**9", "((x+1)**99)**99", "x**9**9**9", "x**99999999", "1e999999999", "1E-999_999_999",
+    "N(9,99999999)", "R999999999", "R9 " * 1300, "A+99999999999999", "nan", "NaN+nanj", "-inf",
+    "[NaN]", "9" * 3900, "1×" * 1900, "(" * 3900, "[" * 3900, '{"a":' * 900, "-" * 3900 + "1",
+    "¬" * 3900, "P∧" * 1900 + "P", "9/" * 1900 + "1", "[0 for a in 'aaaaaaaaa' * 99]",
+    "[0for a in'x'for b in'x']", "factorial(99999999)", "1/0", "a, " * 1300, "\ud800\x00",
+    '[{"Agent[0.5, 0.5]": "move(' + "a, " * 1200 + '"}]', "Move disk 1 from Peg 1 to Peg 9\n" * 99,
 ]  # fmt: skip
 
 
@@ -268,7 +270,7 @@ def test_hostile_answers_neither_run_nor_hang_nor_win(train, held_out, tmp_path)
 
 @needs_gym
 def test_the_refusals_are_needed_and_let_honest_answers_pass(train, monkeypatch, tmp_path):
-    """Each task whose verifier runs code does so without its entry of REFUSED: the attack above is a real one."""
+    """Without its entry in REFUSED, each task whose verifier runs code does run the attack's."""
     first = {problem.task: problem for problem in reversed(train)}
     for task in EVALUATING:
         problem = first[task]

@@ -134,15 +134,20 @@ def chat_ids(
     turns += [*history, ("user", text + suffix)] + ([("assistant", prefill)] if prefill else [])
     messages = [{"role": role, "content": content} for role, content in turns]
     ending = {"continue_final_message": True} if prefill else {"add_generation_prompt": True}
+    fault = None
     try:
         chat = tokenizer.apply_chat_template(messages, tokenize=False, **ending)
         if system.strip() not in chat:
-            raise ValueError("it leaves the system message out")
-    except (jinja2.TemplateError, ValueError) as error:
+            fault = "it leaves the system message out"
+    except jinja2.TemplateError as error:
+        fault = " ".join(str(error).split())
+    except ValueError:  # transformers does not find the prefill in what the template wrote
+        fault = "it changes the beginning of the answer"
+    if fault:
         raise ValueError(
             f"the chat template of {tokenizer.name_or_path!r} cannot write the prompt "
-            f"{_beginning(text)}: {' '.join(str(error).split())}"
-        ) from None
+            f"{_beginning(text)}: {fault}"
+        )
     return tokenizer(chat, add_special_tokens=False).input_ids
 
 
@@ -169,6 +174,9 @@ def encode_prompts(problems: list[Problem], tokenizer, template: Template) -> li
 
     Raises ValueError if none is left, and as chat_ids does.
     """
+    if own := sum(bool(problem.system) for problem in problems):
+        what = "kept (--keep_system false drops it)" if template.keep_system else "dropped"
+        say(f"{own:,} of {len(problems):,} problems have a system message of their own: {what}")
     prompts = [prompt_ids(tokenizer, problem, template) for problem in problems]
     limit = template.max_tokens
     fits = [i for i, prompt in enumerate(prompts) if limit is None or len(prompt) <= limit]

@@ -114,7 +114,7 @@ def _parquet_rows(name, path, solutions):
     try:
         file = pyarrow.parquet.ParquetFile(path)
         columns = known_columns(file.schema_arrow.names, solutions)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{name}: not a Parquet file ({_one_line(error)})") from None
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None

@@ -1,11 +1,13 @@
-"""Logic puzzles of the Reasoning Gym library: problems without end, each task with its own verifier (ProRL's domain 4).
+"""Logic puzzles of the Reasoning Gym library, as many as one wants: ProRL's fourth domain.
 
-    problems = logic_problems("train", size=37_000, seed=42)  # or load_problems("logic:train:37000")
-    logic_score("<think>...</think> <answer>42</answer>", problems[0].verify)  # in [0, 1], partial credit included
+    problems = logic_problems("train", size=37_000, seed=42)  # load_problems("logic:train:37000")
+    logic_score("<think>...</think> <answer>42</answer>", problems[0].verify)  # from 0 to 1
+
+Each task has its own verifier, which also gives partial credit.
 
 Sources: logic:NAME or logic:NAME:SIZE, where NAME is
     train         every task but the held-out, excluded and slow ones; graph_color at 10 vertices
-    validation    the same tasks, other puzzles (small tasks repeat a few: data.without drops those)
+    validation    the same tasks, other puzzles; small tasks repeat a few, which data.without drops
     held_out      the tasks that ProRL (arXiv 2505.24864) never trains on
     graph_color   graph_color/10 ... graph_color/30: the larger graphs are never trained on
     TASK          one task alone, such as chain_sum, zebra_puzzles or graph_color/20
@@ -30,49 +32,54 @@ ROOT = Path(__file__).resolve().parents[2]
 VERSION = "0.1.25"  # another version makes other puzzles of the same seed
 HELD_OUT = ("boxnet", "acre", "game_of_life_halting")
 GRAPH_SIZES = (10, 15, 20, 25, 30)  # vertices; the library needs seconds for a graph of 50
-SLOW = (
-    "futoshiki",
-    "knight_swap",
-    "sokoban",
-    "zebra_puzzles",
-)  # 80 to 400 ms a puzzle: not trained on, usable alone
+# A puzzle of these takes 80 to 400 ms. They can be used alone, but they are not trained on.
+SLOW = ("futoshiki", "knight_swap", "sokoban", "zebra_puzzles")
+RUNS_ANSWERS = "its verifier evaluates the answer as code and simplifies it without a time limit"
 EXCLUDED = {
     "codeio": "it runs unreviewed programs to make its puzzles, and no seed makes it repeat them",
     "composite": "it is a mixture of other tasks",
-    "intermediate_integration": "its verifier evaluates the answer as code and simplifies it without a time limit",
+    "intermediate_integration": RUNS_ANSWERS,
     "puzzle24": "its verifier takes any four numbers that make 24, not only the given ones",
-    "simple_integration": "its verifier evaluates the answer as code and simplifies it without a time limit",
+    "simple_integration": RUNS_ANSWERS,
 }
 
-# What an answer must not contain, because the task's verifier would run it, hang on it or be fooled by it.
-BEYOND_LISTS = (
-    r"[^\dA-Z_,\[\]'\"\s]"  # goes through eval(): lists of capitals and digits cannot call or loop
-)
+# What an answer must not contain, because the task's verifier would run it, hang or be fooled.
+# These verifiers call eval(). Lists of capitals and digits can neither call a function nor loop.
+BEYOND_LISTS = r"[^\dA-Z_,\[\]'\"\s]"
 REFUSED = {
     "binary_matrix": BEYOND_LISTS,
     "n_queens": BEYOND_LISTS,
     "spiral_matrix": BEYOND_LISTS,
     "string_insertion": BEYOND_LISTS,
-    "countdown": r"[^0-9\s+*/()-]|\*\*",  # through sympy's eval(): plain arithmetic, no towers of powers
-    # also through sympy's: single lower-case letters, powers of letters alone, exponents of at most two digits
-    "polynomial_multiplication": r"[^a-z0-9+*() -]|[a-z0-9][a-z]|[^a-z ] *\*\*|\*\* *([^0-9 ]|[0-9]{3})",
-    "coin_flip": r"[eE][+-]?\w{3}",  # Fraction("1e999999999") fills the memory
-    "rubiks_cube": r"\d\d",  # R999999999 is that many moves
+    # Sympy calls eval() too. It may see plain arithmetic without powers, ...
+    "countdown": r"[^0-9\s+*/()-]|\*\*",
+    # ... or single lower-case letters, of which alone there are powers, of at most two digits.
+    "polynomial_multiplication": (
+        r"[^a-z0-9+*() -]|[a-z0-9][a-z]|[^a-z ] *\*\*|\*\* *([^0-9 ]|[0-9]{3})"
+    ),
+    # Fraction("1e999999999") fills the memory.
+    "coin_flip": r"[eE][+-]?\w{3}",
+    # R999999999 is that many moves.
+    "rubiks_cube": r"\d\d",
     "rush_hour": r"\d\d",
-    "complex_arithmetic": r"(?i)nan",  # NaN passes as the right answer in these two
+    # NaN passes as the right answer.
+    "complex_arithmetic": r"(?i)nan",
     "number_sorting": r"(?i)nan",
-    "propositional_logic": r"(?s).{500}",  # parsed in quadratic time
+    # It is parsed in quadratic time.
+    "propositional_logic": r"(?s).{500}",
 }
 MAX_ANSWER = 4_000  # characters, beyond twice the gold's
 
 INSTRUCTION = "\n\nGive your final answer, and nothing else, between <answer> and </answer>."
-OPEN = (
-    "(open-ended: whatever the verifier accepts)"  # Problem.answer where the library names no gold
-)
+# Problem.answer where the library names no gold.
+OPEN = "(open-ended: whatever the verifier accepts)"
 
 
 def load(source: str, seed: int) -> list[Problem]:
-    """Problems of "NAME" or "NAME:SIZE". Raises ValueError as logic_problems does, or if SIZE is no positive number."""
+    """Problems of "NAME" or "NAME:SIZE".
+
+    Raises ValueError as logic_problems does, and if SIZE is no positive number.
+    """
     name, colon, size = source.partition(":")
     if colon and not (size.isdecimal() and int(size) > 0):
         raise ValueError(f"logic:{source}: SIZE must be a positive number, as in logic:train:2000")
@@ -80,13 +87,14 @@ def load(source: str, seed: int) -> list[Problem]:
 
 
 def logic_problems(split: str, size: int, seed: int) -> list[Problem]:
-    """`size` problems of a split or task (see the top of this file), the tasks in turn; the same ones for a seed.
+    """`size` problems of a split or task (see the top of this file); the tasks take turns.
 
-    task: the library's name; answer: its gold or OPEN; verify: {"task", "entry"}, plain JSON.
+    task: the library's name of it. answer: its gold, or OPEN. verify: {"task", "entry"}, plain JSON.
 
-    Some tasks draw from sets of strings, others from the global generators of random and numpy. So the puzzles are
-    made in a process of their own, with a fixed hash seed: a resumed run sees those that it began with.
-    Raises ValueError if reasoning-gym is missing or the name is unknown or excluded.
+    A seed always gives the same puzzles, so that a resumed run sees those that it began with. Some
+    tasks draw from sets of strings, others from the global generators of random and numpy. That is
+    why the puzzles are made in a process of their own, with a fixed hash seed.
+    Raises ValueError if reasoning-gym is missing, or if the name is unknown or excluded.
     """
     _names(split)
     command = [sys.executable, "-m", "trainer.sources.logic", split, str(size), str(seed)]
@@ -98,10 +106,10 @@ def logic_problems(split: str, size: int, seed: int) -> list[Problem]:
 
 
 def logic_score(response: str, verify: dict) -> float:
-    """The library's score, in [0, 1], of the text between the last <answer> and </answer>; 0.0 without the tags.
+    """The library's score, from 0 to 1, of the text between the last <answer> and </answer>.
 
-    0.0 as well for an answer that is refused (REFUSED, MAX_ANSWER) or makes the verifier fail.
-    Raises ValueError if reasoning-gym is missing.
+    It is 0.0 without the tags, for an answer that is refused (REFUSED, MAX_ANSWER), and for one on
+    which the verifier fails. Raises ValueError if reasoning-gym is missing.
     """
     task = verify["task"].partition("/")[0]
     head, end_tag, _ = response.rpartition("</answer>")
@@ -114,21 +122,19 @@ def logic_score(response: str, verify: dict) -> float:
         return 0.0
     if task in REFUSED and re.search(REFUSED[task], answer):
         return 0.0
-    if (
-        task == "game_of_life_halting"
-    ):  # the library compares bool("True") and bool("False"): anything would pass
+    if task == "game_of_life_halting":
+        # The library compares bool("True") with bool("False"), so that anything would pass.
         return float(answer.lower() == entry["answer"].lower())
     if task in ("arc_agi", "rearc"):  # compared with tuples, which JSON does not have
         entry["metadata"]["output"] = tuple(map(tuple, entry["metadata"]["output"]))
     scorer = _dataset(task, 0, 1)
-    with (
-        warnings.catch_warnings(),
-        redirect_stdout(io.StringIO()),
-    ):  # some verifiers print and warn about bad answers
+    # Some verifiers print bad answers, or warn about them.
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             score = float(scorer.score_answer(answer, entry))
-        except Exception:  # the verifiers are a hundred; on odd answers they raise whatever int(), json or numpy do
+        except Exception:
+            # There are a hundred verifiers. On odd answers they raise what int(), json or numpy do.
             return 0.0
     return score if 0 <= score <= 1 else 0.0
 
@@ -157,8 +163,8 @@ def _names(split):
         raise ValueError(f"logic:{split}: this task is excluded, {EXCLUDED[split]}; choose another")
     if split not in tasks and split not in sizes:
         raise ValueError(
-            f"logic:{split}: no such split or task; choose train, validation, held_out, graph_color or one task of "
-            f"reasoning-gym {VERSION}, such as chain_sum"
+            f"logic:{split}: no such split or task; choose train, validation, held_out, "
+            f"graph_color or one task of reasoning-gym {VERSION}, such as chain_sum"
         )
     return [split]
 

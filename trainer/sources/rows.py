@@ -95,22 +95,33 @@ def problem_of(row: dict, task: str = "", solutions: bool = False) -> Problem:
         raise ValueError(f"verify is {type(verify).__name__}; expected an object")
     solution = _solution(row, answer) if solutions else ""
     task = str(task if _missing(row.get("task")) else row["task"] or task)
-    for what, content in {
-        "problem": text,
-        "answer": answer,
-        "task": task,
-        "solution": solution,
-        "system message": system,
-        "earlier turn": "".join(content for _, content in history),
-        "assistant turn": prefill,
-        "verify": _json(verify) if verify else "",
-    }.items():
-        if wrong := re.search("[\0\ud800-\udfff]", content):
+    problem = Problem(text, answer, task, verify, solution, system, history, prefill)
+    _check_text(problem)
+    return problem
+
+
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # neither a tokenizer nor a JSON file can hold these
+
+
+def _check_text(problem):
+    texts = {
+        "problem": problem.text,
+        "answer": problem.answer,
+        "task": problem.task,
+        "verify": _json(problem.verify) if problem.verify else "",
+        "solution": problem.solution,
+        "system message": problem.system,
+        "an earlier turn": "".join(text for _, text in problem.history),
+        "the assistant's turn": problem.prefill,
+    }
+    if not NO_TEXT.search("".join(texts.values())):
+        return
+    for what, text in texts.items():
+        if wrong := NO_TEXT.search(text):
+            code, place = f"U+{ord(wrong[0]):04X}", wrong.start() + 1
             raise ValueError(
-                f"{what} holds U+{ord(wrong[0]):04X} as its character {wrong.start() + 1}, which "
-                "is no text: remove it"
+                f"{what} holds {code} as character {place}, which is no text: remove it"
             )
-    return Problem(text, answer, task, verify, solution, system, history, prefill)
 
 
 def _json(verify):
@@ -355,7 +366,7 @@ def _digits(number):
     return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
 
-# One formula and nothing else. "$5" is money, and "$x$ and $y$" are two formulas.
+# One formula and nothing else. "$5" is money, and "$x$ and $y$" is a sentence.
 FORMULA = re.compile(
     r"""(?: \$\$ ((?:[^$\\]|\\.)*) \$\$
           | \$ ((?:[^$\\]|\\.)*) \$
@@ -364,9 +375,10 @@ FORMULA = re.compile(
         )\s*\.?""",
     re.VERBOSE | re.DOTALL,
 )
-# A list of quoted texts. [1, 2] has no quotes: it is an interval, and stays.
-QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
-TEXT_LIST = re.compile(rf"\[\s*{QUOTED}(?:[\s,]+{QUOTED})*\s*,?\s*\]", re.DOTALL)
+BETWEEN_FORMULAS = re.compile(r"(?<=[$)\]])\s*,\s*(?=[$\\])")
+# A list with quotes in it. [1, 2] has none: it is an interval, and stays.
+ITEM = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|-?\d+(?:\.\d+)?)"""
+TEXT_LIST = re.compile(rf"(?=.*[\"'])\[+\s*{ITEM}(?:[\s,]+{ITEM})*\s*,?\s*\]+", re.DOTALL)
 LONE_NUMBER = re.compile(r"\[\s*(-?\d+(?:\.\d+)?)\s*\]")  # no interval has one end
 # A backslash that no quoting needs: the list was written with its LaTeX as it is.
 UNQUOTED_LATEX = re.compile(r"""(?<!\\)(?:\\\\)*\\(?!["'\\]|u[0-9a-fA-F]{4})""")
@@ -376,16 +388,24 @@ def _unwrap(answer):
     """The answer without its outermost box, dollar signs or list brackets."""
     if answer.startswith("\\boxed{") and _closing_brace(answer, 6) == len(answer) - 1:
         return answer[7:-1].strip()
-    if formula := FORMULA.fullmatch(answer):
-        return next(part for part in formula.groups() if part is not None).strip()
+    formulas = [FORMULA.fullmatch(part) for part in (answer, *BETWEEN_FORMULAS.split(answer))]
+    if formulas[0]:
+        return _inside(formulas[0])
+    if len(formulas) > 2 and all(formulas[1:]):
+        return ", ".join(map(_inside, formulas[1:]))
     if number := LONE_NUMBER.fullmatch(answer):
         return number[1]
     if TEXT_LIST.fullmatch(answer):
-        parts = [quoted[1:-1] for quoted in re.findall(QUOTED, answer, re.DOTALL)]
+        parts = re.findall(ITEM, answer, re.DOTALL)
+        parts = [part[1:-1] if part[0] in "\"'" else part for part in parts]
         if not UNQUOTED_LATEX.search(answer):
             parts = [re.sub(r"\\(u[0-9a-fA-F]{4}|.)", _unescape, part) for part in parts]
         return ", ".join(map(clean_answer, parts))
     return answer
+
+
+def _inside(formula):
+    return next(part for part in formula.groups() if part is not None).strip()
 
 
 def _unescape(found):
