@@ -315,8 +315,7 @@ def settle(args: Arguments, name: str, model: str, problems: dict, tokenizer) ->
     for bench, own in problems.items():
         few, plain = args.protocol == "justrl" and bench in AVG4, bench.split("/")[0] == "tiny"
         suffix = args.suffix if args.suffix is not None else "" if plain else protocol["suffix"]
-        content = repr([(p.text, p.answer) for p in own]).encode()
-        settings["benchmarks"][bench] = [len(own), hashlib.sha256(content).hexdigest()[:16]]
+        settings["benchmarks"][bench] = [len(own), data.fingerprint(own)]
         settings["n"][bench], settings["suffix"][bench] = (
             args.n or (4 if few else protocol["n"]),
             suffix,

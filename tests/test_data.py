@@ -5,6 +5,7 @@ import importlib
 import json
 import random
 import re
+import time
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -312,6 +313,25 @@ def test_numbers_become_plain_digits(gold, answer):
     assert clean_answer(gold) == answer
 
 
+@pytest.mark.parametrize(
+    "gold",
+    [
+        *(
+            '["a"' + " " * 99_999 + "x",
+            "[" * 99_999 + '"',
+            "[" + "1, " * 33_333 + "'x",
+            "0" * 99_999,
+        ),
+        *("$" * 99_999, "$x" + " " * 99_999, "\\(" * 49_999, "\\[" + "x" * 99_999, "$x$," * 24_999),
+    ],
+    ids=lambda gold: gold[:6],
+)
+def test_very_long_golds_take_no_time(gold):
+    began = time.process_time()
+    clean_answer(gold + "!")
+    assert time.process_time() - began < 1
+
+
 # --- repeats and conflicts ---
 
 
@@ -377,6 +397,7 @@ CHATML = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_s
         (chat_row(SYSTEM, USER, extra_info="index 7"), {"system": "S"}),
         (chat_row(USER, ANSWER), {"prefill": "A"}),
         (chat_row(USER, ("assistant", "")), {}),
+        (chat_row(USER, ("assistant", "So \\boxed{")), {"prefill": "So \\boxed{"}),
         (chat_row(USER, ANSWER, USER), {"history": (USER, ANSWER)}),
         (chat_row(USER, USER), {"history": (USER,)}),
         (chat_row(USER, ANSWER, USER, ANSWER), {"history": (USER, ANSWER), "prefill": "A"}),
@@ -1198,7 +1219,7 @@ def test_golds_out_of_math_solutions(tmp_path):
 
 
 @needs_shared
-def test_known_leaks_are_without(capsys):
+def test_known_leaks_are_dropped(capsys):
     deepmath, math_train = (
         load_problems(str(SHARED / f"{name}.jsonl")) for name in ("deepmath_5k", "math_train_7498")
     )

@@ -1,4 +1,4 @@
-"""Logic puzzles: splits, seeds, the library's verifiers as rewards, and answers that attack them."""
+"""Logic puzzles: splits, seeds, the library's verifiers as rewards, and attacks on them."""
 
 import importlib.util
 import json

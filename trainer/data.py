@@ -1,9 +1,11 @@
 """Problems, their prompts as token ids, and the order in which a run walks through them.
 
-problems = load_problems("BytedTsinghua-SIA/DAPO-Math-17k")  # trainer/sources/load.py
-problems, prompts = encode_prompts(problems, tokenizer, Template(suffix, max_tokens=1024))
-order = Order(len(prompts), seed=1)
-batch = [prompts[i] for i in order[0:256]]
+    problems = load_problems("BytedTsinghua-SIA/DAPO-Math-17k")
+    problems, prompts = encode_prompts(problems, tokenizer, Template(suffix, max_tokens=1024))
+    order = Order(len(prompts), seed=1)
+    batch = [prompts[i] for i in order[0:256]]
+
+load_problems is in trainer/sources/load.py.
 """
 
 import hashlib

@@ -40,7 +40,8 @@ HUB = {
     "BytedTsinghua-SIA/DAPO-Math-17k": Hub(task="dapo"),
     "open-r1/DAPO-Math-17k-Processed": Hub(task="dapo", configs=("all",)),
     "openai/gsm8k": Hub(task="gsm8k", configs=("main",)),
-    "EleutherAI/hendrycks_math": Hub(task="math", configs=SUBJECTS),
+    # A public copy of MATH's training set has answers to 7,498 of the 7,500 problems.
+    "EleutherAI/hendrycks_math": Hub(task="math", configs=SUBJECTS, blanks=True),
     "agentica-org/DeepScaleR-Preview-Dataset": Hub(task="deepscaler", blanks=True),
     "zwhe99/DeepMath-103K": Hub(task="deepmath"),
     "POLARIS-Project/Polaris-Dataset-53K": Hub(task="polaris", blanks=True),
@@ -127,7 +128,7 @@ def load_lite_ppo(level: str, seed: int, solutions: bool = False) -> list[Proble
     pairs = load_hub(LITE_PPO_EASY if level == "easy" else LITE_PPO_HARDER, solutions)
     pool = []
     for problem, row in pairs:
-        rating = 1.0 if level == "easy" else float(row["difficulty"] or 0)
+        rating = 1.0 if level == "easy" else float(row.get("difficulty") or 0)
         if rating > 0 and not _is_true_false(problem.answer):
             pool.append((problem, rating))
     rng = random.Random(f"liteppo:{level}:{seed}")

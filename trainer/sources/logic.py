@@ -89,7 +89,7 @@ def load(source: str, seed: int) -> list[Problem]:
 def logic_problems(split: str, size: int, seed: int) -> list[Problem]:
     """`size` problems of a split or task (see the top of this file); the tasks take turns.
 
-    task: the library's name of it. answer: its gold, or OPEN. verify: {"task", "entry"}, plain JSON.
+    task: the library's name of it. answer: its gold, or OPEN. verify: {"task", "entry"}, as JSON.
 
     A seed always gives the same puzzles, so that a resumed run sees those that it began with. Some
     tasks draw from sets of strings, others from the global generators of random and numpy. That is

@@ -88,7 +88,7 @@ def problem_of(row: dict, task: str = "", solutions: bool = False) -> Problem:
         raise ValueError(f"expected an object with a problem and an answer, found {found}")
     text, system, history, prefill = _prompt(row)
     answer = _answer(row)
-    if last_box(prefill) is not None:
+    if last_box(prefill):
         raise ValueError("prompt ends in an assistant turn that holds a boxed answer: remove it")
     verify = None if _missing(row.get("verify")) else row["verify"]
     if not isinstance(verify, dict | None):
@@ -348,7 +348,7 @@ def clean_answer(value) -> str:
         answer = re.sub(r"(?<=\d),(?=\d{3})", "", answer)
     while (bare := _unwrap(answer)) != answer:
         answer = bare
-    if padded := re.fullmatch(r"(-?)0+([0-9]+)", answer):
+    if padded := re.fullmatch(r"(-?)0+(0|[1-9][0-9]*)", answer):
         answer = padded[1] + padded[2]
     if answer.lower() in ("", "nan", "null"):
         raise Blank("empty answer")
@@ -375,10 +375,12 @@ FORMULA = re.compile(
         )\s*\.?""",
     re.VERBOSE | re.DOTALL,
 )
-BETWEEN_FORMULAS = re.compile(r"(?<=[$)\]])\s*,\s*(?=[$\\])")
+BETWEEN_FORMULAS = re.compile(
+    r"(?<=\$)\s*,\s*(?=\$)|(?<=\\\))\s*,\s*(?=\\\()|(?<=\\\])\s*,\s*(?=\\\[)"
+)
 # A list with quotes in it. [1, 2] has none: it is an interval, and stays.
 ITEM = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|-?\d+(?:\.\d+)?)"""
-TEXT_LIST = re.compile(rf"(?=.*[\"'])\[+\s*{ITEM}(?:[\s,]+{ITEM})*\s*,?\s*\]+", re.DOTALL)
+TEXT_LIST = re.compile(rf"(?=.*[\"'])\[+\s*{ITEM}(?:[\s,]+{ITEM})*[\s,]*\]+", re.DOTALL)
 LONE_NUMBER = re.compile(r"\[\s*(-?\d+(?:\.\d+)?)\s*\]")  # no interval has one end
 # A backslash that no quoting needs: the list was written with its LaTeX as it is.
 UNQUOTED_LATEX = re.compile(r"""(?<!\\)(?:\\\\)*\\(?!["'\\]|u[0-9a-fA-F]{4})""")
