@@ -23,11 +23,14 @@ from trainer.data import (
     Template,
     chat_ids,
     encode_prompts,
+    fingerprint,
+    prompt_ids,
     without,
 )
-from trainer.sources.hub import HUB, SUBJECTS
-from trainer.sources.load import ACCEPTED, load_problems
-from trainer.sources.rows import clean_answer, last_box, strip_wrapper
+from trainer.sources.gold import clean_answer, last_box
+from trainer.sources.hub import BENCHMARKS, HUB, SUBJECTS
+from trainer.sources.load import ACCEPTED, load_problems, split_sources
+from trainer.sources.rows import strip_wrapper
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(

@@ -1,30 +1,22 @@
-r"""From a row of a dataset to a Problem.
+"""From a row of a dataset to a Problem.
 
 A row has either plain columns (TEXT_COLUMNS and ANSWER_COLUMNS) or verl's layout:
 prompt = [{role, content}, ...], reward_model = {ground_truth}. What is wrong with a row is said in
 one sentence that names the source and the row.
-
-The gold is brought into the form that a model would box: "\boxed{204}", "$204$", ["204"] and
-"so it is\n#### 204" all become "204".
 """
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from decimal import Decimal
 
 from trainer.data import INSTRUCTIONS, Problem, say
+from trainer.sources.gold import Blank, clean_answer, is_missing, last_box
 
 TEXT_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("reward_model", "answer", "final_answer", "ground_truth", "solution")
 SOLUTION_COLUMNS = ("solution", "r1_solution_1")
 OTHER_COLUMNS = ("extra_info", "task", "verify", "difficulty")
-
-
-class Blank(ValueError):
-    """The row has no problem or no answer. Some public sets are known to have such rows."""
 
 
 def collect(
@@ -90,11 +82,11 @@ def problem_of(row: dict, task: str = "", solutions: bool = False) -> Problem:
     answer = _answer(row)
     if last_box(prefill):
         raise ValueError("prompt ends in an assistant turn that holds a boxed answer: remove it")
-    verify = None if _missing(row.get("verify")) else row["verify"]
+    verify = None if is_missing(row.get("verify")) else row["verify"]
     if not isinstance(verify, dict | None):
         raise ValueError(f"verify is {type(verify).__name__}; expected an object")
     solution = _solution(row, answer) if solutions else ""
-    task = str(task if _missing(row.get("task")) else row["task"] or task)
+    task = str(task if is_missing(row.get("task")) else row["task"] or task)
     problem = Problem(text, answer, task, verify, solution, system, history, prefill)
     _check_text(problem)
     return problem
@@ -131,14 +123,10 @@ def _json(verify):
         raise ValueError(f"verify cannot be written as JSON ({error})") from None
 
 
-def _missing(value):
-    return value is None or (isinstance(value, float) and math.isnan(value))  # pandas writes NaN
-
-
 def _find(row, columns, what):
     """The first of the columns that the row holds something in, and what it holds."""
     for column in columns:
-        if not _missing(row.get(column)):
+        if not is_missing(row.get(column)):
             return column, row[column]
     if any(column in row for column in columns):
         raise Blank(f"empty {what}")
@@ -322,122 +310,6 @@ def _answer(row):
         if value is None:
             raise Blank("the solution holds no \\boxed{} and no #### with the answer")
     return clean_answer(value)
-
-
-def clean_answer(value) -> str:
-    r"""The gold as a string: "\boxed{204}" -> "204", "025" -> "25", 7.0 -> "7", "$x$" -> "x".
-
-    A list of several golds, or one written as text (["1","2"]), becomes "1, 2": all of them are
-    asked for. Raises Blank if nothing is left, and ValueError for anything but text and numbers.
-    """
-    while isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, list):
-        if any(isinstance(part, list) for part in value):
-            raise ValueError("answer is a list of lists; expected text or a number")
-        if not value:
-            raise Blank("empty answer")
-        return ", ".join(map(clean_answer, value))
-    if _missing(value):
-        raise Blank("empty answer")
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        raise ValueError(f"answer is {type(value).__name__}; expected text or a number")
-    answer = value.strip() if isinstance(value, str) else _digits(value)
-    if "####" in answer:
-        answer = answer.rpartition("####")[2].strip()
-        answer = re.sub(r"(?<=\d),(?=\d{3})", "", answer)
-    while (bare := _unwrap(answer)) != answer:
-        answer = bare
-    if padded := re.fullmatch(r"(-?)0+(0|[1-9][0-9]*)", answer):
-        answer = padded[1] + padded[2]
-    if answer.lower() in ("", "nan", "null"):
-        raise Blank("empty answer")
-    return answer
-
-
-def _digits(number):
-    """A number in plain digits: 7.0 -> "7", 1e-07 -> "0.0000001"."""
-    number = Decimal(repr(number)) if isinstance(number, float) else Decimal(number)
-    if number.is_nan():
-        raise Blank("empty answer")
-    if not number.is_finite():
-        raise ValueError(f"answer is {number}; expected a finite number")
-    digits = f"{number:f}" if number else "0"
-    return digits.rstrip("0").rstrip(".") if "." in digits else digits
-
-
-# One formula and nothing else. "$5" is money, and "$x$ and $y$" is a sentence.
-FORMULA = re.compile(
-    r"""(?: \$\$ ((?:[^$\\]|\\.)*) \$\$
-          | \$ ((?:[^$\\]|\\.)*) \$
-          | \\\( ((?:(?!(?<!\\)\\[()]).)*) \\\)
-          | \\\[ ((?:(?!(?<!\\)\\[\[\]]).)*) \\\]
-        )\s*\.?""",
-    re.VERBOSE | re.DOTALL,
-)
-BETWEEN_FORMULAS = re.compile(
-    r"(?<=\$)\s*,\s*(?=\$)|(?<=\\\))\s*,\s*(?=\\\()|(?<=\\\])\s*,\s*(?=\\\[)"
-)
-# A list with quotes in it. [1, 2] has none: it is an interval, and stays.
-ITEM = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|-?\d+(?:\.\d+)?)"""
-TEXT_LIST = re.compile(rf"(?=.*[\"'])\[+\s*{ITEM}(?:[\s,]+{ITEM})*[\s,]*\]+", re.DOTALL)
-LONE_NUMBER = re.compile(r"\[\s*(-?\d+(?:\.\d+)?)\s*\]")  # no interval has one end
-# A backslash that no quoting needs: the list was written with its LaTeX as it is.
-UNQUOTED_LATEX = re.compile(r"""(?<!\\)(?:\\\\)*\\(?!["'\\]|u[0-9a-fA-F]{4})""")
-
-
-def _unwrap(answer):
-    """The answer without its outermost box, dollar signs or list brackets."""
-    if answer.startswith("\\boxed{") and _closing_brace(answer, 6) == len(answer) - 1:
-        return answer[7:-1].strip()
-    formulas = [FORMULA.fullmatch(part) for part in (answer, *BETWEEN_FORMULAS.split(answer))]
-    if formulas[0]:
-        return _inside(formulas[0])
-    if len(formulas) > 2 and all(formulas[1:]):
-        return ", ".join(map(_inside, formulas[1:]))
-    if number := LONE_NUMBER.fullmatch(answer):
-        return number[1]
-    if TEXT_LIST.fullmatch(answer):
-        parts = re.findall(ITEM, answer, re.DOTALL)
-        parts = [part[1:-1] if part[0] in "\"'" else part for part in parts]
-        if not UNQUOTED_LATEX.search(answer):
-            parts = [re.sub(r"\\(u[0-9a-fA-F]{4}|.)", _unescape, part) for part in parts]
-        return ", ".join(map(clean_answer, parts))
-    return answer
-
-
-def _inside(formula):
-    return next(part for part in formula.groups() if part is not None).strip()
-
-
-def _unescape(found):
-    return chr(int(found[1][1:], 16)) if len(found[1]) > 1 else found[1]
-
-
-def last_box(text: str) -> str | None:
-    r"""Content of the last \boxed{...}, \fbox{...} or bare "\boxed 2" of a solution, else None.
-
-    It reads golds, and so it is more lenient than the strict verifier's search, which has to share
-    the quirks of its reference.
-    """
-    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
-    if start < 0:
-        return None
-    box = re.sub(r"^\\(boxed|fbox)\s*", "", text[start:])
-    if box.startswith("{"):
-        end = _closing_brace(box, 0)
-        return box[1:end] if end > 0 else None
-    return re.split(r"[\s$]", box)[0]
-
-
-def _closing_brace(text, opening):
-    """Position of the brace that closes the one at `opening`, else -1; escaped ones are passed."""
-    depth = 0
-    for brace in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, opening):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if depth == 0 and brace[0] == "}":
-            return brace.start()
-    return -1
 
 
 def _solution(row, answer):
