@@ -74,7 +74,7 @@ from trainer.sources.load import load_problems
 class Config(Flags):
     model: str = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"  # hub id or local folder
     data: str = "BytedTsinghua-SIA/DAPO-Math-17k"  # training problems: hub id or local file
-    eval_data: str = "math-ai/aime24,math-ai/aime25,math-ai/amc23"  # held-out problems
+    eval_data: str = "aime24,aime25,amc23"  # held-out problems
     # appended to each problem (script)
     instruction: str = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
     seed: int = 1  # of data order and sampling (script)
@@ -150,7 +150,11 @@ def main(config: Config) -> None:
 
     # (1) Prompt: the instruction stands in the user's turn, after the problem.
     problems = load_problems(config.data)
-    template = Template(suffix=config.instruction, max_tokens=config.max_prompt_tokens)
+    template = Template(
+        suffix=config.instruction,
+        max_tokens=config.max_prompt_tokens,
+        keep_system=config.keep_system,
+    )
 
     problems = encode_prompts(problems, tokenizer, template)
     held_out = encode_prompts(load_problems(config.eval_data), tokenizer, template)
@@ -189,8 +193,10 @@ def main(config: Config) -> None:
         mine = my_share(batch)
         groups = engine.generate([p.prompt_ids for p in mine], count, my_share(seeds), sampling)
         run.phase("reward")
-        for rollout in chain(*groups):
-            rollout.text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
+        for problem, group in zip(mine, groups, strict=True):
+            for rollout in group:
+                text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
+                rollout.text = problem.prefill + text
         reward(list(chain(*groups)), [problem for problem in mine for _ in range(count)], config)
         run.phase("rollout")
         return gather(groups)

@@ -77,9 +77,7 @@ from trainer.sources.load import load_problems
 class Config(Flags):
     model: str = "Qwen/Qwen3-4B-Base"  # hub id or local folder (section 3.1; also Qwen3-8B-Base)
     data: str = "liteppo:easy"  # liteppo:easy, :medium or :hard (section 3.1), hub id or local file
-    eval_data: str = (
-        "math-ai/aime24,math-ai/aime25,math-ai/amc23"  # held-out problems (section 3.1)
-    )
+    eval_data: str = "aime24,aime25,amc23"  # held-out problems (section 3.1)
     # the system message (appendix A.2)
     instruction: str = "Please reason step by step, and put your final answer within \\boxed{}."
     seed: int = 42  # of data order and sampling (appendix A.1)
@@ -150,7 +148,11 @@ def main(config: Config) -> None:
 
     # (1) Prompt: the instruction is the system message.
     problems = load_problems(config.data)
-    template = Template(system=config.instruction, max_tokens=config.max_prompt_tokens)
+    template = Template(
+        system=config.instruction,
+        max_tokens=config.max_prompt_tokens,
+        keep_system=config.keep_system,
+    )
 
     problems = encode_prompts(problems, tokenizer, template)
     held_out = encode_prompts(load_problems(config.eval_data), tokenizer, template)
@@ -189,8 +191,10 @@ def main(config: Config) -> None:
         mine = my_share(batch)
         groups = engine.generate([p.prompt_ids for p in mine], count, my_share(seeds), sampling)
         run.phase("reward")
-        for rollout in chain(*groups):
-            rollout.text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
+        for problem, group in zip(mine, groups, strict=True):
+            for rollout in group:
+                text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
+                rollout.text = problem.prefill + text
         reward(list(chain(*groups)), [problem for problem in mine for _ in range(count)], config)
         run.phase("rollout")
         return gather(groups)

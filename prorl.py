@@ -83,7 +83,7 @@ from trainer.sources.logic import logic_score
 class Config(Flags):
     model: str = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"  # hub id or local folder
     data: str = "agentica-org/DeepScaleR-Preview-Dataset"  # training problems: hub id or local file
-    eval_data: str = "math-ai/aime24"  # held-out problems (appendix F, its mathematics)
+    eval_data: str = "aime24"  # held-out problems (appendix F, its mathematics)
     # appended to each problem (appendix E)
     instruction: str = " Let's think step by step and output the final answer within \\boxed{}."
     seed: int = 0  # of data order and sampling
@@ -223,7 +223,11 @@ def main(config: Config) -> None:
     if config.logic_weight:
         count = round(len(problems) * config.logic_weight / (1 - config.logic_weight))
         problems += load_problems(f"logic:train:{count}")
-    template = Template(suffix=config.instruction, max_tokens=config.max_prompt_tokens)
+    template = Template(
+        suffix=config.instruction,
+        max_tokens=config.max_prompt_tokens,
+        keep_system=config.keep_system,
+    )
 
     problems = encode_prompts(problems, tokenizer, template)
     held_out = encode_prompts(load_problems(config.eval_data), tokenizer, template)
@@ -263,8 +267,10 @@ def main(config: Config) -> None:
         mine = my_share(batch)
         groups = engine.generate([p.prompt_ids for p in mine], count, my_share(seeds), sampling)
         run.phase("reward")
-        for rollout in chain(*groups):
-            rollout.text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
+        for problem, group in zip(mine, groups, strict=True):
+            for rollout in group:
+                text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
+                rollout.text = problem.prefill + text
         reward(list(chain(*groups)), [problem for problem in mine for _ in range(count)], config)
         run.phase("rollout")
         return gather(groups)

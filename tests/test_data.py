@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from trainer.data import (
+    INSTRUCTIONS,
     Order,
     Problem,
     Template,
@@ -1092,7 +1093,7 @@ def test_a_fingerprint_depends_on_every_field_and_on_the_order():
 
 
 def test_a_fingerprint_is_pinned_for_all_versions():
-    assert fingerprint([Problem("1+1=?", "2")]) == "448e9563b78a0745"
+    assert fingerprint([Problem("1+1=?", "2")]) == "3bb4a6412705983d"
 
 
 def test_prompts_over_the_limit_are_dropped_counted_and_said(capsys):

@@ -24,6 +24,7 @@ class Flags:
     """What every recipe takes and no paper is about. Each Config adds its hyperparameters."""
 
     tiny: bool = False  # run in the embedded world: only scale changes, never the algorithm
+    keep_system: bool = True  # keep the system messages that come with the problems
     out: str = ""  # run folder; default runs/RECIPE-seedN
     # auto: vllm where there is a GPU and vllm is installed
     engine: Literal["auto", "vllm", "transformers"] = "auto"
