@@ -1,0 +1,94 @@
+"""The layout: what lies at the top level, and who imports whom."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+# Who stands on whom: a module may import from its own room and from the rooms before it.
+FLOORS = [
+    {"losses", "verifier", "tiny"},
+    {"rewards"},
+    {"trainer"},
+    {"justrl", "prorl", "liteppo", "evaluate"},
+    {"lab"},
+    {"bench"},
+    {"tests"},
+]
+ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def tracked():
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode:
+        pytest.skip("this is no git checkout")
+    return listing.stdout.splitlines()
+
+
+def test_every_entry_at_the_top_level_is_on_the_map_of_the_readme():
+    section = (ROOT / "README.md").read_text().partition("\n## Map\n")[2].partition("\n## ")[0]
+    named = {name.rstrip("/") for name in re.findall(r"`([\w.-]+/?)`", section)}
+    entries = {path.partition("/")[0] for path in tracked()} - {"README.md"}
+    entries = {entry for entry in entries if not entry.startswith(".")}
+    assert entries <= named, f"not on the README's map: {sorted(entries - named)}"
+    assert len(entries) + 1 <= 17  # README.md itself
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) <= 1200
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "lab" / "README.md"]:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def module_of(path):
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def imports():
+    """{module: modules of ours that it imports}, also inside functions."""
+    files = {module_of(path): path for path in tracked() if path.endswith(".py")}
+    graph = {}
+    for module, path in files.items():
+        names = set()
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                names |= (inner & files.keys()) or {node.module}
+        graph[module] = {name for name in names if name in files and name != module}
+    return graph
+
+
+def test_no_import_points_upward():
+    for module, imported in imports().items():
+        here = ROOMS[module.partition(".")[0]]
+        for other in imported:
+            assert ROOMS[other.partition(".")[0]] <= here, f"{module} imports {other}"
+
+
+def test_imports_form_no_circle():
+    graph, done = imports(), set()
+
+    def walk(module, path):
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for other in graph[module]:
+                walk(other, [*path, module])
+            done.add(module)
+
+    for module in graph:
+        walk(module, [])
+
+
+def test_no_module_is_found_by_tricks():
+    trick = re.compile(r"sys\.path\.(insert|append)|PYTHONSAFEPATH")
+    for path in tracked():
+        if path.endswith(".py") and Path(path).name != Path(__file__).name:
+            assert not trick.search((ROOT / path).read_text()), path
