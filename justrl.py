@@ -1,6 +1,7 @@
 """JustRL (arXiv 2512.16649): plain GRPO with clip-higher, one stage, fixed hyperparameters.
 
     python justrl.py --tiny                         the embedded world, a laptop CPU, two minutes
+    python justrl.py --small                        a real model on one 24 GB GPU, about two hours
     python justrl.py                                the paper's run on one GPU
     torchrun --nproc-per-node 8 justrl.py           on eight
     python justrl.py --model DIR --data FILE.jsonl --eval_data FILE.jsonl       your own problems
@@ -48,8 +49,9 @@ import torch
 
 import losses
 from rewards import overlong_penalty, robust_many, strict_box
+from trainer import presets
 from trainer.config import Flags, parse
-from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts
+from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts, without
 from trainer.metrics import step_metrics
 from trainer.policy import (
     compute_dtype,
@@ -106,25 +108,9 @@ class Config(Flags):
     eval_max_tokens: int = 31744  # (script)
 
 
-TINY = dict(
-    model="tiny:aligned",
-    data="tiny:train/mixed",
-    eval_data="tiny:eval/mixed",
-    instruction="",  # the embedded world's model knows no English
-    seed=0,
-    steps=60,
-    prompts_per_step=32,
-    learning_rate=1e-4,
-    max_prompt_tokens=48,
-    max_response_tokens=64,
-    overlong_buffer=24,
-    eval_every=10,
-    eval_samples=4,
-    eval_max_tokens=64,
-    tokens_per_micro_batch=8192,
-    gradient_checkpointing=False,
-    save_every=20,
-)
+# Scale alone changes, never the algorithm.
+TINY = presets.TINY | dict(overlong_buffer=24)
+SMALL = presets.SMALL | dict(overlong_buffer=256)
 RECIPE = "justrl"  # the name of its run folders
 
 
@@ -158,6 +144,8 @@ def main(config: Config) -> None:
 
     problems = encode_prompts(problems, tokenizer, template)
     held_out = encode_prompts(load_problems(config.eval_data), tokenizer, template)
+    if config.decontaminate:
+        problems = without(problems, held_out)
     order = Order(len(problems), config.seed)
 
     # (2) Sampling: the engine reports log-probs of the distribution that it samples from.
@@ -275,4 +263,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, parse(Config, {"tiny": TINY}, __doc__))
+    launch(main, parse(Config, {"tiny": TINY, "small": SMALL}, __doc__))

@@ -51,8 +51,9 @@ import torch
 
 import losses
 from rewards import robust_many
+from trainer import presets
 from trainer.config import Flags, parse
-from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts
+from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts, without
 from trainer.metrics import step_metrics
 from trainer.policy import (
     compute_dtype,
@@ -110,25 +111,11 @@ class Config(Flags):
     eval_max_tokens: int = 8192  # as in training (unstated)
 
 
-TINY = dict(
-    model="tiny:base",
-    data="tiny:train/mixed",
-    eval_data="tiny:eval/mixed",
-    instruction="",  # the embedded world's model knows no English
-    seed=0,
-    steps=80,
-    prompts_per_step=32,
-    learning_rate=3e-4,
-    warmup_steps=10,
-    max_prompt_tokens=48,
-    max_response_tokens=64,
-    eval_every=20,
-    eval_samples=4,
-    eval_max_tokens=64,
-    tokens_per_micro_batch=8192,
-    gradient_checkpointing=False,
-    save_every=20,
+# Scale alone changes, never the algorithm.
+TINY = presets.TINY | dict(
+    model="tiny:base", steps=80, learning_rate=3e-4, warmup_steps=10, eval_every=20
 )
+SMALL = presets.SMALL | dict(warmup_steps=10)
 RECIPE = "liteppo"  # the name of its run folders
 
 
@@ -156,6 +143,8 @@ def main(config: Config) -> None:
 
     problems = encode_prompts(problems, tokenizer, template)
     held_out = encode_prompts(load_problems(config.eval_data), tokenizer, template)
+    if config.decontaminate:
+        problems = without(problems, held_out)
     order = Order(len(problems), config.seed)
 
     # (2) Sampling: the engine reports log-probs of the whole softmax, at temperature 1.
@@ -277,4 +266,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, parse(Config, {"tiny": TINY}, __doc__))
+    launch(main, parse(Config, {"tiny": TINY, "small": SMALL}, __doc__))

@@ -53,8 +53,9 @@ import torch
 
 import losses
 from rewards import deepscaler_match, robust_many
+from trainer import presets
 from trainer.config import Flags, parse
-from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts
+from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts, without
 from trainer.metrics import kl_metrics, rollout_metrics, step_metrics
 from trainer.policy import (
     compute_dtype,
@@ -119,25 +120,9 @@ class Config(Flags):
     eval_max_tokens: int = 8192  # the training length (appendix F)
 
 
-TINY = dict(
-    model="tiny:aligned",
-    data="tiny:train/mixed",
-    eval_data="tiny:eval/mixed",
-    instruction="",  # the embedded world's model knows no English
-    seed=0,
-    steps=60,
-    prompts_per_step=16,
-    learning_rate=1e-4,
-    max_prompt_tokens=48,
-    max_response_tokens=64,
-    reset_every=25,
-    eval_every=10,
-    eval_samples=4,
-    eval_max_tokens=64,
-    tokens_per_micro_batch=8192,
-    gradient_checkpointing=False,
-    save_every=20,
-)
+# Scale alone changes, never the algorithm.
+TINY = presets.TINY | dict(prompts_per_step=16, reset_every=25)
+SMALL = presets.SMALL | dict(prompts_per_step=16, reset_every=50)
 RECIPE = "prorl"  # the name of its run folders
 
 
@@ -231,6 +216,8 @@ def main(config: Config) -> None:
 
     problems = encode_prompts(problems, tokenizer, template)
     held_out = encode_prompts(load_problems(config.eval_data), tokenizer, template)
+    if config.decontaminate:
+        problems = without(problems, held_out)
     order = Order(len(problems), config.seed)
 
     # (2) Sampling: the engine reports log-probs of the distribution that it samples from.
@@ -353,4 +340,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, parse(Config, {"tiny": TINY}, __doc__))
+    launch(main, parse(Config, {"tiny": TINY, "small": SMALL}, __doc__))

@@ -6,12 +6,11 @@ A repair of the loop that reaches only one of the scripts fails here.
 import ast
 import dataclasses
 import difflib
+import importlib
 import re
 
 import pytest
 from conftest import ROOT
-
-from trainer.config import Flags
 
 SCRIPTS = ("justrl", "prorl", "liteppo")
 MARKER = re.compile(r"\s*# \((\d+)\) \S")
@@ -90,18 +89,10 @@ def test_the_loop_fits_one_screen_and_hides_no_arguments(name):
             assert all(keyword.arg for keyword in node.keywords)
 
 
-def hyperparameters(name):
-    """(field names of Config, names set by TINY), in order."""
-    tree = ast.parse(source(name))
-    config = next(
-        node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config"
-    )
-    tiny = next(
-        node for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "TINY"
-    )
-    own = [field.target.id for field in config.body]
-    shared = [field.name for field in dataclasses.fields(Flags)]
-    return own + shared, [keyword.arg for keyword in tiny.value.keywords]
+def hyperparameters(name, preset="TINY"):
+    """(field names of Config, names set by a preset), in order."""
+    recipe = importlib.import_module(name)
+    return [field.name for field in dataclasses.fields(recipe.Config)], [*getattr(recipe, preset)]
 
 
 @pytest.mark.parametrize("other", ["prorl", "liteppo"])
@@ -141,10 +132,11 @@ ALGORITHM = {
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_tiny_changes_scale_and_never_the_algorithm(name):
-    fields, tiny = hyperparameters(name)
-    assert set(tiny) <= set(fields)
-    assert not set(tiny) & ALGORITHM
+@pytest.mark.parametrize("preset", ["TINY", "SMALL"])
+def test_a_preset_changes_scale_and_never_the_algorithm(name, preset):
+    fields, changed = hyperparameters(name, preset)
+    assert set(changed) <= set(fields)
+    assert not set(changed) & ALGORITHM
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -24,6 +24,8 @@ class Flags:
     """What every recipe takes and no paper is about. Each Config adds its hyperparameters."""
 
     tiny: bool = False  # run in the embedded world: only scale changes, never the algorithm
+    small: bool = False  # a real model of 0.6B on one 24 GB GPU: only scale changes, as in --tiny
+    decontaminate: bool = False  # drop training problems that are evaluation problems
     keep_system: bool = True  # keep the system messages that come with the problems
     out: str = ""  # run folder; default runs/RECIPE-seedN
     # auto: vllm where there is a GPU and vllm is installed
@@ -58,7 +60,7 @@ def parse(config_class: type, presets: dict[str, dict], doc: str):
     presets: {name: values}; each name is a flag, such as --tiny. A wrong command ends the program
     with one sentence and exit status 2.
     """
-    usage = "%(prog)s [--tiny] [--FLAG VALUE ...]"
+    usage = "%(prog)s [--tiny | --small] [--FLAG VALUE ...]"
     parser = argparse.ArgumentParser(
         description=doc, usage=usage, formatter_class=Help, allow_abbrev=False
     )
