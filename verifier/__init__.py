@@ -1,0 +1,5 @@
+"""Are two answers of mathematics equal? `from verifier import equal`. Imports nothing of this repository."""
+
+from .compare import equal
+
+__all__ = ["equal"]

@@ -1,0 +1,335 @@
+"""The values of a tree at fixed points, to compare two expressions without algebra.
+
+Two expressions are equal where they agree at every point. The points look random but are computed from the names
+of the variables, so a verdict never changes. Rational numbers stay exact; all others have 80 digits, of which 40 must
+agree. A function that is not known, such as f or dim, has a value computed from its name and its arguments.
+"""
+
+import functools
+import hashlib
+import math
+import threading
+from fractions import Fraction
+from typing import NamedTuple
+
+import mpmath
+
+from .numbers import close
+from .parse import Tree, symbols
+
+DIGITS, AGREE, NOISE = 80, 40, 60
+POINTS = 9
+BITS = 100_000  # of an exact number
+LARGEST = 1_000_000  # of the natural logarithm of a number
+
+_LOCAL = threading.local()  # an mpmath context changes its precision while it works: one a thread
+
+
+class Undefined(ArithmeticError):
+    """No value here: a division by zero, or a number that is too large."""
+
+
+class Value(NamedTuple):
+    value: object  # Fraction, mpf, mpc, or None where it is undefined
+    left_reals: bool  # a root or logarithm of a negative number on the way
+
+
+def _context() -> mpmath.MPContext:
+    if not hasattr(_LOCAL, "context"):
+        _LOCAL.context = mpmath.MPContext()
+        _LOCAL.context.dps = DIGITS
+        _LOCAL.values = functools.lru_cache(maxsize=2048)(_values)
+    return _LOCAL.context
+
+
+def _hash(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6])
+
+
+def _coordinate(name: str, point: int) -> Fraction:
+    """The value of a variable: below 1, above 1, or of either sign, by the point."""
+    draw = _hash(name, point)
+    if point < 3:
+        return Fraction(100 + draw % 800, 997)
+    if point < 6:
+        return Fraction(1100 + draw % 3000, 997)
+    return Fraction(100 + draw % 3000, 997) * (-1) ** (draw // 4096 % 2)
+
+
+class _Evaluator:
+    def __init__(self, point: int):
+        self.point = point
+        self.left_reals = False
+        self.mp = _context()
+
+    # ---- numbers
+
+    def inexact(self, value):
+        if isinstance(value, Fraction):
+            return self.mp.mpf(value.numerator) / value.denominator
+        return value
+
+    def small(self, value, bound):
+        if not abs(value) <= bound:
+            raise Undefined("too large")
+        return value
+
+    def real(self, value):
+        """A real number from one that may have an imaginary part of zero."""
+        if isinstance(value, self.mp.mpc):
+            if value.imag:
+                raise Undefined("not real")
+            return value.real
+        return value
+
+    def is_real(self, value) -> bool:
+        return not isinstance(value, self.mp.mpc) or value.imag == 0
+
+    def whole(self, value) -> int | None:
+        return int(value) if isinstance(value, Fraction) and value.denominator == 1 else None
+
+    def clean(self, value, size):
+        """Zero for what is only the rounding of numbers of `size`, in each part of a complex number."""
+        if isinstance(value, Fraction):
+            return value
+        noise = size * self.mp.mpf(10) ** -NOISE
+        if isinstance(value, self.mp.mpc):
+            real = value.real if abs(value.real) > noise else 0
+            imag = value.imag if abs(value.imag) > noise else 0
+            return self.mp.mpc(real, imag) if imag else self.mp.mpf(real)
+        return value if abs(value) > noise else self.mp.mpf(0)
+
+    # ---- operations
+
+    def __call__(self, tree: Tree):
+        kind, *children = tree
+        if kind == "num":
+            return children[0]
+        if kind == "const":
+            return {"pi": +self.mp.pi, "e": +self.mp.e, "i": self.mp.j}[children[0]]
+        if kind == "sym":
+            return _coordinate(children[0], self.point)
+        if kind == "call":
+            return self.call(children[0], [self(child) for child in children[1:]])
+        return getattr(self, kind)(*(self(child) for child in children))
+
+    def add(self, *terms):
+        if all(isinstance(term, Fraction) for term in terms):
+            return self.exact(sum(terms))
+        terms = [self.inexact(term) for term in terms]
+        return self.clean(self.mp.fsum(terms), max(abs(term) for term in terms))
+
+    def exact(self, value: Fraction) -> Fraction:
+        if max(value.numerator.bit_length(), value.denominator.bit_length()) > BITS:
+            raise Undefined("too large")
+        return value
+
+    def mul(self, a, b):
+        if isinstance(a, Fraction) and isinstance(b, Fraction):
+            return self.exact(a * b)
+        product = self.inexact(a) * self.inexact(b)
+        return self.clean(product, abs(product))
+
+    def div(self, a, b):
+        if b == 0:
+            raise Undefined("division by zero")
+        if isinstance(a, Fraction) and isinstance(b, Fraction):
+            return self.exact(a / b)
+        quotient = self.inexact(a) / self.inexact(b)
+        return self.clean(quotient, abs(quotient))
+
+    def pow(self, a, b):
+        if a == 0:
+            if b == 0 or not self.is_real(b) or self.real(b) < 0:
+                raise Undefined("0^0 or a division by zero")
+            return Fraction(0)
+        times = self.whole(b)
+        if isinstance(a, Fraction) and times is not None:
+            size = max(a.numerator.bit_length(), a.denominator.bit_length())
+            if a not in (1, -1):
+                self.small(times, BITS // size)
+            return a**times if abs(a) != 1 else a ** (times % 2)
+        a, b = self.inexact(a), self.inexact(b)
+        self.small(b, LARGEST)
+        self.small(b * self.mp.log(a), LARGEST)
+        if times is None and self.is_real(a) and self.real(a) < 0:
+            self.left_reals = True
+        power = self.mp.power(a, times if times is not None else b)
+        return self.clean(power, abs(power))
+
+    def root(self, index, a):
+        degree = self.whole(index)
+        if degree and degree % 2 and self.is_real(a) and self.real(a) < 0:
+            return -self.pow(-self.real(a), 1 / index)
+        return self.pow(a, 1 / index if isinstance(index, Fraction) and index else self.div(1, index))
+
+    def fac(self, a):
+        whole = self.whole(a)
+        if whole is not None and whole >= 0:
+            return Fraction(math.factorial(self.small(whole, 5_000)))
+        if whole is not None:
+            raise Undefined("factorial of a negative number")
+        return self.mp.gamma(self.small(self.inexact(a), 1_000) + 1)
+
+    def call(self, name: str, arguments: list):
+        known = getattr(self, "call_" + name.rstrip("_"), None)
+        if known and name.rstrip("_") in _ONE_ARGUMENT and len(arguments) == 1:
+            return known(arguments[0])
+        if known and name in ("log_", "binom", "max", "min", "gcd", "lcm", "fac2"):
+            return known(*arguments)
+        if name in _MPMATH and len(arguments) == 1:
+            value = self.small(self.inexact(arguments[0]), 10**15)
+            if name in ("sinh", "cosh", "tanh"):
+                self.small(value, 10_000)
+            if name in ("arcsin", "arccos") and abs(value) > 1:
+                self.left_reals = True
+            if name in ("zeta", "Gamma"):
+                self.small(value, 100)
+            try:
+                result = getattr(self.mp, _MPMATH[name])(value)
+            except (ZeroDivisionError, ValueError):
+                raise Undefined(name) from None
+            return self.clean(result, 1 if name in ("sin", "cos") else abs(result))
+        return self.opaque(name, arguments)
+
+    def opaque(self, name: str, arguments: list) -> Fraction:
+        """A function that is not known: some number that its name and its arguments decide."""
+        texts = [self.mp.nstr(self.inexact(argument), 25) for argument in arguments]
+        return _coordinate(repr([name, *texts]), self.point)
+
+    def call_abs(self, a):
+        return abs(a)
+
+    def call_floor(self, a):
+        a = self.real(a)
+        if isinstance(a, Fraction):
+            return Fraction(math.floor(a))
+        nearest = self.mp.nint(self.small(a, 10**30))
+        if abs(a - nearest) < self.mp.mpf(10) ** -AGREE:
+            return Fraction(int(nearest))
+        return Fraction(int(self.mp.floor(a)))
+
+    def call_ceil(self, a):
+        return -self.call_floor(-a)
+
+    def call_ln(self, a):
+        if a == 0:
+            raise Undefined("logarithm of zero")
+        if self.is_real(a) and self.real(a) < 0:
+            self.left_reals = True
+        return self.clean(self.mp.log(self.inexact(a)), 1)
+
+    def call_log(self, a, base=Fraction(10)):
+        return self.div(self.call_ln(a), self.call_ln(base))
+
+    call_lg = call_log
+
+    def call_exp(self, a):
+        return self.pow(+self.mp.e, a)
+
+    def call_binom(self, n, k):
+        if (a := self.whole(n)) is not None and (b := self.whole(k)) is not None:
+            if min(a, b) >= 0:
+                return Fraction(math.comb(self.small(a, 5_000), b))
+            raise Undefined("binomial of a negative number")
+        self.small(n, 1_000), self.small(k, 1_000)
+        return self.mp.binomial(self.inexact(n), self.inexact(k))
+
+    def call_fac2(self, a):
+        return self.mp.fac2(self.small(self.inexact(a), 1_000))
+
+    def call_max(self, *arguments):
+        return max(map(self.real, arguments))
+
+    def call_min(self, *arguments):
+        return min(map(self.real, arguments))
+
+    def call_gcd(self, *arguments):
+        return self.integers("gcd", math.gcd, arguments)
+
+    def call_lcm(self, *arguments):
+        return self.integers("lcm", math.lcm, arguments)
+
+    def integers(self, name, function, arguments):
+        wholes = [self.whole(argument) for argument in arguments]
+        if None not in wholes:
+            return self.exact(Fraction(function(*wholes)))
+        return self.opaque(name, sorted(arguments, key=lambda value: (abs(value), str(value))))
+
+
+_ONE_ARGUMENT = ("abs", "floor", "ceil", "ln", "log", "lg", "exp")
+_MPMATH = {name: name for name in "sin cos tan cot sec csc sinh cosh tanh zeta".split()}
+_MPMATH |= {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "Gamma": "gamma"}
+
+
+def values(tree: Tree) -> tuple[Value, ...]:
+    """The value of a tree at each point; at one point only if it has no variables. Cached."""
+    _context()
+    return _LOCAL.values(tree)
+
+
+def _values(tree: Tree) -> tuple[Value, ...]:
+    result = []
+    for point in range(POINTS if symbols(tree) else 1):
+        evaluator = _Evaluator(point)
+        try:
+            value = evaluator(tree)
+        except (Undefined, OverflowError, ZeroDivisionError):
+            value = None
+        result.append(Value(value, evaluator.left_reals))
+    return tuple(result)
+
+
+def _agree(a, b, decimal: bool) -> bool:
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return close(a, b) if decimal else a == b
+    evaluator = _Evaluator(0)
+    a, b = evaluator.inexact(a), evaluator.inexact(b)
+    if decimal:
+        return abs(a - b) <= evaluator.mp.mpf(10) ** -6 * min(1, max(abs(a), abs(b)))
+    return abs(a - b) <= evaluator.mp.mpf(10) ** -AGREE * max(abs(a), abs(b))
+
+
+def _pairs(one: Tree, other: Tree) -> list[tuple] | None:
+    """The values of both, point by point; None if their domains differ or too few points are left.
+
+    Where one of them leaves the reals, as ln x does for a negative x, the point tells nothing, unless an absolute value
+    is there for just that: ln|x| is not ln x.
+    """
+    absolute = "abs()" in symbols(one) | symbols(other)
+    left, right = values(one), values(other)
+    length = max(len(left), len(right))
+    left, right = (side * (length // len(side)) for side in (left, right))
+    real, complex_ = [], []
+    for a, b in zip(left, right, strict=True):
+        if (a.value is None) != (b.value is None):
+            return None
+        if a.value is None or (a.left_reals != b.left_reals and not absolute):
+            continue
+        (complex_ if a.left_reals else real).append((a.value, b.value))
+    needed = min(3, length)
+    result = real if len(real) >= needed and not absolute else real + complex_
+    return result if len(result) >= needed else None
+
+
+def same(one: Tree, other: Tree, decimal: bool) -> bool:
+    """Whether two expressions have the same value at every point; to six digits if there are decimals."""
+    pairs = _pairs(one, other)
+    return pairs is not None and all(_agree(a, b, decimal) for a, b in pairs)
+
+
+def proportional(one: Tree, other: Tree, decimal: bool) -> int:
+    """The sign of the constant c where one = c * other at every point; 0 if there is none, or both are zero or constant."""
+    pairs = _pairs(one, other)
+    if not pairs or len(pairs) < 3 or any(a == 0 or b == 0 for a, b in pairs):
+        return 0
+    evaluator = _Evaluator(0)
+    ratios = [evaluator.div(a, b) for a, b in pairs]
+    if all(_agree(a, pairs[0][0], False) for a, _ in pairs):
+        return 0
+    if not all(_agree(ratio, ratios[0], decimal) for ratio in ratios):
+        return 0
+    ratio = evaluator.clean(ratios[0], abs(ratios[0]))
+    if not evaluator.is_real(ratio):
+        return 1  # of equations: any constant will do
+    return 1 if evaluator.real(ratio) > 0 else -1

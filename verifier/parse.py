@@ -1,0 +1,336 @@
+r"""A parser of LaTeX expressions: `2\sqrt{x}+1` -> ("add", ("mul", ("num", 2), ("root", 2, x)), ("num", 1)).
+
+It reads what it knows and raises Unreadable on everything else, so that nothing is dropped or guessed.
+A letter is a variable, whatever it means elsewhere: only e, i and \pi are constants.
+
+    ("num", Fraction)  ("const", "pi" | "e" | "i")  ("sym", name)
+    ("add", a, b, ...)  ("mul", a, b, ...)  ("div", a, b)  ("pow", a, b)  ("root", n, a)  ("fac", a)
+    ("call", name, a, ...)
+"""
+
+import functools
+import re
+from fractions import Fraction
+
+from .normalise import TEXT
+
+Tree = tuple
+
+_TOKEN = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)|\\[a-zA-Z]+|\\.|\S")
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau "
+    "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega "
+    "hbar ell aleph infty"
+).split()
+_SYMBOLS = {"\\" + name for name in _GREEK}
+_TRIG = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
+_FUNCTIONS = {
+    "\\" + name
+    for name in (
+        *_TRIG,
+        *("arcsin", "arccos", "arctan", "ln", "log", "lg", "exp", "max", "min", "gcd", "lcm"),
+        *("det", "dim", "ker", "deg", "arg", "Re", "Im"),
+    )
+}
+_ACCENTS = {
+    "\\" + name
+    for name in (
+        "vec hat bar overline dot ddot tilde widehat widetilde overrightarrow mathcal mathfrak"
+    ).split()
+}
+_FONTS = {"\\mathbf", "\\boldsymbol", "\\mathit", "\\mathsf", "\\bm"}
+_CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
+_FENCES = {"\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil")}
+_DIFFERENTIAL = re.compile(r"(d|\\partial)(\^\d|\^\w)?([a-zA-Z\\].*)?")
+_OPERAND_ENDS = {*"+-/^_!%)]},'", "\\cdot", "\\degree", "\\rfloor", "\\rceil"}
+MINUS_ONE = ("num", Fraction(-1))
+
+
+class Unreadable(ValueError):
+    """The text is not an expression that the parser knows."""
+
+
+class _Parser:
+    def __init__(self, latex: str, functions: frozenset[str], variables: frozenset[str]):
+        self.tokens = [token[0] for token in _TOKEN.finditer(latex)]
+        self.at = 0
+        self.functions, self.variables = functions, variables
+        self.bars = 0  # open absolute values
+        self.trig = False  # inside an argument of sin, cos, ..., where a degree is pi / 180
+
+    # ---- tokens
+
+    @property
+    def next(self) -> str:
+        return self.tokens[self.at] if self.at < len(self.tokens) else ""
+
+    def take(self, expected: str = "") -> str:
+        token = self.next
+        if not token or (expected and token != expected):
+            raise Unreadable(f"{token!r} instead of {expected!r}")
+        self.at += 1
+        return token
+
+    def skip(self, token: str) -> bool:
+        if self.next == token:
+            self.at += 1
+            return True
+        return False
+
+    def raw(self) -> str:
+        """The next argument as text, without braces, spaces and text commands."""
+        if not self.skip("{"):
+            return self.take()
+        start, depth = self.at, 1
+        while depth:
+            token = self.take()
+            depth += (token == "{") - (token == "}")
+        text = "".join(self.tokens[start : self.at - 1])
+        return re.sub(r"[{}]", "", re.sub(TEXT + r"(?=\{)", "", text))
+
+    # ---- expressions
+
+    def sum(self) -> Tree:
+        terms = [self.product()]
+        while self.next in ("+", "-"):
+            terms.append(self.product())  # which reads its own sign
+        return terms[0] if len(terms) == 1 else ("add", *terms)
+
+    def sign(self) -> int:
+        sign = 1
+        while self.next in ("+", "-"):
+            sign = -sign if self.take() == "-" else sign
+        return sign
+
+    def product(self) -> Tree:
+        sign = self.sign()
+        result = self.postfix()
+        while True:
+            if self.skip("\\cdot"):
+                result = ("mul", result, self.signed())
+            elif self.skip("/"):
+                result = ("div", result, self.signed())
+            elif self.starts_operand():
+                result = self.times(result, self.previous(), self.postfix())
+            else:
+                return result if sign > 0 else ("mul", MINUS_ONE, result)
+
+    def previous(self) -> str:
+        return self.tokens[self.at - 1]
+
+    def times(self, left: Tree, token: str, right: Tree) -> Tree:
+        """Two factors side by side; after an integer, a fraction of integers makes a mixed number."""
+        if (
+            token.isdigit()
+            and left[0] == "num"
+            and right[0] == "div"
+            and right[1][0] == right[2][0] == "num"
+        ):
+            return ("add", left, right)
+        return ("mul", left, right)
+
+    def signed(self) -> Tree:
+        return self.postfix() if self.sign() > 0 else ("mul", MINUS_ONE, self.postfix())
+
+    def starts_operand(self) -> bool:
+        token, before = self.next, self.previous()
+        if not token or token in _OPERAND_ENDS or (token == "|" and self.bars):
+            return False
+        if token[0] in "0123456789." and (before[-1].isalnum() and before[0] != "\\"):
+            raise Unreadable("a number after a number or a letter: 4 2, x2")
+        return token[0].isalnum() or token[0] in "({[|.\\"
+
+    def postfix(self) -> Tree:
+        result = self.primary()
+        while True:
+            if self.skip("^"):
+                if self.next in ("T", "\\top", "\\star", "\\dagger"):
+                    result = ("call", "^" + self.take(), result)
+                else:
+                    result = ("pow", result, self.exponent())
+            elif self.skip("!"):
+                result = ("call", "fac2", result) if self.skip("!") else ("fac", result)
+            elif self.skip("%"):
+                result = ("div", result, ("num", Fraction(100)))
+            elif self.skip("\\degree"):
+                if self.trig:
+                    result = ("div", ("mul", result, ("const", "pi")), ("num", Fraction(180)))
+            else:
+                return result
+
+    def exponent(self) -> Tree:
+        if self.next in ("+", "-"):
+            return ("mul", MINUS_ONE, self.exponent()) if self.take() == "-" else self.exponent()
+        if self.next and self.next[0] in "0123456789.":
+            return ("num", Fraction(self.take()))
+        return self.argument()
+
+    def argument(self) -> Tree:
+        r"""What a command takes: a group in braces, one command, one letter or one digit."""
+        if self.next[:1].isdigit() and len(self.next) > 1:  # \frac\pi23 is \frac{\pi}{2}3
+            digit, self.tokens[self.at] = self.next[0], self.next[1:]
+            return ("num", Fraction(digit))
+        if self.next and self.next in "+-*/^_!)]|'":
+            raise Unreadable("no argument")
+        return self.primary(subscripts=False)
+
+    def group(self, closing: str) -> Tree:
+        bars, self.bars = self.bars, 0
+        result = self.sum()
+        self.take(closing)
+        self.bars = bars
+        return result
+
+    def arguments(self, closing: str) -> list[Tree]:
+        bars, self.bars = self.bars, 0
+        result = [self.sum()]
+        while self.skip(","):
+            result.append(self.sum())
+        self.take(closing)
+        self.bars = bars
+        return result
+
+    def primary(self, subscripts: bool = True) -> Tree:
+        token = self.take()
+        if token[0] in "0123456789.":
+            if self.next == "_" or token == ".":
+                raise Unreadable("a number in another base")
+            return ("num", Fraction(token))
+        if token in ("(", "[", "{"):
+            return self.group(_CLOSING[token])
+        if token == "|":
+            bars, self.bars = self.bars, 1
+            result = self.sum()
+            self.take("|")
+            self.bars = bars
+            return ("call", "abs", result)
+        if token in _FENCES:
+            closing, name = _FENCES[token]
+            return ("call", name, self.group(closing))
+        if token == "\\frac":
+            return self.fraction()
+        if token == "\\binom":
+            return ("call", "binom", self.argument(), self.argument())
+        if token == "\\sqrt":
+            index = ("num", Fraction(2))
+            if self.skip("["):
+                index = self.group("]")
+            inner = self.group(")") if self.skip("(") else self.argument()
+            return ("root", index, inner)
+        if token == "\\pi" and self.next != "_":
+            return ("const", "pi")
+        if token in _FUNCTIONS:
+            return self.function(token[1:])
+        if token in ("\\operatorname", "\\mathrm", "\\text") and self.next == "{":
+            return self.named(self.raw())
+        if token == "\\partial":
+            return ("sym", "\\partial" + self.raw())
+        if token in _ACCENTS:
+            return self.symbol(token + self.raw(), subscripts)
+        if token in _FONTS:
+            return self.symbol("\\" * (self.next in ("i", "e")) + self.raw(), subscripts)
+        if token in _SYMBOLS or (len(token) == 1 and token.isascii() and token.isalpha()):
+            return self.symbol(token, subscripts)
+        raise Unreadable(token)
+
+    def symbol(self, name: str, subscripts: bool) -> Tree:
+        if name in ("e", "i") and name not in self.variables and self.next not in ("_", "'"):
+            return ("const", name)
+        if name == "d" and subscripts and re.fullmatch(r"[r-zAVMNPST]|\\theta|\\phi", self.next):
+            name += self.take()  # a differential
+        while subscripts and self.next in ("_", "'"):
+            name += self.take() if self.next == "'" else self.take() + self.raw()
+        known = name[0] in self.functions or "'" in name
+        if self.next == "(" and (known or self.has_comma()):
+            self.take()
+            return ("call", name, *self.arguments(")"))
+        if name in ("\\zeta", "\\Gamma") and self.next == "(":
+            self.take()
+            return ("call", name[1:], *self.arguments(")"))
+        return ("sym", name)
+
+    def has_comma(self) -> bool:
+        """Whether the parenthesis that opens here holds a list, as in U(0, 1)."""
+        depth = 0
+        for token in self.tokens[self.at :]:
+            depth += (token in "({[") - (token in ")}]")
+            if depth == 0:
+                return False
+            if depth == 1 and token == ",":
+                return True
+        return False
+
+    def named(self, name: str) -> Tree:
+        if "\\" + name in _FUNCTIONS:
+            return self.function(name)
+        if not re.fullmatch(r"[a-zA-Z]+", name) or (len(name) > 1 and self.next != "("):
+            raise Unreadable(name)
+        return self.function(name) if self.next == "(" else self.symbol(name, True)
+
+    def fraction(self) -> Tree:
+        start, tokens = self.at, list(self.tokens)
+        top, bottom = _DIFFERENTIAL.fullmatch(self.raw()), _DIFFERENTIAL.fullmatch(self.raw())
+        if top and bottom and bottom[3] and top[1] == bottom[1]:
+            return ("sym", top[0] + "/" + bottom[0])  # a derivative
+        self.at, self.tokens = start, tokens
+        return ("div", self.argument(), self.argument())
+
+    def function(self, name: str) -> Tree:
+        power, base = None, None
+        while self.next in ("^", "_"):
+            if self.take() == "^":
+                power = self.exponent()
+            else:
+                base = self.argument()
+        if power == ("mul", MINUS_ONE, ("num", Fraction(1))) and name in _TRIG[:3]:
+            name, power = "arc" + name, None
+        trig, self.trig = self.trig, name in _TRIG
+        if self.next in _CLOSING:
+            arguments = self.arguments(_CLOSING[self.take()])
+        else:
+            arguments = [self.bare_argument()]
+        self.trig = trig
+        if base is not None:
+            arguments.append(base)
+            name += "_"
+        result = ("call", name, *arguments)
+        return result if power is None else ("pow", result, power)
+
+    def bare_argument(self) -> Tree:
+        r"""The 2x of `\sin 2x \cos y`: factors side by side up to a sign, a function or an operator."""
+        result = self.postfix()
+        while True:
+            if self.next == "/" and (self.tokens[self.at + 1 : self.at + 2] or [""])[0].isdigit():
+                self.take()
+                result = ("div", result, self.postfix())
+            elif self.starts_operand() and self.next not in _FUNCTIONS | {"(", "[", "|"}:
+                result = self.times(result, self.previous(), self.postfix())
+            else:
+                return result
+
+
+@functools.lru_cache(maxsize=4096)
+def parse(
+    latex: str, functions: frozenset[str] = frozenset(), variables: frozenset[str] = frozenset()
+) -> Tree:
+    r"""The tree of an expression. Raises Unreadable.
+
+    functions: letters that are functions where a parenthesis follows, as in f(2x).
+    variables: the letters of "e" and "i" that are no constants here.
+    """
+    parser = _Parser(latex, functions, variables)
+    try:
+        tree = parser.sum()
+    except RecursionError:
+        raise Unreadable("too deep") from None
+    if parser.next:
+        raise Unreadable(parser.next)
+    return tree
+
+
+def symbols(tree: Tree) -> set[str]:
+    """The names of the variables of a tree; functions that are not known count too."""
+    if tree[0] == "sym":
+        return {tree[1]}
+    found = {tree[1] + "()"} if tree[0] == "call" else set()
+    return found.union(*(symbols(child) for child in tree[1:] if isinstance(child, tuple)))
