@@ -12,7 +12,7 @@ import re
 from .evaluate import proportional, same, values
 from .normalise import END, TEXT, Spelling, key, normalise
 from .numbers import parse_number, same_number
-from .parse import Tree, Unreadable, parse, symbols
+from .parse import MINUS_ONE, Tree, Unreadable, parse, symbols
 from .units import conflict
 
 LONGEST = 300  # characters of an expression that is evaluated; the longest MATH-500 answer has 159
@@ -65,6 +65,11 @@ def _outside(latex: str) -> str:
     return "".join(kept)
 
 
+def _readable(latex: str) -> bool:
+    depths = [0, *_depths(latex)]
+    return len(latex) <= LONGEST and min(depths) == depths[-1] == 0 and max(depths) <= DEEPEST
+
+
 # ---------------------------------------------------------------- expressions
 
 _NAMES = re.compile(r"(?<![\\a-zA-Z])[fghFGH](?![a-zA-Z])")
@@ -76,6 +81,8 @@ _PLAIN_WORD = re.compile(r"(?=.*[A-Z])[a-zA-Z]{2,}|[a-zA-Z]{4,}")
 
 def _trees(*texts: str) -> list[Tree] | None:
     """The trees of texts that are to be compared: a letter means the same in all of them. None if one is unreadable."""
+    if not all(map(_readable, texts)):
+        return None
     joined = " ".join(texts)
     bare = re.sub(r"\\[a-zA-Z]+", " ", joined)
     functions = {
@@ -84,19 +91,12 @@ def _trees(*texts: str) -> list[Tree] | None:
     variables = {"i"} if "j" in bare else set()
     try:
         return [parse(text, frozenset(functions), frozenset(variables)) for text in texts]
-    except (Unreadable, RecursionError):
+    except Unreadable:
         return None
-
-
-def _readable(latex: str) -> bool:
-    depths = [0, *_depths(latex)]
-    return len(latex) <= LONGEST and min(depths) == depths[-1] == 0 and max(depths) <= DEEPEST
 
 
 def _expressions(answer: str, gold: str) -> bool:
     """Whether two expressions have equal values."""
-    if not (_readable(answer) and _readable(gold)):
-        return False
     if (":" in answer) != (":" in gold) and re.search(r"/|\\frac", answer + gold):
         answer, gold = answer.replace(":", "/"), gold.replace(":", "/")  # the ratio 3:2
     if any(_ORDERED.search(side) or _PLAIN_WORD.fullmatch(side) for side in (answer, gold)):
@@ -121,7 +121,7 @@ def _relation(answer: str, gold: str) -> bool:
     if "\\equiv" in signs[0] + signs[1]:
         return signs[0] == signs[1] and _congruence(*sides)
     trees = _trees(*sides[0], *sides[1])
-    if trees is None or not all(map(_readable, sides[0] + sides[1])):
+    if trees is None:
         return False
     half, decimal = len(sides[0]), "." in answer + gold
     one, other = (
@@ -150,7 +150,7 @@ def _differences(trees: list[Tree], signs: list[str]) -> list[tuple[str, Tree]]:
     for (left, right), sign in zip(itertools.pairwise(trees), signs, strict=True):
         if sign in (">", "\\ge"):
             left, right, sign = right, left, {">": "<", "\\ge": "\\le"}[sign]
-        result.append((sign, ("add", right, ("mul", parse("-1"), left))))
+        result.append((sign, ("add", right, ("mul", MINUS_ONE, left))))
     return result
 
 
@@ -390,7 +390,7 @@ def equal(answer: str, gold: str) -> bool:
         return False
     if key(one.whole) == key(other.whole):
         return True
-    if _ignores_unit(one, other):
+    if _ignores_unit(one, other) or max(*_depths(one.latex), *_depths(other.latex), 0, 0) > DEEPEST:
         return False
     return any(
         _equal(_thousands(text, gold_text), _thousands(gold_text, text))

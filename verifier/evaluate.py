@@ -124,11 +124,15 @@ class _Evaluator:
             raise Undefined("too large")
         return value
 
-    def mul(self, a, b):
-        if isinstance(a, Fraction) and isinstance(b, Fraction):
-            return self.exact(a * b)
-        product = self.inexact(a) * self.inexact(b)
-        return self.clean(product, abs(product))
+    def mul(self, *factors):
+        product = factors[0]
+        for factor in factors[1:]:
+            if isinstance(product, Fraction) and isinstance(factor, Fraction):
+                product = self.exact(product * factor)
+            else:
+                product = self.inexact(product) * self.inexact(factor)
+                product = self.clean(product, abs(product))
+        return product
 
     def div(self, a, b):
         if b == 0:

@@ -30,13 +30,27 @@ _FUNCTIONS = (
     "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|sec|csc|cot|sqrt|ln|log|exp|gcd|lcm|pi"
 )
 _LEAD = r"(?i:(?:the )?(?:final )?(?:answer|result|value)(?: is|:| is:)\s*[:=]?\s*)"
+def _relation(found: re.Match) -> str:
+    return rf"\{found[1] or {'<': 'l', '>': 'g'}[found[2]]}e "
+
+
+def _unwrap(found: re.Match) -> str:
+    """The content of a command, if its brace closes at the very end."""
+    depth = 0
+    for char in found[1]:
+        depth += (char == "{") - (char == "}")
+        if depth < 0:
+            return found[0]
+    return found[1]
+
+
 _REWRITES = [  # in this order
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         # Size and style say nothing.
         (rf"\\(?:left|right|[bB]igg?[lrm]?){END}\.?", ""),
         (rf"\\(?:display|text|script)style{END}|\\limits{END}|\\phantom\s*\{{[^{{}}]*\}}", ""),
-        (r"^\s*\\boxed\s*\{(.*)\}\s*$", r"\1"),
+        (r"^\s*\\boxed\s*\{(.*)\}\s*$", _unwrap),
         (rf"^\s*(?:{TEXT}\{{\s*{_LEAD}\}}|{_LEAD})\s*", ""),
         # Spaces, and commas between digits.
         (rf"{TEXT}\{{\s*\}}", " "),
@@ -49,12 +63,13 @@ _REWRITES = [  # in this order
         (r"\\%|\\?percent(?:age)?\b|(?:\\text|\\mbox)\s*\{\s*(?:\\?%|percent)\s*\}", "%"),
         (rf"\^\s*\{{?\s*\\(?:circ|degree){END}\s*\}}?|\\degrees?{END}", r"\\degree "),
         (r"\\degree\s*(?:\\(?:text|mathrm)\s*\{\s*[CF]\s*\}|[CF]\b)", r"\\degree "),
+        (rf"^\s*(?:{TEXT}|\\boldsymbol\s*|\\bm\s*)\{{(\s*(?:-\s*)?[\d\\].*)\}}\s*$", _unwrap),
         # Commands with several names.
         (rf"\\[dtc](frac|binom){END}", r"\\\1"),
         (r"\^\s*\{?\s*(?:\*|\\ast(?![a-zA-Z]))\s*\}?(?!\*)", r"^\\star "),
         (rf"\\(?:times|ast|cdotp){END}|(?<!\*)\*(?!\*)", r"\\cdot "),
         (r"\*\*", "^"),
-        (rf"\\([lg])(?:eq|eqslant|eqq){END}|([<>])=", lambda found: _relation(found)),
+        (rf"\\([lg])(?:eq|eqslant|eqq){END}|([<>])=", _relation),
         (rf"\\neq{END}|!=", r"\\ne "),
         (rf"\\lt{END}", "<"),
         (rf"\\gt{END}", ">"),
@@ -92,10 +107,6 @@ _REWRITES = [  # in this order
 ]
 
 
-def _relation(found: re.Match) -> str:
-    return rf"\{found[1] or {'<': 'l', '>': 'g'}[found[2]]}e "
-
-
 _EXPONENT = r"(?:\s*\^\s*\{?\s*-?[1-9]\s*\}?)"
 _UNIT_TEXT = re.compile(  # \text{...} at the end
     rf"(?<=[\d}})\]a-z])\s*{TEXT}\{{(?P<words>(?:[^{{}}]|\{{[^{{}}]*\}})*)\}}(?P<power>{_EXPONENT}?)"
@@ -103,7 +114,7 @@ _UNIT_TEXT = re.compile(  # \text{...} at the end
 )
 _UNIT_BARE = re.compile(  # km/h, sq cm, m s^{-2} or words at the end
     rf"(?:(?<=[\d}})])|(?<=\\pi ))\s*(?P<words>(?:(?:square|cubic|sq|cu) )?[a-zA-Zμµ]++{_EXPONENT}?"
-    rf"(?:\s*(?:/|\\cdot|\bper\b)?\s*\(?[a-zA-Zμµ]++{_EXPONENT}?\)?)*)\s*$"
+    rf"(?:(?:\s*(?:/|\\cdot)\s*|\s+)\(?[a-zA-Zμµ]++{_EXPONENT}?\)?)*+)\s*$"
 )
 _NOT_UNIT = re.compile(
     r"\b(?:or|and|not|no|more|less|than|least|most|if|for|when|where|to|mod)\b|[\\=<>]"

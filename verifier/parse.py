@@ -16,7 +16,7 @@ from .normalise import TEXT
 
 Tree = tuple
 
-_TOKEN = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)|\\[a-zA-Z]+|\\.|\S")
+_TOKEN = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?|\\[a-zA-Z]+|\\.|\S")
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau "
     "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega "
@@ -43,11 +43,16 @@ _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
 _FENCES = {"\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil")}
 _DIFFERENTIAL = re.compile(r"(d|\\partial)(\^\d|\^\w)?([a-zA-Z\\].*)?")
 _OPERAND_ENDS = {*"+-/^_!%)]},'", "\\cdot", "\\degree", "\\rfloor", "\\rceil"}
-MINUS_ONE = ("num", Fraction(-1))
+ONE, MINUS_ONE = ("num", Fraction(1)), ("num", Fraction(-1))
+DEEPEST = 30  # operands inside operands
 
 
 class Unreadable(ValueError):
     """The text is not an expression that the parser knows."""
+
+
+def _product(factors: list[Tree]) -> Tree:
+    return factors[0] if len(factors) == 1 else ("mul", *factors)
 
 
 class _Parser:
@@ -55,6 +60,7 @@ class _Parser:
         self.tokens = [token[0] for token in _TOKEN.finditer(latex)]
         self.at = 0
         self.functions, self.variables = functions, variables
+        self.depth = 0
         self.bars = 0  # open absolute values
         self.trig = False  # inside an argument of sin, cos, ..., where a degree is pi / 180
 
@@ -104,36 +110,31 @@ class _Parser:
 
     def product(self) -> Tree:
         sign = self.sign()
-        result = self.postfix()
+        factors = [self.postfix()]
         while True:
             if self.skip("\\cdot"):
-                result = ("mul", result, self.signed())
+                factors.append(self.signed())
             elif self.skip("/"):
-                result = ("div", result, self.signed())
+                factors.append(("div", ONE, self.signed()))
             elif self.starts_operand():
-                result = self.times(result, self.previous(), self.postfix())
+                self.times(factors)
             else:
-                return result if sign > 0 else ("mul", MINUS_ONE, result)
+                return _product([MINUS_ONE, *factors] if sign < 0 else factors)
 
-    def previous(self) -> str:
-        return self.tokens[self.at - 1]
-
-    def times(self, left: Tree, token: str, right: Tree) -> Tree:
-        """Two factors side by side; after an integer, a fraction of integers makes a mixed number."""
-        if (
-            token.isdigit()
-            and left[0] == "num"
-            and right[0] == "div"
-            and right[1][0] == right[2][0] == "num"
-        ):
-            return ("add", left, right)
-        return ("mul", left, right)
+    def times(self, factors: list[Tree]) -> None:
+        """Reads a factor that follows without a sign; after an integer, a fraction of integers makes a mixed number."""
+        integer = self.tokens[self.at - 1].isdigit() and factors[-1][0] == "num"
+        right = self.postfix()
+        if integer and right[0] == "div" and right[1][0] == right[2][0] == "num":
+            factors[-1] = ("add", factors[-1], right)
+        else:
+            factors.append(right)
 
     def signed(self) -> Tree:
-        return self.postfix() if self.sign() > 0 else ("mul", MINUS_ONE, self.postfix())
+        return self.postfix() if self.sign() > 0 else _product([MINUS_ONE, self.postfix()])
 
     def starts_operand(self) -> bool:
-        token, before = self.next, self.previous()
+        token, before = self.next, self.tokens[self.at - 1]
         if not token or token in _OPERAND_ENDS or (token == "|" and self.bars):
             return False
         if token[0] in "0123456789." and (before[-1].isalnum() and before[0] != "\\"):
@@ -142,8 +143,10 @@ class _Parser:
 
     def postfix(self) -> Tree:
         result = self.primary()
-        while True:
+        for _ in range(5):
             if self.skip("^"):
+                if result[0] == "pow":
+                    raise Unreadable("a double exponent")
                 if self.next in ("T", "\\top", "\\star", "\\dagger"):
                     result = ("call", "^" + self.take(), result)
                 else:
@@ -157,10 +160,11 @@ class _Parser:
                     result = ("div", ("mul", result, ("const", "pi")), ("num", Fraction(180)))
             else:
                 return result
+        raise Unreadable("too many signs after an operand")
 
     def exponent(self) -> Tree:
         if self.next in ("+", "-"):
-            return ("mul", MINUS_ONE, self.exponent()) if self.take() == "-" else self.exponent()
+            return self.signed()
         if self.next and self.next[0] in "0123456789.":
             return ("num", Fraction(self.take()))
         return self.argument()
@@ -191,7 +195,14 @@ class _Parser:
         return result
 
     def primary(self, subscripts: bool = True) -> Tree:
-        token = self.take()
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise Unreadable("too deep")
+        result = self.operand(self.take(), subscripts)
+        self.depth -= 1
+        return result
+
+    def operand(self, token: str, subscripts: bool) -> Tree:
         if token[0] in "0123456789.":
             if self.next == "_" or token == ".":
                 raise Unreadable("a number in another base")
@@ -298,15 +309,15 @@ class _Parser:
 
     def bare_argument(self) -> Tree:
         r"""The 2x of `\sin 2x \cos y`: factors side by side up to a sign, a function or an operator."""
-        result = self.postfix()
+        factors = [self.postfix()]
         while True:
             if self.next == "/" and (self.tokens[self.at + 1 : self.at + 2] or [""])[0].isdigit():
                 self.take()
-                result = ("div", result, self.postfix())
+                factors.append(("div", ONE, self.postfix()))
             elif self.starts_operand() and self.next not in _FUNCTIONS | {"(", "[", "|"}:
-                result = self.times(result, self.previous(), self.postfix())
+                self.times(factors)
             else:
-                return result
+                return _product(factors)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -319,10 +330,7 @@ def parse(
     variables: the letters of "e" and "i" that are no constants here.
     """
     parser = _Parser(latex, functions, variables)
-    try:
-        tree = parser.sum()
-    except RecursionError:
-        raise Unreadable("too deep") from None
+    tree = parser.sum()
     if parser.next:
         raise Unreadable(parser.next)
     return tree
