@@ -1,6 +1,6 @@
 r"""Rule-based rewards for math answers: a string in, +1 or -1 out. No model is needed.
 
-    justrl: strict_box, overlong_penalty (off)    prorl: deepscaler_match or robust    liteppo: robust
+justrl: strict_box, overlong_penalty (off)    prorl: deepscaler_match or robust    liteppo: robust
 """
 
 import re

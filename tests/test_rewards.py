@@ -1,20 +1,22 @@
 r"""The rewards: the strict box against its definition, the robust verifier on a table of pairs, and under attack."""
 
 import json
-import os
 import random
-import select
-import signal
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import rewards
-from rewards import deepscaler_match, last_boxed, overlong_penalty, robust, robust_many, strict_box
+from rewards import (
+    deepscaler_match,
+    last_answer,
+    last_boxed,
+    overlong_penalty,
+    robust,
+    robust_many,
+    strict_box,
+)
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared" / "data"
@@ -113,7 +115,6 @@ def test_last_boxed_reads_the_whole_text():
 def test_overlong_penalty_follows_dapo():
     penalties = [overlong_penalty(n, 15_360, 4_096) for n in (0, 11_264, 11_265, 13_312, 15_360)]
     assert penalties == [0.0, 0.0, -1 / 4096, -0.5, -1.0]
-    assert overlong_penalty(15_360, 15_360, 4_096, factor=0.5) == -0.5
     for buffer in (0, -1, 15_361):
         with pytest.raises(ValueError, match="overlong buffer"):
             overlong_penalty(1, 15_360, buffer)
@@ -166,26 +167,49 @@ def test_robust_on_the_table_of_pairs():
 def test_robust_judges_the_last_box_only():
     assert robust(r"\boxed{42} no, \boxed{43}", "43") == 1
     assert robust(r"\boxed{42} no, \boxed{43}", "42") == -1
-    assert robust(r"\boxed{1} and \boxed{2}", "1,2") == -1
     assert robust(r"\boxed{42} and \boxed{", "42") == -1
     assert robust("the answer is 42", "42") == -1
 
 
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (r"\boxed{3}, \boxed{5}, \boxed{7}", "3, 5, 7"),
+        (r"$\boxed{3}$, $\boxed{5}$ and $\boxed{7}$.", "3, 5, 7"),
+        (r"\boxed{3} \text{ or } \boxed{5}", "3 or 5"),
+        (r"\boxed{3}\quad\text{and}\quad\boxed{5}", "3, 5"),
+        (r"So \boxed{(1,2)}, \boxed{(3,4)}", "(1,2), (3,4)"),
+        ("\\boxed{42}\n\n\\boxed{42}", "42"),
+        ("\\boxed{41}\n\n\\boxed{42}", "42"),  # no comma: the last one counts
+        (r"\boxed{3}, then I checked: \boxed{5}", "5"),
+        (r"\boxed{\boxed{42}}", "42"),
+        (r"\boxed{3}, \boxed{5", None),
+        ("nothing", None),
+    ],
+)
+def test_boxes_that_form_a_list_are_one_answer(response, answer):
+    assert last_answer(response) == answer
+
+
+def test_one_box_an_element_is_right_but_hedging_is_not():
+    assert robust(r"\boxed{3}, \boxed{5}, \boxed{7}", "3,5,7") == 1
+    assert robust(r"\boxed{7}, \boxed{3} and \boxed{5}", "3,5,7") == 1
+    assert robust(r"\boxed{1} and \boxed{2}", "1,2") == 1
+    assert robust(r"\boxed{3}, \boxed{5}", "3,5,7") == -1
+    assert robust(r"\boxed{3}, \boxed{5}", "5") == -1
+    assert robust(r"\boxed{42} or \boxed{43}", "43") == -1
+
+
 def test_robust_many_equals_one_by_one_and_judges_equal_pairs_once(monkeypatch):
     sample = random.Random(0).sample(PAIRS, 60)
-    responses, golds = (
-        [box(pair["answer"]) for pair in sample] * 2,
-        [pair["gold"] for pair in sample] * 2,
-    )
+    responses = [box(pair["answer"]) for pair in sample] * 2
+    golds = [pair["gold"] for pair in sample] * 2
     asked = []
-    ask_worker = rewards._ask_worker
-    monkeypatch.setattr(
-        rewards, "_ask_worker", lambda *pair: asked.append(pair) or ask_worker(*pair)
-    )
+    equal = rewards.equal
+    monkeypatch.setattr(rewards, "equal", lambda *pair: asked.append(pair) or equal(*pair))
     batch = robust_many(responses, golds)
-    assert len(asked) == len(set(asked)) > 5
+    assert len(asked) == len(set(asked)) > 50
     assert batch == [robust(*pair) for pair in zip(responses, golds, strict=True)]
-    assert robust_many(responses, golds, workers=1) == batch
     assert robust_many([], []) == []
     with pytest.raises(ValueError):
         robust_many(["a"], [])
@@ -280,7 +304,6 @@ HOSTILE = {
 
 def test_hostile_answers_and_golds_are_rejected_in_time(tmp_path):
     canary = tmp_path / "canary"
-    robust(box("x+1"), "1+x")  # so that no worker's start-up is measured
     for name, text in HOSTILE.items():
         text = text.replace("CANARY", str(canary))
         for answer, gold in (
@@ -290,15 +313,15 @@ def test_hostile_answers_and_golds_are_rejected_in_time(tmp_path):
             (r"\sqrt{x}+1", text),
             (text, text + "+y"),
         ):
-            start = time.monotonic()
+            start = time.process_time()
             verdict = robust(box(answer), gold)
-            assert time.monotonic() - start < 4, name
+            assert time.process_time() - start < 4, name
             assert verdict == -1 or name in ("full width", "arabic digits"), (name, answer, gold)
         for judge in (strict_box, deepscaler_match):
-            start = time.monotonic()
+            start = time.process_time()
             assert judge(box(text), "42") in (-1, 1)
             assert judge(box("y"), text) == -1
-            assert time.monotonic() - start < 4, name
+            assert time.process_time() - start < 4, name
     assert not canary.exists()
 
 
@@ -308,7 +331,6 @@ def test_an_unbalanced_gold_is_not_cut_to_its_start():
 
 
 def test_random_junk_never_raises():
-    """The part that runs in the training process; whatever a worker raises only costs a verdict."""
     rng = random.Random(0)
     pieces = [
         *r"0123456789.,+-*/^_!%()[]{}=<>:$ \exXAC",
@@ -320,9 +342,9 @@ def test_random_junk_never_raises():
         r"\pm",
         "10^",
     ]
-    for _ in range(20_000):
+    for _ in range(5_000):
         answer, gold = ("".join(rng.choices(pieces, k=rng.randint(1, 9))) for _ in range(2))
-        assert rewards._judge(answer, gold) in (True, False, None), (answer, gold)
+        assert rewards.equal(answer, gold) in (True, False), (answer, gold)
 
 
 def test_hostile_answers_that_are_spelled_like_the_gold_are_right():
@@ -368,103 +390,12 @@ def test_what_is_not_text_is_wrong_not_fatal(junk):
     assert robust("", "42") == -1
 
 
-# ---------------------------------------------------------------- robust: the workers
-
-
-def idle_worker() -> subprocess.Popen:
-    """The worker the next call will use; starts it if need be."""
-    assert robust(box("x+1"), "1+x") == 1
-    worker = rewards._SLOTS.get()
-    rewards._SLOTS.put(worker)
-    return worker
-
-
-def test_workers_are_reused_from_many_threads():
-    before = idle_worker()
-    with ThreadPoolExecutor(8) as threads:
-        verdicts = list(threads.map(lambda n: robust(box(f"{n}+x"), f"x+{n % 7}"), range(28)))
-    assert verdicts == [1.0] * 7 + [-1.0] * 21
-    assert before.poll() is None
-    slots = [rewards._SLOTS.get() for _ in range(rewards._cores())]
-    for slot in slots:
-        rewards._SLOTS.put(slot)
-    assert before in slots
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_dead_or_hung_worker_is_replaced(how):
-    worker = idle_worker()
-    os.kill(worker.pid, how)
-    start = time.monotonic()
-    robust(box("x+2"), "2+x")  # this one may be lost with its worker, within the time limit
-    assert time.monotonic() - start < rewards.TIMEOUT + 5
-    assert robust(box("x+2"), "2+x") == 1
-    assert worker.poll() is not None
-    assert idle_worker() is not worker
-
-
-def run_python(code: str, **options) -> subprocess.Popen:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True, cwd=HERE.parent, **options
-    )
-
-
-def test_a_memory_bomb_costs_one_verdict():
-    bomb = "import rewards; ask = rewards.equivalent; rewards.equivalent = lambda a, g: "
-    bomb += "a == 'bomb' and len(bytearray(rewards.MEMORY)) > 0 or ask(a, g); rewards._work()"
-    with run_python(bomb) as worker:
-        out, _ = worker.communicate('["bomb", "1"]\n["x+1", "1+x"]\n')
-    assert out.split() == ["ready", "0", "1"]
-
-
-def test_a_hung_worker_ends_without_its_parent():
-    hang = "import rewards; ask = rewards.equivalent; rewards.equivalent = lambda a, g: "
-    hang += "a == 'hang' and any(iter(int, 1)) or ask(a, g); rewards._work()"
-    with run_python(hang) as worker:
-        out, _ = worker.communicate('["hang", "1"]\n', timeout=20)
-    assert out.split() == ["ready"] and worker.returncode == -signal.SIGALRM
-
-
-def test_workers_end_with_a_killed_parent_and_forks_get_their_own():
-    """Also: works from a script without a __main__ guard."""
-    script = (
-        "import os, rewards\n"
-        "good = rewards.robust(r'\\boxed{x+1}', '1+x')\n"
-        "pids = [slot.pid for slot in rewards._SLOTS.queue if slot]\n"
-        "if os.fork() == 0:\n"
-        "    forked = rewards.robust(r'\\boxed{x+1}', '1+x')\n"
-        "    others = [slot.pid for slot in rewards._SLOTS.queue if slot]\n"
-        "    print(good, forked, *pids, *others, flush=True)\n"
-        "    os._exit(0)\n"
-        "os.wait()\n"
-        "input()\n"
-    )
-    with run_python(script) as parent:
-        good, forked, *pids = parent.stdout.readline().split()
-        assert (good, forked) == ("1.0", "1.0")
-        first, second = map(int, pids)
-        handle = os.pidfd_open(first)
-        assert first != second
-        parent.kill()
-        poll = select.poll()
-        poll.register(handle, select.POLLIN)
-        assert poll.poll(10_000), "the worker outlived its parent"
-        os.close(handle)
-
-
-def test_ranks_of_one_machine_share_its_cores(monkeypatch):
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
-    assert rewards._cores() == 1
-
-
-@pytest.mark.slow
 def test_a_step_of_2048_answers_takes_seconds():
     rng = random.Random(0)
     golds = [str(rng.randint(0, 999)) for _ in range(256) for _ in range(8)]
     answers = [
         rng.choice([gold, str(rng.randint(0, 999)), f"{gold}+0", r"\frac{x}{2}"]) for gold in golds
     ]
-    start = time.monotonic()
+    start = time.process_time()
     robust_many([box(answer) for answer in answers], golds)
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 10

@@ -86,7 +86,9 @@ def _trees(*texts: str) -> list[Tree] | None:
     joined = " ".join(texts)
     bare = re.sub(r"\\[a-zA-Z]+", " ", joined)
     functions = {
-        letter for letter in set(_NAMES.findall(joined)) if not re.search(letter + r"(?!\s*\()", bare)
+        letter
+        for letter in set(_NAMES.findall(joined))
+        if not re.search(letter + r"(?!\s*\()", bare)
     }
     variables = {"i"} if "j" in bare else set()
     try:
@@ -173,6 +175,7 @@ def _congruence(answer: list[str], gold: list[str]) -> bool:
 
 Region = tuple[str, list[tuple]]  # (variable or "", [(left, closed, right, closed), ...])
 _MIRROR = {"<": ">", "\\le": "\\ge", ">": "<", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
+_BUILDER = rf"\\\{{\s*(\\?[a-zA-Z])\s*(?:\\in\s*\\mathbb\{{R\}}\s*)?(?:\\mid{END}|:|\|)\s*(.*)\\\}}"
 _EVERYWHERE = ("-\\infty", False, "\\infty", False)
 
 
@@ -181,6 +184,9 @@ def _region(latex: str) -> Region | None:
     if named := re.match(rf"(\\?[a-zA-Z]\w*)\s*\\in{END}\s*", latex):
         region = _region(latex[named.end() :])
         return region and (key(named[1]), region[1])
+    if builder := re.fullmatch(_BUILDER, latex):
+        region = _region(builder[2])
+        return region if region and region[0] == key(builder[1]) else None
     parts = [_piece(part) for part in _split(latex, _OR)]
     if not parts or None in parts:
         return None
@@ -198,7 +204,9 @@ def _piece(latex: str) -> Region | None:
         return "", [(ends[0], interval[1] == "[", ends[1], interval[3] == "]")]
     if key(latex) in ("\\mathbbR", "\\mathbb{R}", "\\R"):
         return "", [_EVERYWHERE]
-    if without := re.fullmatch(rf"\\mathbb\{{R\}}\s*(?:\\setminus{END}|\\backslash{END}|-)\s*(.*)", latex):
+    if without := re.fullmatch(
+        rf"\\mathbb\{{R\}}\s*(?:\\setminus{END}|\\backslash{END}|-)\s*(.*)", latex
+    ):
         inner = re.fullmatch(r"\\\{([^,]*)\\\}", without[1].strip())
         return ("", _around(inner[1])) if inner else None
     sides, signs = _relations(latex)
@@ -275,7 +283,12 @@ def _elements(latex: str) -> tuple[str, list[str]]:
     brackets, inner = "", re.fullmatch(r"(\\\{|[(\[])(.*)(\\\}|[)\]])", latex)
     if inner and min(_depths(inner[2]), default=0) >= 0 and len(_split(inner[2], _COMMA)) > 1:
         brackets, latex = inner[1][-1] + inner[3][-1], inner[2]
-    elif inner and inner[1] == r"\{" and min(_depths(inner[2]), default=0) >= 0 and r"\pm" in inner[2]:
+    elif (
+        inner
+        and inner[1] == r"\{"
+        and min(_depths(inner[2]), default=0) >= 0
+        and r"\pm" in inner[2]
+    ):
         brackets, latex = "{}", inner[2]
     parts = _split(latex, _COMMA)
     if brackets in ("", "{}"):
@@ -285,6 +298,22 @@ def _elements(latex: str) -> tuple[str, list[str]]:
             for sign in ("+-" if part.count(r"\pm") == 1 else [r"\pm"])
         ]
     return brackets, parts
+
+
+def _only_element(latex: str) -> str | None:
+    r"""5 of the set {5}."""
+    inner = re.fullmatch(r"\\\{(.*)\\\}", latex)
+    if not inner or min(_depths(inner[1]), default=0) < 0 or r"\pm" in latex:
+        return None
+    parts = _split(inner[1], _COMMA)
+    return parts[0] if len(parts) == 1 and parts[0] != r"\emptyset" else None
+
+
+def _connectives(latex: str) -> set[str]:
+    """The words between inequalities: x > 2 and x < 5 is not x > 2 or x < 5. In a list of values they mean the same."""
+    if not set(_relations(latex)[1]) - {"="}:
+        return set()
+    return set(re.findall(r"\b(?:and|or)\b", latex))
 
 
 def _rows(latex: str) -> tuple[str, list[list[str]]] | None:
@@ -307,16 +336,27 @@ def _same_matrix(answer: tuple, gold: tuple) -> bool:
 
 # ---------------------------------------------------------------- assignments, remarks
 
-_ASSIGNMENTS = re.compile(  # x =, f(x) =, x_1 =, \vec{v} =, (x, y) =, x \in, x \approx; also in chains
-    r"(?:(?:m\s*)?(?:\\(?:angle|triangle)\s*)?"
-    r"(?:\\(?:vec|mathbf|overrightarrow|hat)\{\w+\}|\\?[a-zA-Z]\w{0,8}|\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\))"
-    r"(?:_\{?\w+\}?)?(?:\([\w, ]+\))?'?\s*(?:=|\\(?:in|approx)(?![a-z]))\s*)+|\\approx(?![a-z])"
+_NAME = "|".join(  # what an answer may give a value to
+    (
+        r"\\(?:vec|mathbf|hat|bar|overline|overrightarrow)\{\w+\}",  # a vector, a mean, a segment
+        rf"{TEXT}\{{[\w ]+\}}",  # Area
+        r"\\frac\{d\^?\d?\s*[a-z]\}\{d\s*[a-z]\^?\d?\}",  # a derivative
+        r"\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\)",  # (x, y)
+        r"\|[a-zA-Z]{1,2}\|",  # |AB|
+        r"(?:m\s*)?(?:\\(?:angle|triangle)\s*)?\\?[a-zA-Z]\w{0,8}",  # x, \alpha, AB, m\angle A
+    )
+)
+_ASSIGNMENTS = re.compile(  # a name, perhaps with an index, a prime and arguments, then = or \in; also in chains
+    rf"(?:(?:{_NAME})(?:_(?:\w|\{{[^{{}}]*\}}))?'*(?:\^\{{-1\}}|\^\s*\\star\s*)?(?:\([^()=]*\))?'*"
+    rf"\s*(?:=|\\(?:in|approx){END})\s*)+|\\approx{END}"
 )
 _ABOUT = (
     r"(?:or |which is |i\.?e\.?,? )?\b(?<!\\)(?:about|approx(?:imately|\.)?|roughly|nearly|around)"
     r"|\\approx|\\sim"
 )
-_REMARK = re.compile(rf"(?P<exact>.*[^\s,;(])\s*[,;]?\s*\(?\s*(?:{_ABOUT})\s*(?P<about>[^()]*?)\s*\)?")
+_REMARK = re.compile(
+    rf"(?P<exact>.*[^\s,;(])\s*[,;]?\s*\(?\s*(?:{_ABOUT})\s*(?P<about>[^()]*?)\s*\)?"
+)
 
 
 def _values_of(answer: str, gold: str) -> tuple[str, str]:
@@ -343,9 +383,9 @@ def _without_remark(latex: str) -> list[str]:
         return [latex]
     value = values(tree[0])[0].value
     decimals = len(about.partition(".")[2])
-    if value is None or abs(value - number.value.numerator / _one(value) / number.value.denominator) > (
-        1.001 / 10**decimals
-    ):
+    if value is None or abs(
+        value - number.value.numerator / _one(value) / number.value.denominator
+    ) > (1.001 / 10**decimals):
         return [latex]
     return [exact, about]
 
@@ -433,6 +473,11 @@ def _equal(answer: str, gold: str) -> bool:
     answer, gold = _values_of(answer, gold)
     if not _relations(gold)[1]:
         answer = _chain(answer)
+    if _connectives(answer) ^ _connectives(gold) == {"and", "or"}:
+        return False
+    single = _only_element(answer), _only_element(gold)
+    if any(single):
+        return _equal(single[0] or answer, single[1] or gold)
     unions = _split(answer, _CUP), _split(gold, _CUP)
     if len(unions[0]) == len(unions[1]) > 1:
         return _matched(*unions, _single)

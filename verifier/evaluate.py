@@ -1,8 +1,8 @@
 """The values of a tree at fixed points, to compare two expressions without algebra.
 
 Two expressions are equal where they agree at every point. The points look random but are computed from the names
-of the variables, so a verdict never changes. Rational numbers stay exact; all others have 80 digits, of which 40 must
-agree. A function that is not known, such as f or dim, has a value computed from its name and its arguments.
+of the variables, so a verdict never changes. Rational numbers stay exact; all others have 150 digits, of which 100 must
+agree. A sum in which a term is too small to be seen has no value, so 1 + e^{-1000} is not 1. A function that is not known, such as f or dim, has a value computed from its name and its arguments.
 """
 
 import functools
@@ -17,7 +17,7 @@ import mpmath
 from .numbers import close
 from .parse import Tree, symbols
 
-DIGITS, AGREE, NOISE = 80, 40, 60
+DIGITS, AGREE, NOISE = 150, 100, 130
 POINTS = 9
 BITS = 100_000  # of an exact number
 LARGEST = 1_000_000  # of the natural logarithm of a number
@@ -116,8 +116,11 @@ class _Evaluator:
     def add(self, *terms):
         if all(isinstance(term, Fraction) for term in terms):
             return self.exact(sum(terms))
-        terms = [self.inexact(term) for term in terms]
-        return self.clean(self.mp.fsum(terms), max(abs(term) for term in terms))
+        terms = [self.inexact(term) for term in terms if term] or [self.mp.mpf(0)]
+        sizes = [abs(term) for term in terms]
+        if min(sizes) < max(sizes) * self.mp.mpf(10) ** (5 - AGREE):
+            raise Undefined("a term is lost")
+        return self.clean(self.mp.fsum(terms), max(sizes))
 
     def exact(self, value: Fraction) -> Fraction:
         if max(value.numerator.bit_length(), value.denominator.bit_length()) > BITS:
@@ -165,7 +168,9 @@ class _Evaluator:
         degree = self.whole(index)
         if degree and degree % 2 and self.is_real(a) and self.real(a) < 0:
             return -self.pow(-self.real(a), 1 / index)
-        return self.pow(a, 1 / index if isinstance(index, Fraction) and index else self.div(1, index))
+        return self.pow(
+            a, 1 / index if isinstance(index, Fraction) and index else self.div(1, index)
+        )
 
     def fac(self, a):
         whole = self.whole(a)
@@ -184,15 +189,12 @@ class _Evaluator:
         if name in _MPMATH and len(arguments) == 1:
             value = self.small(self.inexact(arguments[0]), 10**15)
             if name in ("sinh", "cosh", "tanh"):
-                self.small(value, 10_000)
+                self.small(value, 100)
             if name in ("arcsin", "arccos") and abs(value) > 1:
                 self.left_reals = True
             if name in ("zeta", "Gamma"):
                 self.small(value, 100)
-            try:
-                result = getattr(self.mp, _MPMATH[name])(value)
-            except (ZeroDivisionError, ValueError):
-                raise Undefined(name) from None
+            result = getattr(self.mp, _MPMATH[name])(value)
             return self.clean(result, 1 if name in ("sin", "cos") else abs(result))
         return self.opaque(name, arguments)
 
@@ -278,7 +280,11 @@ def _values(tree: Tree) -> tuple[Value, ...]:
         evaluator = _Evaluator(point)
         try:
             value = evaluator(tree)
-        except (Undefined, OverflowError, ZeroDivisionError):
+        except (
+            ArithmeticError,
+            ValueError,
+            mpmath.libmp.NoConvergence,
+        ):  # mpmath's words for a pole
             value = None
         result.append(Value(value, evaluator.left_reals))
     return tuple(result)

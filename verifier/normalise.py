@@ -30,6 +30,8 @@ _FUNCTIONS = (
     "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|sec|csc|cot|sqrt|ln|log|exp|gcd|lcm|pi"
 )
 _LEAD = r"(?i:(?:the )?(?:final )?(?:answer|result|value)(?: is|:| is:)\s*[:=]?\s*)"
+
+
 def _relation(found: re.Match) -> str:
     return rf"\{found[1] or {'<': 'l', '>': 'g'}[found[2]]}e "
 
@@ -76,17 +78,18 @@ _REWRITES = [  # in this order
         (rf"\\(?:simeq|doteq){END}", r"\\approx "),
         (rf"\\varnothing{END}", r"\\emptyset "),
         (rf"\\infinity{END}|(?<![\\a-zA-Z])(?:infinity|oo){END}", r"\\infty "),
-        (rf"\\(?:Reals|R){END}", r"\\mathbb{R}"),
+        (
+            rf"(?:{TEXT}\{{)?\s*(?i:all real numbers|all reals)\s*\}}?|\\(?:Reals|R){END}",
+            r"\\mathbb{R}",
+        ),
         (rf"\\var(epsilon|phi|theta|rho){END}", r"\\\1"),
-        (rf"\\(?:dot|ddd)?(?:lvert|rvert|vert){END}", "|"),
+        (rf"\\[lr]?vert{END}", "|"),
         (rf"\\lbrace{END}", r"\\{"),
         (rf"\\rbrace{END}", r"\\}"),
         (rf"\\langle{END}", "("),
         (rf"\\rangle{END}", ")"),
-        (rf"\\(?:land|wedge){END}", r"\\text{ and } "),
-        (rf"\\(?:lor|vee){END}", r"\\text{ or } "),
         (rf"\^\s*\{{?\s*\\prime{END}\s*\}}?", "'"),
-        (r"\\(?:mathrm|text)\s*\{\s*([deis])\s*\}(?=[^\d]|$)", r"\1"),
+        (r"\\(?:mathrm|text)\s*\{\s*([dei])\s*\}", r"\1"),
         # Plain text and Python.
         (r"\b(?:np|math|numpy|sympy)\.(?=[a-z])", ""),
         (rf"(?<![\\a-zA-Z])((?:{_FUNCTIONS}){END}|(?:max|min)(?=\s*[({{]))", r"\\\1"),
@@ -96,7 +99,10 @@ _REWRITES = [  # in this order
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
         (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
         (r"\\frac\s*\{\s*([^{}]*?)\s*\}\s*\{\s*([^{}]*?)\s*\}", r"\\frac{\1}{\2}"),
-        (rf"\\frac\{{({TEXT}\{{[^{{}}]*)\}}\}}\{{{TEXT}\{{([^{{}}]*\}})\}}(?=\s*$)", r"\1/\2"),  # a unit
+        (
+            rf"\\frac\{{({TEXT}\{{[^{{}}]*)\}}\}}\{{{TEXT}\{{([^{{}}]*\}})\}}(?=\s*$)",
+            r"\1/\2",
+        ),  # a unit
         # The rest.
         (r"(?<=\d)\.(?!\d)(?=\s*[^\s.\\])", ""),
         (r"\\(begin|end)\{(?:[bvBV]|small)?matrix\}", r"\\\1{pmatrix}"),
@@ -140,7 +146,9 @@ def normalise(text: str) -> Spelling:
         words = re.sub(TEXT, " ", found["words"].strip(" .()") + found["power"] + found["more"])
         words = re.sub(r"[{}()]", "", words)
         known = parse_unit(words.replace(".", ""))
-        named = re.search("[a-zA-Z]", words) and not _NOT_UNIT.search(words.lower().replace(r"\cdot", ""))
+        named = re.search("[a-zA-Z]", words) and not _NOT_UNIT.search(
+            words.lower().replace(r"\cdot", "")
+        )
         if named and (known is not None or not text[found.start() - 1].isalpha()):
             text, unit = text[: found.start()], known or unit
     elif found := _UNIT_BARE.search(text):
@@ -148,7 +156,11 @@ def normalise(text: str) -> Spelling:
         known = parse_unit(words)
         several = re.search(r"[a-zA-Zμµ]{2}|[/^]", words) and known is not None
         single = known and gap and re.fullmatch(r"[a-zA-Z]", words)
-        plain = gap and re.fullmatch(r"[a-z]{3,}(?: [a-z]+)*", words) and text[found.start() - 1].isdigit()
+        plain = (
+            gap
+            and re.fullmatch(r"[a-z]{3,}(?: [a-z]+)*", words)
+            and text[found.start() - 1].isdigit()
+        )
         if not _NOT_UNIT.search(words.replace(r"\cdot", "")) and (several or single or plain):
             text, unit = text[: found.start()], known or unit
     return Spelling(text.strip(), unit, whole)

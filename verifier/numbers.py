@@ -47,7 +47,9 @@ def parse_number(latex: str) -> Number | None:
         repeating = Fraction(int(groups["period"]), 10 ** len(groups["period"]) - 1)
         value = Fraction(groups["head"]) + repeating / 10**decimals
     else:
-        value = Fraction(groups.get("decimal", "1")) * Fraction(10) ** int(groups.get("exponent", 0))
+        value = Fraction(groups.get("decimal", "1")) * Fraction(10) ** int(
+            groups.get("exponent", 0)
+        )
     if found["sign"] == "-":
         value = -value
     return Number(value, bool(found["percent"]), "." in latex)

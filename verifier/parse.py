@@ -51,6 +51,10 @@ class Unreadable(ValueError):
     """The text is not an expression that the parser knows."""
 
 
+def _is_number(token: str) -> bool:
+    return token[:1] in set("0123456789.") and token != "."
+
+
 def _product(factors: list[Tree]) -> Tree:
     return factors[0] if len(factors) == 1 else ("mul", *factors)
 
@@ -137,9 +141,9 @@ class _Parser:
         token, before = self.next, self.tokens[self.at - 1]
         if not token or token in _OPERAND_ENDS or (token == "|" and self.bars):
             return False
-        if token[0] in "0123456789." and (before[-1].isalnum() and before[0] != "\\"):
+        if _is_number(token) and (before[-1].isalnum() and before[0] != "\\"):
             raise Unreadable("a number after a number or a letter: 4 2, x2")
-        return token[0].isalnum() or token[0] in "({[|.\\"
+        return _is_number(token) or token.isalpha() or token[0] in "({[|\\"
 
     def postfix(self) -> Tree:
         result = self.primary()
@@ -165,7 +169,7 @@ class _Parser:
     def exponent(self) -> Tree:
         if self.next in ("+", "-"):
             return self.signed()
-        if self.next and self.next[0] in "0123456789.":
+        if _is_number(self.next):
             return ("num", Fraction(self.take()))
         return self.argument()
 
@@ -203,8 +207,8 @@ class _Parser:
         return result
 
     def operand(self, token: str, subscripts: bool) -> Tree:
-        if token[0] in "0123456789.":
-            if self.next == "_" or token == ".":
+        if _is_number(token):
+            if self.next == "_":
                 raise Unreadable("a number in another base")
             return ("num", Fraction(token))
         if token in ("(", "[", "{"):
@@ -272,6 +276,7 @@ class _Parser:
         return False
 
     def named(self, name: str) -> Tree:
+        name = name.removeprefix("\\")
         if "\\" + name in _FUNCTIONS:
             return self.function(name)
         if not re.fullmatch(r"[a-zA-Z]+", name) or (len(name) > 1 and self.next != "("):
