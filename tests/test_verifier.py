@@ -34,7 +34,7 @@ PAIRS = [json.loads(line) for line in (HERE / "answer_pairs.jsonl").read_text().
         # Letters keep their case.
         (r"\frac{M}{m}", [r"M/m", r"\frac{1}{m} M"], ["1", r"\frac{m}{M}", r"\frac{m}{m}"]),
         ("d^2 = R^2 - 2Rr", ["d^2 = R(R-2r)", "R^2-2Rr=d^2"], ["d^2 = -R^2", "d^2 = r^2-2Rr"]),
-        ("Aa", ["aA"], ["a^2", "A^2", "AA"]),
+        ("2Aa", ["2aA"], ["2a^2", "2A^2", "2AA", "2a"]),
         # A derivative or a differential is a letter of its own.
         (r"\frac{dx}{dt}=kx-a", [r"\frac{dx}{dt} = -a+kx"], [r"\frac{dx}{dt}=a-kx", "0=kx-a"]),
         (r"\frac{\partial u}{\partial x}", [r"\frac{\partial u}{\partial x}"], [r"\frac{u}{x}", "0"]),
@@ -81,7 +81,7 @@ PAIRS = [json.loads(line) for line in (HERE / "answer_pairs.jsonl").read_text().
         ("15 km/h", ["15", r"15 \text{ km per hour}", "15 kph"], ["15 m/s", "15 km", "1.5 km/h"]),
         ("9.8 m/s^2", ["9.8", r"9.8\,\frac{\text{m}}{\text{s}^2}", r"9.8\text{ m/s}^2"], ["9.8 m/s", "9.8 ft/s^2"]),
         ("5 J/(kg K)", ["5", "5 J/(kg K)"], ["5 J", "5 J/(kg s)"]),
-        ("6m", ["6 m", "m6"[::-1] + "\\cdot 6"], ["6"]),
+        ("6 m", ["6 m", "6m"], ["6"]),
         # Domains and digits.
         (r"\ln|x|", [r"\frac12\ln x^2"], [r"\ln x"]),
         (r"|x|", [r"\sqrt{x^2}"], ["x", "-x"]),
@@ -91,7 +91,6 @@ PAIRS = [json.loads(line) for line in (HERE / "answer_pairs.jsonl").read_text().
     ],
 )  # fmt: skip
 def test_kinds_of_answers(gold, right, wrong):
-    right = [answer for answer in right if answer != "m\\cdot 6"]
     assert [answer for answer in right if not equal(answer, gold)] == []
     assert [answer for answer in wrong if equal(answer, gold)] == []
 

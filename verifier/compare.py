@@ -9,7 +9,7 @@ import functools
 import itertools
 import re
 
-from .evaluate import proportional, same, values
+from .evaluate import proportional, rounds_to, same
 from .normalise import END, TEXT, Spelling, key, normalise
 from .numbers import parse_number, same_number
 from .parse import MINUS_ONE, Tree, Unreadable, parse, symbols
@@ -377,22 +377,11 @@ def _without_remark(latex: str) -> list[str]:
     if not found:
         return [latex]
     exact, about = normalise(found["exact"]).latex, normalise(found["about"]).latex
-    number = parse_number(about)
-    tree = _trees(_values_of(exact, "")[0])
-    if number is None or tree is None or symbols(tree[0]):
+    rounded = re.fullmatch(r"-?\d+(?:\.(\d+))?", about)
+    trees = _trees(_values_of(exact, "")[0])
+    if not rounded or trees is None or symbols(trees[0]):
         return [latex]
-    value = values(tree[0])[0].value
-    decimals = len(about.partition(".")[2])
-    if value is None or abs(
-        value - number.value.numerator / _one(value) / number.value.denominator
-    ) > (1.001 / 10**decimals):
-        return [latex]
-    return [exact, about]
-
-
-def _one(value):
-    """1 in the arithmetic of `value`."""
-    return type(value)(1)
+    return [exact, about] if rounds_to(trees[0], about, len(rounded[1] or "")) else [latex]
 
 
 def _chain(latex: str) -> str:
@@ -515,7 +504,7 @@ def _quick(answer: str, gold: str) -> bool | None:
     label = re.match(r"\(([A-Z])\)|([A-Z])[):.]", answer_key)  # the choice with its text: (C) 12
     if label and (label[1] or label[2]) == gold_key:
         return True
-    based = [re.fullmatch(r"(\w+)_(?:\{(\d+)\}|(\d))", side) for side in (answer_key, gold_key)]
+    based = [re.fullmatch(r"([\dA-F]*\d[\dA-F]*)_(?:\{(\d+)\}|(\d))", side) for side in (answer_key, gold_key)]
     if all(based) and based[0].groups() != based[1].groups():
         return False
     if based[1] and answer_key == based[1][1]:

@@ -328,6 +328,16 @@ def same(one: Tree, other: Tree, decimal: bool) -> bool:
     return pairs is not None and all(_agree(a, b, decimal) for a, b in pairs)
 
 
+def rounds_to(tree: Tree, number: str, decimals: int) -> bool:
+    """Whether the value of a tree without variables is `number` when it is rounded to so many decimals."""
+    value = values(tree)[0].value
+    if value is None:
+        return False
+    evaluator = _Evaluator(0)
+    difference = evaluator.inexact(value) - evaluator.inexact(Fraction(number))
+    return bool(abs(difference) * 10**decimals <= 0.5 + 1e-9)
+
+
 def proportional(one: Tree, other: Tree, decimal: bool) -> int:
     """The sign of the constant c where one = c * other at every point; 0 if there is none, or both are zero or constant."""
     pairs = _pairs(one, other)

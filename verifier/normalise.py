@@ -13,7 +13,7 @@ _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
     "varsigma sigma tau upsilon phi chi psi omega"
 ).split()
-_SYMBOLS = {
+_SYMBOLS = str.maketrans({
     **{chr(ord("α") + index): rf"\{name} " for index, name in enumerate(_GREEK)},
     **{minus: "-" for minus in "−–‐‑"},
     **{times: r"\cdot " for times in "×·⋅∙"},
@@ -25,10 +25,12 @@ _SYMBOLS = {
     **dict(zip("∪∩∈∖", (r"\cup ", r"\cap ", r"\in ", r"\setminus "), strict=True)),
     **dict(zip("∞±∅ℝ", (r"\infty ", r"\pm ", r"\emptyset ", r"\mathbb{R}"), strict=True)),
     **dict(zip("÷′，％√°", ("/", "'", ",", "%", r"\sqrt ", r"^\circ "), strict=True)),
-}
+})
 _FUNCTIONS = (
     "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|sec|csc|cot|sqrt|ln|log|exp|gcd|lcm|pi"
 )
+_EXPONENT = r"(?:\s*\^\s*\{?\s*-?[1-9]\s*\}?)"
+_UNIT_PART = rf"{TEXT}\{{[^{{}}]*\}}{_EXPONENT}?"
 _LEAD = r"(?i:(?:the )?(?:final )?(?:answer|result|value)(?: is|:| is:)\s*[:=]?\s*)"
 
 
@@ -88,7 +90,8 @@ _REWRITES = [  # in this order
         (rf"\\rbrace{END}", r"\\}"),
         (rf"\\langle{END}", "("),
         (rf"\\rangle{END}", ")"),
-        (rf"\^\s*\{{?\s*\\prime{END}\s*\}}?", "'"),
+        (rf"\\prime{END}\s*", "'"),
+        (r"\^\s*(?:\{\s*('+)\s*\}|('+))", r"\1\2"),
         (r"\\(?:mathrm|text)\s*\{\s*([dei])\s*\}", r"\1"),
         # Plain text and Python.
         (r"\b(?:np|math|numpy|sympy)\.(?=[a-z])", ""),
@@ -99,10 +102,7 @@ _REWRITES = [  # in this order
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
         (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
         (r"\\frac\s*\{\s*([^{}]*?)\s*\}\s*\{\s*([^{}]*?)\s*\}", r"\\frac{\1}{\2}"),
-        (
-            rf"\\frac\{{({TEXT}\{{[^{{}}]*)\}}\}}\{{{TEXT}\{{([^{{}}]*\}})\}}(?=\s*$)",
-            r"\1/\2",
-        ),  # a unit
+        (rf"\\frac\{{({_UNIT_PART})\}}\{{({_UNIT_PART})\}}\s*$", r"\1/\2"),
         # The rest.
         (r"(?<=\d)\.(?!\d)(?=\s*[^\s.\\])", ""),
         (r"\\(begin|end)\{(?:[bvBV]|small)?matrix\}", r"\\\1{pmatrix}"),
@@ -113,10 +113,9 @@ _REWRITES = [  # in this order
 ]
 
 
-_EXPONENT = r"(?:\s*\^\s*\{?\s*-?[1-9]\s*\}?)"
 _UNIT_TEXT = re.compile(  # \text{...} at the end
     rf"(?<=[\d}})\]a-z])\s*{TEXT}\{{(?P<words>(?:[^{{}}]|\{{[^{{}}]*\}})*)\}}(?P<power>{_EXPONENT}?)"
-    rf"(?P<more>(?:\s*(?:/|\\cdot)\s*{TEXT}\{{[^{{}}]*\}}{_EXPONENT}?)*)\s*$"
+    rf"(?P<more>(?:\s*(?:/|\\cdot)\s*{_UNIT_PART})*)\s*$"
 )
 _UNIT_BARE = re.compile(  # km/h, sq cm, m s^{-2} or words at the end
     rf"(?:(?<=[\d}})])|(?<=\\pi ))\s*(?P<words>(?:(?:square|cubic|sq|cu) )?[a-zA-Zμµ]++{_EXPONENT}?"
@@ -137,8 +136,7 @@ class Spelling(NamedTuple):
 def normalise(text: str) -> Spelling:
     """One spelling for fractions, spaces, degrees, thousands, ...; the unit cut off."""
     unit = {"dollar": 1} if text.lstrip("$ ").startswith(r"\$") else {}
-    for symbol in _SYMBOLS.keys() & set(text):
-        text = text.replace(symbol, _SYMBOLS[symbol])
+    text = text.translate(_SYMBOLS)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     whole = text
@@ -170,7 +168,9 @@ def key(latex: str) -> str:
     """A spelling to compare by `==`: no text commands, spaces, or braces around one character; words in lower case."""
     result = re.sub(TEXT + r"\{([^{}]*)\}", r"\1", latex)
     result = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", result).rstrip(".")  # "4 2" is not 42
-    result = re.sub(r"\{(\w|\\[a-zA-Z]+)\}", r"\1", result.replace(r"\degree", ""))
+    result = re.sub(r"\{(\w|\\[a-zA-Z]+)\}", r"\1", result)
+    if not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", result):
+        result = result.replace(r"\degree", "")
     if choice := re.fullmatch(r"\(?([A-Z])\)?[.:]?", result):
         return choice[1]
     if based := re.fullmatch(r"\((\w+)\)(_.*)", result):  # (52)_8
