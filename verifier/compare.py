@@ -13,7 +13,7 @@ from .evaluate import proportional, rounds_to, same
 from .normalise import END, TEXT, Spelling, key, normalise
 from .numbers import parse_number, same_number
 from .parse import MINUS_ONE, Tree, Unreadable, parse, symbols
-from .units import conflict
+from .units import ambiguous, conflict
 
 LONGEST = 300  # characters of an expression that is evaluated; the longest MATH-500 answer has 159
 DEEPEST = 20  # brackets inside brackets
@@ -72,11 +72,18 @@ def _readable(latex: str) -> bool:
 
 # ---------------------------------------------------------------- expressions
 
-_NAMES = re.compile(r"(?<![\\a-zA-Z])[fghFGH](?![a-zA-Z])")
+_NAMES = re.compile(r"(?<![\\a-zA-Z])[fghDEFGHLPQSTVX](?![a-zA-Z])")
 _ORDERED = re.compile(  # products of matrices: A^{-1}B is not BA^{-1}
     r"[A-Z]\s*\^\s*\{?\s*(?:-1|T|\\top)\s*\}?\s*[A-Z]|[A-Z]\s*[A-Z]\s*\^\s*\{?\s*(?:-1|T|\\top)"
 )
 _PLAIN_WORD = re.compile(r"(?=.*[A-Z])[a-zA-Z]{2,}|[a-zA-Z]{4,}")
+
+
+def _ordered(latex: str) -> bool:
+    """Whether capital letters are matrices here, whose order counts: there is an inverse, or AB and BA."""
+    pairs = {found[1] + found[2] for found in re.finditer(r"(?=([A-Z])([A-Z]))", latex)}
+    both = any(pair[::-1] in pairs and pair[0] != pair[1] for pair in pairs)
+    return both or _ORDERED.search(latex) is not None
 
 
 def _trees(*texts: str) -> list[Tree] | None:
@@ -101,7 +108,7 @@ def _expressions(answer: str, gold: str) -> bool:
     """Whether two expressions have equal values."""
     if (":" in answer) != (":" in gold) and re.search(r"/|\\frac", answer + gold):
         answer, gold = answer.replace(":", "/"), gold.replace(":", "/")  # the ratio 3:2
-    if any(_ORDERED.search(side) or _PLAIN_WORD.fullmatch(side) for side in (answer, gold)):
+    if any(_ordered(side) or _PLAIN_WORD.fullmatch(side) for side in (answer, gold)):
         return False  # only an equal spelling would do
     trees = _trees(answer, gold)
     return trees is not None and same(*trees, decimal="." in answer + gold)
@@ -445,8 +452,8 @@ def _ignores_unit(answer: Spelling, gold: Spelling) -> bool:
     """Two units that differ, or a gold like `6 m` whose letter may be a variable, against a bare number."""
     if conflict(answer.unit, gold.unit):
         return True
-    lone = re.search(r"\d\s+[a-zA-Z]$", gold.whole) and gold.latex != gold.whole
-    return bool(lone and answer.latex == answer.whole)
+    unit = gold.whole.removeprefix(gold.latex)
+    return ambiguous(unit) and answer.latex == answer.whole
 
 
 @functools.lru_cache(maxsize=4096)

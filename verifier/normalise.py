@@ -31,6 +31,7 @@ _FUNCTIONS = (
 )
 _EXPONENT = r"(?:\s*\^\s*\{?\s*-?[1-9]\s*\}?)"
 _UNIT_PART = rf"{TEXT}\{{[^{{}}]*\}}{_EXPONENT}?"
+_WORD = "(?:[A-Z]?[a-z]{2,}|YES|NO|TRUE|FALSE|NONE)"
 _LEAD = r"(?i:(?:the )?(?:final )?(?:answer|result|value)(?: is|:| is:)\s*[:=]?\s*)"
 
 
@@ -71,6 +72,7 @@ _REWRITES = [  # in this order
         # Commands with several names.
         (rf"\\[dtc](frac|binom){END}", r"\\\1"),
         (r"\^\s*\{?\s*(?:\*|\\ast(?![a-zA-Z]))\s*\}?(?!\*)", r"^\\star "),
+        (r"\\times(?=\s*\\(?:vec|mathbf|hat|boldsymbol|overrightarrow))", r"\\cross "),
         (rf"\\(?:times|ast|cdotp){END}|(?<!\*)\*(?!\*)", r"\\cdot "),
         (r"\*\*", "^"),
         (rf"\\([lg])(?:eq|eqslant|eqq){END}|([<>])=", _relation),
@@ -152,7 +154,9 @@ def normalise(text: str) -> Spelling:
     elif found := _UNIT_BARE.search(text):
         words, gap = found["words"], text[found.start() : found.start("words")]
         known = parse_unit(words)
-        several = re.search(r"[a-zA-Zμµ]{2}|[/^]", words) and known is not None
+        several = known is not None and re.search(r"[a-zA-Zμµ]{2}|[/^]", words)
+        if several and not gap and not re.search(r"[a-zA-Zμµ]{2}", words):
+            several = False  # 2m/s may be a product, 2 m/s is not
         single = known and gap and re.fullmatch(r"[a-zA-Z]", words)
         plain = (
             gap
@@ -175,4 +179,4 @@ def key(latex: str) -> str:
         return choice[1]
     if based := re.fullmatch(r"\((\w+)\)(_.*)", result):  # (52)_8
         return based[1] + based[2]
-    return result.lower() if re.fullmatch(r"[a-zA-Z,'-]{3,}", result) else result
+    return result.lower() if re.fullmatch(rf"{_WORD}(?:[,'-]{_WORD})*", result) else result

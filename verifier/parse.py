@@ -251,7 +251,7 @@ class _Parser:
     def symbol(self, name: str, subscripts: bool) -> Tree:
         if name in ("e", "i") and name not in self.variables and self.next not in ("_", "'"):
             return ("const", name)
-        if name == "d" and subscripts and re.fullmatch(r"[r-zAVMNPST]|\\theta|\\phi", self.next):
+        if name == "d" and subscripts and re.fullmatch(r"[p-zA-Z]|\\theta|\\phi", self.next):
             name += self.take()  # a differential
         while subscripts and self.next in ("_", "'"):
             name += self.take() if self.next == "'" else self.take() + self.raw()

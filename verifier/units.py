@@ -48,12 +48,12 @@ mph
 kph kmph kmh
 rpm
 """
-_NAMES = {name: line.split()[0] for line in _TABLE.strip().splitlines() for name in line.split()}
+_WORDS = {name: line.split()[0] for line in _TABLE.strip().splitlines() for name in line.split()}
 _PREFIXED = ("m", "g", "s", "L", "N", "J", "W", "V", "A", "F", "T", "C", "Pa", "Hz", "eV", "mol")
 _NAMES = {
     **{prefix + unit: prefix + unit for prefix in "kMGmcnpμ" for unit in _PREFIXED},
     **{unit: unit for unit in ("eV", "F", "T", "cal", "kcal", "atm", "bar", "Wh", "kWh")},
-    **_NAMES,
+    **_WORDS,
 }
 _SYNONYMS = {"mph": {"mi": 1, "h": -1}, "kph": {"km": 1, "h": -1}}
 _TOKEN = re.compile(
@@ -82,6 +82,13 @@ def parse_unit(words: str) -> Unit | None:
         elif token[0] not in "()":
             return None
     return unit
+
+
+def ambiguous(words: str) -> bool:
+    """Whether a unit could as well be a product of variables: m or mg, but not cm or hours."""
+    return bool(re.fullmatch(r"\s*[a-zA-Z]{1,2}\s*", words)) and not (
+        len(words.strip()) > 1 and words.strip() in _WORDS
+    )
 
 
 def conflict(one: Unit, other: Unit) -> bool:
