@@ -11,9 +11,11 @@ from verifier import equal
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last `\boxed{...}` of `text`, or None if it has none or the last one never closes.
+    r"""Content of the last `\boxed{...}` of `text`, or None if it has none or the last one never
+    closes.
 
-    Braces are counted without escapes, as DAPO's code does: `\}` closes. An unclosed last box voids an earlier one.
+    Braces are counted without escapes, as DAPO's code does: `\}` closes. An unclosed last box voids
+    an earlier one.
     """
     start = text.rfind(r"\boxed{")
     end = _box_end(text, start)
@@ -21,7 +23,9 @@ def last_boxed(text: str) -> str | None:
 
 
 def _box_end(text: str, start: int) -> int | None:
-    r"""The index of the brace that closes the `\boxed{` at `start`; None if start < 0 or it never closes."""
+    r"""The index of the brace that closes the `\boxed{` at `start`; None if start < 0 or it never
+    closes.
+    """
     depth = 0
     for brace in re.compile(r"[{}]").finditer(text, start) if start >= 0 else ():
         depth += 1 if brace[0] == "{" else -1
@@ -31,9 +35,11 @@ def _box_end(text: str, start: int) -> int | None:
 
 
 def strict_box(response: str, answer: str) -> float:
-    """JustRL's training reward: +1.0 if the last box in the last 100 characters is `answer` to the letter, else -1.0.
+    """JustRL's training reward: +1.0 if the last box in the last 100 characters is `answer` to the
+    letter, else -1.0.
 
-    No normalisation, not even strip, on either side. (DAPO's code cuts to 300 characters first; 100 of 300 is 100.)
+    No normalisation, not even strip, on either side. (DAPO's code cuts to 300 characters first; 100
+    of 300 is 100.)
     """
     return 1.0 if last_boxed(response[-100:]) == answer else -1.0
 
@@ -41,25 +47,28 @@ def strict_box(response: str, answer: str) -> float:
 def overlong_penalty(length: int, max_length: int, buffer: int) -> float:
     """DAPO's soft overlong punishment (eq. 13, veRL's form), to be added to the reward; in [-1, 0].
 
-    length, max_length, buffer are response tokens: 0 up to max_length - buffer, then linear, -1 at max_length.
-    Raises ValueError unless 0 < buffer <= max_length.
+    length, max_length, buffer are response tokens: 0 up to max_length - buffer, then linear, -1 at
+    max_length. Raises ValueError unless 0 < buffer <= max_length.
     """
     if not 0 < buffer <= max_length:
         raise ValueError(
-            f"The overlong buffer must lie between 1 and max_length={max_length} tokens, not {buffer}."
+            f"The overlong buffer must lie between 1 and max_length={max_length} tokens, "
+            f"not {buffer}."
         )
     return min(0.0, -(length - (max_length - buffer)) / buffer)
 
 
 # ---------------------------------------------------------------- robust: equal in meaning
 
-_BETWEEN = re.compile(  # what may stand between the boxes of one answer: \boxed{3}, \boxed{5} and \boxed{7}
+_BETWEEN = re.compile(  # what may stand between the boxes of one answer
     r"(?:\s|\$|,|;|\\[()\[\],;:! ]|\\q?quad|and|or|\\text\{\s*,?\s*(?:and|or)\s*\})+"
 )
 
 
 def last_answer(text: str) -> str | None:
-    r"""The content of the last box, or of the boxes that form one list at the end: `\boxed{3}, \boxed{5}` is "3, 5"."""
+    r"""The content of the last box, or of the boxes that form one list at the end: `\boxed{3},
+    \boxed{5}` is "3, 5".
+    """
     parts, end = [], len(text)
     while (start := text.rfind(r"\boxed{", 0, end)) >= 0:
         close = _box_end(text, start)
@@ -79,7 +88,9 @@ def last_answer(text: str) -> str | None:
 
 
 def robust(response: str, answer: str) -> float:
-    """+1.0 if the last box of `response` (or the list of boxes that ends it) equals `answer` in meaning, else -1.0."""
+    """+1.0 if the last box of `response` (or the list of boxes that ends it) equals `answer` in
+    meaning, else -1.0.
+    """
     return robust_many([response], [answer])[0]
 
 
@@ -100,10 +111,10 @@ def robust_many(responses: list[str], answers: list[str]) -> list[float]:
 
 
 def _mathd(text: str) -> str:
-    """The MATH normaliser's idea: one LaTeX spelling, units and decoration gone, then plain string equality.
+    """One LaTeX spelling, units and decoration gone, to compare by `==`.
 
-    It stays beside verifier/normalise.py because ProRL's reward accepts what either of the two accepts, and this one
-    accepts some pairs that are not equal (16 in tests/answer_pairs.jsonl), such as 5 cm for 5 m.
+    It stays beside verifier/normalise.py because ProRL's reward accepts what either of the two
+    accepts, and this one accepts some pairs that are not equal: 0.5% for 0.5.
     """
     text = text.strip().replace("\n", "").replace(r"\!", "").replace(r"\\", "\\")
     text = re.sub(r"\\[td]frac", r"\\frac", text)

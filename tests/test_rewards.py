@@ -1,4 +1,6 @@
-r"""The rewards: the strict box against its definition, the robust verifier on a table of pairs, and under attack."""
+r"""The rewards: the strict box against its definition, the robust verifier on a table of pairs, and
+under attack.
+"""
 
 import json
 import random
@@ -109,7 +111,7 @@ def test_last_boxed_reads_the_whole_text():
     assert last_boxed(r"\boxed{" + "{" * 5000 + "1" + "}" * 5001) == "{" * 5000 + "1" + "}" * 5000
 
 
-# ---------------------------------------------------------------- overlong penalty, DeepScaleR-style match
+# ---------------------------------------------------------------- overlong penalty, DeepScaleR
 
 
 def test_overlong_penalty_follows_dapo():
@@ -148,7 +150,7 @@ def test_deepscaler_match_needs_a_box():
     assert deepscaler_match("42", "42") == -1
 
 
-# ---------------------------------------------------------------- robust: what is equal, what is not
+# ---------------------------------------------------------------- robust: equal or not
 
 
 def test_robust_on_the_table_of_pairs():

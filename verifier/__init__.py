@@ -1,4 +1,7 @@
-"""Are two answers of mathematics equal? `from verifier import equal`. Imports nothing of this repository."""
+"""Are two answers of mathematics equal?
+
+`from verifier import equal`. Imports nothing of this repository.
+"""
 
 from .compare import equal
 

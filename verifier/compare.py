@@ -1,8 +1,10 @@
-r"""Are two answers equal? `equal(r"\dfrac12", "0.5")` is True. No state, no clock, no process: a verdict never changes.
+r"""Are two answers equal? `equal(r"\dfrac12", "0.5")` is True. No state, no clock, no process: a
+verdict never changes.
 
-In this order: equal spelling, units, plain numbers, then the structure (lists, tuples, sets, intervals, matrices,
-equations, inequalities), down to expressions, whose values are compared at fixed points (evaluate.py). What cannot be
-read is not equal. An expression over 300 characters passes by its spelling only.
+In this order: equal spelling, units, plain numbers, then the structure (lists, tuples, sets,
+intervals, matrices, equations, inequalities), down to expressions, whose values are compared at
+fixed points (evaluate.py). What cannot be read is not equal. An expression over 300 characters
+passes by its spelling only.
 """
 
 import functools
@@ -34,7 +36,9 @@ def _depths(latex: str) -> list[int]:
 
 
 def _split(latex: str, separator: str) -> list[str]:
-    """`latex` cut at every match of `separator` that stands outside all brackets; empty parts are dropped."""
+    """`latex` cut at every match of `separator` that stands outside all brackets; empty parts are
+    dropped.
+    """
     parts, depth, start = [], 0, 0
     for token in re.finditer(rf"(?P<bracket>[{{(\[\])}}])|{separator}", latex):
         if token["bracket"]:
@@ -80,14 +84,19 @@ _PLAIN_WORD = re.compile(r"(?=.*[A-Z])[a-zA-Z]{2,}|[a-zA-Z]{4,}")
 
 
 def _ordered(latex: str) -> bool:
-    """Whether capital letters are matrices here, whose order counts: there is an inverse, or AB and BA."""
+    """Whether capital letters are matrices here, whose order counts: there is an inverse, or AB and
+    BA.
+    """
     pairs = {found[1] + found[2] for found in re.finditer(r"(?=([A-Z])([A-Z]))", latex)}
     both = any(pair[::-1] in pairs and pair[0] != pair[1] for pair in pairs)
     return both or _ORDERED.search(latex) is not None
 
 
 def _trees(*texts: str) -> list[Tree] | None:
-    """The trees of texts that are to be compared: a letter means the same in all of them. None if one is unreadable."""
+    """The trees of texts that are to be compared: a letter means the same in all of them.
+
+    None if one is unreadable.
+    """
     if not all(map(_readable, texts)):
         return None
     joined = " ".join(texts)
@@ -120,13 +129,15 @@ _MODULUS = re.compile(rf"\(?\s*\\p?mod{END}\s*\{{?([^{{}}()]*)\}}?\s*\)?$")
 
 
 def _relation(answer: str, gold: str) -> bool:
-    """Whether two equations, inequalities or chains of them say the same, up to a factor and the order of sides."""
+    """Whether two equations, inequalities or chains of them say the same, up to a factor and the
+    order of sides.
+    """
     sides, signs = zip(_relations(answer), _relations(gold), strict=True)
     if len(sides[0]) != len(sides[1]) or not signs[0]:
         return False
-    if all(set(side) == {"="} for side in signs) and len(sides[0]) == 2:
-        if sorted(map(key, sides[0])) == sorted(map(key, sides[1])):
-            return True
+    turned = signs == (["="], ["="]) and sorted(map(key, sides[0])) == sorted(map(key, sides[1]))
+    if turned:
+        return True
     if "\\equiv" in signs[0] + signs[1]:
         return signs[0] == signs[1] and _congruence(*sides)
     trees = _trees(*sides[0], *sides[1])
@@ -187,7 +198,9 @@ _EVERYWHERE = ("-\\infty", False, "\\infty", False)
 
 
 def _region(latex: str) -> Region | None:
-    r"""The part of the real line that an interval, an inequality or a union of them describes, if it is plain to see."""
+    r"""The part of the real line that an interval, an inequality or a union of them describes, if
+    it is plain to see.
+    """
     if named := re.match(rf"(\\?[a-zA-Z]\w*)\s*\\in{END}\s*", latex):
         region = _region(latex[named.end() :])
         return region and (key(named[1]), region[1])
@@ -283,8 +296,10 @@ def _matched(answers: list, golds: list, compare) -> bool:
 
 
 def _elements(latex: str) -> tuple[str, list[str]]:
-    r"""(brackets, elements) of a tuple, interval, set or bare list: "[1, 2)" -> ("[)", ["1", "2"]); `\pm` gives two."""
-    column = rf"\\begin\{{(?:pmatrix|array)\}}(?:\{{[clr|]+\}})?([^&]*)\\end\{{(?:pmatrix|array)\}}"
+    r"""(brackets, elements) of a tuple, interval, set or bare list: "[1, 2)" -> ("[)", ["1", "2"]);
+    `\pm` gives two.
+    """
+    column = r"\\begin\{(?:pmatrix|array)\}(?:\{[clr|]+\})?([^&]*)\\end\{(?:pmatrix|array)\}"
     if found := re.fullmatch(column, latex):  # a column vector may be written as a tuple
         latex = "(" + re.sub(r"\\\\\s*$", "", found[1].strip()).replace(r"\\", ",") + ")"
     brackets, inner = "", re.fullmatch(r"(\\\{|[(\[])(.*)(\\\}|[)\]])", latex)
@@ -317,7 +332,10 @@ def _only_element(latex: str) -> str | None:
 
 
 def _connectives(latex: str) -> set[str]:
-    """The words between inequalities: x > 2 and x < 5 is not x > 2 or x < 5. In a list of values they mean the same."""
+    """The words between inequalities: x > 2 and x < 5 is not x > 2 or x < 5.
+
+    In a list of values they mean the same.
+    """
     if not set(_relations(latex)[1]) - {"="}:
         return set()
     return set(re.findall(r"\b(?:and|or)\b", latex))
@@ -353,7 +371,7 @@ _NAME = "|".join(  # what an answer may give a value to
         r"(?:m\s*)?(?:\\(?:angle|triangle)\s*)?\\?[a-zA-Z]\w{0,8}",  # x, \alpha, AB, m\angle A
     )
 )
-_ASSIGNMENTS = re.compile(  # a name, perhaps with an index, a prime and arguments, then = or \in; also in chains
+_ASSIGNMENTS = re.compile(  # names, perhaps with an index, a prime and arguments, then = or \in
     rf"(?:(?:{_NAME})(?:_(?:\w|\{{[^{{}}]*\}}))?'*(?:\^\{{-1\}}|\^\s*\\star\s*)?(?:\([^()=]*\))?'*"
     rf"\s*(?:=|\\(?:in|approx){END})\s*)+|\\approx{END}"
 )
@@ -367,7 +385,10 @@ _REMARK = re.compile(
 
 
 def _values_of(answer: str, gold: str) -> tuple[str, str]:
-    """Both without the assignments they start with: x = 5 is 5. But x = 5 is not y = 5, and x = 1, y = 2 stays."""
+    """Both without the assignments they start with: x = 5 is 5.
+
+    But x = 5 is not y = 5, and x = 1, y = 2 stays.
+    """
     found = _ASSIGNMENTS.match(answer), _ASSIGNMENTS.match(gold)
     if all(found) and (key(found[0][0]) != key(found[1][0]) or "=" in gold[found[1].end() :]):
         return answer, gold
@@ -378,7 +399,9 @@ def _values_of(answer: str, gold: str) -> tuple[str, str]:
 
 
 def _without_remark(latex: str) -> list[str]:
-    r"""The exact and the rounded value of `\frac{2}{3} \text{(about 0.67)}`, if they agree; else the text itself."""
+    r"""The exact and the rounded value of `\frac{2}{3} \text{(about 0.67)}`, if they agree; else
+    the text itself.
+    """
     plain = re.sub(r"\s+", " ", re.sub(TEXT + r"\{([^{}]*)\}", r" \1 ", latex))
     found = _REMARK.fullmatch(plain.strip())
     if not found:
@@ -392,7 +415,9 @@ def _without_remark(latex: str) -> list[str]:
 
 
 def _chain(latex: str) -> str:
-    """The value that a chain of equations ends with: `1 + 2 = 3` and `S = 2a = 6` are 3 and 6; else the text itself."""
+    """The value that a chain of equations ends with: `1 + 2 = 3` and `S = 2a = 6` are 3 and 6; else
+    the text itself.
+    """
     sides, signs = _relations(latex)
     if set(signs) != {"="}:
         return latex
@@ -449,7 +474,9 @@ def _thousands(latex: str, other: str) -> str:
 
 
 def _ignores_unit(answer: Spelling, gold: Spelling) -> bool:
-    """Two units that differ, or a gold like `6 m` whose letter may be a variable, against a bare number."""
+    """Two units that differ, or a gold like `6 m` whose letter may be a variable, against a bare
+    number.
+    """
     if conflict(answer.unit, gold.unit):
         return True
     unit = gold.whole.removeprefix(gold.latex)
@@ -503,7 +530,10 @@ def _single(answer: str, gold: str) -> bool:
 
 
 def _quick(answer: str, gold: str) -> bool | None:
-    """The verdict that needs no algebra: equal spelling, labels, bases, two plain numbers. None: not settled."""
+    """The verdict that needs no algebra: equal spelling, labels, bases, two plain numbers.
+
+    None: not settled.
+    """
     answer, gold = _values_of(answer, gold)
     answer_key, gold_key = key(answer), key(gold)
     if answer_key == gold_key:
@@ -511,7 +541,10 @@ def _quick(answer: str, gold: str) -> bool | None:
     label = re.match(r"\(([A-Z])\)|([A-Z])[):.]", answer_key)  # the choice with its text: (C) 12
     if label and (label[1] or label[2]) == gold_key:
         return True
-    based = [re.fullmatch(r"([\dA-F]*\d[\dA-F]*)_(?:\{(\d+)\}|(\d))", side) for side in (answer_key, gold_key)]
+    based = [
+        re.fullmatch(r"([\dA-F]*\d[\dA-F]*)_(?:\{(\d+)\}|(\d))", side)
+        for side in (answer_key, gold_key)
+    ]
     if all(based) and based[0].groups() != based[1].groups():
         return False
     if based[1] and answer_key == based[1][1]:

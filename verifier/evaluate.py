@@ -1,8 +1,10 @@
 """The values of a tree at fixed points, to compare two expressions without algebra.
 
-Two expressions are equal where they agree at every point. The points look random but are computed from the names
-of the variables, so a verdict never changes. Rational numbers stay exact; all others have 150 digits, of which 100 must
-agree. A sum in which a term is too small to be seen has no value, so 1 + e^{-1000} is not 1. A function that is not known, such as f or dim, has a value computed from its name and its arguments.
+Two expressions are equal where they agree at every point. The points look random but are computed
+from the names of the variables, so a verdict never changes. Rational numbers stay exact; all others
+have 150 digits, of which 100 must agree. A sum in which a term is too small to be seen has no
+value, so 1 + e^{-1000} is not 1. A function that is not known, such as f or dim, has a value
+computed from its name and its arguments.
 """
 
 import functools
@@ -89,7 +91,9 @@ class _Evaluator:
         return int(value) if isinstance(value, Fraction) and value.denominator == 1 else None
 
     def clean(self, value, size):
-        """Zero for what is only the rounding of numbers of `size`, in each part of a complex number."""
+        """Zero for what is only the rounding of numbers of `size`, in each part of a complex
+        number.
+        """
         if isinstance(value, Fraction):
             return value
         noise = size * self.mp.mpf(10) ** -NOISE
@@ -264,7 +268,8 @@ class _Evaluator:
 
 
 _ONE_ARGUMENT = ("abs", "floor", "ceil", "ln", "log", "lg", "exp")
-_MPMATH = {name: name for name in "sin cos tan cot sec csc sinh cosh tanh zeta".split()}
+_SAME_NAMES = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "zeta")
+_MPMATH = {name: name for name in _SAME_NAMES}
 _MPMATH |= {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "Gamma": "gamma"}
 
 
@@ -303,8 +308,8 @@ def _agree(a, b, decimal: bool) -> bool:
 def _pairs(one: Tree, other: Tree) -> list[tuple] | None:
     """The values of both, point by point; None if their domains differ or too few points are left.
 
-    Where one of them leaves the reals, as ln x does for a negative x, the point tells nothing, unless an absolute value
-    is there for just that: ln|x| is not ln x.
+    Where one of them leaves the reals, as ln x does for a negative x, the point tells nothing,
+    unless an absolute value is there for just that: ln|x| is not ln x.
     """
     absolute = "abs()" in symbols(one) | symbols(other)
     left, right = values(one), values(other)
@@ -323,13 +328,17 @@ def _pairs(one: Tree, other: Tree) -> list[tuple] | None:
 
 
 def same(one: Tree, other: Tree, decimal: bool) -> bool:
-    """Whether two expressions have the same value at every point; to six digits if there are decimals."""
+    """Whether two expressions have the same value at every point; to six digits if there are
+    decimals.
+    """
     pairs = _pairs(one, other)
     return pairs is not None and all(_agree(a, b, decimal) for a, b in pairs)
 
 
 def rounds_to(tree: Tree, number: str, decimals: int) -> bool:
-    """Whether the value of a tree without variables is `number` when it is rounded to so many decimals."""
+    """Whether the value of a tree without variables is `number` when it is rounded to so many
+    decimals.
+    """
     value = values(tree)[0].value
     if value is None:
         return False
@@ -339,7 +348,9 @@ def rounds_to(tree: Tree, number: str, decimals: int) -> bool:
 
 
 def proportional(one: Tree, other: Tree, decimal: bool) -> int:
-    """The sign of the constant c where one = c * other at every point; 0 if there is none, or both are zero or constant."""
+    """The sign of the constant c where one = c * other at every point; 0 if there is none, or both
+    are zero or constant.
+    """
     pairs = _pairs(one, other)
     if not pairs or len(pairs) < 3 or any(a == 0 or b == 0 for a, b in pairs):
         return 0

@@ -1,4 +1,6 @@
-r"""One spelling for LaTeX that means the same, and the unit cut off: `\dfrac12\,\text{cm}` -> `\frac{1}{2}` and cm."""
+r"""One spelling for LaTeX that means the same, and the unit cut off: `\dfrac12\,\text{cm}` ->
+`\frac{1}{2}` and cm.
+"""
 
 import functools
 import re
@@ -9,23 +11,26 @@ from .units import Unit, parse_unit
 END = r"(?![a-zA-Z])"  # the end of a command's name
 TEXT = rf"\\(?:text(?:bf|it|rm|normal)?|[mh]box|math(?:rm|bf|it|sf)|operatorname){END}\s*"
 
-_GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
-    "varsigma sigma tau upsilon phi chi psi omega"
-).split()
-_SYMBOLS = str.maketrans({
-    **{chr(ord("α") + index): rf"\{name} " for index, name in enumerate(_GREEK)},
-    **{minus: "-" for minus in "−–‐‑"},
-    **{times: r"\cdot " for times in "×·⋅∙"},
-    **{space: " " for space in "\u00a0\u2009\u202f"},
-    **{chr(ord("₀") + digit): f"_{digit}" for digit in range(10)},
-    **dict(zip("²³⁴", ("^2", "^3", "^4"), strict=True)),
-    **dict(zip("½¼¾", (r"\frac12 ", r"\frac14 ", r"\frac34 "), strict=True)),
-    **dict(zip("≤≥≠≈", (r"\le ", r"\ge ", r"\ne ", r"\approx "), strict=True)),
-    **dict(zip("∪∩∈∖", (r"\cup ", r"\cap ", r"\in ", r"\setminus "), strict=True)),
-    **dict(zip("∞±∅ℝ", (r"\infty ", r"\pm ", r"\emptyset ", r"\mathbb{R}"), strict=True)),
-    **dict(zip("÷′，％√°", ("/", "'", ",", "%", r"\sqrt ", r"^\circ "), strict=True)),
-})
+_GREEK_NAMES = """
+alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma
+sigma tau upsilon phi chi psi omega
+"""
+_GREEK = _GREEK_NAMES.split()
+_SYMBOLS = str.maketrans(
+    {
+        **{chr(ord("α") + index): rf"\{name} " for index, name in enumerate(_GREEK)},
+        **{minus: "-" for minus in "−–‐‑"},
+        **{times: r"\cdot " for times in "×·⋅∙"},
+        **{space: " " for space in "\u00a0\u2009\u202f"},
+        **{chr(ord("₀") + digit): f"_{digit}" for digit in range(10)},
+        **dict(zip("²³⁴", ("^2", "^3", "^4"), strict=True)),
+        **dict(zip("½¼¾", (r"\frac12 ", r"\frac14 ", r"\frac34 "), strict=True)),
+        **dict(zip("≤≥≠≈", (r"\le ", r"\ge ", r"\ne ", r"\approx "), strict=True)),
+        **dict(zip("∪∩∈∖", (r"\cup ", r"\cap ", r"\in ", r"\setminus "), strict=True)),
+        **dict(zip("∞±∅ℝ", (r"\infty ", r"\pm ", r"\emptyset ", r"\mathbb{R}"), strict=True)),
+        **dict(zip("÷′，％√°", ("/", "'", ",", "%", r"\sqrt ", r"^\circ "), strict=True)),
+    }
+)
 _FUNCTIONS = (
     "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|sec|csc|cot|sqrt|ln|log|exp|gcd|lcm|pi"
 )
@@ -169,7 +174,9 @@ def normalise(text: str) -> Spelling:
 
 
 def key(latex: str) -> str:
-    """A spelling to compare by `==`: no text commands, spaces, or braces around one character; words in lower case."""
+    """A spelling to compare by `==`: no text commands, spaces, or braces around one character;
+    words in lower case.
+    """
     result = re.sub(TEXT + r"\{([^{}]*)\}", r"\1", latex)
     result = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", result).rstrip(".")  # "4 2" is not 42
     result = re.sub(r"\{(\w|\\[a-zA-Z]+)\}", r"\1", result)

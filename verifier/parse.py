@@ -1,7 +1,8 @@
-r"""A parser of LaTeX expressions: `2\sqrt{x}+1` -> ("add", ("mul", ("num", 2), ("root", 2, x)), ("num", 1)).
+r"""A parser of LaTeX expressions: `2\sqrt{x}+1` -> ("add", ("mul", ("num", 2), ("root", 2, x)),
+("num", 1)).
 
-It reads what it knows and raises Unreadable on everything else, so that nothing is dropped or guessed.
-A letter is a variable, whatever it means elsewhere: only e, i and \pi are constants.
+It reads what it knows and raises Unreadable on everything else, so that nothing is dropped or
+guessed. A letter is a variable, whatever it means elsewhere: only e, i and \pi are constants.
 
     ("num", Fraction)  ("const", "pi" | "e" | "i")  ("sym", name)
     ("add", a, b, ...)  ("mul", a, b, ...)  ("div", a, b)  ("pow", a, b)  ("root", n, a)  ("fac", a)
@@ -17,11 +18,12 @@ from .normalise import TEXT
 Tree = tuple
 
 _TOKEN = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?|\\[a-zA-Z]+|\\.|\S")
-_GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau "
-    "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega "
-    "hbar ell aleph infty"
-).split()
+_GREEK_NAMES = """
+alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon
+phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell aleph
+infty
+"""
+_GREEK = _GREEK_NAMES.split()
 _SYMBOLS = {"\\" + name for name in _GREEK}
 _TRIG = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
 _FUNCTIONS = {
@@ -32,12 +34,10 @@ _FUNCTIONS = {
         *("det", "dim", "ker", "deg", "arg", "Re", "Im"),
     )
 }
-_ACCENTS = {
-    "\\" + name
-    for name in (
-        "vec hat bar overline dot ddot tilde widehat widetilde overrightarrow mathcal mathfrak"
-    ).split()
-}
+_ACCENT_NAMES = """
+vec hat bar overline dot ddot tilde widehat widetilde overrightarrow mathcal mathfrak
+"""
+_ACCENTS = {"\\" + name for name in _ACCENT_NAMES.split()}
 _FONTS = {"\\mathbf", "\\boldsymbol", "\\mathit", "\\mathsf", "\\bm"}
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
 _FENCES = {"\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil")}
@@ -126,7 +126,9 @@ class _Parser:
                 return _product([MINUS_ONE, *factors] if sign < 0 else factors)
 
     def times(self, factors: list[Tree]) -> None:
-        """Reads a factor that follows without a sign; after an integer, a fraction of integers makes a mixed number."""
+        """Reads a factor that follows without a sign; after an integer, a fraction of integers
+        makes a mixed number.
+        """
         integer = self.tokens[self.at - 1].isdigit() and factors[-1][0] == "num"
         right = self.postfix()
         if integer and right[0] == "div" and right[1][0] == right[2][0] == "num":
@@ -313,7 +315,9 @@ class _Parser:
         return result if power is None else ("pow", result, power)
 
     def bare_argument(self) -> Tree:
-        r"""The 2x of `\sin 2x \cos y`: factors side by side up to a sign, a function or an operator."""
+        r"""The 2x of `\sin 2x \cos y`: factors side by side up to a sign, a function or an
+        operator.
+        """
         factors = [self.postfix()]
         while True:
             if self.next == "/" and (self.tokens[self.at + 1 : self.at + 2] or [""])[0].isdigit():

@@ -1,4 +1,6 @@
-"""Units: every name of a unit to one name, and compound units to exponents: "km per hour" -> {"km": 1, "h": -1}."""
+"""Units: every name of a unit to one name, and compound units to exponents: "km per hour" -> {"km":
+1, "h": -1}.
+"""
 
 import re
 
@@ -63,7 +65,10 @@ _TOKEN = re.compile(
 
 
 def parse_unit(words: str) -> Unit | None:
-    """Exponents of the units in `words`, with one name for each; None if a word is no unit. "square units" are {}."""
+    """Exponents of the units in `words`, with one name for each; None if a word is no unit.
+
+    "square units" are {}.
+    """
     unit: Unit = {}
     sign, power = 1, 1
     for token in _TOKEN.finditer(words.replace(r"\cdot", " ").replace("µ", "μ")):
@@ -92,7 +97,10 @@ def ambiguous(words: str) -> bool:
 
 
 def conflict(one: Unit, other: Unit) -> bool:
-    """Whether two units contradict each other. Money may be per anything: $5 and 5 dollars per hour agree."""
+    """Whether two units contradict each other.
+
+    Money may be per anything: $5 and 5 dollars per hour agree.
+    """
     if not one or not other or one == other:
         return False
     return not (one.get("dollar") == other.get("dollar") == 1 and 1 in (len(one), len(other)))
