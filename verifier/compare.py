@@ -368,20 +368,21 @@ _NAME = "|".join(  # what an answer may give a value to
         r"\\frac\{d\^?\d?\s*[a-z]\}\{d\s*[a-z]\^?\d?\}",  # a derivative
         r"\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\)",  # (x, y)
         r"\|[a-zA-Z]{1,2}\|",  # |AB|
+        r"\[[A-Z]{3,}\]",  # [ABC], an area
+        r"\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*\{?2\}?)?\s*\\?[a-zA-Z]+",  # \sin\theta
+        r"[a-z](?:\s*\+\s*[a-z])+",  # m + n
         r"(?:m\s*)?(?:\\(?:angle|triangle)\s*)?\\?[a-zA-Z]\w{0,8}",  # x, \alpha, AB, m\angle A
     )
 )
 _ASSIGNMENTS = re.compile(  # names, perhaps with an index, a prime and arguments, then = or \in
-    rf"(?:(?:{_NAME})(?:_(?:\w|\{{[^{{}}]*\}}))?'*(?:\^\{{-1\}}|\^\s*\\star\s*)?(?:\([^()=]*\))?'*"
+    rf"(?:(?:{_NAME})(?:_(?:\w|\{{[^{{}}]*\}}))?'*(?:\^\{{-1\}}|\^\s*\\star\s*)?(?:\([^()]*\))?'*"
     rf"\s*(?:=|\\(?:in|approx){END})\s*)+|\\approx{END}"
 )
 _ABOUT = (
-    r"(?:or |which is |i\.?e\.?,? )?\b(?<!\\)(?:about|approx(?:imately|\.)?|roughly|nearly|around)"
-    r"|\\approx|\\sim"
+    r"(?:or |which is |i\.?e\.?,? )?"
+    r"(?:\b(?<!\\)(?:about|approx(?:imately|\.)?|roughly|nearly|around)|\\approx|\\sim|(?<=\()=)"
 )
-_REMARK = re.compile(
-    rf"(?P<exact>.*[^\s,;(])\s*[,;]?\s*\(?\s*(?:{_ABOUT})\s*(?P<about>[^()]*?)\s*\)?"
-)
+_REMARK = re.compile(rf"(?P<exact>.*?[^\s,;(])\s*[,;]?\s*\(?\s*{_ABOUT}\s*(?P<about>[^()]*?)\s*\)?")
 
 
 def _values_of(answer: str, gold: str) -> tuple[str, str]:

@@ -37,7 +37,11 @@ _FUNCTIONS = (
 _EXPONENT = r"(?:\s*\^\s*\{?\s*-?[1-9]\s*\}?)"
 _UNIT_PART = rf"{TEXT}\{{[^{{}}]*\}}{_EXPONENT}?"
 _WORD = "(?:[A-Z]?[a-z]{2,}|YES|NO|TRUE|FALSE|NONE)"
-_LEAD = r"(?i:(?:the )?(?:final )?(?:answer|result|value)(?: is|:| is:)\s*[:=]?\s*)"
+_DOTS = r"(?:\\[lc]?dots(?![a-zA-Z])|\.\.\.|…)"
+_LEAD = (
+    r"(?i:(?:about|approximately|approx)\b\.?"
+    r"|(?:the )?(?:final )?(?:answer|result|value)(?: is|:| is:)\s*[:=]?\s*)"
+)
 
 
 def _relation(found: re.Match) -> str:
@@ -60,8 +64,12 @@ _REWRITES = [  # in this order
         # Size and style say nothing.
         (rf"\\(?:left|right|[bB]igg?[lrm]?){END}\.?", ""),
         (rf"\\(?:display|text|script)style{END}|\\limits{END}|\\phantom\s*\{{[^{{}}]*\}}", ""),
+        (r"\\(?:text)?color\s*\{\w+\}|\\underline(?=\s*\{)|\\checkmark|\\\\\s*$", ""),
         (r"^\s*\\boxed\s*\{(.*)\}\s*$", _unwrap),
-        (rf"^\s*(?:{TEXT}\{{\s*{_LEAD}\}}|{_LEAD})\s*", ""),
+        (rf"^\s*(?:{TEXT}\{{\s*{_LEAD}\s*\}}|{_LEAD})\s*", ""),
+        # 0.333... is 0.\overline{3}.
+        (rf"(\d\.\d*?)(\d+?)\2{{2,}}\s*{_DOTS}", r"\1\\overline{\2}"),
+        (rf"(?<=\d)\s*{_DOTS}\s*$", ""),
         # Spaces, and commas between digits.
         (rf"{TEXT}\{{\s*\}}", " "),
         (r"(?<!\d)0\{,\}(?=\d)", "0."),

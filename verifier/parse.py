@@ -42,7 +42,7 @@ _FONTS = {"\\mathbf", "\\boldsymbol", "\\mathit", "\\mathsf", "\\bm"}
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
 _FENCES = {"\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil")}
 _DIFFERENTIAL = re.compile(r"(d|\\partial)(\^\d|\^\w)?([a-zA-Z\\].*)?")
-_OPERAND_ENDS = {*"+-/^_!%)]},'", "\\cdot", "\\degree", "\\rfloor", "\\rceil"}
+_OPERAND_ENDS = {*"+-/^_!%)]},'", "\\cdot", "\\degree", "\\rfloor", "\\rceil", "\\}"}
 ONE, MINUS_ONE = ("num", Fraction(1)), ("num", Fraction(-1))
 DEEPEST = 30  # operands inside operands
 
