@@ -494,9 +494,8 @@ def _equal(answer: str, gold: str) -> bool:
             return True
     if not _relations(gold)[1]:
         answer = _chain(answer)
-    answer, gold = _values_of(answer, gold)
-    if not _relations(gold)[1]:
-        answer = _chain(answer)
+    value, gold = _values_of(answer, gold)
+    answer = _chain(value) if value != answer else answer  # x = 1/2 = 0.5
     if _connectives(answer) ^ _connectives(gold) == {"and", "or"}:
         return False
     single = _only_element(answer), _only_element(gold)

@@ -20,7 +20,7 @@ from .numbers import close
 from .parse import Tree, symbols
 
 DIGITS, AGREE, NOISE = 150, 100, 130
-POINTS = 9
+POINTS = 9  # plus two of integers, for floor and ceiling, which differ only there
 BITS = 100_000  # of an exact number
 LARGEST = 1_000_000  # of the natural logarithm of a number
 
@@ -53,6 +53,8 @@ def _coordinate(name: str, point: int) -> Fraction:
     draw = _hash(name, point)
     if point < 3:
         return Fraction(100 + draw % 800, 997)
+    if point >= POINTS:
+        return Fraction(2 + draw % 50)
     if point < 6:
         return Fraction(1100 + draw % 3000, 997)
     return Fraction(100 + draw % 3000, 997) * (-1) ** (draw // 4096 % 2)
@@ -281,7 +283,7 @@ def values(tree: Tree) -> tuple[Value, ...]:
 
 def _values(tree: Tree) -> tuple[Value, ...]:
     result = []
-    for point in range(POINTS if symbols(tree) else 1):
+    for point in range(POINTS + 2 if symbols(tree) else 1):
         evaluator = _Evaluator(point)
         try:
             value = evaluator(tree)
@@ -311,8 +313,11 @@ def _pairs(one: Tree, other: Tree) -> list[tuple] | None:
     Where one of them leaves the reals, as ln x does for a negative x, the point tells nothing,
     unless an absolute value is there for just that: ln|x| is not ln x.
     """
-    absolute = "abs()" in symbols(one) | symbols(other)
+    names = symbols(one) | symbols(other)
+    absolute = "abs()" in names
     left, right = values(one), values(other)
+    if not names & {"floor()", "ceil()"}:
+        left, right = left[:POINTS], right[:POINTS]
     length = max(len(left), len(right))
     left, right = (side * (length // len(side)) for side in (left, right))
     real, complex_ = [], []

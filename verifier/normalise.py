@@ -85,6 +85,7 @@ _REWRITES = [  # in this order
         # Commands with several names.
         (rf"\\[dtc](frac|binom){END}", r"\\\1"),
         (r"\^\s*\{?\s*(?:\*|\\ast(?![a-zA-Z]))\s*\}?(?!\*)", r"^\\star "),
+        (r"\\nabla\s*\\times", r"\\nabla\\cross "),
         (r"\\times(?=\s*\\(?:vec|mathbf|hat|boldsymbol|overrightarrow))", r"\\cross "),
         (rf"\\(?:times|ast|cdotp){END}|(?<!\*)\*(?!\*)", r"\\cdot "),
         (r"\*\*", "^"),
