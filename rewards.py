@@ -1,6 +1,8 @@
 r"""Rule-based rewards for math answers: a string in, +1 or -1 out. No model is needed.
 
-justrl: strict_box, overlong_penalty (off)    prorl: deepscaler_match or robust    liteppo: robust
+justrl   strict_box (its two ablations: overlong_penalty, robust)
+prorl    deepscaler_match or robust, whichever accepts
+liteppo  robust
 """
 
 import re
@@ -11,11 +13,10 @@ from verifier import equal
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last `\boxed{...}` of `text`, or None if it has none or the last one never
-    closes.
+    r"""Content of the last `\boxed{...}` of `text`, or None if there is none or it never closes.
 
-    Braces are counted without escapes, as DAPO's code does: `\}` closes. An unclosed last box voids
-    an earlier one.
+    Braces are counted without escapes, as DAPO's code does: `\}` closes. An unclosed last box
+    voids an earlier one.
     """
     start = text.rfind(r"\boxed{")
     end = _box_end(text, start)
@@ -23,9 +24,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def _box_end(text: str, start: int) -> int | None:
-    r"""The index of the brace that closes the `\boxed{` at `start`; None if start < 0 or it never
-    closes.
-    """
+    r"""Index of the brace that closes the `\boxed{` at `start`; None if there is none."""
     depth = 0
     for brace in re.compile(r"[{}]").finditer(text, start) if start >= 0 else ():
         depth += 1 if brace[0] == "{" else -1
@@ -35,11 +34,10 @@ def _box_end(text: str, start: int) -> int | None:
 
 
 def strict_box(response: str, answer: str) -> float:
-    """JustRL's training reward: +1.0 if the last box in the last 100 characters is `answer` to the
-    letter, else -1.0.
+    """+1.0 if the last box in the last 100 characters is `answer` to the letter, else -1.0.
 
-    No normalisation, not even strip, on either side. (DAPO's code cuts to 300 characters first; 100
-    of 300 is 100.)
+    JustRL's training reward. Neither side is normalised or stripped. (DAPO's code cuts the response
+    to 300 characters first, which changes nothing.)
     """
     return 1.0 if last_boxed(response[-100:]) == answer else -1.0
 
@@ -66,8 +64,10 @@ _BETWEEN = re.compile(  # what may stand between the boxes of one answer
 
 
 def last_answer(text: str) -> str | None:
-    r"""The content of the last box, or of the boxes that form one list at the end: `\boxed{3},
-    \boxed{5}` is "3, 5".
+    r"""The content of the last box, or of the boxes that form one list at the end of `text`.
+
+    `\boxed{3}, \boxed{5} and \boxed{7}` is "3, 5, 7". Boxes with other words between them are not
+    one list, and then the last one counts.
     """
     parts, end = [], len(text)
     while (start := text.rfind(r"\boxed{", 0, end)) >= 0:
@@ -77,20 +77,18 @@ def last_answer(text: str) -> str | None:
             break
         content = text[start + len(r"\boxed{") : close]
         if parts and not re.search(r"[,;]|and|or", re.sub(r"\\[,;]", "", between)):
-            if content != parts[0]:  # only a repetition may follow without a comma
+            if content != parts[-1]:  # only a repetition may follow without a comma
                 break
         elif parts:
-            parts[:0] = [content, " or " if "or" in between else ", "]
+            parts += [" or " if "or" in between else ", ", content]
         else:
             parts = [content]
         end = start
-    return "".join(parts) if parts else None
+    return "".join(reversed(parts)) if parts else None
 
 
 def robust(response: str, answer: str) -> float:
-    """+1.0 if the last box of `response` (or the list of boxes that ends it) equals `answer` in
-    meaning, else -1.0.
-    """
+    """+1.0 if the final answer of `response` (its `last_answer`) means `answer`, else -1.0."""
     return robust_many([response], [answer])[0]
 
 
