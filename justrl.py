@@ -32,7 +32,7 @@ Where this deviates, and why:
 - The public data repeats each of its 17.4k problems 100 times. We keep one copy. The authors' run
   most likely kept them all, so that one epoch of theirs is a hundred of ours.
 - Held-out answers are judged as in training. The authors' script uses math-verify for them;
-  evaluate.py does both.
+  evaluate.py reports both our verifiers.
 - Mini-batches are cut in the order of sampling. The authors' code first shuffles sequences between
   its 32 ranks.
 
