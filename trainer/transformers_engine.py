@@ -1,24 +1,104 @@
-"""Sampling with the transformers model itself, for machines without vLLM."""
+"""Sampling with the transformers model itself, for machines without vLLM.
+
+Our own loop around the model's forward pass rather than `generate`, for what `generate` cannot do: a random stream per
+sample, log-probs of the samples without keeping all logits, one prefill for the n samples of a prompt, and dropping
+finished rows from the batch while the long ones go on.
+
+Two things make a token cheap, and both only replace parts of the library that are known to be the ordinary ones: a cache
+that grows in place (GrowingLayer), and attention that does not copy the keys that several heads share
+(grouped_attention). Sliding windows, linear attention, state-space layers and the like keep the library's own.
+"""
+
+import inspect
 
 import numpy as np
 import torch
-from transformers import DynamicCache
+from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from trainer.data import Rollout, Sampling
 from trainer.policy import load_model
 
 
-class TransformersEngine:
-    """Plain batched decoding with the transformers model, for machines without vLLM.
+def grouped_attention(module, query, key, value, attention_mask, **options):
+    """The library's "sdpa" for one new token a row: query [B, heads, 1, d] -> ([B, 1, heads, d], None).
 
-    Our own loop around the model's forward pass rather than `generate`, for what `generate` cannot do: a random stream
-    per sample, log-probs of the samples without keeping all logits, one prefill for the n samples of a prompt, and
-    dropping finished rows from the batch while the long ones go on.
+    key, value [B, key heads, T, d]; attention_mask [B, 1, 1, T], added. The library first copies each key for every
+    query head that reads it. Two plain products are faster than its kernel as well, which is made for many queries.
     """
+    B, heads, length, d = query.shape
+    if length > 1 or options.get("position_bias") is not None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    key, value = key.flatten(0, 1), value.flatten(0, 1)
+    scaling = options.get("scaling")
+    query = (query * (d**-0.5 if scaling is None else scaling)).reshape(len(key), -1, d)
+    scores = torch.bmm(query, key.transpose(1, 2))
+    if attention_mask is not None:
+        scores.view(B, heads, -1).add_(attention_mask[:, 0])
+    return torch.bmm(scores.softmax(dim=-1), value).view(B, 1, heads, -1), None
+
+
+AttentionInterface.register("grouped", grouped_attention)
+AttentionMaskInterface.register("grouped", sdpa_mask)
+
+
+class GrowingLayer(DynamicLayer):
+    """The library's cache layer with room to grow: a token is written behind the others, which stay where they are.
+
+    `keys` and `values` [B, heads, T, d] are the part in use of `rooms`, two tensors with space for `longest` at most.
+    """
+
+    def __init__(self, longest: int):
+        super().__init__()
+        self.longest = longest
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        states = key_states, value_states
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.rooms = self.keys, self.values = states
+            return states
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        if end > self.rooms[0].shape[2]:
+            self._move(slice(None))
+        for room, state in zip(self.rooms, states, strict=True):
+            room[:, :, start:end] = state
+        self.keys, self.values = (room[:, :, :end] for room in self.rooms)
+        return self.keys, self.values
+
+    def reorder_cache(self, rows: torch.Tensor) -> None:
+        """Row i becomes what row rows[i] was. Rows that stay where they are cost nothing."""
+        if len(rows) > len(self.keys):
+            self._move(rows)
+            return
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(-1)
+        if len(moved):
+            self.keys[moved], self.values[moved] = self.keys[rows[moved]], self.values[rows[moved]]
+        self.rooms = [room[: len(rows)] for room in self.rooms]
+        self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
+
+    def _move(self, rows) -> None:
+        """Copy these rows into rooms of twice the length."""
+        length, rooms = self.get_seq_length(), []
+        for states in (self.keys, self.values):
+            states = states[rows]
+            B, heads, _, d = states.shape
+            room = states.new_empty(B, heads, max(length + 1, min(2 * length, self.longest)), d)
+            room[:, :, :length] = states
+            rooms.append(room)
+        self.rooms = rooms
+        self.keys, self.values = (room[:, :, :length] for room in rooms)
+
+
+class TransformersEngine:
+    """Plain batched decoding."""
 
     BATCH = 512  # sequences decoded together
     DRAWS = 64  # uniform numbers drawn ahead per sequence
-    COMPACT = 0.75  # drop the finished rows once at most this share of the batch is still running
 
     def __init__(
         self,
@@ -29,16 +109,28 @@ class TransformersEngine:
         dtype: torch.dtype,
         raw_logps: bool = False,
     ):
+        cuda = torch.cuda.is_available()
         self.device = (
-            torch.device("cuda", torch.cuda.current_device())
-            if torch.cuda.is_available()
-            else torch.device("cpu")
+            torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         )
         self.model = load_model(model_dir, dtype).to(self.device).eval()
-        self.stop_ids = torch.tensor(stop_ids, device=self.device)
+        self.accepts = inspect.signature(self.model.forward).parameters
+        self.stop_ids = torch.tensor(stop_ids, dtype=torch.int64, device=self.device)
         self.vocabulary = vocabulary
         self.max_length = max_length
         self.raw_logps = raw_logps
+        # All attention, of the ordinary kind and called by name: then it can be ours.
+        layers = DynamicCache(config=self.model.config).layers
+        self.ordinary = (
+            not cuda
+            and dtype == torch.float32
+            and self.model.config._attn_implementation == "sdpa"
+            and self.model._supports_attention_backend
+            and len(layers) > 0
+            and all(type(layer) is DynamicLayer for layer in layers)
+        )
+        if self.ordinary:
+            self.model.set_attn_implementation("grouped")
 
     @torch.inference_mode()
     def generate(self, prompts, n: int, seeds, sampling: Sampling) -> list[list[Rollout]]:
@@ -54,99 +146,92 @@ class TransformersEngine:
         return groups
 
     def _decode(self, prompts, n, seeds, sampling) -> list[list[Rollout]]:
-        """Decode one batch. N counts all its sequences; a batch row is a sequence still being decoded."""
-        # Prefill once a prompt, padded on the left so that all responses start at the same position.
-        width = max(map(len, prompts))
-        padding_P_1 = torch.tensor(
-            [[width - len(prompt)] for prompt in prompts], device=self.device
-        )
-        ids_P_T = torch.tensor(
-            [[0] * (width - len(prompt)) + prompt for prompt in prompts], device=self.device
-        )
-        mask = torch.arange(width, device=self.device) >= padding_P_1
-        positions = (torch.arange(width, device=self.device) - padding_P_1).clamp(min=0)
-        cache = DynamicCache(config=self.model.config)
-        logits = self._forward(ids_P_T, mask, positions, cache).repeat_interleave(n, dim=0)
-        cache.batch_repeat_interleave(n)
-        mask = mask.repeat_interleave(n, dim=0)
-        position = (width - padding_P_1).repeat_interleave(n, dim=0)
+        """Decode one batch of N = P n sequences. Its B rows are those of them that are not finished."""
+        width, max_tokens = max(map(len, prompts)), sampling.max_tokens
+        cache, mask, position, logits = self._prefill(prompts, width, max_tokens)
+        rows = torch.arange(len(prompts) * n, device=self.device)  # row -> sequence
+        cache.reorder_cache(rows // n)
+        mask, position, logits = mask[rows // n], position[rows // n], logits[rows // n]
 
-        count, max_tokens = len(prompts) * n, sampling.max_tokens
         streams = [np.random.default_rng([seed, g]) for seed in seeds for g in range(n)]
-        draws_N_D = torch.empty(count, self.DRAWS, dtype=torch.float64, device=self.device)
-        ids_N_T = torch.zeros(count, max_tokens, dtype=torch.int64, device=self.device)
-        logps_N_T = torch.zeros(count, max_tokens, device=self.device)
-        length_N = torch.full((count,), max_tokens, device=self.device)
-        stopped_N = torch.zeros(count, dtype=torch.bool, device=self.device)
-        rows = torch.arange(count, device=self.device)  # batch row -> sequence
+        ids_N_R = torch.zeros(len(rows), max_tokens, dtype=torch.int64, device=self.device)
+        logps_N_R = torch.zeros(len(rows), max_tokens, device=self.device)
+        length_N = torch.full((len(rows),), max_tokens, device=self.device)
+        stopped_N = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
         for t in range(max_tokens):
+            if t > 0:
+                logits = self._forward(ids[:, None], mask[..., : width + t], position, cache)
+                position += 1
             if t % self.DRAWS == 0:
-                draws_N_D[rows] = torch.tensor(
-                    np.stack([streams[i].random(self.DRAWS) for i in rows.tolist()])
-                ).to(rows.device)
-            ids, logps = self._sample(logits, draws_N_D[rows, t % self.DRAWS], sampling)
-            ids_N_T[rows, t], logps_N_T[rows, t] = ids, logps
-            stops = rows[torch.isin(ids, self.stop_ids) & ~stopped_N[rows]]
-            stopped_N[stops], length_N[stops] = True, t + 1
-            running = ~stopped_N[rows]
-            still = int(running.sum())
-            if still == 0 or t + 1 == max_tokens:
-                break
-            if still <= self.COMPACT * len(
-                rows
-            ):  # dropping rows copies the cache, so not for every one that stops
-                keep = running.nonzero().squeeze(-1)
-                cache.batch_select_indices(keep)
-                rows, ids, mask, position = rows[keep], ids[keep], mask[keep], position[keep]
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            logits = self._forward(ids[:, None], mask, position, cache)
-            position = position + 1
+                ahead = np.stack([streams[i].random(self.DRAWS) for i in rows.tolist()])
+                draws_B_D = torch.from_numpy(ahead).to(self.device)
+            ids, logps = self._sample(logits, draws_B_D[:, t % self.DRAWS], sampling)
+            ids_N_R[rows, t], logps_N_R[rows, t] = ids, logps
 
-        ids_N_T, logps_N_T = ids_N_T.to("cpu", torch.int32).numpy(), logps_N_T.cpu().numpy()
-        ends = zip(ids_N_T, logps_N_T, length_N.tolist(), stopped_N.tolist(), strict=True)
-        samples = [
-            (ids[:length].copy(), logps[:length].copy(), not stopped)
-            for ids, logps, length, stopped in ends
-        ]
-        prompt_ids = [np.array(prompt, np.int32) for prompt in prompts]
-        return [
-            [Rollout(prompt, *sample) for sample in samples[p * n : (p + 1) * n]]
-            for p, prompt in enumerate(prompt_ids)
-        ]
+            stops = (ids[:, None] == self.stop_ids).any(dim=1)
+            if stops.any():
+                length_N[rows[stops]], stopped_N[rows[stops]] = t + 1, True
+                keep = _fill_gaps(stops)
+                if len(keep) == 0:
+                    break
+                cache.reorder_cache(keep)
+                rows, ids, draws_B_D = rows[keep], ids[keep], draws_B_D[keep]
+                mask, position = mask[keep], position[keep]
+
+        lengths, stopped = length_N.tolist(), stopped_N.tolist()
+        ids_N_R, logps_N_R = ids_N_R.to("cpu", torch.int32).numpy(), logps_N_R.cpu().numpy()
+        groups = []
+        for p, prompt in enumerate(prompts):
+            prompt_ids, group = np.array(prompt, np.int32), []
+            for i in range(p * n, (p + 1) * n):
+                ids, logps = ids_N_R[i, : lengths[i]].copy(), logps_N_R[i, : lengths[i]].copy()
+                group.append(Rollout(prompt_ids, ids, logps, truncated=not stopped[i]))
+            groups.append(group)
+        return groups
+
+    def _prefill(self, prompts, width: int, max_tokens: int):
+        """Run the P prompts, padded on the left so that all responses start at the same place.
+
+        Returns the cache; the attention mask for prompt and response, [P, T], or [P, 1, 1, T] as what is added to a
+        token's attention scores; the first response token's position [P, 1]; the logits that predict it [P, V].
+        """
+        length_P_1 = torch.tensor([[len(prompt)] for prompt in prompts], device=self.device)
+        rows = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        place = torch.arange(width + max_tokens, device=self.device)
+        mask = place >= width - length_P_1
+        positions = (place[:width] - (width - length_P_1)).clamp(min=0)
+        cache = DynamicCache(config=self.model.config)
+        if self.ordinary:
+            cache.layers = [GrowingLayer(width + max_tokens) for _ in cache.layers]
+        ids = torch.tensor(rows, device=self.device)
+        logits = self._forward(ids, mask[:, :width], positions, cache)
+        if self.ordinary:  # given in this form, it is used as it is: no step has to make it anew
+            blank = torch.zeros(mask.shape, dtype=self.model.dtype, device=self.device)
+            mask = blank.masked_fill_(~mask, -torch.inf)[:, None, None]
+        return cache, mask, length_P_1, logits
 
     def _forward(self, ids, mask, positions, cache) -> torch.Tensor:
-        """Logits [rows, V] of the last position."""
-        outputs = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        """Logits [B, V] of the last position."""
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": positions,
+            "past_key_values": cache,
+            "cache_params": cache,  # the same, as state-space models name it
+            "use_cache": True,
+            "logits_to_keep": 1,
+        }
+        outputs = self.model(**{key: inputs[key] for key in inputs if key in self.accepts})
         return outputs.logits[:, -1, : self.vocabulary].float()
 
     def _sample(self, logits, draws, sampling) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inverse-CDF sampling, one uniform number a row -> (ids [rows], log-probs [rows]). Temperature 0 is greedy."""
-        temperature, top_p, top_k = sampling.temperature, sampling.top_p, sampling.top_k
-        scaled = logits / (temperature or 1.0)
-        if top_k > 0:
-            kth = scaled.topk(min(top_k, scaled.shape[-1])).values[:, -1:]
-            scaled = scaled.masked_fill(scaled < kth, -torch.inf)
-        if top_p < 1.0:
-            descending, order = scaled.sort(dim=-1, descending=True)
-            before = descending.softmax(dim=-1).cumsum(dim=-1) - descending.softmax(dim=-1)
-            scaled = scaled.masked_fill(
-                (before >= top_p).gather(-1, order.argsort(dim=-1)), -torch.inf
-            )
-        log_probs = scaled.log_softmax(dim=-1)
-        if temperature == 0:
-            ids = logits.argmax(dim=-1)
-        else:
-            cdf = log_probs.double().exp().cumsum(dim=-1)
-            ids = torch.searchsorted(cdf, (draws * cdf[:, -1])[:, None], right=True).squeeze(-1)
-        reported = logits.log_softmax(dim=-1) if self.raw_logps else log_probs
-        return ids, reported.gather(-1, ids[:, None]).squeeze(-1)
+        """One uniform number a row -> (ids [B], log-probs [B]). Temperature 0 is greedy."""
+        scaled = logits / (sampling.temperature or 1.0)
+        scaled = _truncate(scaled, sampling.top_p, sampling.top_k)
+        probs = scaled.softmax(dim=-1)
+        ids = logits.argmax(dim=-1) if sampling.temperature == 0 else _draw(probs, draws)
+        reported = logits.softmax(dim=-1) if self.raw_logps else probs
+        return ids, reported.gather(-1, ids[:, None]).squeeze(-1).log()
 
     def load_weights(self, policy) -> None:
         """Replace the engine's weights by the policy's, cast to the engine's dtype."""
@@ -155,5 +240,50 @@ class TransformersEngine:
     def sleep(self) -> None:
         """Nothing: no memory is set aside between calls."""
 
-    def wake(self) -> None:
-        """Nothing, see sleep."""
+
+def _fill_gaps(stops: torch.Tensor) -> torch.Tensor:
+    """The rows that go on, the last of them in the places of those that stop: few rows move."""
+    still = int((~stops).sum())
+    keep = torch.arange(still, device=stops.device)
+    keep[stops[:still]] = still + (~stops[still:]).nonzero().squeeze(-1)
+    return keep
+
+
+def _truncate(scaled: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
+    """-inf for all but the top_k likeliest, and of these for all but the fewest that hold top_p of the probability."""
+    vocabulary = scaled.shape[-1]
+    if top_k > 0:
+        kth = scaled.topk(min(top_k, vocabulary)).values[:, -1:]
+        scaled = scaled.masked_fill(scaled < kth, -torch.inf)
+    if top_p >= 1.0:
+        return scaled
+    total, k = scaled.logsumexp(dim=-1, keepdim=True), 128
+    while (
+        True
+    ):  # few tokens hold most of the probability: to sort the whole vocabulary takes much longer
+        likeliest, ids = scaled.topk(min(k, vocabulary))
+        probs = (likeliest - total).exp()
+        before = probs.cumsum(dim=-1) - probs
+        if k >= vocabulary or (before[:, -1] >= top_p).all():
+            break
+        k *= 4
+    likeliest = likeliest.masked_fill(before >= top_p, -torch.inf)
+    return torch.full_like(scaled, -torch.inf).scatter_(-1, ids, likeliest)
+
+
+def _draw(probs: torch.Tensor, draws: torch.Tensor, block: int = 1024) -> torch.Tensor:
+    """Inverse-CDF sampling: probs [B, V], draws [B] in [0, 1) -> ids [B].
+
+    First the block of ids, then the id in it: the running sum over a whole large vocabulary is what takes time. Sums in
+    float64, and the draw stays below the end of its block: an id of probability 0 is never drawn.
+    """
+    B, V = probs.shape
+    block = min(block, V)
+    blocks = (F.pad(probs, (0, -V % block)) if V % block else probs).view(B, -1, block)
+    ends = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    target = draws[:, None] * ends[:, -1:]
+    b = torch.searchsorted(ends, target, right=True)
+    inside = blocks[torch.arange(B, device=b.device), b[:, 0]].double().cumsum(dim=-1)
+    target = target - (ends.gather(-1, b) - inside[:, -1:])
+    target = target.clamp(min=0).minimum(inside[:, -1:] * (1 - 2**-52))
+    return (b * block + torch.searchsorted(inside, target, right=True)).squeeze(-1)
