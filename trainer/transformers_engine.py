@@ -115,6 +115,7 @@ class TransformersEngine:
         )
         self.model = load_model(model_dir, dtype).to(self.device).eval()
         self.accepts = inspect.signature(self.model.forward).parameters
+        self.state_space = "cache_params" in self.accepts  # reads padding once, and no mask after
         self.stop_ids = torch.tensor(stop_ids, dtype=torch.int64, device=self.device)
         self.vocabulary = vocabulary
         self.max_length = max_length
@@ -214,7 +215,7 @@ class TransformersEngine:
         """Logits [B, V] of the last position."""
         inputs = {
             "input_ids": ids,
-            "attention_mask": mask,
+            "attention_mask": None if self.state_space and ids.shape[1] == 1 else mask,
             "position_ids": positions,
             "past_key_values": cache,
             "cache_params": cache,  # the same, as state-space models name it
