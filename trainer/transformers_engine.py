@@ -1,12 +1,12 @@
 """Sampling with the transformers model itself, for machines without vLLM.
 
-Our own loop around the model's forward pass rather than `generate`, for what `generate` cannot do: a random stream per
-sample, log-probs of the samples without keeping all logits, one prefill for the n samples of a prompt, and dropping
-finished rows from the batch while the long ones go on.
+Our own loop around the model's forward pass rather than `generate`, for what `generate` cannot do:
+a random stream per sample, log-probs of the samples without keeping all logits, one prefill for the
+n samples of a prompt, and dropping finished rows from the batch while the long ones go on.
 
-Two things make a token cheap, and both only replace parts of the library that are known to be the ordinary ones: a cache
-that grows in place (GrowingLayer), and attention that does not copy the keys that several heads share
-(grouped_attention). Sliding windows, linear attention, state-space layers and the like keep the library's own.
+Two parts make a token cheap: a cache that grows in place (GrowingLayer) and attention that copies
+no keys (grouped_attention). They replace the library's ordinary ones. A model that has anything
+else, such as sliding windows or linear attention, keeps the library's own throughout.
 """
 
 import inspect
@@ -24,17 +24,18 @@ from trainer.policy import load_model
 
 
 def grouped_attention(module, query, key, value, attention_mask, **options):
-    """The library's "sdpa" for one new token a row: query [B, heads, 1, d] -> ([B, 1, heads, d], None).
+    """The library's "sdpa" for one new token a row: query [B, heads, 1, d] -> [B, 1, heads, d].
 
-    key, value [B, key heads, T, d]; attention_mask [B, 1, 1, T], added. The library first copies each key for every
-    query head that reads it. Two plain products are faster than its kernel as well, which is made for many queries.
+    key, value [B, key heads, T, d]; attention_mask [B, 1, 1, T], added to the scores. The library
+    first copies each key for every query head that reads it, and its kernel is made for many
+    queries: two plain products are faster.
     """
     B, heads, length, d = query.shape
     if length > 1 or options.get("position_bias") is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     key, value = key.flatten(0, 1), value.flatten(0, 1)
     scaling = options.get("scaling")
-    query = (query * (d**-0.5 if scaling is None else scaling)).reshape(len(key), -1, d)
+    query = (query * (d**-0.5 if scaling is None else scaling)).reshape(key.shape[0], -1, d)
     scores = torch.bmm(query, key.transpose(1, 2))
     if attention_mask is not None:
         scores.view(B, heads, -1).add_(attention_mask[:, 0])
@@ -46,9 +47,10 @@ AttentionMaskInterface.register("grouped", sdpa_mask)
 
 
 class GrowingLayer(DynamicLayer):
-    """The library's cache layer with room to grow: a token is written behind the others, which stay where they are.
+    """The library's cache layer with room to grow: what is in it stays where it is.
 
-    `keys` and `values` [B, heads, T, d] are the part in use of `rooms`, two tensors with space for `longest` at most.
+    `keys` and `values` [B, heads, T, d] are the part in use of `rooms`, two tensors with space for
+    more tokens, up to `longest`.
     """
 
     def __init__(self, longest: int):
@@ -72,14 +74,17 @@ class GrowingLayer(DynamicLayer):
 
     def reorder_cache(self, rows: torch.Tensor) -> None:
         """Row i becomes what row rows[i] was. Rows that stay where they are cost nothing."""
-        if len(rows) > len(self.keys):
+        count = rows.shape[0]
+        if count > self.keys.shape[0]:
             self._move(rows)
             return
-        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(-1)
-        if len(moved):
-            self.keys[moved], self.values[moved] = self.keys[rows[moved]], self.values[rows[moved]]
-        self.rooms = [room[: len(rows)] for room in self.rooms]
-        self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
+        moved = (rows != torch.arange(count, device=rows.device)).nonzero().squeeze(-1)
+        if moved.shape[0]:
+            origins = rows[moved]
+            for states in (self.keys, self.values):
+                states.index_copy_(0, moved, states.index_select(0, origins))
+        self.rooms = [room[:count] for room in self.rooms]
+        self.keys, self.values = self.keys[:count], self.values[:count]
 
     def _move(self, rows) -> None:
         """Copy these rows into rooms of twice the length."""
@@ -135,10 +140,12 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def generate(self, prompts, n: int, seeds, sampling: Sampling) -> list[list[Rollout]]:
-        """n responses to each prompt: prompts P lists of ids, seeds P ints -> P lists of n rollouts."""
-        if (longest := max(map(len, prompts), default=0) + sampling.max_tokens) > self.max_length:
+        """n responses to each of P prompts, lists of ids; P seeds -> P lists of n rollouts."""
+        longest = max(map(len, prompts), default=0) + sampling.max_tokens
+        if longest > self.max_length:
             raise ValueError(
-                f"prompt + response of {longest} tokens is over the engine's limit of {self.max_length}"
+                f"prompt + response of {longest} tokens is over the engine's limit "
+                f"of {self.max_length}"
             )
         groups, prompts_at_once = [], max(1, self.BATCH // n)
         for start in range(0, len(prompts), prompts_at_once):
@@ -147,7 +154,7 @@ class TransformersEngine:
         return groups
 
     def _decode(self, prompts, n, seeds, sampling) -> list[list[Rollout]]:
-        """Decode one batch of N = P n sequences. Its B rows are those of them that are not finished."""
+        """Decode N = P n sequences in one batch. Its B rows are those that are not finished."""
         width, max_tokens = max(map(len, prompts)), sampling.max_tokens
         cache, mask, position, logits = self._prefill(prompts, width, max_tokens)
         rows = torch.arange(len(prompts) * n, device=self.device)  # row -> sequence
@@ -160,9 +167,6 @@ class TransformersEngine:
         length_N = torch.full((len(rows),), max_tokens, device=self.device)
         stopped_N = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
         for t in range(max_tokens):
-            if t > 0:
-                logits = self._forward(ids[:, None], mask[..., : width + t], position, cache)
-                position += 1
             if t % self.DRAWS == 0:
                 ahead = np.stack([streams[i].random(self.DRAWS) for i in rows.tolist()])
                 draws_B_D = torch.from_numpy(ahead).to(self.device)
@@ -178,6 +182,9 @@ class TransformersEngine:
                 cache.reorder_cache(keep)
                 rows, ids, draws_B_D = rows[keep], ids[keep], draws_B_D[keep]
                 mask, position = mask[keep], position[keep]
+            if t + 1 < max_tokens:
+                logits = self._forward(ids[:, None], mask[..., : width + t + 1], position, cache)
+                position += 1
 
         lengths, stopped = length_N.tolist(), stopped_N.tolist()
         ids_N_R, logps_N_R = ids_N_R.to("cpu", torch.int32).numpy(), logps_N_R.cpu().numpy()
@@ -193,8 +200,9 @@ class TransformersEngine:
     def _prefill(self, prompts, width: int, max_tokens: int):
         """Run the P prompts, padded on the left so that all responses start at the same place.
 
-        Returns the cache; the attention mask for prompt and response, [P, T], or [P, 1, 1, T] as what is added to a
-        token's attention scores; the first response token's position [P, 1]; the logits that predict it [P, V].
+        Returns the cache; the attention mask for prompt and response, [P, T], or [P, 1, 1, T] in
+        the form that is added to attention scores; the first response token's position [P, 1]; and
+        the logits that predict it [P, V].
         """
         length_P_1 = torch.tensor([[len(prompt)] for prompt in prompts], device=self.device)
         rows = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
@@ -251,7 +259,7 @@ def _fill_gaps(stops: torch.Tensor) -> torch.Tensor:
 
 
 def _truncate(scaled: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
-    """-inf for all but the top_k likeliest, and of these for all but the fewest that hold top_p of the probability."""
+    """-inf for all but the top_k likeliest, and then but the fewest that hold top_p of the mass."""
     vocabulary = scaled.shape[-1]
     if top_k > 0:
         kth = scaled.topk(min(top_k, vocabulary)).values[:, -1:]
@@ -275,8 +283,8 @@ def _truncate(scaled: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
 def _draw(probs: torch.Tensor, draws: torch.Tensor, block: int = 1024) -> torch.Tensor:
     """Inverse-CDF sampling: probs [B, V], draws [B] in [0, 1) -> ids [B].
 
-    First the block of ids, then the id in it: the running sum over a whole large vocabulary is what takes time. Sums in
-    float64, and the draw stays below the end of its block: an id of probability 0 is never drawn.
+    First the block of ids, then the id in it: a running sum over a large vocabulary takes long.
+    Sums are in float64 and the draw stays below its block's end, so no id of probability 0 comes.
     """
     B, V = probs.shape
     block = min(block, V)
