@@ -4,15 +4,17 @@ Our own loop around the model's forward pass rather than `generate`, for what `g
 a random stream per sample, log-probs of the samples without keeping all logits, one prefill for the
 n samples of a prompt, and dropping finished rows from the batch while the long ones go on.
 
-Two parts make a token cheap: a cache that grows in place (GrowingLayer) and attention that copies
-no keys (grouped_attention). They replace the library's ordinary ones. A model that has anything
-else, such as sliding windows or linear attention, keeps the library's own throughout.
+Three parts make a token cheap: a cache that grows in place (GrowingLayer), attention that copies no
+keys (grouped_attention), and weights laid out for the processor (PackedLinear). They replace the
+library's ordinary ones. A model that has any other kind of layer, such as sliding windows or linear
+attention, keeps the library's own throughout.
 """
 
 import inspect
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -99,6 +101,27 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = (room[:, :, :length] for room in rooms)
 
 
+class PackedLinear(nn.Module):
+    """A large nn.Linear whose weight lies as oneDNN multiplies it fastest."""
+
+    SMALLEST = 1 << 16  # weights; packing gains nothing for smaller ones
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.bias = linear.bias
+        self.pack(linear.weight)
+
+    def pack(self, weight: torch.Tensor) -> None:
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().float(), None)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.packed.to_dense()  # for a model that looks at it
+
+    def forward(self, inputs):
+        return torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, "none", [], "")
+
+
 class TransformersEngine:
     """Plain batched decoding."""
 
@@ -137,6 +160,10 @@ class TransformersEngine:
         )
         if self.ordinary:
             self.model.set_attn_implementation("grouped")
+            for name, module in list(self.model.named_modules()):
+                large = type(module) is nn.Linear and module.weight.numel() >= PackedLinear.SMALLEST
+                if large and torch.backends.mkldnn.is_available():
+                    self.model.set_submodule(name, PackedLinear(module))
 
     @torch.inference_mode()
     def generate(self, prompts, n: int, seeds, sampling: Sampling) -> list[list[Rollout]]:
@@ -235,7 +262,7 @@ class TransformersEngine:
 
     def _sample(self, logits, draws, sampling) -> tuple[torch.Tensor, torch.Tensor]:
         """One uniform number a row -> (ids [B], log-probs [B]). Temperature 0 is greedy."""
-        scaled = logits / (sampling.temperature or 1.0)
+        scaled = logits if sampling.temperature in (0, 1) else logits / sampling.temperature
         scaled = _truncate(scaled, sampling.top_p, sampling.top_k)
         probs = scaled.softmax(dim=-1)
         ids = logits.argmax(dim=-1) if sampling.temperature == 0 else _draw(probs, draws)
@@ -244,7 +271,11 @@ class TransformersEngine:
 
     def load_weights(self, policy) -> None:
         """Replace the engine's weights by the policy's, cast to the engine's dtype."""
-        self.model.load_state_dict(dict(policy.full_state()))
+        state = dict(policy.full_state())
+        for name, module in self.model.named_modules():
+            if isinstance(module, PackedLinear):
+                module.pack(state.pop(f"{name}.weight"))
+        self.model.load_state_dict(state)
 
     def sleep(self) -> None:
         """Nothing: no memory is set aside between calls."""
@@ -284,12 +315,12 @@ def _draw(probs: torch.Tensor, draws: torch.Tensor, block: int = 1024) -> torch.
     """Inverse-CDF sampling: probs [B, V], draws [B] in [0, 1) -> ids [B].
 
     First the block of ids, then the id in it: a running sum over a large vocabulary takes long.
-    Sums are in float64 and the draw stays below its block's end, so no id of probability 0 comes.
+    The draw stays below the end of its block, so no id of probability 0 comes.
     """
     B, V = probs.shape
     block = min(block, V)
     blocks = (F.pad(probs, (0, -V % block)) if V % block else probs).view(B, -1, block)
-    ends = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    ends = blocks.sum(dim=-1).double().cumsum(dim=-1)
     target = draws[:, None] * ends[:, -1:]
     b = torch.searchsorted(ends, target, right=True)
     inside = blocks[torch.arange(B, device=b.device), b[:, 0]].double().cumsum(dim=-1)
