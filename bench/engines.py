@@ -1,16 +1,17 @@
-"""Tokens a second of our CPU engine and of vLLM's CPU build, in turn on the same machine, prompts and seeds.
+"""Tokens a second of our CPU engine and of vLLM's CPU build, in turn, on the same prompts and seeds.
 
-    python -m bench.engines --model FOLDER            128 samples of 64 and of 256 tokens, and the tiny world
-    python -m bench.engines --model FOLDER --short    the first 24 tokens of either length: minutes, not half an hour
-    python -m bench.engines --engines transformers    ours alone, on the tiny world alone
+    python -m bench.engines --model FOLDER           128 x 64 and 128 x 256 tokens, and the tiny world
+    python -m bench.engines --model FOLDER --short   a part of each: minutes instead of half an hour
+    python -m bench.engines --engines transformers   ours alone, on the tiny world alone
 
-Each measurement is a process of its own that loads the model, decodes a few tokens to warm up, and then samples at
-temperature 1: 8 prompts x 16 from FOLDER's model, whose stop tokens are switched off, so that all responses are as long
-as asked for; 32 x 8 from the tiny model, whose responses end where they end. One thread, in processor seconds: other
-programs on the machine are not counted. The fastest round counts, and `ratio` is ours over vLLM's.
+Each measurement is a process of its own that loads the model, decodes a few tokens to warm up, and
+then samples at temperature 1: 8 prompts x 16 from FOLDER's model, whose stop tokens are switched
+off, so that all responses are as long as asked for; 32 x 8 from the tiny model, whose responses end
+where they end. On one thread and in processor seconds, so that other programs on the machine are
+not counted, although they make it slower. The fastest round counts; `ratio` is ours over vLLM's.
 
---short: a response of N tokens costs what its tokens cost on average, so it decodes 24 tokens where the middle of the
-response would be, behind prompts that are N / 2 tokens longer, and leaves the prefill out.
+--short: a token in the middle of a response costs what its tokens cost on average. So prompts get
+half a response longer, 24 tokens are decoded there, and the prefill is left out.
 """
 
 import argparse
@@ -77,7 +78,7 @@ def measure(arguments, engine: str, model: str, tokens: int) -> dict[str, float]
     """`sample` in a process of its own."""
     command = [sys.executable, "-m", "bench.engines", "--worker", engine, "--model", model]
     command += ["--worker_tokens", str(tokens)] + ["--short"] * arguments.short
-    # All threads would be bound to one core; and the cache of 128 x 300 tokens needs more than the 1 GB of the default.
+    # The cache of 128 x 300 tokens needs more than the 1 GB that is our default.
     environment = one_thread() | {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

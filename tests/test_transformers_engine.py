@@ -7,11 +7,13 @@ import pytest
 import torch
 from conftest import flat, greedy_by_transformers, same_samples, save_random_model, trainer_gap
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.cache_utils import DynamicLayer
 
 from trainer.data import Sampling
+from trainer.fast_layers import GrowingLayer, PackedLinear
 from trainer.metrics import GAP_FATAL
 from trainer.policy import load_policy, micro_batches
-from trainer.transformers_engine import TransformersEngine
+from trainer.transformers_engine import TransformersEngine, _draw, _truncate
 
 CPU = torch.device("cpu")
 EOS = 1
@@ -38,7 +40,7 @@ def load(folder):
 
 
 def next_token_probs(folder, prompt, temperature=1.0, top_p=1.0, top_k=-1):
-    """Plainly: sort, keep the first k, then the fewest that hold at least top_p of the mass; float64."""
+    """Plainly, in float64: sort, keep the first k, then the fewest that hold top_p of the mass."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     with torch.no_grad():
         probs = (
@@ -207,7 +209,7 @@ def test_rows_beyond_the_tokenizer_are_never_sampled(folder):
 
 
 def test_the_ids_trained_on_are_the_engines_own(engine):
-    """No text in between: these ids, decoded and encoded again, would be others, or no text at all."""
+    """No text in between: these ids, decoded and encoded again, would be others, or no text."""
     samples = flat(engine.generate(PROMPTS, 2, SEEDS, Sampling(20)))
     for micro in micro_batches(samples, torch.zeros(10), torch.ones(10, 20), budget=60, device=CPU):
         for ids, mask in zip(micro.ids_B_T, micro.mask_B_T, strict=True):
@@ -255,6 +257,94 @@ def test_the_engine_keeps_its_own_copy(engine, folder):
         for parameter in policy.parameters():
             parameter.mul_(1.5)
     same_samples([before], [flat(engine.generate(PROMPTS, 1, SEEDS, Sampling(10)))])
+
+
+# --- the parts that make it fast ---
+
+
+def test_a_model_with_packed_weights_decodes_and_takes_new_weights_like_any_other(tmp_path):
+    shape = {"vocab_size": 300, "hidden_size": 256, "layers": 1}
+    some, other = (
+        save_random_model(tmp_path / f"large{seed}", seed=seed, **shape) for seed in (0, 1)
+    )
+    engine = engine_over(some, vocabulary=300)
+    packed = [module for module in engine.model.modules() if isinstance(module, PackedLinear)]
+    assert len(packed) == 6  # q, o, gate, up, down and the head; k and v are small
+    samples = flat(engine.generate(PROMPTS, 4, SEEDS, Sampling(20)))
+    assert trainer_gap(load(some), samples, 1.0) < 1e-4
+    weight = load(other).model.lm_head.weight
+    engine.load_weights(load(other))
+    assert torch.equal(engine.model.lm_head.weight, weight)
+    samples = flat(engine.generate(PROMPTS, 4, SEEDS, Sampling(20)))
+    assert trainer_gap(load(other), samples, 1.0) < 1e-4
+
+
+def test_a_growing_layer_holds_what_the_librarys_holds():
+    ours, theirs = GrowingLayer(longest=40), DynamicLayer()
+    generator = torch.Generator().manual_seed(0)
+
+    def both(rows, tokens):
+        states = torch.randn(2, rows, 3, tokens, 4, generator=generator)
+        for layer in (ours, theirs):
+            layer.update(*states)
+
+    def check():
+        assert ours.get_seq_length() == theirs.get_seq_length()
+        assert torch.equal(ours.keys, theirs.keys)
+        assert torch.equal(ours.values, theirs.values)
+
+    both(2, 5)
+    for rows in ([0, 0, 0, 1, 1, 1], None, [0, 1, 5, 3, 4], None, [4, 1, 2], [2, 1], None, [0]):
+        if rows is None:
+            for _ in range(9):
+                both(len(ours.keys), 1)
+                check()
+        else:
+            for layer in (ours, theirs):
+                layer.reorder_cache(torch.tensor(rows))
+        check()
+    assert ours.rooms[0].shape[2] <= 40
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 6.0])
+def test_truncation_is_that_of_a_full_sort(spread):
+    scaled = spread * torch.randn(30, 3000, generator=torch.Generator().manual_seed(0))
+    for top_p, top_k in ((0.3, -1), (0.95, -1), (0.9999, -1), (0.9, 50), (1.0, 7)):
+        kept = _truncate(scaled, top_p, top_k)
+        for row, got in zip(scaled.double(), kept, strict=True):
+            order = row.argsort(descending=True)[: top_k if top_k > 0 else None]
+            probs = row[order].softmax(-1)
+            before = probs.cumsum(-1) - probs
+            kept_ids = set(got.isfinite().nonzero()[:, 0].tolist())
+            assert set(order[before < top_p - 1e-5].tolist()) <= kept_ids
+            assert kept_ids <= set(order[before < top_p + 1e-5].tolist())
+            assert torch.equal(got[sorted(kept_ids)], row[sorted(kept_ids)].float())
+
+
+@pytest.mark.parametrize("vocabulary", [1, 7, 1024, 1025, 5000])
+def test_a_draw_inverts_the_cdf(vocabulary):
+    generator = torch.Generator().manual_seed(0)
+    probs = torch.rand(400, vocabulary, generator=generator) ** 8
+    probs[torch.rand(probs.shape, generator=generator) < 0.5] = 0  # as truncation leaves them
+    probs[:, vocabulary // 2] = 0.01
+    draws = torch.rand(400, generator=generator, dtype=torch.float64)
+    draws[:3] = torch.tensor([0.0, 1 - 2**-53, 0.5])
+    ids = _draw(probs, draws)
+    assert (probs.gather(-1, ids[:, None]) > 0).all()
+    cdf = probs.double().cumsum(-1)
+    cdf = cdf / cdf[:, -1:]
+    upper = cdf.gather(-1, ids[:, None])[:, 0]
+    lower = upper - (probs.double() / probs.double().sum(-1, keepdim=True)).gather(
+        -1, ids[:, None]
+    ).squeeze(-1)
+    assert (draws < upper + 1e-6).all()
+    assert (draws > lower - 1e-6).all()
+
+
+def test_without_a_stop_id_all_run_to_the_limit(folder):
+    samples = flat(engine_over(folder, stop_ids=[]).generate(PROMPTS, 4, SEEDS, Sampling(30)))
+    assert {len(sample.response_ids) for sample in samples} == {30}
+    assert all(sample.truncated for sample in samples)
 
 
 # --- every architecture ---
@@ -325,7 +415,7 @@ ARCHITECTURES = {
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_decodes_as_it_reads(name, tmp_path):
-    """A sample's log-probs are those of the model's own logits over the whole sequence, without cache or padding."""
+    """Log-probs are those of the model's own logits over a whole sequence: no cache, no padding."""
     settings, ordinary = ARCHITECTURES[name]
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(

@@ -3,123 +3,19 @@
 Our own loop around the model's forward pass rather than `generate`, for what `generate` cannot do:
 a random stream per sample, log-probs of the samples without keeping all logits, one prefill for the
 n samples of a prompt, and dropping finished rows from the batch while the long ones go on.
-
-Three parts make a token cheap: a cache that grows in place (GrowingLayer), attention that copies no
-keys (grouped_attention), and weights laid out for the processor (PackedLinear). They replace the
-library's ordinary ones. A model that has any other kind of layer, such as sliding windows or linear
-attention, keeps the library's own throughout.
+What makes it fast on a CPU is in fast_layers.py.
 """
 
 import inspect
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
-from transformers.cache_utils import DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import DynamicCache
 
 from trainer.data import Rollout, Sampling
+from trainer.fast_layers import growing_cache, load_packed, speed_up
 from trainer.policy import load_model
-
-
-def grouped_attention(module, query, key, value, attention_mask, **options):
-    """The library's "sdpa" for one new token a row: query [B, heads, 1, d] -> [B, 1, heads, d].
-
-    key, value [B, key heads, T, d]; attention_mask [B, 1, 1, T], added to the scores. The library
-    first copies each key for every query head that reads it, and its kernel is made for many
-    queries: two plain products are faster.
-    """
-    B, heads, length, d = query.shape
-    if length > 1 or options.get("position_bias") is not None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    key, value = key.flatten(0, 1), value.flatten(0, 1)
-    scaling = options.get("scaling")
-    query = (query * (d**-0.5 if scaling is None else scaling)).reshape(key.shape[0], -1, d)
-    scores = torch.bmm(query, key.transpose(1, 2))
-    if attention_mask is not None:
-        scores.view(B, heads, -1).add_(attention_mask[:, 0])
-    return torch.bmm(scores.softmax(dim=-1), value).view(B, 1, heads, -1), None
-
-
-AttentionInterface.register("grouped", grouped_attention)
-AttentionMaskInterface.register("grouped", sdpa_mask)
-
-
-class GrowingLayer(DynamicLayer):
-    """The library's cache layer with room to grow: what is in it stays where it is.
-
-    `keys` and `values` [B, heads, T, d] are the part in use of `rooms`, two tensors with space for
-    more tokens, up to `longest`.
-    """
-
-    def __init__(self, longest: int):
-        super().__init__()
-        self.longest = longest
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        states = key_states, value_states
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.rooms = self.keys, self.values = states
-            return states
-        start = self.get_seq_length()
-        end = start + key_states.shape[2]
-        if end > self.rooms[0].shape[2]:
-            self._move(slice(None))
-        for room, state in zip(self.rooms, states, strict=True):
-            room[:, :, start:end] = state
-        self.keys, self.values = (room[:, :, :end] for room in self.rooms)
-        return self.keys, self.values
-
-    def reorder_cache(self, rows: torch.Tensor) -> None:
-        """Row i becomes what row rows[i] was. Rows that stay where they are cost nothing."""
-        count = rows.shape[0]
-        if count > self.keys.shape[0]:
-            self._move(rows)
-            return
-        moved = (rows != torch.arange(count, device=rows.device)).nonzero().squeeze(-1)
-        if moved.shape[0]:
-            origins = rows[moved]
-            for states in (self.keys, self.values):
-                states.index_copy_(0, moved, states.index_select(0, origins))
-        self.rooms = [room[:count] for room in self.rooms]
-        self.keys, self.values = self.keys[:count], self.values[:count]
-
-    def _move(self, rows) -> None:
-        """Copy these rows into rooms of twice the length."""
-        length, rooms = self.get_seq_length(), []
-        for states in (self.keys, self.values):
-            states = states[rows]
-            B, heads, _, d = states.shape
-            room = states.new_empty(B, heads, max(length + 1, min(2 * length, self.longest)), d)
-            room[:, :, :length] = states
-            rooms.append(room)
-        self.rooms = rooms
-        self.keys, self.values = (room[:, :, :length] for room in rooms)
-
-
-class PackedLinear(nn.Module):
-    """A large nn.Linear whose weight lies as oneDNN multiplies it fastest."""
-
-    SMALLEST = 1 << 16  # weights; packing gains nothing for smaller ones
-
-    def __init__(self, linear: nn.Linear):
-        super().__init__()
-        self.bias = linear.bias
-        self.pack(linear.weight)
-
-    def pack(self, weight: torch.Tensor) -> None:
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().float(), None)
-
-    @property
-    def weight(self) -> torch.Tensor:
-        return self.packed.to_dense()  # for a model that looks at it
-
-    def forward(self, inputs):
-        return torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, "none", [], "")
 
 
 class TransformersEngine:
@@ -148,22 +44,7 @@ class TransformersEngine:
         self.vocabulary = vocabulary
         self.max_length = max_length
         self.raw_logps = raw_logps
-        # All attention, of the ordinary kind and called by name: then it can be ours.
-        layers = DynamicCache(config=self.model.config).layers
-        self.ordinary = (
-            not cuda
-            and dtype == torch.float32
-            and self.model.config._attn_implementation == "sdpa"
-            and self.model._supports_attention_backend
-            and len(layers) > 0
-            and all(type(layer) is DynamicLayer for layer in layers)
-        )
-        if self.ordinary:
-            self.model.set_attn_implementation("grouped")
-            for name, module in list(self.model.named_modules()):
-                large = type(module) is nn.Linear and module.weight.numel() >= PackedLinear.SMALLEST
-                if large and torch.backends.mkldnn.is_available():
-                    self.model.set_submodule(name, PackedLinear(module))
+        self.ordinary = speed_up(self.model)
 
     @torch.inference_mode()
     def generate(self, prompts, n: int, seeds, sampling: Sampling) -> list[list[Rollout]]:
@@ -236,9 +117,10 @@ class TransformersEngine:
         place = torch.arange(width + max_tokens, device=self.device)
         mask = place >= width - length_P_1
         positions = (place[:width] - (width - length_P_1)).clamp(min=0)
-        cache = DynamicCache(config=self.model.config)
         if self.ordinary:
-            cache.layers = [GrowingLayer(width + max_tokens) for _ in cache.layers]
+            cache = growing_cache(self.model, width + max_tokens)
+        else:
+            cache = DynamicCache(config=self.model.config)
         ids = torch.tensor(rows, device=self.device)
         logits = self._forward(ids, mask[:, :width], positions, cache)
         if self.ordinary:  # given in this form, it is used as it is: no step has to make it anew
@@ -271,11 +153,7 @@ class TransformersEngine:
 
     def load_weights(self, policy) -> None:
         """Replace the engine's weights by the policy's, cast to the engine's dtype."""
-        state = dict(policy.full_state())
-        for name, module in self.model.named_modules():
-            if isinstance(module, PackedLinear):
-                module.pack(state.pop(f"{name}.weight"))
-        self.model.load_state_dict(state)
+        load_packed(self.model, dict(policy.full_state()))
 
     def sleep(self) -> None:
         """Nothing: no memory is set aside between calls."""
@@ -321,9 +199,10 @@ def _draw(probs: torch.Tensor, draws: torch.Tensor, block: int = 1024) -> torch.
     block = min(block, V)
     blocks = (F.pad(probs, (0, -V % block)) if V % block else probs).view(B, -1, block)
     ends = blocks.sum(dim=-1).double().cumsum(dim=-1)
-    target = draws[:, None] * ends[:, -1:]
+    below = 1 - 2**-52  # the largest draw times the total may round to the total
+    target = draws[:, None] * below * ends[:, -1:]
     b = torch.searchsorted(ends, target, right=True)
     inside = blocks[torch.arange(B, device=b.device), b[:, 0]].double().cumsum(dim=-1)
     target = target - (ends.gather(-1, b) - inside[:, -1:])
-    target = target.clamp(min=0).minimum(inside[:, -1:] * (1 - 2**-52))
+    target = target.clamp(min=0).minimum(below * inside[:, -1:])
     return (b * block + torch.searchsorted(inside, target, right=True)).squeeze(-1)
