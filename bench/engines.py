@@ -1,6 +1,6 @@
-"""Tokens a second of our CPU engine and of vLLM's CPU build, in turn, on the same prompts and seeds.
+"""Tokens a second of our CPU engine and of vLLM's CPU build, in turn, on the same prompts.
 
-    python -m bench.engines --model FOLDER           128 x 64 and 128 x 256 tokens, and the tiny world
+    python -m bench.engines --model FOLDER           128 x 64 and x 256 tokens, and the tiny world
     python -m bench.engines --model FOLDER --short   a part of each: minutes instead of half an hour
     python -m bench.engines --engines transformers   ours alone, on the tiny world alone
 
