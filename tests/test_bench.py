@@ -172,7 +172,7 @@ def test_scaling_writes_phases_growth_and_figure(bench, monkeypatch, tmp_path):
     assert result["growth_by_tokens"] == result["growth_by_context"] == pytest.approx([1.0])
     for point in result["by_tokens"] + result["by_context"]:
         assert sum(point["shares"].values()) == pytest.approx(1)
-    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_growth_is_the_exponent_between_neighbours():

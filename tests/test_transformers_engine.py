@@ -413,7 +413,13 @@ ARCHITECTURES = {
 }
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+SLOW = {"bamba", "falcon_h1", "jamba", "mamba2"}  # seconds each: reference code, step by step
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ARCHITECTURES],
+)
 def test_every_architecture_decodes_as_it_reads(name, tmp_path):
     """Log-probs are those of the model's own logits over a whole sequence: no cache, no padding."""
     settings, ordinary = ARCHITECTURES[name]
