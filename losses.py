@@ -1,20 +1,28 @@
 """The mathematics of the three recipes: pure functions on tensors, nothing else.
 
-Suffixes: `_P` prompts, `_G` samples of a group, `_N` sequences (N = P * G), `_T` positions, `_M` tokens end to end.
+The suffix of a name gives the shape of its tensor:
+
+    _P  prompts                      _R  positions of a response
+    _G  samples of one prompt        _T  positions of a whole sequence
+    _B  rows of a batch              _M  response tokens of a batch, end to end
+
+A dimension that is kept with length 1 is written `_1`. Names without a suffix stand for tensors of
+any shape.
 
 The policy-gradient loss of every recipe here has one form,
 
     loss = sum over tokens of  weight * per-token loss,
 
-and how a paper aggregates ("token mean", "sequence mean") is nothing but the weight. The weights of a global mini-batch
-sum to 1 and are computed before it is cut into micro-batches or dealt to ranks, so no cut can change the gradient.
+and how a paper aggregates ("token mean", "sequence mean") only changes the weights. The weights of
+a global mini-batch sum to 1. They are computed before the mini-batch is cut into micro-batches or
+dealt to ranks, so no cut can change the gradient.
 """
 
 import torch
 
-# exp() of a float32 overflows at 88; a log-ratio of 20 is a ratio of 5e8, far beyond anything a clip lets through.
+# exp() of a float32 overflows at 88. A log-ratio of 20 is a ratio of 5e8, far beyond any clip.
 MAX_LOG_RATIO = 20.0
-# The papers' code clamps the KL estimate of one token to +/-10, so that a single odd token cannot dominate the batch.
+# The papers' code clamps the KL estimate of one token to +/-10: no single token dominates a batch.
 MAX_KL = 10.0
 
 
@@ -25,11 +33,14 @@ def advantages(
 
     rewards_P_G: float [P, G], the G rewards of each of P prompts. Returns [P, G].
 
-    center: "group" subtracts the mean of the prompt's own samples, "batch" the mean of all P * G rewards.
-    scale:  "group" divides by the std of the prompt's own samples (GRPO), "batch" by the std of all P * G raw rewards
-            (Lite PPO, arXiv 2508.08221 section 5), "none" does not divide (Dr. GRPO, arXiv 2503.20783).
+    center: "group" subtracts the mean of the prompt's own samples, "batch" the mean of all P * G
+            rewards.
+    scale:  "group" divides by the std of the prompt's own samples (GRPO), "batch" by the std of all
+            P * G raw rewards (Lite PPO, arXiv 2508.08221 section 5), "none" does not divide
+            (Dr. GRPO, arXiv 2503.20783).
 
-    Both stds are unbiased (n - 1). A group of equal rewards gets exactly 0 under center="group": it carries no signal.
+    Both stds are unbiased (n - 1). Under center="group", a group of equal rewards gets exactly 0,
+    because it carries no signal.
 
     >>> advantages(torch.tensor([[1.0, -1.0], [1.0, 1.0]]))
     tensor([[ 0.7071, -0.7071],
@@ -39,18 +50,17 @@ def advantages(
     """
     if center not in ("group", "batch") or scale not in ("group", "batch", "none"):
         raise ValueError(
-            f'center must be "group" or "batch", scale "group", "batch" or "none"; got {center!r}, {scale!r}'
+            'center must be "group" or "batch", and scale "group", "batch" or "none", '
+            f"not {center!r} and {scale!r}"
         )
-    if (scale == "group" and rewards_P_G.shape[1] < 2) or (
-        scale == "batch" and rewards_P_G.numel() < 2
-    ):
-        raise ValueError(
-            f"scale={scale!r} needs at least two rewards to take a standard deviation of"
-        )
+    compared = {"group": rewards_P_G.shape[1], "batch": rewards_P_G.numel()}
+    if compared.get(scale, 2) < 2:
+        raise ValueError(f"scale={scale!r} needs at least two rewards for a standard deviation")
     mean = rewards_P_G.mean(dim=1, keepdim=True) if center == "group" else rewards_P_G.mean()
     centered_P_G = rewards_P_G - mean
     if center == "group":
-        # Rounding of the mean would leave 1e-8 where the rewards are equal, and dividing by eps would make it 1e-2.
+        # Where the rewards are equal, rounding of the mean would leave 1e-8, and dividing that by
+        # eps would make it 1e-2.
         equal_P_1 = (rewards_P_G == rewards_P_G[:, :1]).all(dim=1, keepdim=True)
         centered_P_G = centered_P_G.masked_fill(equal_P_1, 0.0)
     if scale == "none":
@@ -67,24 +77,32 @@ def token_logps(
     chunk: int = 512,
     entropy_grad: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-prob of each target token and the entropy of the distribution it was drawn from, both in nats, float32.
+    """Log-prob of each target token, and entropy of the distribution it was drawn from.
 
         logp = log softmax(h W^T / temperature)[target]        H = -sum_v p_v log p_v
 
-    hidden_M: [M, d] last hidden states; lm_head_weight: [V, d]; targets_M: int64 [M]. Returns (logps [M], entropy [M]).
+    hidden_M: [M, d] last hidden states; lm_head_weight: [V, d]; targets_M: int64 [M].
+    Returns (logps [M], entropy [M]), both in nats and float32.
 
-    At most chunk x V logits exist at any time, in the forward and in the backward pass: for a vocabulary of 152k, the
-    float32 logits of one 16k-token answer alone would be 10 GB. The price is that backward computes them once more.
+    At most chunk x V logits exist at any time, in the forward and in the backward pass. With a
+    vocabulary of 152k, all float32 logits of one answer of 16k tokens would take 10 GB. The price
+    is that the backward pass computes the logits a second time.
 
-    temperature is the sampling temperature: log-probs at any other one are those of a policy that nobody sampled from.
-    The entropy is that of the whole softmax, not the mean of -log p of the sampled tokens, and carries no gradient
-    unless entropy_grad.
+    temperature is the sampling temperature. Log-probs at another temperature would be those of a
+    policy that the tokens were not sampled from. The entropy is that of the whole softmax, not the
+    mean of -log p of the sampled tokens. It carries no gradient unless entropy_grad is set.
     """
     return _TokenLogps.apply(hidden_M, lm_head_weight, targets_M, temperature, chunk, entropy_grad)
 
 
 class _TokenLogps(torch.autograd.Function):
-    """Autograd would keep every chunk's softmax for the backward pass; here backward recomputes it chunk by chunk."""
+    """token_logps with a backward pass that recomputes each chunk's softmax.
+
+    Autograd would keep the softmax of every chunk until the backward pass. There are two shorter
+    ways, but torch.utils.checkpoint over chunks is slower and holds one more V x d matrix, and
+    torch's linear_cross_entropy returns bfloat16 log-probs for a bfloat16 head, which is too coarse
+    for ratios of probabilities.
+    """
 
     @staticmethod
     def forward(ctx, hidden_M, weight, targets_M, temperature, chunk, entropy_grad):
@@ -94,9 +112,8 @@ class _TokenLogps(torch.autograd.Function):
             rows = slice(start, start + chunk)
             log_probs = _log_softmax(hidden_M[rows], weight, temperature)
             logps_M[rows] = log_probs.gather(-1, targets_M[rows, None]).squeeze(-1)
-            entropy_M[rows] = -torch.linalg.vecdot(
-                log_probs.exp(), log_probs
-            )  # makes no C x V matrix of products
+            # vecdot makes no C x V matrix of products.
+            entropy_M[rows] = -torch.linalg.vecdot(log_probs.exp(), log_probs)
             del log_probs  # or it would live on beside the next chunk's
         ctx.save_for_backward(hidden_M, weight, targets_M, entropy_M)
         ctx.temperature, ctx.chunk, ctx.entropy_grad = temperature, chunk, entropy_grad
@@ -108,31 +125,25 @@ class _TokenLogps(torch.autograd.Function):
     def backward(ctx, grad_logps_M, grad_entropy_M):
         hidden_M, weight, targets_M, entropy_M = ctx.saved_tensors
         grad_hidden_M = torch.empty_like(hidden_M)
-        grad_weight = torch.zeros_like(
-            weight, dtype=torch.float32
-        )  # float32: a bf16 sum over chunks would lose bits
+        # float32: a bf16 sum over chunks would lose bits
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         for start in range(0, hidden_M.shape[0], ctx.chunk):
             rows = slice(start, start + ctx.chunk)
             log_probs = _log_softmax(hidden_M[rows], weight, ctx.temperature)
             if ctx.entropy_grad:  # dH / dlogit_v = -p_v (log p_v + H)
                 probs = log_probs.exp()
-                grad_logits = (
-                    log_probs.add_(entropy_M[rows, None])
-                    .mul_(probs)
-                    .mul_(-grad_entropy_M[rows, None])
-                )
+                grad_logits = log_probs.add_(entropy_M[rows, None]).mul_(probs)
+                grad_logits.mul_(-grad_entropy_M[rows, None])
                 grad_logits -= probs.mul_(grad_logps_M[rows, None])
             else:
                 grad_logits = log_probs.exp_().mul_(-grad_logps_M[rows, None])
-            grad_logits.scatter_add_(
-                -1, targets_M[rows, None], grad_logps_M[rows, None]
-            )  # dlogp/dlogit = onehot - p
+            # dlogp / dlogit = onehot - p
+            grad_logits.scatter_add_(-1, targets_M[rows, None], grad_logps_M[rows, None])
             grad_logits = grad_logits.div_(ctx.temperature).to(weight.dtype)
             grad_hidden_M[rows] = grad_logits @ weight
             if weight.dtype == torch.float32:
-                grad_weight.addmm_(
-                    grad_logits.T, hidden_M[rows]
-                )  # in place: no second V x d matrix
+                # in place: no second V x d matrix
+                grad_weight.addmm_(grad_logits.T, hidden_M[rows])
             else:
                 grad_weight += grad_logits.T @ hidden_M[rows]
             del log_probs, grad_logits
@@ -155,12 +166,15 @@ def clipped_policy_loss(
     clip_high: float,
     dual_clip: float | None = None,
 ) -> torch.Tensor:
-    """Per-token clipped surrogate, negated so that it is minimised. All tensors, and the result, of one shape.
+    """Per-token clipped surrogate, negated so that it is minimised.
+
+    All tensors have one shape, and so has the result.
 
         r = exp(logp - old_logp)        loss = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)
 
-    clip_high > clip_low is DAPO's "clip-higher" (arXiv 2503.14476 eq. 10): rare tokens may grow further before their
-    gradient stops. dual_clip = c bounds the loss of a token with A < 0 by -c A, whatever its ratio.
+    clip_high > clip_low is DAPO's "clip-higher" (arXiv 2503.14476 eq. 10): rare tokens may grow
+    further before their gradient stops. dual_clip = c bounds the loss of a token with A < 0 by
+    -c A, whatever its ratio.
     """
     ratio = torch.exp(torch.clamp(logps - old_logps, -MAX_LOG_RATIO, MAX_LOG_RATIO))
     clipped_ratio = torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
@@ -178,10 +192,10 @@ def update_diagnostics(
     clip_low: float,
     clip_high: float,
 ) -> dict[str, torch.Tensor]:
-    """What to watch while the loss itself says nothing; per token, shaped like logps.
+    """Per-token numbers that tell how far an update went, each of the shape of logps.
 
-    approx_kl: k3 estimate of KL(old || new) in nats. clip_fraction_low / _high: 1 where the clip cut off the token's
-    gradient, below (A < 0) and above (A > 0).
+    approx_kl: k3 estimate of KL(old || new) in nats. clip_fraction_low and clip_fraction_high: 1
+    where the clip removed the token's gradient, below (A < 0) and above (A > 0).
     """
     log_ratio = torch.clamp(logps - old_logps, -MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = log_ratio.exp()
@@ -193,15 +207,17 @@ def update_diagnostics(
 
 
 def kl_penalty(logps: torch.Tensor, ref_logps: torch.Tensor, kind: str = "k3") -> torch.Tensor:
-    """Per-token estimate of KL(policy || reference) in nats, from tokens the policy sampled. d = logp - ref_logp.
+    """Per-token estimate of KL(policy || reference) in nats, from tokens that the policy sampled.
 
+        d = logp - ref_logp
         k1 = d            unbiased, noisy, may be negative
         k2 = d^2 / 2      biased, never negative
         k3 = e^-d - 1 + d unbiased, never negative, clamped to +/-10 as in the papers' code
 
-    What the *gradient* of each is, when it stands in the loss and the tokens are on-policy, is another matter: k1's is
-    zero in expectation (no penalty at all); k2's is exactly that of the reverse KL(policy || reference); k3's is that
-    of the forward KL(reference || policy), which agrees with the reverse to first order in d.
+    The *gradients* are another matter. When the estimate is part of the loss and the tokens are
+    on-policy, the gradient of k1 is zero in expectation, so k1 is no penalty at all. The gradient
+    of k2 is exactly that of the reverse KL(policy || reference). The gradient of k3 is that of the
+    forward KL(reference || policy), which agrees with the reverse KL to first order in d.
 
     Raises ValueError for an unknown kind.
     """
@@ -218,24 +234,26 @@ def kl_penalty(logps: torch.Tensor, ref_logps: torch.Tensor, kind: str = "k3") -
 def truncated_importance(
     logps: torch.Tensor, engine_logps: torch.Tensor, cap: float
 ) -> torch.Tensor:
-    """Truncated importance weight of each token: min(pi_trainer / pi_engine, cap), without gradient.
+    """Truncated importance weight of each token: min(pi_trainer / pi_engine, cap), no gradient.
 
-    Corrects for a sampling engine whose probabilities differ from the trainer's (bf16 kernels): multiply the token's
-    policy loss by it. logps are the trainer's before the update, engine_logps those reported with the sample.
+    Multiply the policy loss of a token by it. This corrects for a sampling engine whose
+    probabilities differ from the trainer's, for example because of bf16 kernels. logps are the
+    trainer's before the update, engine_logps those that the engine reported with the sample.
     """
     log_ratio = torch.clamp(logps - engine_logps, -MAX_LOG_RATIO, MAX_LOG_RATIO)
     return torch.clamp(log_ratio.exp(), max=cap).detach()
 
 
-def token_weights(mask_N_T: torch.Tensor, how: str) -> torch.Tensor:
-    """The weight of every token in the loss: float32 [N, T], zero outside the mask, summing to 1.
+def token_weights(mask_B_R: torch.Tensor, how: str) -> torch.Tensor:
+    """The weight of every token in the loss: float32 [B, R], zero outside the mask, summing to 1.
 
-    mask_N_T: bool [N, T], the response tokens of a whole *global* mini-batch, before any split.
+    mask_B_R: bool [B, R], the response tokens of a whole *global* mini-batch, before any split.
 
-        "token":     1 / (number of all response tokens)             DAPO eq. 12: every token counts alike
-        "sequence":  1 / (number of responses * length of this one)  GRPO: every response counts alike
+        "token":     1 / (number of all response tokens)             every token counts alike
+        "sequence":  1 / (number of responses * length of this one)  every response counts alike
 
-    A response without a token in the mask (filtered out) counts as absent. An all-empty mask gives all zeros.
+    "token" is DAPO's (eq. 12), "sequence" is GRPO's. A response that was filtered out has no token
+    in the mask and counts as absent. An empty mask gives zeros.
 
     >>> token_weights(torch.tensor([[True, True], [True, False]]), "sequence")
     tensor([[0.2500, 0.2500],
@@ -243,10 +261,10 @@ def token_weights(mask_N_T: torch.Tensor, how: str) -> torch.Tensor:
 
     Raises ValueError for an unknown how.
     """
-    weights_N_T = mask_N_T.float()
+    weights_B_R = mask_B_R.float()
     if how == "token":
-        return weights_N_T / weights_N_T.sum().clamp(min=1)
+        return weights_B_R / weights_B_R.sum().clamp(min=1)
     if how == "sequence":
-        length_N_1 = weights_N_T.sum(dim=1, keepdim=True)
-        return weights_N_T / length_N_1.clamp(min=1) / (length_N_1 > 0).sum().clamp(min=1)
+        length_B_1 = weights_B_R.sum(dim=1, keepdim=True)
+        return weights_B_R / length_B_1.clamp(min=1) / (length_B_1 > 0).sum().clamp(min=1)
     raise ValueError(f'token weights are per "token" or per "sequence", got {how!r}')
