@@ -1,4 +1,6 @@
-"""What the tests share: one rank, small models with known weights, and the scripts run as a person runs them."""
+"""What the tests share: one rank, small models with known weights, and the scripts as a person runs
+them.
+"""
 
 import json
 import os
@@ -20,9 +22,10 @@ SHARED = ROOT.parent / "shared" / "data"  # public problem files, where there ar
 
 @pytest.fixture(autouse=True)
 def one_rank():
-    """A process group of one, as every script makes it, for each test: a script run in this process ends it.
+    """Give each test a process group of one, as every script makes it.
 
-    One thread, for sums that come out alike everywhere.
+    Each test needs its own, because a script that runs in this process ends the group. One thread
+    makes sums come out alike on every machine.
     """
     torch.set_num_threads(1)
     start_ranks()
@@ -36,7 +39,10 @@ def random_policy_dir(tmp_path):
 def save_random_model(
     folder, vocab_size=40, hidden_size=64, layers=2, tied=True, seed=0, positions=512
 ) -> str:
-    """A Qwen2 with heads of 32 and lively random weights: peaked enough distributions, no two positions alike."""
+    """Save a Qwen2 with heads of 32 and large random weights; return its folder.
+
+    The weights are large so that distributions are peaked and no two positions are alike.
+    """
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=vocab_size,
@@ -126,12 +132,14 @@ def python(*arguments, ranks=1, timeout=300, **options) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
 
 
-# A script imports torch and transformers for seconds before it does anything. This process has done so, and becomes a
-# script by forking: each is a process of its own, with its own signals and exit status, and starts at once.
+# A script spends seconds on importing torch and transformers before it does anything. This process
+# has imported them already and runs each script in a fork of itself. So a script starts at once and
+# is still a process of its own, with its own signals and exit status.
 FORGE = """
 import atexit, json, os, resource, runpy, sys, traceback
 import losses, rewards, tiny.pretrain
-import trainer.checkpoint, trainer.plot, trainer.policy, trainer.rollout, trainer.run, trainer.sources.load
+import trainer.checkpoint, trainer.plot, trainer.policy, trainer.rollout, trainer.run
+import trainer.sources.load
 from transformers.models.qwen2 import modeling_qwen2
 tiny.pretrain.problems("train", "mixed")
 for line in sys.stdin:
@@ -143,18 +151,23 @@ for line in sys.stdin:
     else:
         for number, name in enumerate(("/dev/null", order["stdout"], order["stderr"])):
             os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
-        if order["largest_file"]:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (order["largest_file"], order["largest_file"]))
+        if largest := order["largest_file"]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
         sys.argv, status = order["command"], 0
         try:
             runpy.run_path(sys.argv[0], run_name="__main__")
         except SystemExit as end:
-            status = end.code if isinstance(end.code, int | None) else print(end.code, file=sys.stderr) or 1
+            status = end.code
+            if isinstance(status, str):
+                print(status, file=sys.stderr)
+                status = 1
         except BaseException:
-            status = traceback.print_exc() or 1
+            traceback.print_exc()
+            status = 1
         atexit._run_exitfuncs()
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(status or 0)  # to take all of torch apart first, as Python does, would take longer than most tests
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status or 0)  # an ordinary exit takes all of torch apart, longer than most tests
 """
 
 
@@ -207,7 +220,10 @@ def forge():
 
 @pytest.fixture
 def start(forge, tmp_path):
-    """start("justrl", "--tiny", ...) -> a running Script. largest_file: bytes, a disk that takes no larger one."""
+    """start("justrl", "--tiny", ...) -> a running Script.
+
+    largest_file: in bytes; the script cannot write a larger one, as if the disk were full.
+    """
 
     def start(recipe, *flags, largest_file=0) -> Script:
         return Script(forge, tmp_path, [f"{recipe}.py", *flags], largest_file)

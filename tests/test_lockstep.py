@@ -1,6 +1,6 @@
-"""The three scripts are one loop: what differs between them stands under a numbered marker, and nothing else does.
+"""The three scripts are one loop: they differ only under numbered markers.
 
-A repair of the loop that reaches only one of the scripts fails here.
+A change of the loop that reaches only one of the scripts fails here.
 """
 
 import ast
@@ -21,9 +21,10 @@ def source(name):
 
 
 def free_lines(text):
-    """Numbers of the lines that may differ: all above main(), and in a paragraph what stands from its marker on.
+    """Numbers of the lines that may differ between the scripts.
 
-    Above main() are the docstring, the imports and the hyperparameters. A paragraph ends at a blank line.
+    These are all lines above main(), with the docstring, the imports and the hyperparameters, and
+    in main() the lines of a paragraph from its marker on. A paragraph ends at a blank line.
     """
     free, in_main, marked = set(), False, False
     for number, line in enumerate(text.splitlines()):
@@ -103,7 +104,8 @@ def test_common_hyperparameters_stand_in_the_same_order(other):
         ]
 
 
-# What an ablation could be made of. --tiny may change none of it: it is the paper's algorithm, only smaller.
+# The settings that make up the algorithm. --tiny may change none of them, because it only makes the
+# paper's algorithm smaller.
 ALGORITHM = {
     "samples_per_prompt",
     "updates_per_step",

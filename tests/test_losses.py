@@ -109,7 +109,7 @@ def problem(dtype=torch.float32, scale=1.0):
 
 
 def reference(hidden, weight, targets, coefficients, temperature, entropy_grad):
-    """Log-probs, entropies and the two gradients of a weighted sum of them, by autograd in float64."""
+    """Log-probs, entropies and both gradients of a weighted sum of them, by float64 autograd."""
     hidden, weight = (x.double().clone().requires_grad_() for x in (hidden, weight))
     log_probs = (hidden @ weight.T / temperature).log_softmax(dim=-1)
     logps = log_probs[torch.arange(len(targets)), targets]
@@ -230,8 +230,9 @@ torch.set_num_threads(1)
 M, d, V = 4096, 64, 16384
 hidden, weight = torch.randn(M, d, requires_grad=True), torch.randn(V, d, requires_grad=True)
 targets = torch.randint(0, V, (M,))
-losses.token_logps(hidden[:8], weight, targets[:8])[0].sum().backward()  # load what is loaded lazily
-def high_water():  # of this program alone; ru_maxrss would begin with that of the process it was forked from
+# Load what is loaded lazily.
+losses.token_logps(hidden[:8], weight, targets[:8])[0].sum().backward()
+def high_water():  # of this program alone; ru_maxrss would start from that of its parent
     return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
 before = high_water()
 if sys.argv[1] == "plain":
@@ -405,7 +406,10 @@ def policy_and_reference(distance=1.0):
 
 
 def expected_gradient(kind, distance=1.0):
-    """The gradient of the estimator's mean over on-policy tokens: all seven, each as often as the policy draws it."""
+    """The gradient of the estimator's mean over on-policy tokens.
+
+    The mean is exact: it takes all seven tokens, weighted by the policy's probabilities.
+    """
     logits, ref = policy_and_reference(distance)
     logps = logits.log_softmax(-1)
     how_often = logps.exp().detach()  # sampling has no gradient

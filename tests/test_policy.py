@@ -1,4 +1,6 @@
-"""policy.py: one gradient whatever the split, log-probs that are the model's own, and what a rank must not disturb."""
+"""policy.py: the gradient does not depend on the split, log-probs are the model's own, and what a
+rank must not disturb.
+"""
 
 import json
 import math
@@ -44,7 +46,10 @@ def one_batch(rollouts, advantages=None, budget=EVERYTHING, how="token"):
 
 
 def backward(policy, batches, temperature=1.0):
-    """The recipes' backward pass over one mini-batch, with old log-probs so far off that the clip bites."""
+    """The recipes' backward pass over one mini-batch.
+
+    The old log-probs are so far off that the clip takes effect.
+    """
     for micro in batches:
         logps, _ = policy(micro, temperature)
         old_logps = logps.detach() + 0.5 * torch.sin(1e3 * micro.engine_logps_M)
@@ -116,18 +121,23 @@ torch.set_num_threads(1)
 device = start_ranks(); rank = torch.distributed.get_rank()
 folder, cases, out = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
 for number, case in enumerate(cases):
-    grad, norm, state, batches = one_update(load_policy(folder, device, torch.float32, False), *case)
+    policy = load_policy(folder, device, torch.float32, False)
+    grad, norm, state, batches = one_update(policy, *case)
     counts = gather([(len(batches), sum(len(micro.weights_M) == 0 for micro in batches))])
     again = gather(my_share(list(range(11))))
     if rank == 0:
-        torch.save({"grad": grad, "norm": norm, "state": state, "counts": counts, "again": again}, out / f"{number}.pt")
+        seen = {"grad": grad, "norm": norm, "state": state, "counts": counts, "again": again}
+        torch.save(seen, out / f"{number}.pt")
 torch.distributed.barrier()
 torch.distributed.destroy_process_group()  # as run.launch: an exit with a live group can abort
 """
 
 
 def one_update(policy, how, count, budget):
-    """One mini-batch of random rollouts on this rank: whole gradient, its norm, the weights after, micro-batches."""
+    """Update on one mini-batch of random rollouts on this rank.
+
+    Returns the whole gradient, its norm, the weights after the update and the micro-batches.
+    """
     rollouts = random_rollouts(count)
     batches = one_batch(
         rollouts, torch.randn(count, generator=torch.Generator().manual_seed(1)), budget, how
@@ -186,7 +196,10 @@ def plain_logps(model, rollout, temperature):
 
 
 def by_rollout(batches, rollouts, values):
-    """Values of all micro-batches' tokens, taken apart into the rollouts they belong to, by their ids."""
+    """The values of all micro-batches' tokens, split into the rollouts that they belong to.
+
+    The ids of a rollout identify it.
+    """
     found = {}
     for micro, value_M in zip(batches, values, strict=True):
         lengths = micro.mask_B_T.sum(dim=1).tolist()

@@ -1,4 +1,6 @@
-"""The three scripts as a person runs them: what a run leaves behind, how it is stopped and goes on, what it refuses."""
+"""The three scripts as a person runs them: what a run leaves behind, how it stops and continues,
+and what it refuses.
+"""
 
 import importlib.util
 import json
@@ -64,7 +66,10 @@ def flags(recipe, out, eval_file, steps=STEPS):
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory, forge, eval_file):
-    """whole_run(recipe) -> folder and output of an uninterrupted run of STEPS steps; made once, not to be touched."""
+    """whole_run(recipe) -> folder and output of an uninterrupted run of STEPS steps.
+
+    The run is made once for all tests, which must not change its folder.
+    """
     runs = {}
 
     def run(recipe):
@@ -99,8 +104,8 @@ def checkpoints(out):
 FIELDS = """step reward reward_std accuracy length truncated entropy logp_gap logp_gap_max approx_kl
 clip_fraction_low clip_fraction_high grad_norm learning_rate skipped_updates tokens seconds_rollout
 seconds_reward seconds_logps seconds_update seconds_sync seconds_step"""
-MORE = """kl kl_loss_share sampled_groups trained_groups rounds trained_reward trained_accuracy trained_length
-trained_truncated trained_tokens"""
+MORE = """kl kl_loss_share sampled_groups trained_groups rounds trained_reward trained_accuracy
+trained_length trained_truncated trained_tokens"""
 FIELDS_OF = {
     "justrl": set(FIELDS.split()),
     "prorl": set((FIELDS + " " + MORE).split()),
@@ -335,7 +340,7 @@ def test_a_run_moves_from_two_ranks_to_one_and_back(whole_run, start, eval_file,
 
 
 def byte_level_model(folder):
-    """A random Qwen2 with heads of 32 over bytes, and a tokenizer with a chat template, as a real model's folder."""
+    """Save a random Qwen2 with heads of 32 over bytes, and a tokenizer with a chat template."""
     tokenizer = Tokenizer(
         models.BPE(
             vocab={token: i for i, token in enumerate(["<|pad|>", "<|end|>", *sorted(alphabet())])},
