@@ -17,7 +17,10 @@ from conftest import ENVIRONMENT, ROOT, SHARED, python, save_random_model
 import evaluate
 import rewards
 from tiny import pretrain as tiny
-from trainer import data
+from trainer import data, statistics
+from trainer.compare import compare
+from trainer.files import read_jsonl
+from trainer.report import by_task, report
 from trainer.sources.load import load_problems
 
 NINE = {
@@ -42,14 +45,14 @@ def run(monkeypatch):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A random model with room for the longest problem of the nine benchmarks, spelt by the tiny world's tokenizer."""
+    """A random model with the tiny world's tokenizer, and a context for the longest problem."""
     folder, tokenizer = tmp_path_factory.mktemp("models") / "random", tiny.make_tokenizer()
     save_random_model(folder, vocab_size=len(tokenizer), hidden_size=32, layers=1, positions=8192)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-# ----------------------------------------------------------------------------------------------------------- the maths
+# --- the maths ---
 
 
 def test_pass_at_k_equals_the_enumeration_of_all_subsets():
@@ -81,92 +84,64 @@ def test_the_interval_covers_the_truth_in_19_of_20_simulations(problems, answers
     for _ in range(trials):
         difficulties = [rng.betavariate(a, b) for _ in range(problems)]
         values = [sum(rng.random() < p for _ in range(answers)) / answers for p in difficulties]
-        low, high = evaluate.interval(values, draws=answers)
+        low, high = statistics.interval(values, draws=answers)
         covered += low <= a / (a + b) <= high
-    assert (
-        0.92 <= covered / trials <= 0.985
-    )  # 0.95, within 3 standard errors and the rule's own error
+    # 0.95, within 3 standard errors and the rule's own error
+    assert 0.92 <= covered / trials <= 0.985
 
 
 def test_the_interval_holds_its_mean_where_all_or_none_is_solved():
     for problems, share in itertools.product(range(2, 70), (0.0, 1.0)):
-        low, high = evaluate.interval([share] * problems, draws=128)
+        low, high = statistics.interval([share] * problems, draws=128)
         assert low <= share <= high, problems
 
 
 def test_the_interval_at_its_ends():
-    low, high = evaluate.interval([0.0] * 30, draws=32)
-    assert (
-        low == 0 and 0.08 < high < 0.15
-    )  # about 3/30: nothing solved does not mean that nothing can be
-    low, high = evaluate.interval([1.0] * 30, draws=32)
+    # If no problem of 30 is solved, about 3 of 30 may still be solvable.
+    low, high = statistics.interval([0.0] * 30, draws=32)
+    assert low == 0 and 0.08 < high < 0.15
+    low, high = statistics.interval([1.0] * 30, draws=32)
     assert high == pytest.approx(1) and 0.85 < low < 0.92
-    assert evaluate.interval([0.5], draws=32) == (0.0, 1.0)  # one problem says nothing about others
-    assert (
-        evaluate.interval([0.5] * 30, draws=32)[0] < 0.5
-    )  # equal values still have sampling noise
+    # One problem says nothing about others, and equal values still have sampling noise.
+    assert statistics.interval([0.5], draws=32) == (0.0, 1.0)
+    assert statistics.interval([0.5] * 30, draws=32)[0] < 0.5
 
 
 def test_student_t():
-    exact = {
-        1: 12.7062,
-        2: 4.3027,
-        3: 3.1824,
-        5: 2.5706,
-        15: 2.1314,
-        16: 2.1199,
-        29: 2.0452,
-        271: 1.9688,
-    }
+    exact = {1: 12.7062, 2: 4.3027, 3: 3.1824, 5: 2.5706, 15: 2.1314, 16: 2.1199, 29: 2.0452}
+    exact[271] = 1.9688
     for df, quantile in exact.items():
-        assert evaluate.student_t(df) == pytest.approx(quantile, abs=0.001)
+        assert statistics.student_t(df) == pytest.approx(quantile, abs=0.001)
 
 
 def test_majority():
-    assert evaluate.majority(["4", "4", "5"], [True, True, False]) == 1
-    assert evaluate.majority(["4", "5", "5"], [True, False, False]) == 0
-    assert evaluate.majority(["4", "5"], [True, False]) == 0.5
-    assert evaluate.majority([None, None, "4"], [False, False, True]) == 1
-    assert evaluate.majority([None], [False]) == 0
-    assert (
-        evaluate.majority(
-            [r"\dfrac{1}{2}", r" \frac{1} {2}", "3", "3", "2"], [True, True, False, False, False]
-        )
-        == 0.5
-    )
+    assert statistics.majority(["4", "4", "5"], [True, True, False]) == 1
+    assert statistics.majority(["4", "5", "5"], [True, False, False]) == 0
+    assert statistics.majority(["4", "5"], [True, False]) == 0.5
+    assert statistics.majority([None, None, "4"], [False, False, True]) == 1
+    assert statistics.majority([None], [False]) == 0
+    same = [r"\dfrac{1}{2}", r" \frac{1} {2}", "3", "3", "2"]
+    assert statistics.majority(same, [True, True, False, False, False]) == 0.5
 
 
 def test_distinct_4gram():
-    assert evaluate.distinct_4gram([1, 2, 3, 4, 5]) == 1
-    assert evaluate.distinct_4gram([7] * 103) == 0.01
-    assert evaluate.distinct_4gram([1, 2, 3]) == 1
+    assert statistics.distinct_4gram([1, 2, 3, 4, 5]) == 1
+    assert statistics.distinct_4gram([7] * 103) == 0.01
+    assert statistics.distinct_4gram([1, 2, 3]) == 1
 
 
 def test_spearman():
-    assert evaluate.spearman([1, 2, 3, 4], [10, 100, 1000, 9999]) == pytest.approx(1)
-    assert evaluate.spearman([1, 2, 2, 4], [4, 3, 3, 1]) == pytest.approx(-1)
-    assert evaluate.spearman([1, 2, 3], [2, 3, 1]) == pytest.approx(-0.5)
-    assert (
-        evaluate.spearman([1, 2], [1, 2]) is None
-        and evaluate.spearman([1, 1, 1], [1, 2, 3]) is None
-    )
+    assert statistics.spearman([1, 2, 3, 4], [10, 100, 1000, 9999]) == pytest.approx(1)
+    assert statistics.spearman([1, 2, 2, 4], [4, 3, 3, 1]) == pytest.approx(-1)
+    assert statistics.spearman([1, 2, 3], [2, 3, 1]) == pytest.approx(-0.5)
+    assert statistics.spearman([1, 2], [1, 2]) is None
+    assert statistics.spearman([1, 1, 1], [1, 2, 3]) is None
 
 
-# ------------------------------------------------------------------------------------------------- runs of evaluations
+# --- runs of evaluations ---
 
-TINY = (
-    "tiny:base",
-    "--benchmarks",
-    "tiny/hard",
-    "--n",
-    4,
-    "--limit",
-    24,
-    "--chunk",
-    8,
-    "--max_tokens",
-    96,
-)
+TINY = ["tiny:base", "--benchmarks", "tiny/hard", "--n", 4, "--limit", 24, "--chunk", 8]
+TINY += ["--max_tokens", 96]
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +185,53 @@ def test_two_ranks_give_what_one_gives(uninterrupted, tmp_path):
     assert same(tmp_path / "two", uninterrupted)
 
 
+# Ranks make vLLM's engine together. This one is like it in that respect: it waits for all ranks.
+MADE_TOGETHER = """
+import runpy, sys
+import torch.distributed as dist
+from trainer import rollout
+
+make_engine = rollout.make_engine
+
+def make_together(*arguments, **options):
+    ranks = [None] * dist.get_world_size()
+    dist.all_gather_object(ranks, dist.get_rank())
+    print(f"rank {dist.get_rank()} made an engine with {ranks}")
+    return make_engine(*arguments, **options)
+
+rollout.make_engine = make_together
+sys.argv[0] = "evaluate.py"
+runpy.run_path("evaluate.py", run_name="__main__")
+"""
+
+
+def test_a_rank_without_work_makes_the_engine_with_the_others(tmp_path):
+    script, out = tmp_path / "together.py", tmp_path / "out"
+    script.write_text(MADE_TOGETHER)
+    one_chunk = [*TINY, "--limit", 4, "--chunk", 512, "--max_tokens", 16, "--out", out]
+    process = python("--", script, *one_chunk, ranks=2, timeout=120)
+    assert process.returncode == 0, process.stderr
+    for rank in (0, 1):
+        assert f"rank {rank} made an engine with [0, 1]" in process.stdout
+    assert len(read_jsonl(out / "generations.jsonl")) == 4
+    assert json.loads((out / "eval.json").read_text())["benchmarks"]["tiny/hard"]["problems"] == 4
+    again = python("--", script, *one_chunk, ranks=2, timeout=120)
+    assert again.returncode == 0 and "made an engine" not in again.stdout, again.stderr
+
+
+def test_ranks_get_equal_work():
+    chunks = [("aime24", range(start, start + 16)) for start in (0, 16)]
+    chunks += [("math500", range(start, start + 128)) for start in (0, 128, 256)]
+    chunks += [("math500", range(384, 500)), ("amc23", range(8))]
+    n = {"aime24": 32, "math500": 4, "amc23": 32}
+    for ranks in (1, 2, 3, 8):
+        shares = evaluate.deal(chunks, n, ranks)
+        assert len(shares) == ranks
+        assert sorted(map(repr, itertools.chain(*shares))) == sorted(map(repr, chunks))
+        work = [sum(len(indices) * n[bench] for bench, indices in share) for share in shares]
+        assert max(work) - min(work) <= 512  # one chunk
+
+
 def test_other_arguments_are_refused_by_name(run, uninterrupted):
     with pytest.raises(SystemExit, match=r"temperature \(0\.7, now 0\.9\): choose another --out"):
         run(*TINY, "--temperature", 0.9, "--out", uninterrupted)
@@ -218,20 +240,18 @@ def test_other_arguments_are_refused_by_name(run, uninterrupted):
 def test_the_report(uninterrupted):
     value = json.loads((uninterrupted / "eval.json").read_text())
     report = value["benchmarks"]["tiny/hard"]
-    assert (
-        report["problems"] == 24 and report["n"] == 4 and list(report["robust"]) == ["1", "2", "4"]
-    )
+    assert report["problems"] == 24 and report["n"] == 4
+    assert list(report["robust"]) == ["1", "2", "4"]
     solved = [problem["robust"] for problem in value["problems"]]
     assert report["robust"]["1"][0] == pytest.approx(sum(solved) / 96) and 0 < sum(solved) < 96
     assert report["robust"]["4"][0] == pytest.approx(sum(c > 0 for c in solved) / 24)
     assert report["solve_none"] == solved.count(0) and report["solve_all"] == solved.count(4)
     assert report["strict"]["1"][0] <= report["robust"]["1"][0]
-    records = [json.loads(line) for line in (uninterrupted / "generations.jsonl").open()]
+    records = read_jsonl(uninterrupted / "generations.jsonl")
     answers = [answer for record in records for answer in record["answers"]]
     assert report["tokens"] == pytest.approx(sum(answer["tokens"] for answer in answers) / 96)
-    assert (
-        len({record["answers"][0]["text"] for record in records}) > 12
-    )  # a seed of its own for each problem
+    # Each problem has a seed of its own.
+    assert len({record["answers"][0]["text"] for record in records}) > 12
 
 
 def test_regrading_needs_no_model(run, uninterrupted, tmp_path):
@@ -239,7 +259,7 @@ def test_regrading_needs_no_model(run, uninterrupted, tmp_path):
     (out / "eval.json").unlink()
     run("--regrade", out)
     assert same(out, uninterrupted)
-    records = [json.loads(line) for line in (out / "generations.jsonl").open()]
+    records = read_jsonl(out / "generations.jsonl")
     for record in records:
         for answer in record["answers"]:
             answer["text"] = rf"\boxed{{ {record['answer']}}}"  # right, but not to the letter
@@ -258,36 +278,51 @@ def test_an_unfinished_evaluation_is_not_regraded(run, uninterrupted, tmp_path):
         run("--regrade", out)
 
 
+BASE_MODEL = "tiny/models/base"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("no/such/folder",), "There is no folder no/such/folder"),
-        ((".",), "has no config.json"),
-        (("tiny/models/base", "--benchmarks", "aime26"), "No benchmark is called aime26"),
-        (
-            ("tiny/models/base", "--benchmarks", "tiny", "--data", "aime24=x.jsonl"),
-            "--data names aime24",
-        ),
-        (("tiny/models/base", "--data", "x.jsonl"), "--data takes NAME=FILE, not x.jsonl"),
-        (
-            ("tiny/models/base", "--benchmarks", "aime24", "--data", "aime24=x.jsonl"),
-            "x.jsonl: no such file",
-        ),
-        (("tiny/models/base", "--all"), "--all needs a run folder"),
-        (("tiny/models/base", "--wrong_flag", "1"), "wrong_flag"),
-        (("--regrade", "tiny/models/base"), "is not the folder of an evaluation"),
-        (
-            ("--compare", "tiny/models/base", "tiny/models/base"),
-            "There is no tiny/models/base/eval.json",
-        ),
-        ((), "say what to measure"),
+        ("no/such/folder", "There is no folder no/such/folder"),
+        (".", "has no config.json"),
+        (f"{BASE_MODEL} --benchmarks aime26", "No benchmark is called aime26"),
+        (f"{BASE_MODEL} --benchmarks tiny --data aime24=x.jsonl", "--data names aime24"),
+        (f"{BASE_MODEL} --benchmarks aime24 --data aime24=x.jsonl", "x.jsonl: no such file"),
+        (f"{BASE_MODEL} --all", "--all needs a run folder"),
+        (f"--regrade {BASE_MODEL}", "is not the folder of an evaluation"),
+        (f"--compare {BASE_MODEL} {BASE_MODEL}", f"There is no {BASE_MODEL}/eval.json"),
     ],
 )
 def test_a_mistake_gets_one_sentence(run, monkeypatch, arguments, sentence):
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit, match=re.escape(sentence)) as exit:
-        run(*arguments)
+        run(*arguments.split())
     assert str(exit.value).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("", "say what to measure: evaluate.py MODEL"),
+        (f"{BASE_MODEL} --wrong_flag 1", "unknown argument --wrong_flag"),
+        (f"{BASE_MODEL} --data x.jsonl", "--data takes NAME=FILE, not x.jsonl"),
+        (f"{BASE_MODEL} --n 0", "--n must be at least 1, not 0"),
+        (f"{BASE_MODEL} --limit -1", "--limit must be at least 1, not -1"),
+        (f"{BASE_MODEL} --chunk 0", "--chunk must be at least 1, not 0"),
+        (f"{BASE_MODEL} --max_tokens 0", "--max_tokens must be at least 1, not 0"),
+        (f"{BASE_MODEL} --temperature -0.1", "--temperature must be at least 0, not -0.1"),
+        (f"{BASE_MODEL} --temperature nan", "--temperature must be at least 0, not nan"),
+        (f"{BASE_MODEL} --top_p 0", "--top_p must be above 0 and at most 1, not 0.0"),
+        (f"{BASE_MODEL} --protocol dapo", "invalid choice: 'dapo'"),
+    ],
+)
+def test_a_wrong_flag_gets_one_sentence(run, capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as exit:
+        run(*arguments.split())
+    assert exit.value.code == 2
+    *_, last = capsys.readouterr().err.splitlines()
+    assert sentence in last
 
 
 def test_a_run_folder_stands_for_its_checkpoints(tmp_path):
@@ -296,11 +331,7 @@ def test_a_run_folder_stands_for_its_checkpoints(tmp_path):
     (run / "metrics.jsonl").write_text("")
     with pytest.raises(FileNotFoundError, match="without a checkpoint yet"):
         evaluate.find_models(str(run))
-    for name in (
-        "step_000100",
-        "step_000020",
-        "step_000200.tmp",
-    ):  # the last one is still being written
+    for name in ("step_000100", "step_000020", "step_000200.tmp"):  # .tmp: still being written
         (run / "checkpoints" / name).mkdir()
         (run / "checkpoints" / name / "config.json").write_text("{}")
     last = run / "checkpoints" / "step_000100"
@@ -325,7 +356,7 @@ def test_all_checkpoints_in_one_go_equal_each_alone(run, tmp_path):
     assert texts[1] == texts[2] and texts[0] != texts[1]
 
 
-# ----------------------------------------------------------------------------------------------------- real benchmarks
+# --- real benchmarks ---
 
 
 @needs_data
@@ -334,36 +365,13 @@ def test_all_nine_benchmarks_from_file_to_report(run, model, tmp_path, capsys, e
     if engine == "vllm":
         pytest.importorskip("vllm", reason="vllm is not installed")
     files = [f"{name}={path}" for name, path in NINE.items()]
-    run(
-        model,
-        "--engine",
-        engine,
-        "--limit",
-        2,
-        "--max_tokens",
-        8,
-        "--out",
-        tmp_path,
-        "--data",
-        *files,
-    )
+    small = ["--engine", engine, "--limit", 2, "--max_tokens", 8]
+    run(model, *small, "--out", tmp_path, "--data", *files)
     value = json.loads((tmp_path / "eval.json").read_text())
     assert list(value["benchmarks"]) == list(NINE)
-    assert [report["n"] for report in value["benchmarks"].values()] == [
-        32,
-        32,
-        32,
-        4,
-        4,
-        4,
-        32,
-        32,
-        32,
-    ]
-    assert all(
-        report["problems"] == 2 and 0 < report["tokens"] <= 8
-        for report in value["benchmarks"].values()
-    )
+    reports = value["benchmarks"].values()
+    assert [report["n"] for report in reports] == [32, 32, 32, 4, 4, 4, 32, 32, 32]
+    assert all(report["problems"] == 2 and 0 < report["tokens"] <= 8 for report in reports)
     settings = value["settings"]
     assert (settings["temperature"], settings["top_p"]) == (0.7, 0.9)
     assert set(settings["suffix"].values()) == {
@@ -375,36 +383,32 @@ def test_all_nine_benchmarks_from_file_to_report(run, model, tmp_path, capsys, e
 def test_logic_puzzles_are_graded_by_their_own_verifier(run, model, tmp_path):
     pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed")
     run(model, "--benchmarks", "logic:chain_sum:3", "--n", 2, "--max_tokens", 4, "--out", tmp_path)
-    records = [json.loads(line) for line in (tmp_path / "generations.jsonl").open()]
+    records = read_jsonl(tmp_path / "generations.jsonl")
     for record in records:
         record["answers"][0]["text"] = f"<answer>{record['answer']}</answer>"
-        record["answers"][1]["text"] = (
-            f"\\boxed{{{record['answer']}}}"  # not how a puzzle is to be answered
-        )
-    (tmp_path / "generations.jsonl").write_text(
-        "".join(json.dumps(record) + "\n" for record in records)
-    )
+        # A puzzle must be answered between its tags, not in a box.
+        record["answers"][1]["text"] = f"\\boxed{{{record['answer']}}}"
+    lines = [json.dumps(record) + "\n" for record in records]
+    (tmp_path / "generations.jsonl").write_text("".join(lines))
     run("--regrade", tmp_path)
     report = json.loads((tmp_path / "eval.json").read_text())["benchmarks"]["logic:chain_sum:3"]
-    assert (
-        report["robust"]["1"][0] == report["no_answer"] == 0.5
-        and report["robust"]["2"][0] == report["majority"] == 1
-    )
+    assert report["robust"]["1"][0] == report["no_answer"] == 0.5
+    assert report["robust"]["2"][0] == report["majority"] == 1
 
 
-def test_prorls_protocol(model):
+def test_prorls_protocol(model, monkeypatch):
     problems = {"aime24": [data.Problem("1+1=?", "2")], "math500": [data.Problem("1+2=?", "3")]}
-    settings, prompts = evaluate.settle(
-        evaluate.Arguments(protocol="prorl"), "name", str(model), problems, tiny.make_tokenizer()
-    )
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(model), "--protocol", "prorl"])
+    args, tokenizer = evaluate.parse_arguments(), tiny.make_tokenizer()
+    settings, prompts = evaluate.choose_settings(args, "name", str(model), problems, tokenizer)
     assert settings["n"] == {"aime24": 16, "math500": 16}
     assert (settings["temperature"], settings["top_p"]) == (0.6, 0.95)
-    assert settings["max_tokens"] == 8192 - max(
-        map(len, prompts["aime24"])
-    )  # the context holds no more
+    # The context holds no more.
+    assert settings["max_tokens"] == 8192 - max(map(len, prompts["aime24"]))
 
 
-# Golds that the strict box refuses even from somebody who copies them: they do not fit into the last 100 characters.
+# Golds that the strict box refuses even when they are copied, because they do not fit into the last
+# 100 characters.
 TOO_LONG = {"minerva": [112], "olympiad": [71, 119, 168, 268, 279]}
 
 
@@ -414,12 +418,10 @@ def test_the_gold_answers_score_100_percent(name):
     problems = load_problems(str(NINE[name]))
     golds = [problem.answer for problem in problems]
     responses = [f"So the answer is $\\boxed{{{gold}}}$." for gold in golds]
-    assert [
-        g for g, s in zip(golds, rewards.robust_many(responses, golds), strict=True) if s < 0
-    ] == []
-    strict = [
-        rewards.strict_box(response, gold) for response, gold in zip(responses, golds, strict=True)
-    ]
+    robust = rewards.robust_many(responses, golds)
+    assert [gold for gold, score in zip(golds, robust, strict=True) if score < 0] == []
+    pairs = zip(responses, golds, strict=True)
+    strict = [rewards.strict_box(response, gold) for response, gold in pairs]
     assert [i for i, score in enumerate(strict) if score < 0] == TOO_LONG.get(name, [])
 
 
@@ -428,36 +430,28 @@ def test_the_gold_answers_score_100_percent(name):
 def test_the_gold_answers_in_other_words_score_100_percent_too(name):
     """As a model would write them: in LaTeX, without the dollar signs, \\dfrac for \\frac."""
     golds = [problem.answer for problem in load_problems(str(NINE[name]))]
-    written = [re.sub(r"\\frac", r"\\dfrac", gold.strip("$")) for gold in golds]
-    written = [
-        re.sub(r"(?<=\d)e([+-]?\d+)", r"\\times 10^{\1}", text).replace("np.", "\\")
-        for text in written
-    ]
+    written = []
+    for gold in golds:
+        text = gold.strip("$").replace(r"\frac", r"\dfrac")
+        text = re.sub(r"(?<=\d)e([+-]?\d+)", r"\\times 10^{\1}", text)
+        written.append(text.replace("np.", "\\"))
     scores = rewards.robust_many([f"\\boxed{{{text}}}" for text in written], golds)
     assert [gold for gold, score in zip(golds, scores, strict=True) if score < 0] == []
 
 
-# ---------------------------------------------------------------------------------------------------------- comparison
+# --- comparison ---
 
 
 def made_up(name: str, tasks: dict[str, list[int]], n: int = 64) -> dict:
     """An eval.json of problems with the given numbers of right answers."""
-    problems = [
-        {
-            "benchmark": task,
-            "index": i,
-            "task": "",
-            "text": f"{task} {i}",
-            "answer": "1",
-            "n": n,
-            "robust": c,
-            "strict": c,
-        }
-        | {"majority": 0, "truncated": 0, "no_answer": 0, "tokens": 10, "distinct_4gram": 1}
-        for task, counts in tasks.items()
-        for i, c in enumerate(counts)
-    ]
-    tasks = {task: evaluate.report(own) for task, own in evaluate.by_task(problems).items()}
+    same = {"task": "", "answer": "1", "n": n, "majority": 0, "truncated": 0, "no_answer": 0}
+    same |= {"tokens": 10, "distinct_4gram": 1}
+    problems = []
+    for task, counts in tasks.items():
+        for index, count in enumerate(counts):
+            own = {"benchmark": task, "index": index, "text": f"{task} {index}"}
+            problems.append(same | own | {"robust": count, "strict": count})
+    tasks = {task: report(own) for task, own in by_task(problems).items()}
     return {"name": name, "problems": problems, "tasks": tasks, "benchmarks": tasks}
 
 
@@ -485,14 +479,9 @@ def test_compare_names_each_regime(run, tmp_path, capsys):
     for name, tasks in (("base", BASE), ("trained", TRAINED), ("middle", MIDDLE)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "eval.json").write_text(json.dumps(made_up(name, tasks)))
-    run(
-        "--compare",
-        tmp_path / "base",
-        tmp_path / "trained",
-        tmp_path / "middle" / "eval.json",
-        "--out",
-        tmp_path / "out",
-    )
+    base, trained = tmp_path / "base", tmp_path / "trained"
+    middle = tmp_path / "middle" / "eval.json"
+    run("--compare", base, trained, middle, "--out", tmp_path / "out")
     result = json.loads((tmp_path / "out" / "compare.json").read_text())
     regimes = {task: row["regime"] for task, row in result["tasks"].items()}
     assert regimes == {
@@ -503,38 +492,36 @@ def test_compare_names_each_regime(run, tmp_path, capsys):
     }
     assert result["tasks"]["code"]["reached"] == pytest.approx(19 / 20)
     assert result["tasks"]["math"]["rise_1"] == pytest.approx(0.75 * 40 / 64)
-    assert result["tasks"]["ood"]["rise_max"] == pytest.approx(
-        1 / 40
-    )  # one problem more: within the noise
+    # One problem more is within the noise.
+    assert result["tasks"]["ood"]["rise_max"] == pytest.approx(1 / 40)
     assert -1 <= result["spearman"]["rise_max"] < -0.3
     assert (tmp_path / "out" / "compare.png").stat().st_size > 30_000
-    assert "sustained" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "sustained" in shown and "Rank correlation, over 4 tasks" in shown
 
 
 def test_two_evaluations_tell_plateau_from_sustained_by_the_shape_of_the_rise():
-    base, trained = (
-        {"a": [8] * 20 + [0] * 20, "b": [0] * 40},
-        {"a": [60] * 28 + [0] * 12, "b": [9] * 30 + [0] * 10},
-    )
-    tasks = evaluate.compare([made_up("base", base), made_up("trained", trained)])["tasks"]
+    base = {"a": [8] * 20 + [0] * 20, "b": [0] * 40}
+    trained = {"a": [60] * 28 + [0] * 12, "b": [9] * 30 + [0] * 10}
+    tasks = compare([made_up("base", base), made_up("trained", trained)])["tasks"]
     assert tasks["a"]["rise_max"] == pytest.approx(0.2) and tasks["a"]["regime"] == "plateau"
     assert tasks["b"]["rise_max"] == pytest.approx(0.75) and tasks["b"]["regime"] == "sustained"
 
 
 def test_compare_refuses_what_cannot_be_compared():
     with pytest.raises(ValueError, match="different problems of a"):
-        evaluate.compare([made_up("x", {"a": [1, 2]}), made_up("y", {"a": [1, 2, 3]})])
+        compare([made_up("x", {"a": [1, 2]}), made_up("y", {"a": [1, 2, 3]})])
     with pytest.raises(ValueError, match="share no task"):
-        evaluate.compare([made_up("x", {"a": [1]}), made_up("y", {"b": [1]})])
+        compare([made_up("x", {"a": [1]}), made_up("y", {"b": [1]})])
     with pytest.raises(ValueError, match="two evaluations or more"):
-        evaluate.compare([made_up("x", {"a": [1]})])
+        compare([made_up("x", {"a": [1]})])
 
 
 def test_tasks_of_a_mixed_benchmark_are_reported_apart():
     problems = made_up("x", {"tiny": [1, 2, 3], "aime24": [1]})["problems"]
     for problem, task in zip(problems, ("easy", "easy", "hard", "aime24"), strict=True):
         problem["task"] = task
-    assert {task: len(own) for task, own in evaluate.by_task(problems).items()} == {
+    assert {task: len(own) for task, own in by_task(problems).items()} == {
         "tiny/easy": 2,
         "tiny/hard": 1,
         "aime24": 1,

@@ -1,27 +1,30 @@
-"""Draw what runs wrote down, or what evaluations measured.
+"""Draw the curves of runs, or what evaluations measured.
 
-    python plot.py runs/justrl-tiny-seed0                      # its curves: runs/justrl-tiny-seed0/curves.png
-    python plot.py runs/justrl-tiny-seed* runs/prorl-tiny-seed* --out both.png
-    python plot.py evals/base/eval.json evals/trained/eval.json --out pass_at_k.png
+    python -m trainer.plot runs/justrl-tiny-seed0              # writes its curves.png
+    python -m trainer.plot runs/justrl-tiny-seed* runs/prorl-tiny-seed* --out both.png
+    python -m trainer.plot evals/base evals/trained --out pass_at_k.png
 
-Runs whose folders differ by -seedN alone are seeds of one experiment: drawn as their mean, in a band from the lowest to
-the highest. Colours are Okabe and Ito's, safe for colour-blind eyes; dashes and markers tell the lines apart in grey.
+Runs whose folders differ only by -seedN are seeds of one experiment. They are drawn as their mean,
+in a band from the lowest to the highest. The colours are those of Okabe and Ito, which colour-blind
+eyes can tell apart. Dashes and markers tell the lines apart in grey.
 """
 
 import argparse
-import contextlib
 import json
 import math
 import re
 import sys
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import matplotlib
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+from trainer.files import read_jsonl
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
 DASHES = [
@@ -35,72 +38,86 @@ DASHES = [
 ]
 MARKERS = "osD^vPX"
 HATCHES = ["", "////", "....", "xxxx", "\\\\\\\\", "++", "oo"]
-STYLE = {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
-STYLE |= {
+STYLE = {
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
     "font.size": 10,
     "axes.titlesize": 11,
     "legend.frameon": False,
     "legend.title_fontsize": 9,
 }
-# (title, unit, {metric: its name where a panel may have two; the first that is there is drawn bold}, logarithmic)
+
+
+class Panel(NamedTuple):
+    """One panel of a run's curves.
+
+    metrics: {metric: its name in the title, where a panel has two}. The first one that the runs
+    have is drawn bold.
+    """
+
+    title: str
+    unit: str
+    metrics: dict[str, str]
+    logarithmic: bool = False
+
+
 PANELS = [
-    ("Reward", "mean of answers", {"reward": ""}, False),
-    ("Held-out accuracy", "share solved", {"eval_accuracy": ""}, False),
-    ("Response length", "tokens", {"length": ""}, False),
-    ("Entropy", "nats per token", {"entropy": ""}, False),
-    ("Log-prob gap, engine to trainer", "nats per token", {"logp_gap": ""}, True),
-    (
+    Panel("Reward", "mean of answers", {"reward": ""}),
+    Panel("Held-out accuracy", "share solved", {"eval_accuracy": ""}),
+    Panel("Response length", "tokens", {"length": ""}),
+    Panel("Entropy", "nats per token", {"entropy": ""}),
+    Panel("Log-prob gap, engine to trainer", "nats per token", {"logp_gap": ""}, logarithmic=True),
+    Panel(
         "Clipped tokens",
         "share of tokens",
         {"clip_fraction_high": "above", "clip_fraction_low": "below"},
-        False,
     ),
-    (
+    Panel(
         "KL divergence",
         "nats per token",
         {"kl": "to the reference", "approx_kl": "of the update"},
-        False,
     ),
-    ("Gradient norm", "before clipping", {"grad_norm": ""}, False),
+    Panel("Gradient norm", "before clipping", {"grad_norm": ""}),
 ]
 
 
-# ---------------------------------------------------------------------------------------------------------------- runs
+# --- runs ---
 
 
 def read_metrics(run: Path) -> list[dict]:
-    """The steps of a run, in order: of a step written twice the later, without a line that is still being written.
+    """The steps of a run, in order. Of a step that was written twice, the later line counts.
 
     Raises FileNotFoundError without metrics.jsonl, ValueError when it has no step yet.
     """
-    path, steps = run / "metrics.jsonl", {}
+    path = run / "metrics.jsonl"
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no {path}: give a run folder, or the eval.json of an evaluation."
         )
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            row = json.loads(line)
-            steps[row["step"]] = row
+    steps = {row["step"]: row for row in read_jsonl(path)}
     if not steps:
         raise ValueError(f"{path} has no step yet: wait for the first one.")
     return [steps[step] for step in sorted(steps)]
 
 
 def group_seeds(runs: list[Path]) -> dict[str, list[list[dict]]]:
-    """{label: each seed's metrics}; the label is the folder's name without -seedN, with its parent if two are alike."""
+    """{label: each seed's metrics}.
+
+    The label is the folder's name without -seedN. If two labels are alike, the parent's name is put
+    before them. A folder NAME/seed0 belongs to NAME.
+    """
     groups = {}
     for run in runs:
         folder = run.resolve()
         name = re.sub(r"[-_]?seed[-_]?\d+$", "", folder.name)
-        key = (
-            (folder.parent, name) if name else (folder.parent.parent, folder.parent.name)
-        )  # NAME/seed0 is NAME's
+        key = (folder.parent, name) if name else (folder.parent.parent, folder.parent.name)
         groups.setdefault(key, []).append(read_metrics(run))
     names = [name for _, name in groups]
     return {
-        name if names.count(name) == 1 else f"{parent.name}/{name}": g
-        for (parent, name), g in groups.items()
+        name if names.count(name) == 1 else f"{parent.name}/{name}": seeds
+        for (parent, name), seeds in groups.items()
     }
 
 
@@ -109,7 +126,10 @@ def is_number(value) -> bool:
 
 
 def series(metrics: list[dict], key: str, block: int) -> dict[float, float]:
-    """{step: value}, means over blocks of steps, at their middle, so that thousands of noisy steps stay readable."""
+    """{middle of a block of steps: mean over the block}.
+
+    Blocks keep thousands of noisy steps readable.
+    """
     blocks = {}
     for row in metrics:
         if is_number(row.get(key)):
@@ -122,73 +142,77 @@ def resets(seeds: list[list[dict]]) -> set[int]:
     return {row["step"] for metrics in seeds for row in metrics if row.get("event") == "reset"}
 
 
-def look(index: int, points: int = 1) -> dict:
-    """Colour, dashes and a few markers of the index-th line."""
+def line_style(index: int, points: int = 1) -> dict:
+    """Colour, dashes and about six markers for the line of this index."""
     every = math.ceil(points / 6)
-    style = {
+    offset = index * every // 3 % every  # lines put their markers at different places
+    return {
         "color": COLOURS[index % 7],
         "linestyle": DASHES[index % 7],
         "marker": MARKERS[index % 7],
         "linewidth": 1.7,
+        "markersize": 4.5,
+        "markevery": (offset, every),
     }
-    return style | {"markersize": 4.5, "markevery": (index * every // 3 % every, every)}
+
+
+FINE = {"linewidth": 0.8, "markersize": 3.5, "markerfacecolor": "white"}
 
 
 def draw_metric(
-    ax, panel: tuple, groups: dict[str, list[list[dict]]], last: int, block: int
+    ax, panel: Panel, groups: dict[str, list[list[dict]]], *, last: int, block: int
 ) -> None:
-    title, unit, names, logarithmic = panel
+    """Draw one panel. last: the last step of all runs. block: steps that are averaged."""
     rows = [row for seeds in groups.values() for metrics in seeds for row in metrics]
-    keys = [key for key in names if any(is_number(row.get(key)) for row in rows)]
+    keys = [key for key in panel.metrics if any(is_number(row.get(key)) for row in rows)]
     for index, seeds in enumerate(groups.values()):
         for key in keys:
-            curves = [
-                series(metrics, key, 1 if key == "eval_accuracy" else block) for metrics in seeds
-            ]
-            steps = sorted(set.intersection(*map(set, curves)))
-            values = [[curve[step] for curve in curves] for step in steps]
-            if steps:
-                fine = (
-                    {}
-                    if key == keys[0]
-                    else {"linewidth": 0.8, "markersize": 3.5, "markerfacecolor": "white"}
-                )
-                ax.plot(steps, [fmean(v) for v in values], **look(index, len(steps)) | fine)
-                low, high = zip(*((min(v), max(v)) for v in values), strict=True)
-                ax.fill_between(steps, low, high, color=COLOURS[index % 7], alpha=0.2, linewidth=0)
+            draw_band(ax, index, key, seeds, 1 if key == "eval_accuracy" else block, key == keys[0])
         for step in resets(seeds):
             ax.axvline(step, color=COLOURS[index % 7], linewidth=1.2, linestyle=":")
-    if names[keys[0]]:
-        title += "\n" + (
-            names[keys[0]] if len(keys) == 1 else f"bold: {names[keys[0]]}, fine: {names[keys[1]]}"
-        )
+    names = [panel.metrics[key] for key in keys]
+    title = panel.title
+    if len(names) > 1:
+        title += f"\nbold: {names[0]}, fine: {names[1]}"
+    elif names[0]:
+        title += f"\n{names[0]}"
     room = max(1, 0.03 * last)
-    ax.set(title=title, xlabel="step", ylabel=unit, xlim=(-room, last + room))
+    ax.set(title=title, xlabel="step", ylabel=panel.unit, xlim=(-room, last + room))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    if logarithmic and math.isfinite(smallest := ax.dataLim.minposy):
+    if panel.logarithmic and math.isfinite(smallest := ax.dataLim.minposy):
         largest = max(smallest, ax.dataLim.y1)
-        ax.set(
-            yscale="log",
-            ylim=(
-                10 ** math.floor(math.log10(smallest)),
-                10 ** math.floor(math.log10(largest) + 1),
-            ),
-        )
+        bottom = 10 ** math.floor(math.log10(smallest))
+        top = 10 ** math.floor(math.log10(largest) + 1)
+        ax.set(yscale="log", ylim=(bottom, top))
         ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def plot_runs(runs: list[Path], out: Path) -> None:
-    """Write the curves of one or more runs to the PNG `out`. A panel that no run has numbers for is left out.
+def draw_band(ax, index: int, key: str, seeds: list[list[dict]], block: int, bold: bool) -> None:
+    """Draw one metric of one experiment: the mean over its seeds, and their range."""
+    curves = [series(metrics, key, block) for metrics in seeds]
+    steps = sorted(set.intersection(*map(set, curves)))
+    if not steps:
+        return
+    values = [[curve[step] for curve in curves] for step in steps]
+    style = line_style(index, len(steps))
+    ax.plot(steps, [fmean(v) for v in values], **style if bold else style | FINE)
+    low, high = [min(v) for v in values], [max(v) for v in values]
+    ax.fill_between(steps, low, high, color=COLOURS[index % 7], alpha=0.2, linewidth=0)
 
-    Raises FileNotFoundError or ValueError when a run has no metrics.
+
+def plot_runs(runs: list[Path], out: Path) -> None:
+    """Write the curves of one or more runs to the PNG `out`.
+
+    A panel is left out if no run has numbers for it. Raises FileNotFoundError or ValueError when a
+    run has no metrics.
     """
     groups = group_seeds([Path(run) for run in runs])
     rows = [row for seeds in groups.values() for metrics in seeds for row in metrics]
-    panels = [
-        panel
-        for panel in PANELS
-        if any(is_number(row.get(key)) for row in rows for key in panel[2])
-    ]
+
+    def has_numbers(panel):
+        return any(is_number(row.get(key)) for row in rows for key in panel.metrics)
+
+    panels = [panel for panel in PANELS if has_numbers(panel)]
     if not panels:
         raise ValueError("These runs have no numbers to draw yet: wait for the first step.")
     last = max(row["step"] for row in rows)
@@ -196,20 +220,22 @@ def plot_runs(runs: list[Path], out: Path) -> None:
     with plt.rc_context(STYLE):
         figure, axes = panel_grid(math.ceil(len(panels) / 4), min(4, len(panels)))
         for ax, panel in zip(axes.flat, panels, strict=False):
-            draw_metric(ax, panel, groups, last, block)
+            draw_metric(ax, panel, groups, last=last, block=block)
         for ax in axes.flat[len(panels) :]:
             ax.remove()
-        seeded = {f"{k} ({len(v)} seeds)" if len(v) > 1 else k: v for k, v in groups.items()}
-        handles = [plt.Line2D([], [], label=label, **look(i)) for i, label in enumerate(seeded)]
+        handles, notes = [], []
+        for index, (label, seeds) in enumerate(groups.items()):
+            if len(seeds) > 1:
+                label = f"{label} ({len(seeds)} seeds)"
+            handles.append(plt.Line2D([], [], label=label, **line_style(index)))
         if any(map(resets, groups.values())):
-            handles.append(
-                plt.Line2D([], [], color="grey", linestyle=":", label="reference policy reset")
-            )
-        notes = [f"means of {block} steps, held-out accuracy apart"] * (block > 1)
-        notes += ["bands from the lowest seed to the highest"] * any(
-            len(seeds) > 1 for seeds in groups.values()
-        )
-        finish(figure, handles, out, "; ".join(notes))
+            label = "reference policy reset"
+            handles.append(plt.Line2D([], [], color="grey", linestyle=":", label=label))
+        if block > 1:
+            notes.append(f"means of {block} steps, except held-out accuracy")
+        if any(len(seeds) > 1 for seeds in groups.values()):
+            notes.append("bands from the lowest seed to the highest")
+        save_figure(figure, handles, out, "; ".join(notes))
 
 
 def plot_run(run: Path, out: Path) -> None:
@@ -217,56 +243,52 @@ def plot_run(run: Path, out: Path) -> None:
     plot_runs([run], out)
 
 
-# --------------------------------------------------------------------------------------------------------- evaluations
+# --- evaluations ---
 
 
 def plot_evals(evaluations: list[dict], out: Path, comparison: dict | None = None) -> None:
-    """Write pass@k curves with 95 % intervals over problems, and histograms of pass@1, to the PNG `out`.
+    """Write pass@k curves with 95 % intervals and histograms of pass@1 to the PNG `out`.
 
-    evaluations: values of eval.json. Two panels for each task that all of them have. With evaluate.py's comparison the
-    titles name the regimes, and two more panels show the rise over the start. Raises ValueError without such a task.
+    evaluations: values of eval.json. Each task that all of them have gets two panels, one below the
+    other. comparison: the value of compare.json; then the titles name the regimes. Raises
+    ValueError if the evaluations share no task.
     """
     tasks = [
         task for task in evaluations[0]["tasks"] if all(task in e["tasks"] for e in evaluations)
     ]
     if not tasks:
-        raise ValueError("These evaluations share no task: there is nothing to draw side by side.")
-    rises = comparison is not None and len(tasks) > 2
-    columns = min(5, len(tasks) + rises)
+        raise ValueError(
+            "These evaluations share no task to draw side by side: give evaluations of the same "
+            "--benchmarks."
+        )
+    columns = min(5, len(tasks))
     with plt.rc_context(STYLE):
-        figure, axes = panel_grid(2 * math.ceil((len(tasks) + rises) / columns), columns)
-        pairs = [
-            pair
-            for row in range(0, len(axes), 2)
-            for pair in zip(axes[row], axes[row + 1], strict=True)
-        ]
+        figure, axes = panel_grid(2 * math.ceil(len(tasks) / columns), columns)
+        pairs = list(zip(axes[0::2].flat, axes[1::2].flat, strict=True))
         for task, (upper, lower) in zip(tasks, pairs, strict=False):
             draw_pass_at_k(upper, [e["tasks"][task]["robust"] for e in evaluations])
-            upper.set_title(
-                f"{task}: {comparison['tasks'][task]['regime']}" if comparison else task
-            )
+            title = f"{task}: {comparison['tasks'][task]['regime']}" if comparison else task
+            upper.set_title(title)
             draw_histogram(lower, [e["tasks"][task]["solved"] for e in evaluations])
-        if rises:
-            draw_rises(*pairs[len(tasks)], comparison)
-        for ax in [ax for pair in pairs[len(tasks) + rises :] for ax in pair]:
-            ax.remove()
+        for upper, lower in pairs[len(tasks) :]:
+            upper.remove()
+            lower.remove()
         handles = [
-            plt.Line2D([], [], label=e["name"], **look(i)) for i, e in enumerate(evaluations)
+            plt.Line2D([], [], label=evaluation["name"], **line_style(index))
+            for index, evaluation in enumerate(evaluations)
         ]
-        finish(figure, handles, out, "robust verifier; bars: 95 % interval over problems")
+        save_figure(figure, handles, out, "robust verifier; bars: 95 % interval over problems")
 
 
 def draw_pass_at_k(ax, curves: list[dict[str, list[float]]]) -> None:
+    """One curve for each evaluation. curves: {k: [pass@k, low, high]}."""
     for index, curve in enumerate(curves):
-        bars = [
-            [m - low for m, low, _ in curve.values()],
-            [high - m for m, _, high in curve.values()],
-        ]
+        middles = [middle for middle, _, _ in curve.values()]
+        below = [middle - low for middle, low, _ in curve.values()]
+        above = [high - middle for middle, _, high in curve.values()]
         places = [int(k) * 1.07**index for k in curve]  # side by side
-        middles = [m for m, _, _ in curve.values()]
-        ax.errorbar(
-            places, middles, bars, capsize=2, elinewidth=0.9, **look(index) | {"markevery": 1}
-        )
+        style = line_style(index) | {"markevery": 1}
+        ax.errorbar(places, middles, [below, above], capsize=2, elinewidth=0.9, **style)
     ks = sorted({int(k) for curve in curves for k in curve})
     ax.set_xscale("log", base=2)
     ax.set_xticks(ks, map(str, ks))
@@ -275,7 +297,10 @@ def draw_pass_at_k(ax, curves: list[dict[str, list[float]]]) -> None:
 
 
 def draw_histogram(ax, solved: list[list[float]], bins: int = 10) -> None:
-    """Share of problems by pass@1 in bins, the evaluations side by side; pass@1 of 1 falls into the last bin."""
+    """The share of problems in each bin of pass@1, evaluations side by side.
+
+    A pass@1 of 1 falls into the last bin.
+    """
     width = 0.9 / bins / len(solved)
     for index, values in enumerate(solved):
         places = [min(int(value * bins), bins - 1) for value in values]
@@ -291,24 +316,7 @@ def draw_histogram(ax, solved: list[list[float]], bins: int = 10) -> None:
     ax.set(xlabel="pass@1 of a problem", ylabel="share of problems", xlim=(0, 1))
 
 
-def draw_rises(upper, lower, comparison: dict) -> None:
-    """Does a weak start go with a strong gain? (ProRL, figure 3.) Tasks by their start, the weakest on top."""
-    tasks = sorted(comparison["tasks"].items(), key=lambda item: -item[1]["pass_max"][0])
-    for ax, key, name in ((upper, "rise_1", "pass@1"), (lower, "rise_max", "pass@K")):
-        ax.plot([row[key] for _, row in tasks], range(len(tasks)), "o", color=COLOURS[0])
-        ax.set_yticks(
-            range(len(tasks)),
-            [f"{task} {row['pass_max'][0]:.2f}" for task, row in tasks],
-            fontsize=8,
-        )
-        ax.axvline(0, color="grey", linewidth=0.8)
-        ax.margins(0.15)
-        ax.set(xlabel="rise (beside each task: its pass@K before)")
-        rank = comparison["spearman"][key]
-        ax.set_title(f"Rise of {name}" + ("" if rank is None else f", Spearman {rank:.2f}"))
-
-
-# ------------------------------------------------------------------------------------------------------------- figures
+# --- figures ---
 
 
 def panel_grid(rows: int, columns: int):
@@ -317,17 +325,12 @@ def panel_grid(rows: int, columns: int):
     )
 
 
-def finish(figure, handles: list, out: Path, note: str) -> None:
+def save_figure(figure, handles: list, out: Path, note: str) -> None:
     """Write the file, with the legend and a note below all panels."""
     longest = max(len(handle.get_label()) for handle in handles)
     columns = max(1, int(figure.get_figwidth() / (0.9 + 0.085 * longest)))  # inches
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=columns,
-        handlelength=4,
-        title=note or None,
-    )
+    place = "outside lower center"
+    figure.legend(handles=handles, loc=place, ncols=columns, handlelength=4, title=note or None)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
     plt.close(figure)
@@ -337,18 +340,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "sources",
-        nargs="+",
-        metavar="RUN|EVAL.json",
-        type=Path,
-        help="run folders, or eval.json files",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="PNG (curves.png in the first run, pass_at_k.png beside the first eval)",
-    )
+    add = parser.add_argument
+    sources = "run folders, or evaluations (folders or eval.json files)"
+    add("sources", nargs="+", metavar="RUN|EVAL", type=Path, help=sources)
+    out = "PNG (curves.png in the first run, pass_at_k.png beside the first eval.json)"
+    add("--out", type=Path, help=out)
     args = parser.parse_args()
     evals = [path / "eval.json" if path.is_dir() else path for path in args.sources]
     try:

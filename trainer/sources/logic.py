@@ -105,6 +105,15 @@ def logic_problems(split: str, size: int, seed: int) -> list[Problem]:
     return [Problem(**json.loads(line)) for line in lines.splitlines()]
 
 
+def tagged_answer(response: str) -> str | None:
+    """The text between the last <answer> and </answer>; None without such a pair of tags."""
+    head, end_tag, _ = response.rpartition("</answer>")
+    _, tag, answer = head.rpartition("<answer>")
+    if not (tag and end_tag):
+        return None
+    return answer.partition("</answer>")[0].strip()
+
+
 def logic_score(response: str, verify: dict) -> float:
     """The library's score, from 0 to 1, of the text between the last <answer> and </answer>.
 
@@ -112,11 +121,9 @@ def logic_score(response: str, verify: dict) -> float:
     which the verifier fails. Raises ValueError if reasoning-gym is missing.
     """
     task = verify["task"].partition("/")[0]
-    head, end_tag, _ = response.rpartition("</answer>")
-    _, tag, answer = head.rpartition("<answer>")
-    if not (tag and end_tag):
+    answer = tagged_answer(response)
+    if answer is None:
         return 0.0
-    answer = answer.partition("</answer>")[0].strip()
     entry = copy.deepcopy(verify["entry"])  # a copy: knight_swap writes into its entry
     if len(answer) > MAX_ANSWER + 2 * len(entry["answer"] or ""):
         return 0.0

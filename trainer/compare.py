@@ -1,0 +1,132 @@
+"""What training changed: evaluations side by side (ProRL, arXiv 2505.24864, section 4).
+
+The first evaluation is BASE, the second TRAINED. Any others are MIDDLES, checkpoints between them.
+"""
+
+import json
+from pathlib import Path
+from statistics import fmean
+
+from trainer.report import by_task, percent, print_table
+from trainer.statistics import margin, pass_at_k, regime, spearman
+
+RULE = """The regime of a task says how pass@K rose from BASE to TRAINED. K is the largest k that
+all evaluations have.
+  diminish    It did not rise by more than its margin, which is half the width of the paired 95 %
+              interval over problems.
+  plateau     It rose, but a MIDDLE already had 3/4 of the rise. Without a MIDDLE: it rose less than
+              half as much as pass@1.
+  sustained   It rose, and no MIDDLE had 3/4 of the rise. Without a MIDDLE: it rose at least half as
+              much as pass@1."""
+
+
+def read_evaluation(path: str) -> dict:
+    """The eval.json at this path or in this folder. Raises FileNotFoundError if there is none."""
+    path = Path(path) / "eval.json" if Path(path).is_dir() else Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no {path}: make it with `python evaluate.py MODEL --out FOLDER`."
+        )
+    return json.loads(path.read_text())
+
+
+def compare(evaluations: list[dict]) -> dict:
+    """The value of compare.json: for each task that all evaluations have, its rises and its regime.
+
+    evaluations: values of eval.json, [base, trained, *middles].
+
+    Raises ValueError when there are fewer than two, when they share no task, or when they saw
+    different problems of one.
+    """
+    if len(evaluations) < 2:
+        raise ValueError("--compare takes two evaluations or more: BASE TRAINED [MIDDLE ...].")
+    graded = [by_task(evaluation["problems"]) for evaluation in evaluations]
+    shared = [task for task in graded[0] if all(task in tasks for tasks in graded)]
+    if not shared:
+        names = " | ".join(", ".join(tasks) for tasks in graded)
+        raise ValueError(
+            f"These evaluations share no task ({names}): evaluate both on the same --benchmarks."
+        )
+    tasks = {task: compare_task(task, [tasks[task] for tasks in graded]) for task in shared}
+    start = [row["pass_max"][0] for row in tasks.values()]
+    return {
+        "names": [evaluation["name"] for evaluation in evaluations],
+        "rule": RULE,
+        "tasks": tasks,
+        # Does a weak start go with a strong gain (ProRL, figure 3)?
+        "spearman": {
+            key: spearman(start, [row[key] for row in tasks.values()])
+            for key in ("rise_1", "rise_max")
+        },
+    }
+
+
+def compare_task(task: str, graded: list[list[dict]]) -> dict:
+    """One task in each evaluation. graded: the task's problems, [base, trained, *middles]."""
+    by_text = [{problem["text"]: problem for problem in problems} for problems in graded]
+    base = by_text[0]
+    if any(problems.keys() != base.keys() for problems in by_text):
+        raise ValueError(
+            f"These evaluations saw different problems of {task}: use one file and one --limit."
+        )
+    k = min(problem["n"] for problems in by_text for problem in problems.values())
+
+    def values(problems, k):
+        """pass@k of each problem, in the order of base."""
+        return [pass_at_k(problems[t]["n"], problems[t]["robust"], k) for t in base]
+
+    pass_1 = [fmean(values(problems, 1)) for problems in by_text]
+    values_max = [values(problems, k) for problems in by_text]
+    pass_max = [fmean(one) for one in values_max]
+    rise_1, rise_max = pass_1[1] - pass_1[0], pass_max[1] - pass_max[0]
+    noise = margin([after - before for before, after in zip(*values_max[:2], strict=True)])
+    reached = None
+    if pass_max[2:] and rise_max > 0:
+        reached = (max(pass_max[2:]) - pass_max[0]) / rise_max
+    return {
+        "problems": len(base),
+        "k": k,
+        "pass_1": pass_1,
+        "pass_max": pass_max,
+        "rise_1": rise_1,
+        "rise_max": rise_max,
+        "margin": noise,
+        "reached": reached,
+        "regime": regime(rise_1, rise_max, noise, reached),
+    }
+
+
+def print_comparison(result: dict) -> None:
+    """Print the table, the rule and the correlation of a compare.json."""
+    head = ["", "problems", "pass@1", "rise", "K", "pass@K", "rise", "by MIDDLE", "regime"]
+    rows = []
+    for task, numbers in result["tasks"].items():
+        before_1, after_1 = map(percent, numbers["pass_1"][:2])
+        before, after = map(percent, numbers["pass_max"][:2])
+        reached = numbers["reached"]
+        rows.append(
+            [
+                task,
+                str(numbers["problems"]),
+                f"{before_1} -> {after_1}",
+                f"{100 * numbers['rise_1']:+.1f}",
+                str(numbers["k"]),
+                f"{before} -> {after}",
+                f"{100 * numbers['rise_max']:+.1f} +- {percent(numbers['margin'])}",
+                "" if reached is None else f"{100 * reached:.0f} %",
+                numbers["regime"],
+            ]
+        )
+    print(
+        f"\n{' -> '.join(result['names'][:2])}: in %, by the robust verifier. "
+        f"by MIDDLE: the share of pass@K's rise that a MIDDLE already had.\n"
+    )
+    print_table(head, rows)
+    print(result["rule"])
+    correlation = result["spearman"]["rise_max"]
+    if correlation is not None:
+        print(
+            f"\nRank correlation, over {len(rows)} tasks, of BASE's pass@K with its rise: "
+            f"{correlation:.2f}.\nA negative one says that weak tasks gained most. Noise in BASE "
+            f"and the ceiling of 100 % also push it down."
+        )

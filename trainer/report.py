@@ -1,0 +1,136 @@
+"""From graded problems to the numbers of eval.json and to tables on the screen.
+
+A graded problem is a dict that evaluate.grade makes: its benchmark, index, task, text and answer;
+n, the number of its answers; how many of them each verifier accepts ("robust", "strict"); and means
+over its answers.
+"""
+
+from statistics import fmean
+
+from trainer.statistics import interval, pass_at_k, powers
+
+VERIFIERS = ("robust", "strict")
+MEANS = ("majority", "truncated", "no_answer", "tokens", "distinct_4gram")
+
+
+def curve(problems: list[dict], verifier: str) -> dict[str, list[float]]:
+    """{k: [pass@k, low, high]} for k = 1, 2, 4, ... n. avg@n is pass@1.
+
+    low and high are the ends of the 95 % interval over problems.
+    """
+    n, points = problems[0]["n"], {}
+    for k in powers(n):
+        values = [pass_at_k(n, problem[verifier], k) for problem in problems]
+        points[str(k)] = [fmean(values), *interval(values, draws=n // k)]
+    return points
+
+
+def report(problems: list[dict]) -> dict:
+    """What eval.json holds of a benchmark or task."""
+    solved = [problem["robust"] / problem["n"] for problem in problems]
+    return {
+        "problems": len(problems),
+        "n": problems[0]["n"],
+        "solve_all": solved.count(1),
+        "solve_none": solved.count(0),
+        **{key: fmean(problem[key] for problem in problems) for key in MEANS},
+        **{verifier: curve(problems, verifier) for verifier in VERIFIERS},
+        "solved": solved,
+    }
+
+
+def by_task(problems: list[dict]) -> dict[str, list[dict]]:
+    """{task: its problems}. A task is a benchmark, or benchmark/task where it mixes several."""
+    tasks_of, tasks = {}, {}
+    for problem in problems:
+        tasks_of.setdefault(problem["benchmark"], set()).add(problem["task"])
+    for problem in problems:
+        name = problem["benchmark"]
+        if len(tasks_of[name]) > 1:
+            name = f"{name}/{problem['task']}"
+        tasks.setdefault(name, []).append(problem)
+    return tasks
+
+
+def evaluation(settings: dict, problems: list[dict]) -> dict:
+    """The value of eval.json."""
+    benchmarks = {
+        name: report([problem for problem in problems if problem["benchmark"] == name])
+        for name in settings["benchmarks"]
+    }
+    mean = {
+        verifier: fmean(numbers[verifier]["1"][0] for numbers in benchmarks.values())
+        for verifier in VERIFIERS
+    }
+    return {
+        "name": settings["name"],
+        "settings": settings,
+        "mean": mean,
+        "benchmarks": benchmarks,
+        "tasks": {task: report(own) for task, own in by_task(problems).items()},
+        "problems": problems,
+    }
+
+
+# --- tables ---
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def print_table(head: list[str], rows: list[list[str]]) -> None:
+    """Print aligned columns, the first one to the left. Short rows are filled with blanks."""
+    cells = [head, *([*row, *[""] * (len(head) - len(row))] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for first, *others in cells:
+        aligned = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        print("  ".join([first.ljust(widths[0]), *aligned]))
+    print()
+
+
+def print_evaluation(result: dict) -> None:
+    """Print the tables of an eval.json."""
+    benchmarks = result["benchmarks"]
+    parts = result["tasks"] | benchmarks  # --benchmarks tiny,tiny/hard gives tiny/hard in both
+    parts = {name: parts[name] for name in [*benchmarks, *result["tasks"]]}
+    mean = result["mean"]
+    rows = [_row(name, numbers) for name, numbers in parts.items()]
+    label = f"mean of {len(benchmarks)}"
+    rows.append([label, "", "", percent(mean["robust"]), "", percent(mean["strict"])])
+    print(
+        f"\n{result['name']}: shares in %, by the robust verifier. "
+        f"strict: avg@n by the strict box.\n"
+    )
+    print_table(["", *COLUMNS], rows)
+
+    ks = [str(k) for k in powers(max(numbers["n"] for numbers in benchmarks.values()))]
+    rows = []
+    for name, numbers in parts.items():
+        points = numbers["robust"]
+        rows.append([name, *(percent(points[k][0]) if k in points else "" for k in ks)])
+    print_table(["", *(f"pass@{k}" for k in ks)], rows)
+
+
+COLUMNS = ("problems", "n", "avg@n", "95 % interval", "strict", "maj@n", "all", "none")
+COLUMNS += ("truncated", "no answer", "tokens", "distinct-4")
+
+
+def _row(name, numbers):
+    """The cells under COLUMNS."""
+    average, low, high = map(percent, numbers["robust"]["1"])
+    return [
+        name,
+        str(numbers["problems"]),
+        str(numbers["n"]),
+        average,
+        f"{low} - {high}",
+        percent(numbers["strict"]["1"][0]),
+        percent(numbers["majority"]),
+        str(numbers["solve_all"]),
+        str(numbers["solve_none"]),
+        percent(numbers["truncated"]),
+        percent(numbers["no_answer"]),
+        f"{numbers['tokens']:.0f}",
+        f"{numbers['distinct_4gram']:.2f}",
+    ]

@@ -1,0 +1,146 @@
+"""The statistics of evaluations: pass@k, majority votes, intervals over problems, regimes.
+
+Pure Python, because the laboratory imports this without torch.
+"""
+
+import math
+import re
+from collections import Counter
+from statistics import correlation, fmean, stdev, variance
+
+# The 97.5 % quantiles of Student's t for 1, 2, ... 15 degrees of freedom.
+STUDENT_T_TABLE = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+    2.145, 2.131,
+)  # fmt: skip
+
+
+# --- one problem ---
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """The chance that k of n answers, drawn without replacement, hold one of the c correct ones.
+
+        1 - C(n - c, k) / C(n, k)
+
+    This is the unbiased estimator of pass@k (arXiv 2107.03374), computed as a product so that no
+    factorial overflows. Raises ValueError unless 0 <= c <= n and 1 <= k <= n.
+    """
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n, not n={n}, c={c}, k={k}.")
+    if n - c < k:
+        return 1.0
+    return 1.0 - math.prod(1.0 - k / j for j in range(n - c + 1, n + 1))
+
+
+def powers(n: int) -> list[int]:
+    """1, 2, 4, ... up to n, and n itself."""
+    return sorted({2**i for i in range(n.bit_length())} | {n})
+
+
+def majority(answers: list[str | None], correct: list[bool]) -> float:
+    """maj@n: 1 if the most frequent answer is correct, else 0.
+
+    On a tie it is the share of the tied answers that are correct, as a random choice among them
+    would be on average. Two answers are the same if their texts are, apart from spaces, dollar
+    signs and \\dfrac for \\frac. A response without an answer (None) has no vote.
+
+    Equal values that are written differently are not merged. The verifier would merge the correct
+    ones, but not the wrong ones, and so give the correct answer too many votes.
+    """
+    votes, is_correct = Counter(), {}
+    for answer, right in zip(answers, correct, strict=True):
+        if answer is not None:
+            text = "".join(answer.split()).replace("$", "")
+            text = re.sub(r"\\[dt]frac", r"\\frac", text)
+            votes[text] += 1
+            is_correct.setdefault(text, right)
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    return fmean(float(is_correct[text]) for text, count in votes.items() if count == most)
+
+
+def distinct_4gram(ids: list[int]) -> float:
+    """The number of different 4-grams of tokens over the number of all 4-grams, in (0, 1].
+
+    It is near 0 when a text repeats itself, and 1 when there are fewer than 4 tokens.
+    """
+    grams = list(zip(ids, ids[1:], ids[2:], ids[3:], strict=False))
+    return len(set(grams)) / len(grams) if grams else 1.0
+
+
+# --- many problems ---
+
+
+def student_t(df: int) -> float:
+    """The 97.5 % quantile of Student's t with df degrees of freedom, with an error below 0.001."""
+    if df <= len(STUDENT_T_TABLE):
+        return STUDENT_T_TABLE[df - 1]
+    # The expansion of Cornish and Fisher around the normal quantile, 1.95996.
+    return 1.95996 + 2.37227 / df + 2.82250 / df**2
+
+
+def interval(values: list[float], draws: int = 1) -> tuple[float, float]:
+    """The 95 % interval of a mean over problems.
+
+    values: one for each problem, in [0, 1], each the mean of `draws` independent answers.
+
+    Answers to one problem resemble each other, so what varies is the problem. This is Wilson's
+    interval with Student's t, where the sample size is the effective number of independent answers,
+    mean * (1 - mean) / (variance of the mean). It stays in [0, 1]. It also keeps its width when all
+    problems are solved or none is, where mean +- 2 standard errors would have no width.
+    """
+    problems, mean = len(values), fmean(values)
+    if problems < 2:
+        return 0.0, 1.0
+    spread = mean * (1 - mean)
+    error = variance(values) / problems
+    effective = problems * draws
+    if spread < 1e-12:  # all solved, or none
+        effective = problems
+    elif error > 0:
+        effective = min(effective, spread / error)
+    t2 = student_t(problems - 1) ** 2 / effective
+    centre = (mean + t2 / 2) / (1 + t2)
+    half = math.sqrt(t2 * spread + t2 * t2 / 4) / (1 + t2)
+    # Rounding must not leave the mean outside.
+    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
+
+
+def margin(differences: list[float]) -> float:
+    """Half the width of the 95 % t interval of a mean of paired differences; 1.0 for only one."""
+    count = len(differences)
+    if count < 2:
+        return 1.0
+    return student_t(count - 1) * stdev(differences) / math.sqrt(count)
+
+
+def regime(rise_1: float, rise_max: float, noise: float, reached: float | None = None) -> str:
+    """ProRL's three regimes (section 4.2), by the rule in trainer/compare.py.
+
+    rise_1 and rise_max: how much pass@1 and pass@K rose. noise: the margin of rise_max.
+    reached: the share of rise_max that an earlier checkpoint already had; None if there is none.
+    """
+    if rise_max <= noise + 1e-9:  # 1e-9 allows for rounding
+        return "diminish"
+    if reached is None:  # without an earlier checkpoint, compare with the rise of pass@1
+        return "plateau" if rise_max < rise_1 / 2 else "sustained"
+    return "plateau" if reached >= 0.75 else "sustained"
+
+
+def spearman(x: list[float], y: list[float]) -> float | None:
+    """Spearman's rank correlation; None for fewer than 3 points, or when one side is constant.
+
+    Equal values share their mean rank.
+    """
+
+    def ranks(values):
+        return [
+            sum(other < value for other in values) + sum(other == value for other in values) / 2
+            for value in values
+        ]
+
+    if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
+        return None
+    return correlation(ranks(x), ranks(y))
