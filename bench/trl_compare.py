@@ -1,32 +1,41 @@
-"""justrl.py against TRL's GRPOTrainer on a CPU: the same model, prompts, group size, lengths, updates and reward.
+"""justrl.py against TRL's GRPOTrainer on a CPU, with the same model, prompts, updates and reward.
 
     python3 -m venv ~/venv-trl
     ~/venv-trl/bin/pip install trl==1.16.0 torch==2.13.0 transformers==5.19.0 datasets==5.2.0
-    python bench/trl_compare.py --trl_python ~/venv-trl/bin/python
+    python -m bench.trl_compare --trl_python ~/venv-trl/bin/python
 
-Both sides are the whole programs, in processes of their own on one thread each, run in turn (ours, TRL, ours, TRL, ...)
-and counted in processor time, so that other programs disturb neither. Both train tiny/models/aligned in float32 with 32
-prompts x 8 samples of at most 96 tokens at temperature 1, sampled by transformers, and 4 AdamW updates of 64 sequences,
-no reference model, clip 0.2 / 0.28, dual clip 10, mean over tokens, strict-box reward, and the same prompts in the same
-order. The phases:
+Both sides are whole programs. Each runs in processes of its own on one thread, and they take turns
+(ours, TRL, ours, TRL, ...). Time is the processor's, so other programs disturb neither side.
 
-    rollout   engine.generate                                 GRPOTrainer._generate
-    logps     log-probs before the update, without gradient    the same (ours skips the first mini-batch's)
-    update    4 x forward, backward, clip, AdamW               training_step to training_step without generation
+Both train tiny/models/aligned in float32 on the same prompts in the same order: 32 prompts a step,
+8 samples of at most 96 tokens for each, at temperature 1, sampled by transformers. Both make 4
+AdamW updates a step, of 64 sequences each, without a reference model, with clip 0.2 / 0.28, dual
+clip 10, the mean over tokens, and the strict-box reward. The phases are
+
+    rollout   engine.generate                                  GRPOTrainer._generate
+    logps     log-probs before the update, without gradient    the same (ours skips the first
+                                                               mini-batch's)
+    update    4 x forward, backward, clip, AdamW               the training step, without generation
     step      everything between two batches, no evaluation    the same
 
---trl_micro_batch: sequences TRL computes at once (gradient accumulation makes up the difference); several may be given,
-and TRL is judged by the one with the fastest step. Absolute seconds mean nothing on another machine; the ratios do.
+--trl_micro_batch gives the number of sequences that TRL computes at once; gradient accumulation
+makes up the difference. With several numbers, TRL is judged by the one with the fastest step.
+The seconds mean nothing on another machine. The ratios do.
 """
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
+
+from bench.common import alone, one_thread, read_steps, save, versions
+from rewards import strict_box
+from trainer.files import read_jsonl
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -36,74 +45,31 @@ PROMPTS, SAMPLES, UPDATES, MAX_TOKENS = 32, 8, 4, 96  # of justrl.py --tiny
 
 def compare(arguments) -> dict:
     """Run both sides in turn and return their medians and ratios."""
-    from bench.common import alone, one_thread, read_steps
-
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
         problems = Path(folder) / "problems.jsonl"
         write_problems(problems, arguments)
         for index in range(arguments.rounds):
-            out = Path(folder) / f"ours{index}"
-            ours = [
-                *alone(ROOT / "justrl.py", arguments.python),
-                "--tiny",
-                "--engine",
-                "transformers",
-                "--out",
-                out,
-            ]
-            ours += [
-                "--steps",
-                arguments.steps,
-                "--prompts_per_step",
-                arguments.prompts,
-                "--eval_samples",
-                1,
-            ]
-            ours += ["--eval_every", 10**6, "--save_every", 10**6]
-            run(ours, one_thread())
-            sides = {"ours": phases([tidy(row) for row in read_steps(out)])}
+            sides = {"ours": run_ours(arguments, Path(folder) / f"ours{index}")}
             for size in arguments.trl_micro_batch:
                 out = Path(folder) / f"trl{index}-{size}.json"
-                worker = [arguments.trl_python, __file__, "--worker", "--trl_micro_batch", size]
-                worker += [
-                    "--problems",
-                    problems,
-                    "--prompts",
-                    arguments.prompts,
-                    "--steps",
-                    arguments.steps,
-                ]
-                run([*worker, "--out", out], one_thread())
-                result = json.loads(out.read_text())
-                sides[f"trl micro-batch {size}"] = phases(result["steps"])
+                times, trl_versions = run_trl(arguments, problems, size, out)
+                sides[f"trl micro-batch {size}"] = times
             rounds.append(sides)
-            print(
-                json.dumps(
-                    {
-                        name: {k: round(v, 3) for k, v in side.items()}
-                        for name, side in sides.items()
-                    }
-                )
-            )
+            print(json.dumps({name: rounded(side, 3) for name, side in sides.items()}))
     names = list(rounds[0])
     medians = {
         name: {key: median(sides[name][key] for sides in rounds) for key in rounds[0][name]}
         for name in names
     }
     best = min(names[1:], key=lambda name: medians[name]["step"])
-    ratios = {
-        key: median(sides[best][key] / sides["ours"][key] for sides in rounds) for key in PHASES
-    }
-    spread = {
-        key: [f(sides[best][key] / sides["ours"][key] for sides in rounds) for f in (min, max)]
-        for key in PHASES
-    }
-    longer = (
-        medians[best]["tokens"] / medians["ours"]["tokens"]
-    )  # the two sides draw different samples
+    by_round = {key: [sides[best][key] / sides["ours"][key] for sides in rounds] for key in PHASES}
+    ratios = {key: median(values) for key, values in by_round.items()}
+    # The two sides draw different samples, so their lengths differ.
+    longer = medians[best]["tokens"] / medians["ours"]["tokens"]
     return {
-        "what": "processor seconds of a phase, and TRL's over ours: medians over rounds, of medians over steps",
+        "what": "processor seconds of a phase, and TRL's over ours: "
+        "medians over rounds, of medians over steps",
         "settings": {
             "prompts": arguments.prompts,
             "samples": SAMPLES,
@@ -112,63 +78,82 @@ def compare(arguments) -> dict:
         },
         "rounds": arguments.rounds,
         "steps_per_round": arguments.steps,
-        "trl_versions": result["versions"],
+        "trl_versions": trl_versions,
         "trl_judged_by": best,
         "medians": medians,
         "ratios": ratios,
-        "ratio_spread": spread,
+        "ratio_spread": {key: [min(values), max(values)] for key, values in by_round.items()},
         "ratios_per_token": {key: ratio / longer for key, ratio in ratios.items()},
         "by_round": rounds,
     }
 
 
+def run_ours(arguments, out: Path) -> dict[str, float]:
+    """Run justrl.py. Returns the medians of its phases over the steps."""
+    command = [*alone(ROOT / "justrl.py", arguments.python), "--tiny", "--engine", "transformers"]
+    command += ["--out", out, "--steps", arguments.steps, "--prompts_per_step", arguments.prompts]
+    command += ["--eval_samples", 1, "--eval_every", 10**6, "--save_every", 10**6]
+    run(command, one_thread())
+    return phases([rename(row) for row in read_steps(out)])
+
+
+def run_trl(
+    arguments, problems: Path, micro_batch: int, out: Path
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Run TRL's side. Returns the medians of its phases over the steps, and its versions."""
+    command = [arguments.trl_python, "-m", "bench.trl_compare", "--worker"]
+    command += ["--trl_micro_batch", micro_batch, "--problems", problems, "--out", out]
+    command += ["--prompts", arguments.prompts, "--steps", arguments.steps]
+    run(command, one_thread())
+    result = json.loads(out.read_text())
+    return phases(result["steps"]), result["versions"]
+
+
+def rounded(row: dict[str, float], digits: int) -> dict[str, float]:
+    return {key: round(value, digits) for key, value in row.items()}
+
+
 def run(command: list, environment: dict) -> None:
-    """Run a side; its output is shown only if it fails."""
-    done = subprocess.run(
-        [str(part) for part in command], env=environment, capture_output=True, text=True
-    )
+    """Run a side. Its output is shown only if it fails."""
+    words = [str(part) for part in command]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"trl_compare.py: {command[0]} {command[1]} failed:\n{done.stderr[-3000:]}")
+        sys.exit(f"trl_compare.py: {shlex.join(words)} failed:\n{done.stderr[-3000:]}")
 
 
-def tidy(row: dict) -> dict:
-    """A metrics.jsonl row as the TRL worker writes its own: seconds by phase, and tokens."""
+def rename(row: dict) -> dict:
+    """A row of metrics.jsonl with the names of the TRL worker: seconds by phase, and tokens."""
     return {key: row[f"seconds_{key}"] for key in PHASES} | {"tokens": row["tokens"]}
 
 
 def phases(steps: list[dict]) -> dict[str, float]:
-    """Medians over the steps, without the first, which warms up."""
+    """Medians over the steps. The first step is a warm-up and does not count."""
     return {key: median(row[key] for row in steps[1:]) for key in steps[0]}
 
 
 def write_problems(path: Path, arguments) -> None:
-    """The problems justrl.py --tiny will meet, in its order."""
+    """Write the problems that justrl.py --tiny will see, in its order."""
     from trainer.data import Order
     from trainer.sources.load import load_problems
 
     problems = load_problems("tiny:train/mixed")
-    rows = [problems[i] for i in Order(len(problems), 0)[0 : arguments.prompts * arguments.steps]]
-    path.write_text(
-        "".join(json.dumps({"text": row.text, "answer": row.answer}) + "\n" for row in rows)
-    )
+    order = Order(len(problems), 0)[0 : arguments.prompts * arguments.steps]
+    rows = [{"text": problems[i].text, "answer": problems[i].answer} for i in order]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def train_with_trl(arguments) -> None:
-    """TRL's side, run by the python that has TRL."""
+    """TRL's side. The Python that has TRL runs this."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
     from trl import GRPOConfig, GRPOTrainer
 
-    from bench.common import versions
-    from rewards import strict_box
-
     (micro_batch,) = arguments.trl_micro_batch
     sequences = arguments.prompts * SAMPLES
     accumulate = sequences // UPDATES // micro_batch
-    problems = [json.loads(line) for line in Path(arguments.problems).read_text().splitlines()]
     rows = [
         {"prompt": [{"role": "user", "content": row["text"]}], "answer": row["answer"]}
-        for row in problems
+        for row in read_jsonl(arguments.problems)
     ]
 
     def reward(completions, answer, **_):
@@ -258,35 +243,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--python", default=sys.executable, help="runs justrl.py (default: this one)"
-    )
-    parser.add_argument(
-        "--trl_python", default=str(ROOT.parent / "venv-trl/bin/python"), help="runs TRL"
-    )
-    parser.add_argument(
-        "--trl_micro_batch", type=int, nargs="+", default=[64, 16, 8], help="sequences at once"
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--steps", type=int, default=6, help="a round and side; the first is not counted"
-    )
-    parser.add_argument("--prompts", type=int, default=PROMPTS, help="a step")
-    parser.add_argument("--out", default=str(HERE / "results/trl_compare.json"))
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--problems", help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("--python", default=sys.executable, help="runs justrl.py (default: this one)")
+    add("--trl_python", default=str(ROOT.parent / "venv-trl/bin/python"), help="runs TRL")
+    sizes = "sequences at once"
+    add("--trl_micro_batch", type=int, nargs="+", default=[64, 16, 8], help=sizes)
+    add("--rounds", type=int, default=5)
+    steps = "steps of each run; the first is not counted"
+    add("--steps", type=int, default=6, help=steps)
+    add("--prompts", type=int, default=PROMPTS, help="prompts a step")
+    add("--out", default=str(HERE / "results/trl_compare.json"))
+    add("--worker", action="store_true", help=argparse.SUPPRESS)
+    add("--problems", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         return train_with_trl(arguments)
     if not Path(arguments.trl_python).exists():
         sys.exit(
-            f"trl_compare.py: no {arguments.trl_python}; make it as the docstring says, or give --trl_python"
+            f"trl_compare.py: there is no {arguments.trl_python}; make it as the docstring says, "
+            f"or give --trl_python"
         )
-    from bench.common import save
-
     result = compare(arguments)
     save(arguments.out, result)
-    print({key: round(value, 2) for key, value in result["ratios"].items()})
+    print(rounded(result["ratios"], 2))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def bench(monkeypatch, tmp_path):
         monkeypatch.setattr(sys, "argv", [str(ROOT / script), *map(str, flags), "--out", str(out)])
         module.main()
         result = json.loads(out.read_text())
-        assert result["command"].startswith(f"python {script}")
+        assert result["command"].startswith(f"python -m {module.__name__} ")
         assert {"python", "torch", "transformers", "commit"} <= result["versions"].keys()
         assert result["machine"].keys() >= {"cpu", "cores"}
         return result

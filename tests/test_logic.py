@@ -105,9 +105,8 @@ def test_problems_are_json_and_ask_for_the_tags(train, held_out, graphs):
 def test_sources():
     problems = load_problems("logic:chain_sum:3", seed=5)
     assert problems == logic_problems("chain_sum", 3, seed=5)
-    assert [problem.task for problem in load_problems("logic:graph_color/20:2")] == [
-        "graph_color/20"
-    ] * 2
+    graphs = load_problems("logic:graph_color/20:2")
+    assert [problem.task for problem in graphs] == ["graph_color/20"] * 2
     assert len(load_problems("logic:gcd")) == 1_000
 
 
@@ -184,18 +183,11 @@ def test_the_last_complete_tags_count():
     assert logic_score("<answer>12</answer> or <answer>7", verify) == 1  # the last one was cut off
     assert logic_score("<answer>12</answer> stray </answer>", verify) == 1
     assert logic_score("the <answer> tag: <answer>12</answer>", verify) == 1
-    for response in (
-        "",
-        "12",
-        "<answer>12",
-        "12</answer>",
-        "</answer>12<answer>",
-        "<Answer>12</Answer>",
-    ):
+    incomplete = ["<answer>12", "12</answer>", "</answer>12<answer>", "<Answer>12</Answer>"]
+    for response in ["", "12", *incomplete]:
         assert logic_score(response, verify) == 0
-    assert (
-        0 < logic_score(tagged("12 or so"), verify) < 1
-    )  # partial credit, as the library grants it
+    # The library grants partial credit.
+    assert 0 < logic_score(tagged("12 or so"), verify) < 1
     assert logic_score(tagged("12" + "0" * 5_000), verify) == 0
 
 
@@ -211,24 +203,12 @@ def test_halting_compares_words_not_truthiness(held_out):
 
 @needs_gym
 def test_scoring_leaves_the_entry_alone_and_prints_nothing(capfd):
-    entry = {
-        "answer": "Move disk 1 from Peg 1 to Peg 2",
-        "metadata": {
-            "num_disks": 1,
-            "num_pegs": 3,
-            "start_peg": 1,
-            "target_peg": 2,
-            "solution_length": 1,
-        },
-    }
+    puzzle = {"num_disks": 1, "num_pegs": 3, "start_peg": 1, "target_peg": 2, "solution_length": 1}
+    entry = {"answer": "Move disk 1 from Peg 1 to Peg 2", "metadata": puzzle}
+    verify = {"task": "tower_of_hanoi", "entry": entry}
     before = json.dumps(entry)
-    assert (
-        logic_score(
-            tagged("Move disk 1 from Peg 4 to Peg 2"), {"task": "tower_of_hanoi", "entry": entry}
-        )
-        < 1
-    )
-    assert logic_score(tagged(entry["answer"]), {"task": "tower_of_hanoi", "entry": entry}) == 1
+    assert logic_score(tagged("Move disk 1 from Peg 4 to Peg 2"), verify) < 1
+    assert logic_score(tagged(entry["answer"]), verify) == 1
     assert json.dumps(entry) == before
     assert capfd.readouterr() == ("", "")
 
@@ -288,9 +268,7 @@ def test_the_refusals_are_needed_and_let_honest_answers_pass(train, monkeypatch,
     monkeypatch.delitem(REFUSED, "number_sorting")
     assert logic_score(nans, numbers.verify) == 1
     spiral = first["spiral_matrix"]
-    assert (
-        logic_score(tagged(json.dumps([int(n) for n in spiral.answer.split()])), spiral.verify)
-        == 0.1
-    )
+    as_json = json.dumps([int(number) for number in spiral.answer.split()])
+    assert logic_score(tagged(as_json), spiral.verify) == 0.1
     coins = {"task": "coin_flip", "entry": {"answer": "6.103515625e-05"}}
     assert logic_score(tagged("6.103515625e-05"), coins) == 1

@@ -99,10 +99,8 @@ def logic_problems(split: str, size: int, seed: int) -> list[Problem]:
     _names(split)
     command = [sys.executable, "-m", "trainer.sources.logic", split, str(size), str(seed)]
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT)}
-    lines = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, check=True, text=True
-    ).stdout
-    return [Problem(**json.loads(line)) for line in lines.splitlines()]
+    made = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    return [Problem(**json.loads(line)) for line in made.stdout.splitlines()]
 
 
 def tagged_answer(response: str) -> str | None:
@@ -179,9 +177,9 @@ def _names(split):
 @cache
 def _dataset(task, seed, size):
     name, slash, vertices = task.partition("/")
-    options = (
-        {"min_num_vertices": int(vertices), "max_num_vertices": int(vertices)} if slash else {}
-    )
+    options = {}
+    if slash:
+        options = {"min_num_vertices": int(vertices), "max_num_vertices": int(vertices)}
     return _library().create_dataset(name, seed=seed, size=size, **options)
 
 
