@@ -1,0 +1,292 @@
+"""The rollouts that a run keeps for people: which, what of each token, and the files they lie in.
+
+    OUT/rollouts/step_000012.parquet    a few groups of step 12, one row an answer
+    OUT/rollouts/eval_000010.parquet    answers to a few held-out problems at step 10's evaluation
+
+Each file is written under another name and renamed when it is whole, so a kill leaves no torn one;
+a resumed run deletes those after its checkpoint and writes them again. Any parquet reader opens
+them: `datasets.load_dataset("parquet", data_files="OUT/rollouts/step_*.parquet")`, pandas, DuckDB.
+
+Columns of numbers per token hold half-precision floats (three digits), in nats:
+
+    logps       of the policy that sampled, at the sampling temperature, by the trainer
+    entropy     of the distribution that the token was drawn from
+    log_ratio   log-prob at the token's own update minus `logps`. The update pass yields it for
+                nothing. It shows what the earlier mini-batches of the step have changed, so it is 0
+                in the first; the optimizer step that follows the token's own pass is not in it
+    clipped     +1 where the clip took the gradient of a token to be encouraged, -1 of one to be
+                discouraged (the dual clip included), else 0
+    gap         the trainer's log-prob minus the engine's, both of the same distribution
+    weights     of the token in the loss of its mini-batch (float32), importance weight included
+
+Answers to held-out problems have one such column, `logps`, and there it is the engine's.
+"""
+
+import json
+import os
+import re
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+
+import losses
+from trainer.data import Problem, Rollout
+from trainer.policy import MicroBatch
+
+HELD_OUT = 2  # held-out problems kept for each training group of a step ...
+ANSWERS = 4  # ... and answers to each, so that a few can be followed through training
+
+TOKEN_COLUMNS = {
+    "logps": pa.float16(),
+    "entropy": pa.float16(),
+    "log_ratio": pa.float16(),
+    "clipped": pa.int8(),
+    "gap": pa.float16(),
+    "weights": pa.float32(),
+}
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("place", pa.int32()),  # of the problem in the batch, or in the held-out list
+        ("sample", pa.int32()),  # of the answer in its group
+        ("problem", pa.string()),
+        ("answer", pa.string()),  # the gold
+        ("task", pa.string()),
+        ("verify", pa.string()),  # JSON, where a problem brings a verifier of its own
+        ("solved", pa.float32()),  # mean verdict of the whole group, kept or not
+        ("text", pa.string()),
+        ("right", pa.float32()),  # the verdict in training
+        ("reward", pa.float32()),
+        ("advantage", pa.float32()),
+        ("truncated", pa.bool_()),
+        ("minibatch", pa.int16()),  # in which of the step's updates it took part
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("response_ids", pa.list_(pa.int32())),
+        *((name, pa.list_(kind)) for name, kind in TOKEN_COLUMNS.items()),
+    ]
+)
+# Halves compress best with their high and low bytes apart; ids and constants in a dictionary.
+SPLIT = [f"{name}.list.element" for name, kind in TOKEN_COLUMNS.items() if kind == pa.float16()]
+DICTIONARY = [
+    f"{name}.list.element" for name in ("prompt_ids", "response_ids", "clipped", "weights")
+] + ["problem", "answer", "task", "verify"]
+
+
+# --- which ---
+
+
+def choose(groups: list[list[Rollout]], keep: str) -> list[int]:
+    """The places of the groups to keep: "all", or a number of them, in order.
+
+    The first group of the batch comes first: it is a fair sample, and two runs over the same data
+    share it. After it, in turn, the next group of mixed rewards, the next that nobody solved and
+    the next that all solved, as long as there are any.
+    """
+    if keep == "all":
+        return list(range(len(groups)))
+    piles = {"mixed": [], "failed": [], "solved": []}
+    for place, group in enumerate(groups[1:], 1):
+        piles[kind_of(group)].append(place)
+    chosen = [0] if groups else []
+    while any(piles.values()):
+        chosen += [pile.pop(0) for pile in piles.values() if pile]
+    return sorted(chosen[: int(keep)])
+
+
+def kind_of(group: list[Rollout]) -> str:
+    """mixed: the rewards differ, so the group teaches. Else solved or failed."""
+    if len({rollout.reward for rollout in group}) > 1:
+        return "mixed"
+    return "solved" if sum(rollout.right for rollout in group) > len(group) / 2 else "failed"
+
+
+def choose_held_out(count: int, keep: str) -> list[int]:
+    """The places of the held-out problems to keep: evenly spread, and the same at every evaluation."""
+    wanted = count if keep == "all" else min(count, HELD_OUT * int(keep))
+    return [i * count // wanted for i in range(wanted)]
+
+
+# --- what of each token ---
+
+
+def token_values(
+    config, groups: list[list[Rollout]], kept: list[int], minibatches: list[list[MicroBatch]]
+) -> dict[tuple[int, int], dict[str, np.ndarray]]:
+    """{(group, sample): its columns per token} of the kept groups, from this rank's micro-batches.
+
+    Only kept tokens leave the device, those of a micro-batch in one copy.
+    """
+    places = {id(groups[p][g]): (p, g) for p in kept for g in range(len(groups[p]))}
+    values = {}
+    for number, micro in enumerate(minibatches):
+        for micro_batch in micro:
+            values |= _micro_values(config, micro_batch, places, number)
+    return values
+
+
+def _micro_values(config, micro: MicroBatch, places: dict, number: int) -> dict:
+    lengths = [len(rollout.response_ids) for rollout in micro.rollouts]
+    kept = [row for row, rollout in enumerate(micro.rollouts) if id(rollout) in places]
+    if not kept:
+        return {}
+    starts = np.cumsum([0, *lengths])
+    tokens = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in kept])
+    tokens = torch.from_numpy(tokens).to(micro.weights_M.device)
+    columns = {name: value_M[tokens] for name, value_M in _columns(config, micro).items()}
+    table = torch.stack([column.float() for column in columns.values()]).cpu().numpy()
+    ends = np.cumsum([lengths[row] for row in kept])[:-1]
+    pieces = np.split(table, ends, axis=1)
+    return {
+        places[id(micro.rollouts[row])]: dict(zip(columns, piece, strict=True)) | {"minibatch": number}
+        for row, piece in zip(kept, pieces, strict=True)
+    }
+
+
+@torch.no_grad()
+def _columns(config, micro: MicroBatch) -> dict[str, torch.Tensor]:
+    """The columns that the module's docstring explains, each [M]."""
+    new_logps_M, old_logps_M, advantages_M = micro.new_logps_M, micro.old_logps_M, micro.advantages_M
+    clip = losses.update_diagnostics(
+        new_logps_M, old_logps_M, advantages_M, config.clip_low, config.clip_high
+    )
+    log_ratio_M = new_logps_M - old_logps_M
+    clipped_M = clip["clip_fraction_high"] - clip["clip_fraction_low"]
+    if cap := getattr(config, "dual_clip", None):
+        clipped_M -= ((advantages_M < 0) & (log_ratio_M.exp() > cap)).float()
+    trainer_logps_M = old_logps_M if micro.raw_logps_M is None else micro.raw_logps_M
+    return {
+        "logps": old_logps_M,
+        "entropy": micro.entropy_M,
+        "log_ratio": log_ratio_M,
+        "clipped": clipped_M,
+        "gap": trainer_logps_M - micro.engine_logps_M,
+        "weights": micro.weights_M * micro.importance_M(config.tis_cap),
+    }
+
+
+def gather_values(values: dict) -> dict:
+    """The values of all ranks, on rank 0; the other ranks get an empty dict. Every rank calls it."""
+    if dist.get_world_size() == 1:
+        return values
+    parts = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(values, parts)
+    return dict(chain.from_iterable(part.items() for part in parts or []))
+
+
+# --- files ---
+
+
+def rows_of(
+    step: int,
+    place: int,
+    problem: Problem,
+    group: list[Rollout],
+    advantages_G: list[float] | None = None,
+    values: dict | None = None,
+    answers: int | None = None,
+) -> list[dict]:
+    """One row for each answer of a group, the first `answers` if given.
+
+    values: from token_values. Without them (held-out problems) there are the engine's log-probs.
+    """
+    return [
+        {
+            "step": step,
+            "place": place,
+            "sample": g,
+            "problem": problem.text,
+            "answer": problem.answer,
+            "task": problem.task,
+            "verify": json.dumps(problem.verify) if problem.verify else None,
+            "solved": sum(member.right for member in group) / len(group),
+            "text": rollout.text,
+            "right": rollout.right,
+            "reward": rollout.reward,
+            "advantage": None if advantages_G is None else advantages_G[g],
+            "truncated": bool(rollout.truncated),
+            "prompt_ids": rollout.prompt_ids,
+            "response_ids": rollout.response_ids,
+            **({"logps": rollout.logps} if values is None else values.get((place, g), {})),
+        }
+        for g, rollout in enumerate(group[:answers])
+    ]
+
+
+def write(folder: Path, name: str, rows: list[dict]) -> None:
+    """Write rows to FOLDER/NAME.parquet, whole or not at all. Raises OSError when the disk is full."""
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = [_column([row.get(field.name) for row in rows], field.type) for field in SCHEMA]
+    aside = folder / f"{name}.parquet.tmp"
+    pq.write_table(
+        pa.Table.from_arrays(columns, schema=SCHEMA),
+        aside,
+        compression="zstd",
+        use_dictionary=DICTIONARY,
+        use_byte_stream_split=SPLIT,
+    )
+    os.replace(aside, folder / f"{name}.parquet")
+
+
+def _column(values: list, kind: pa.DataType) -> pa.Array:
+    if kind == pa.string():
+        # A lone surrogate, as broken JSON may hold, is no UTF-8.
+        return pa.array([v and v.encode("utf-8", "replace").decode() for v in values], kind)
+    if not pa.types.is_list(kind):
+        return pa.array(values, kind)
+    dtype = kind.value_type.to_pandas_dtype()
+    offsets, parts, count = [], [], 0
+    for value in values:
+        offsets.append(None if value is None else count)
+        if value is not None:
+            parts.append(np.asarray(value).astype(dtype))
+            count += len(value)
+    flat = np.concatenate(parts) if parts else np.zeros(0, dtype)
+    if kind.value_type == pa.float16():
+        # Beyond its range a half would become infinite: no log-prob means more below -60,000.
+        flat = np.clip(flat, np.finfo(dtype).min, np.finfo(dtype).max)
+    return pa.ListArray.from_arrays(
+        pa.array([*offsets, count], pa.int32()), pa.array(flat, kind.value_type), type=kind
+    )
+
+
+def files(folder: Path) -> dict[tuple[str, int], Path]:
+    """{("step" or "eval", step): file} of a run's rollouts folder, by step."""
+    found = {}
+    for path in sorted(folder.glob("*.parquet")):
+        if name := re.fullmatch(r"(step|eval)_(\d+)", path.stem):
+            found[name[1], int(name[2])] = path
+    return dict(sorted(found.items(), key=lambda item: (item[0][1], item[0][0])))
+
+
+def read(path: Path) -> list[dict]:
+    """The rows of one file; numbers per token as numpy arrays, None where there are none."""
+    table = pq.read_table(path)
+    rows = table.select([f.name for f in table.schema if not pa.types.is_list(f.type)]).to_pylist()
+    for field in table.schema:
+        if pa.types.is_list(field.type):
+            column = table[field.name].combine_chunks()
+            for row, value in zip(rows, column, strict=True):
+                row[field.name] = value.values.to_numpy(False) if value.is_valid else None
+    return rows
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Delete the files of later steps, and what a kill has left half-written."""
+    for (_, number), path in files(folder).items():
+        if number > step:
+            path.unlink()
+    for torn in folder.glob("*.parquet.tmp"):
+        torn.unlink()
+
+
+def count_tokens(path: Path) -> int:
+    """How many response tokens a file holds, without reading them."""
+    metadata = pq.read_metadata(path)
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    return sum(c.num_values for c in columns if c.path_in_schema.startswith("response_ids."))

@@ -1,0 +1,220 @@
+"use strict";
+// One answer: its tokens as elements, coloured by one of the numbers that are known of them.
+
+const largest = (values) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+
+// For each: what it is, its value of a token, which value gets full colour, names of both ends.
+const COLOURS = {
+  push: {
+    title: "Push", help: "How hard the update pushes a token's log-prob: advantage × weight × " +
+      "ratio, 0 where clipped. Minus the derivative of the policy loss (a KL penalty is not in it).",
+    value: (facts) => facts.push, full: (values) => largest(values) || 1,
+    labels: ["discouraged", "encouraged"],
+  },
+  probability: {
+    title: "Improbable", help: "How unlikely the token was when it was sampled: 1 − probability.",
+    value: (facts) => 1 - facts.probability, full: () => 1, oneSided: true,
+    labels: ["certain", "unlikely"],
+  },
+  entropy: {
+    title: "Entropy", help: "Of the distribution that the token was drawn from, in nats.",
+    value: (facts) => facts.entropy, full: (values) => Math.max(1, largest(values)), oneSided: true,
+    labels: ["0", "nats"],
+  },
+  ratio: {
+    title: "Ratio", help: "exp(log-prob at the token's own update − log-prob when sampled): what " +
+      "the earlier mini-batches of the step changed. 1 in the first. Full colour at the clip.",
+    value: (facts) => facts.logRatio, full: (values, clip) => Math.log(1 + clip[1]) || 0.2,
+    labels: ["less likely now", "more likely now"],
+  },
+  clipped: {
+    title: "Clipped", help: "Where the clip took the gradient away: of a token to be encouraged " +
+      "(solid) or to be discouraged (dotted).",
+    value: (facts) => facts.clipped, full: () => 1, labels: ["discouraging", "encouraging"],
+  },
+  gap: {
+    title: "Log-prob gap", help: "The trainer's log-prob minus the engine's, in nats. Full colour " +
+      "at 0.2: healthy tokens stay pale.",
+    value: (facts) => facts.gap, full: () => 0.2, labels: ["−0.2 nats", "+0.2 nats"],
+  },
+  none: { title: "Nothing", help: "Plain text.", value: () => 0, full: () => 1, labels: ["", ""] },
+};
+const MOST_TOKENS = 1500; // as elements at once; a button shows the others
+const MOST_CHARACTERS = 20000; // of an answer without tokens
+
+// An element, its classes and its text. Texts only ever become text nodes.
+function make(tag, classes = "", text = "") {
+  const element = document.createElement(tag);
+  if (classes) element.className = classes;
+  if (text) element.textContent = text;
+  return element;
+}
+
+// Text with its invisible characters made visible: controls, and those that turn the direction.
+const INVISIBLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g;
+function visible(text) {
+  return text.replace(INVISIBLE, (character) => {
+    const code = character.charCodeAt(0);
+    if (code < 0x20) return String.fromCharCode(0x2400 + code); // the picture of a control
+    return `⟨U+${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
+  });
+}
+
+// A card: the facts above, the tokens below.
+function answerCard(answer, query) {
+  const card = make("section", isDisputed(answer) ? "answer disputed" : "answer");
+  const head = make("header"), body = make("div", "tokens");
+  body.dir = "auto";
+  head.append(make("b", "", `#${answer.sample}`));
+  if (answer.reward !== null) head.append(fact("reward", signed(answer.reward)));
+  if (answer.advantage !== null) head.append(fact("advantage", signed(answer.advantage)));
+  head.append(verdict("strict", answer.strict), verdict("robust", answer.robust));
+  head.append(make("span", "", `${answer.length} tokens`));
+  if (answer.truncated) head.append(make("span", "badge", "truncated"));
+  if (isDisputed(answer)) head.append(make("span", "badge verdict wrong", "disputed"));
+  if (answer.minibatch !== null) {
+    const part = make("span", "", `update ${answer.minibatch + 1}`);
+    part.title = "The mini-batch, and so the update of the step, that this answer took part in";
+    head.append(part);
+  }
+  card.append(head, body);
+  fill(body, answer, query, false);
+  return card;
+}
+
+function fact(name, value) {
+  const element = make("span", "", `${name} `);
+  element.append(make("b", "", value));
+  return element;
+}
+
+const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
+
+function verdict(name, right) {
+  const mark = make("span", `verdict ${right ? "right" : "wrong"}`, `${right ? "✓" : "✗"} ${name}`);
+  mark.title = `the ${name} verifier says ${right ? "right" : "wrong"}`;
+  return mark;
+}
+
+// The tokens, or the text, of an answer. all: however long it is.
+function fill(body, answer, query, all) {
+  body.replaceChildren();
+  body.answer = answer;
+  let left = 0;
+  if (answer.start === undefined) {
+    const shown = all ? answer.text : answer.text.slice(0, MOST_CHARACTERS);
+    body.append(visible(shown));
+    left = answer.text.length - shown.length;
+  } else {
+    const count = all ? answer.length : Math.min(answer.length, MOST_TOKENS);
+    const parts = document.createDocumentFragment();
+    for (let i = answer.start; i < answer.start + count;) {
+      let end = i + 1; // tokens that only complete a character have no text of their own
+      while (end < answer.start + count && tokenText(end) === "") end++;
+      const text = tokenText(i), element = make("span", "t", visible(text));
+      element.first = i;
+      element.end = end;
+      element.kind = isSpecial(i) ? " special" : /^\n+$/.test(text) ? " newline" : "";
+      parts.append(element);
+      i = end;
+    }
+    body.append(parts);
+    left = answer.length - count;
+  }
+  if (query) highlight(body, query);
+  body.parentElement.querySelector(".more")?.remove();
+  if (left > 0) {
+    const unit = answer.start === undefined ? "characters" : "tokens";
+    const more = make("button", "more", `Show the other ${left.toLocaleString("en")} ${unit}`);
+    more.type = "button";
+    more.addEventListener("click", () => {
+      fill(body, answer, query, true);
+      recolour();
+    });
+    body.after(more);
+  }
+}
+
+// Mark what was searched for. Where it is spread over tokens, those tokens are marked whole.
+function highlight(body, query) {
+  const wanted = query.toLowerCase(), nodes = [], parts = [];
+  for (const element of body.querySelectorAll(".t")) {
+    nodes.push([parts.length ? nodes.at(-1)[0] + nodes.at(-1)[1] : 0, element.textContent.length, element]);
+    parts.push(element.textContent);
+  }
+  const whole = parts.join("").toLowerCase();
+  for (let at = whole.indexOf(wanted); at >= 0; at = whole.indexOf(wanted, at + 1)) {
+    for (const [start, length, element] of nodes) {
+      if (start < at + wanted.length && start + length > at) {
+        const mark = make("mark");
+        mark.append(...element.childNodes);
+        element.replaceChildren(mark);
+      }
+    }
+  }
+}
+
+// --- colours ---
+
+// Colour all tokens on the page by one quantity, on one scale for all of them.
+function colourTokens(root, name, clip) {
+  const colour = COLOURS[name], elements = [...root.querySelectorAll(".t")], values = [];
+  for (const element of elements) {
+    const answer = element.closest(".tokens").answer;
+    let strongest = NaN; // of the tokens that this element stands for
+    for (let i = element.first; i < element.end; i++) {
+      const value = colour.value(tokenFacts(answer, i));
+      if (!(Math.abs(value) <= Math.abs(strongest))) strongest = value;
+    }
+    values.push(strongest);
+  }
+  const full = colour.full(values.filter(isFinite), clip);
+  elements.forEach((element, i) => {
+    const strength = Math.min(1, Math.abs(values[i]) / full) || 0;
+    const sign = strength < 0.02 ? "" : values[i] > 0 ? " above" : " below";
+    const mark = strength > 0.85 ? " strong" : strength > 0.4 ? " weak" : "";
+    element.className = `t${sign}${sign && mark}${element.kind}`;
+    element.style.setProperty("--a", strength.toFixed(2));
+  });
+  return { full, known: values.some(isFinite) };
+}
+
+// What the colours mean: a scale with its two ends.
+function drawLegend(root, name, { full, known }) {
+  const colour = COLOURS[name], [low, high] = colour.labels;
+  root.replaceChildren();
+  root.title = colour.help;
+  if (name === "none") return;
+  if (!known) return root.append("not known of these answers");
+  const scale = make("span", "scale");
+  const [above, below] = ["--above", "--below"].map((side) => `rgb(var(${side}) / var(--strength))`);
+  scale.style.background = colour.oneSided ? `linear-gradient(90deg, transparent, ${above})` :
+    `linear-gradient(90deg, ${below}, transparent, ${above})`;
+  const unit = { push: ` (±${brief(full)})`, entropy: "", ratio: "" }[name] ?? "";
+  root.append(low, scale, name === "entropy" ? `${brief(full)} ${high}` : high + unit);
+}
+
+// --- what the pointer is at ---
+
+function tipFor(element) {
+  const answer = element.closest(".tokens").answer, tip = document.createDocumentFragment();
+  for (let i = element.first; i < element.end; i++) {
+    const facts = tokenFacts(answer, i), list = make("dl");
+    const row = (name, value) => list.append(make("dt", "", name), make("dd", "", value));
+    const known = (name, value, text = brief(value)) => isFinite(value) && row(name, text);
+    row("token", `${i - answer.start + 1} of ${answer.length}`);
+    known("probability", facts.probability, facts.probability.toPrecision(3));
+    known("log-prob", facts.logp);
+    known("entropy", facts.entropy);
+    known("ratio", facts.ratio, facts.ratio.toFixed(4));
+    if (facts.clipped) row("clipped", facts.clipped > 0 ? "encouraging" : "discouraging");
+    known("log-prob gap", facts.gap);
+    known("weight", facts.weight);
+    known("advantage × weight", facts.advantage * facts.weight);
+    known("push", facts.push);
+    tip.append(list);
+  }
+  const text = JSON.stringify(visible(element.textContent)).slice(1, -1);
+  tip.prepend(make("div", "word", text));
+  return tip;
+}

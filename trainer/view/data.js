@@ -1,0 +1,102 @@
+"use strict";
+// The data of the page: unpacked from the script element that holds it, and asked questions about.
+
+// The numbers of all tokens, by column, and the texts that their ids stand for.
+let DATA, TOKENS;
+
+async function unpack() {
+  const base64 = atob(document.getElementById("data").textContent.trim());
+  const packed = new Uint8Array(base64.length);
+  for (let i = 0; i < packed.length; i++) packed[i] = base64.charCodeAt(i);
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const head = 8 + Number(new TextDecoder().decode(bytes.subarray(0, 8)));
+  DATA = JSON.parse(new TextDecoder().decode(bytes.subarray(8, head)));
+  TOKENS = readColumns(bytes.subarray(head), DATA.columns);
+  DATA.special = new Set(DATA.special);
+  for (const [number, source] of DATA.sources.entries()) {
+    source.number = number;
+    for (const group of source.groups) group.source = source;
+  }
+}
+
+// Columns lie behind each other, each as planes of bytes: all lowest bytes first, all highest last.
+function readColumns(bytes, columns) {
+  const read = {};
+  columns.forEach(([name, width, start], place) => {
+    const end = place + 1 < columns.length ? columns[place + 1][2] : bytes.length;
+    const count = (end - start) / width;
+    const at = (plane, i) => bytes[start + plane * count + i];
+    const values = width === 4 ? new Uint32Array(count) : new Float32Array(count);
+    for (let i = 0; i < count; i++) {
+      if (width === 4) values[i] = at(0, i) | (at(1, i) << 8) | (at(2, i) << 16) | (at(3, i) << 24);
+      else if (width === 2) values[i] = half(at(0, i) | (at(1, i) << 8));
+      else values[i] = (at(0, i) << 24) >> 24;
+    }
+    read[name] = values;
+  });
+  return read;
+}
+
+// A number of 16 bits: sign, 5 bits of exponent, 10 of fraction.
+function half(bits) {
+  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction);
+}
+
+// --- answers and groups ---
+
+const tokenText = (i) => DATA.vocabulary[TOKENS.ids[i]];
+const isSpecial = (i) => DATA.special.has(TOKENS.ids[i]);
+
+// The answer as the verifier read it. Kept once it has been put together: the search needs it.
+function answerText(answer) {
+  if (answer.text === undefined) {
+    const parts = [];
+    for (let i = answer.start; i < answer.start + answer.length; i++) {
+      if (!isSpecial(i)) parts.push(tokenText(i));
+    }
+    answer.text = parts.join("");
+  }
+  return answer.text;
+}
+
+const problemOf = (group) => DATA.problems[group.problem];
+
+// mixed: some answers earned more than others. Where nothing was trained, the verdicts decide.
+function kindOf(group) {
+  const rewards = new Set(group.answers.map((answer) => answer.reward));
+  const mixed = group.kind === "train" ? rewards.size > 1 : group.solved > 0 && group.solved < 1;
+  return mixed ? "mixed" : group.solved > 0.5 ? "solved" : "failed";
+}
+
+const isDisputed = (answer) => answer.strict !== answer.robust;
+
+// What is known of a token, in nats where it is a log-prob; NaN where it was not kept.
+function tokenFacts(answer, i) {
+  const logp = TOKENS.logps[i], logRatio = TOKENS.log_ratio[i], clipped = TOKENS.clipped[i];
+  const weight = TOKENS.weights[i] * answer.weight, ratio = Math.exp(logRatio);
+  const advantage = answer.advantage ?? NaN;
+  return {
+    logp, probability: Math.exp(logp), entropy: TOKENS.entropy[i], logRatio, ratio, clipped,
+    gap: TOKENS.gap[i], weight, advantage,
+    push: clipped ? 0 : advantage * weight * ratio,
+  };
+}
+
+// Steps (of an evaluation: benchmarks) at which a source keeps groups of this kind, in order.
+function keptSteps(source, kind) {
+  const steps = source.groups.filter((group) => group.kind === kind).map((group) => group.step);
+  return [...new Set(steps)].sort((a, b) => a - b);
+}
+
+const nearest = (numbers, wanted) =>
+  numbers.reduce((a, b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a), numbers[0]);
+
+// The chance that k of n answers, drawn without replacement, hold one of the c right ones.
+function passAtK(n, c, k) {
+  let none = 1;
+  for (let j = 0; j < k; j++) none *= Math.max(0, n - c - j) / (n - j);
+  return 1 - none;
+}

@@ -1,0 +1,302 @@
+"""What the page shows, read from the folder of a run or of an evaluation.
+
+A Source is a run or an evaluation; its Groups are answers to one problem at one step (of a run) or
+in one benchmark (of an evaluation).
+"""
+
+import json
+import math
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rewards import robust_many, strict_box
+from trainer import rollouts
+from trainer.policy import load_tokenizer
+from trainer.run import model_folder
+from trainer.sources.logic import logic_score
+from trainer.view.tokens import Pieces
+
+
+@dataclass
+class Answer:
+    """One answer. pieces: the texts of its tokens, or None where only the text was kept."""
+
+    sample: int
+    text: str
+    truncated: bool
+    length: int  # tokens
+    strict: bool = False  # verdicts of the two verifiers
+    robust: bool = False
+    reward: float | None = None
+    advantage: float | None = None
+    minibatch: int | None = None
+    pieces: list[str] | None = None
+    special: list[bool] = field(default_factory=list)
+    columns: dict[str, np.ndarray] = field(default_factory=dict)  # of rollouts.TOKEN_COLUMNS
+
+
+@dataclass
+class Group:
+    """Answers to one problem. step: of the run; in an evaluation, the number of its benchmark."""
+
+    kind: str  # "train", "held_out" or "benchmark"
+    step: int
+    place: int
+    problem: str
+    gold: str
+    task: str
+    solved: float  # share of all answers, kept or not
+    prompt: str  # as the model saw it, "" where it was not kept
+    answers: list[Answer]
+    counts: dict[str, int] = field(default_factory=dict)  # n, robust, strict: of all answers
+    verify: dict | None = None
+
+
+@dataclass
+class Source:
+    """A run or an evaluation. curves: {name: values} over `steps`, None where a step has none."""
+
+    name: str
+    kind: str  # "run" or "evaluation"
+    about: dict[str, str]
+    groups: list[Group]
+    labels: list[str] = field(default_factory=list)  # an evaluation's benchmarks
+    steps: list[int] = field(default_factory=list)
+    curves: dict[str, list] = field(default_factory=dict)
+    resets: list[int] = field(default_factory=list)
+    pass_at_k: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    clip: tuple[float, float] = (0.2, 0.2)
+    finished: bool = True
+    left_out: str = ""
+
+
+class Grader:
+    """Both verifiers' verdicts, each (answer, problem) judged once however often it is asked for."""
+
+    def __init__(self):
+        self.known = {}
+
+    def grade(self, groups: list[Group]) -> None:
+        """Set strict and robust of every answer."""
+        asked = [(answer, self._key(answer, group)) for group in groups for answer in group.answers]
+        todo = list(dict.fromkeys(key for _, key in asked if key not in self.known))
+        plain = [key for key in todo if not key[2]]
+        robust = robust_many([text for text, *_ in plain], [gold for _, gold, _ in plain])
+        for key, verdict in zip(plain, robust, strict=True):
+            self.known[key] = strict_box(key[0], key[1]) > 0, verdict > 0
+        for key in todo:
+            if key[2]:  # a logic puzzle has a verifier of its own; partial credit does not solve it
+                self.known[key] = (logic_score(key[0], json.loads(key[2])) == 1,) * 2
+        for answer, key in asked:
+            answer.strict, answer.robust = self.known[key]
+
+    def _key(self, answer: Answer, group: Group) -> tuple[str, str, str]:
+        return answer.text, group.gold, json.dumps(group.verify) if group.verify else ""
+
+
+def load(folder: Path, steps: range | None, grader: Grader) -> Source:
+    """A run's or an evaluation's folder. steps: of a run, the only ones to read.
+
+    Raises ValueError, with what to do, when the folder holds neither.
+    """
+    if any(folder.glob("generations*.jsonl")):
+        return load_evaluation(folder, grader)
+    if (folder / "metrics.jsonl").is_file() or rollouts.files(folder / "rollouts"):
+        return load_run(folder, steps, grader)
+    what = "is no folder" if not folder.is_dir() else "holds no metrics.jsonl or generations.jsonl"
+    raise ValueError(
+        f"{folder} {what}: give the folder of a run (runs/NAME) or of an evaluation (evals/NAME)"
+    )
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The objects of a .jsonl file, without a line that is torn or still being written."""
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+# --- runs ---
+
+MAX_TOKENS = 600_000  # on a page: about 8 MB
+SHOWN = ("recipe", "model", "data", "learning_rate", "prompts_per_step", "samples_per_prompt")
+
+
+def load_run(folder: Path, steps: range | None, grader: Grader) -> Source:
+    """A run's curves, and its kept rollouts as far as they fit on a page."""
+    config = read_json(folder / "config.json")
+    metrics = {row["step"]: row for row in read_lines(folder / "metrics.jsonl")}
+    numbers = sorted(metrics)
+    names = dict.fromkeys(name for row in metrics.values() for name in row)
+    curves = {name: [_number(metrics[n].get(name)) for n in numbers] for name in names}
+    source = Source(
+        name=folder.resolve().name,
+        kind="run",
+        about={name: str(config[name]) for name in SHOWN if name in config},
+        groups=[],
+        steps=numbers,
+        curves={name: values for name, values in curves.items() if any(v is not None for v in values)},
+        resets=[n for n in numbers if metrics[n].get("event") == "reset"],
+        clip=(config.get("clip_low", 0.2), config.get("clip_high", 0.2)),
+        finished=bool(numbers) and numbers[-1] >= config.get("steps", 0),
+    )
+    files = rollouts.files(folder / "rollouts")
+    if steps is not None:
+        files = {key: path for key, path in files.items() if key[1] in steps}
+    pieces, chosen = _pieces(folder, config), _fitting(files)
+    for key in chosen:
+        source.groups += _groups(key[0], rollouts.read(files[key]), pieces)
+    if len(chosen) < len(files):
+        source.left_out = (
+            f"{len(files) - len(chosen)} of {len(files)} files of rollouts do not fit on one page; "
+            f"--steps FIRST:LAST shows a stretch of the run whole"
+        )
+    grader.grade(source.groups)
+    return source
+
+
+def _number(value) -> float | None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if good else None
+
+
+def _fitting(files: dict) -> list:
+    """The files to show, evenly spread over the run with both ends, so that they fit on a page."""
+    keys = list(files)
+    size = sum(path.stat().st_size for path in files.values())
+    if size < MAX_TOKENS * 5:  # a token takes more than 5 bytes of parquet: all of them fit
+        return keys
+    tokens = sum(rollouts.count_tokens(path) for path in files.values())
+    wanted = max(2, len(keys) * MAX_TOKENS // max(1, tokens))
+    if wanted >= len(keys):
+        return keys
+    return [keys[i * (len(keys) - 1) // (wanted - 1)] for i in range(wanted)]
+
+
+def _pieces(folder: Path, config: dict) -> Pieces | None:
+    """From the tokenizer of the newest checkpoint, or else of the model that the run began with.
+
+    None where there is neither (a model folder that has moved): then answers are text alone.
+    """
+    checkpoints = sorted((folder / "checkpoints").glob("step_??????"), reverse=True)
+    for place in [*map(str, checkpoints), config.get("model", "")]:
+        with suppress(ValueError, OSError):
+            return Pieces(load_tokenizer(model_folder(place)))
+    return None
+
+
+def _groups(kind: str, rows: list[dict], pieces: Pieces | None) -> list[Group]:
+    groups = {}
+    for row in rows:
+        if row["place"] not in groups:
+            prompt = pieces.decode(list(row["prompt_ids"])) if pieces else ""
+            groups[row["place"]] = Group(
+                kind="train" if kind == "step" else "held_out",
+                step=row["step"],
+                place=row["place"],
+                problem=row["problem"],
+                gold=row["answer"],
+                task=row["task"] or "",
+                solved=row["solved"],
+                prompt=prompt,
+                answers=[],
+                verify=json.loads(row["verify"]) if row["verify"] else None,
+            )
+        groups[row["place"]].answers.append(_answer(row, pieces))
+    return list(groups.values())
+
+
+def _answer(row: dict, pieces: Pieces | None) -> Answer:
+    ids = row["response_ids"]
+    columns = {name: row[name] for name in rollouts.TOKEN_COLUMNS if row[name] is not None}
+    return Answer(
+        sample=row["sample"],
+        text=row["text"],
+        truncated=row["truncated"],
+        length=len(ids),
+        reward=row["reward"],
+        advantage=row["advantage"],
+        minibatch=row["minibatch"],
+        pieces=pieces and pieces.split(ids),
+        special=[int(i) in pieces.special for i in ids] if pieces else [],
+        columns=columns,
+    )
+
+
+# --- evaluations ---
+
+MAX_CHARACTERS = 12_000_000  # on a page: about 5 MB
+
+
+def load_evaluation(folder: Path, grader: Grader) -> Source:
+    """Every answer of an evaluation, as far as they fit; the disputed ones come first."""
+    result = read_json(folder / "eval.json")
+    settings = result.get("settings") or read_json(folder / "settings.json")
+    records = {
+        (record["benchmark"], record["index"]): record
+        for path in sorted(folder.glob("generations*.jsonl"))
+        for record in read_lines(path)
+    }
+    labels = list(dict.fromkeys(benchmark for benchmark, _ in records))
+    groups = [_benchmark_group(labels.index(key[0]), records[key]) for key in records]
+    grader.grade(groups)
+    for group in groups:
+        answers = group.answers
+        robust, strict = sum(a.robust for a in answers), sum(a.strict for a in answers)
+        group.counts = {"n": len(answers), "robust": robust, "strict": strict}
+        group.solved = robust / max(1, len(answers))
+    shown = ("model", "protocol", "temperature", "top_p", "max_tokens", "seed")
+    return Source(
+        name=str(result.get("name") or folder.resolve().name),
+        kind="evaluation",
+        about={name: str(settings[name]) for name in shown if name in settings},
+        groups=groups,
+        labels=labels,
+        pass_at_k={name: report["robust"] for name, report in result.get("benchmarks", {}).items()},
+        left_out=_shorten(groups),
+    )
+
+
+def _benchmark_group(number: int, record: dict) -> Group:
+    answers = [
+        Answer(i, answer["text"], bool(answer["truncated"]), answer["tokens"])
+        for i, answer in enumerate(record["answers"])
+    ]
+    return Group(
+        kind="benchmark",
+        step=number,
+        place=record["index"],
+        problem=record["text"],
+        gold=record["answer"],
+        task=record.get("task") or "",
+        solved=0.0,
+        prompt="",
+        answers=answers,
+        verify=record.get("verify"),
+    )
+
+
+def _shorten(groups: list[Group]) -> str:
+    """Drop answers so that the page stays small: from every problem alike, disputed ones last."""
+    total = sum(len(group.answers) for group in groups)
+    room, kept, depth = MAX_CHARACTERS, [[] for _ in groups], 0
+    queues = [sorted(g.answers, key=lambda a: (a.strict == a.robust, a.sample)) for g in groups]
+    while room > 0 and depth < max(map(len, queues), default=0):
+        for queue, own in zip(queues, kept, strict=True):
+            if depth < len(queue) and room > 0:
+                own.append(queue[depth])
+                room -= len(queue[depth].text)
+        depth += 1
+    for group, own in zip(groups, kept, strict=True):
+        group.answers = sorted(own, key=lambda answer: answer.sample)
+    count = sum(map(len, kept))
+    return "" if count == total else f"{total - count:,} of {total:,} answers do not fit on one page"

@@ -1,0 +1,141 @@
+"""One self-contained HTML file: the page's code, and the data, compressed, inside it.
+
+The data is a JSON object behind its length in bytes (8 digits), and after it the numbers of all
+tokens, column by column. All of it is gzipped and in base64, so that no text of a model can end up
+as part of the page. Halves are stored as their high bytes, then their low bytes: that compresses
+best.
+"""
+
+import base64
+import gzip
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from trainer.rollouts import TOKEN_COLUMNS
+from trainer.view.load import Answer, Group, Source
+
+HERE = Path(__file__).parent
+SCRIPTS = ("data.js", "curves.js", "answers.js", "page.js")
+
+
+def render(sources: list[Source], watch: float = 0) -> str:
+    """The page. watch: it loads itself again every so many seconds; 0: never."""
+    # "</" would end the script element that a library's code stands in.
+    files = {
+        "{{style}}": _read("uPlot.min.css") + _read("page.css"),
+        "{{licence}}": _read("uPlot.LICENSE"),
+        "{{plots}}": _read("uPlot.iife.min.js").replace("</", "<\\/"),
+        "{{script}}": "".join(map(_read, SCRIPTS)),
+        "{{data}}": pack(sources, watch),
+    }
+    return re.sub(r"\{\{\w+\}\}", lambda mark: files[mark[0]], _read("page.html"))
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def pack(sources: list[Source], watch: float) -> str:
+    """The data of a page, in base64."""
+    table = _Table()
+    data = {"watch": watch, "sources": [_source(source, table) for source in sources]}
+    data |= {"problems": list(table.problems), "vocabulary": [text for text, _ in table.vocabulary]}
+    data["special"] = [i for i, (_, special) in enumerate(table.vocabulary) if special]
+    numbers, data["columns"] = table.numbers()
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
+    return base64.b64encode(
+        gzip.compress(b"%08d" % len(text) + text + numbers, compresslevel=9, mtime=0)
+    ).decode()
+
+
+class _Table:
+    """What all sources share: problems, texts of tokens, and the numbers of all tokens."""
+
+    def __init__(self):
+        self.problems, self.vocabulary = {}, {}
+        self.ids, self.columns, self.count = [], {name: [] for name in TOKEN_COLUMNS}, 0
+
+    def problem(self, group: Group) -> int:
+        return self.problems.setdefault((group.problem, group.gold, group.task), len(self.problems))
+
+    def add(self, answer: Answer) -> int:
+        """Append an answer's tokens; returns where they begin. A column that it lacks is NaN."""
+        start, length = self.count, len(answer.pieces)
+        keys = zip(answer.pieces, answer.special, strict=True)
+        self.ids += [self.vocabulary.setdefault(key, len(self.vocabulary)) for key in keys]
+        for name, parts in self.columns.items():
+            kind = np.int8 if name == "clipped" else np.float16
+            missing = np.full(length, 0 if kind == np.int8 else np.nan, kind)
+            values = answer.columns.get(name, missing)
+            if name == "weights" and name in answer.columns:
+                values = values / max(_heaviest(answer), 1e-30)
+            parts.append(values.astype(kind))
+        self.count += length
+        return start
+
+    def numbers(self) -> tuple[bytes, list]:
+        """(all numbers, [[column, kind, first byte], ...])."""
+        blocks, places, size = [], [], 0
+        columns = {"ids": np.asarray(self.ids, np.uint32)}
+        for name, parts in self.columns.items():
+            columns[name] = np.concatenate(parts) if parts else np.zeros(0, np.float16)
+        for name, values in columns.items():
+            planes = values.view(np.uint8).reshape(len(values), -1).T if len(values) else values
+            blocks.append(np.ascontiguousarray(planes).tobytes())
+            places.append([name, values.dtype.itemsize, size])
+            size += len(blocks[-1])
+        return b"".join(blocks), places
+
+
+def _heaviest(answer: Answer) -> float:
+    weights = answer.columns.get("weights")
+    return float(weights.max()) if weights is not None and len(weights) else 0.0
+
+
+def _source(source: Source, table: _Table) -> dict:
+    return {
+        "name": source.name,
+        "kind": source.kind,
+        "about": source.about,
+        "labels": source.labels,
+        "steps": source.steps,
+        "curves": source.curves,
+        "resets": source.resets,
+        "passAtK": source.pass_at_k,
+        "clip": source.clip,
+        "finished": source.finished,
+        "leftOut": source.left_out,
+        "groups": [_group(group, table) for group in source.groups],
+    }
+
+
+def _group(group: Group, table: _Table) -> dict:
+    return {
+        "kind": group.kind,
+        "step": group.step,
+        "place": group.place,
+        "problem": table.problem(group),
+        "solved": group.solved,
+        "prompt": group.prompt,
+        "counts": group.counts,
+        "answers": [_answer(answer, table) for answer in group.answers],
+    }
+
+
+def _answer(answer: Answer, table: _Table) -> dict:
+    """An answer with tokens names where they begin; one without brings its text."""
+    return {
+        "sample": answer.sample,
+        "reward": answer.reward,
+        "advantage": answer.advantage,
+        "strict": answer.strict,
+        "robust": answer.robust,
+        "truncated": answer.truncated,
+        "length": answer.length,
+        "minibatch": answer.minibatch,
+        "weight": _heaviest(answer),
+        **({"text": answer.text} if answer.pieces is None else {"start": table.add(answer)}),
+    }
