@@ -142,7 +142,8 @@ def _micro_values(config, micro: MicroBatch, places: dict, number: int) -> dict:
     ends = np.cumsum([lengths[row] for row in kept])[:-1]
     pieces = np.split(table, ends, axis=1)
     return {
-        places[id(micro.rollouts[row])]: dict(zip(columns, piece, strict=True)) | {"minibatch": number}
+        places[id(micro.rollouts[row])]: dict(zip(columns, piece, strict=True))
+        | {"minibatch": number}
         for row, piece in zip(kept, pieces, strict=True)
     }
 
@@ -150,7 +151,11 @@ def _micro_values(config, micro: MicroBatch, places: dict, number: int) -> dict:
 @torch.no_grad()
 def _columns(config, micro: MicroBatch) -> dict[str, torch.Tensor]:
     """The columns that the module's docstring explains, each [M]."""
-    new_logps_M, old_logps_M, advantages_M = micro.new_logps_M, micro.old_logps_M, micro.advantages_M
+    new_logps_M, old_logps_M, advantages_M = (
+        micro.new_logps_M,
+        micro.old_logps_M,
+        micro.advantages_M,
+    )
     clip = losses.update_diagnostics(
         new_logps_M, old_logps_M, advantages_M, config.clip_low, config.clip_high
     )
@@ -239,16 +244,17 @@ def _column(values: list, kind: pa.DataType) -> pa.Array:
     if not pa.types.is_list(kind):
         return pa.array(values, kind)
     dtype = kind.value_type.to_pandas_dtype()
+    # Beyond its range a half would become infinite: no log-prob means more below -65,504.
+    limits = (np.finfo(dtype).min, np.finfo(dtype).max) if kind.value_type == pa.float16() else ()
     offsets, parts, count = [], [], 0
     for value in values:
         offsets.append(None if value is None else count)
         if value is not None:
-            parts.append(np.asarray(value).astype(dtype))
+            parts.append(
+                np.clip(value, *limits).astype(dtype) if limits else np.asarray(value, dtype)
+            )
             count += len(value)
     flat = np.concatenate(parts) if parts else np.zeros(0, dtype)
-    if kind.value_type == pa.float16():
-        # Beyond its range a half would become infinite: no log-prob means more below -60,000.
-        flat = np.clip(flat, np.finfo(dtype).min, np.finfo(dtype).max)
     return pa.ListArray.from_arrays(
         pa.array([*offsets, count], pa.int32()), pa.array(flat, kind.value_type), type=kind
     )

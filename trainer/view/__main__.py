@@ -100,7 +100,9 @@ def main() -> None:
         else:
             sources = write_page(args, grader)
             for source in sources:
-                print(f"{source.name}: {len(source.groups)} groups", *filter(None, [source.left_out]))
+                print(
+                    f"{source.name}: {len(source.groups)} groups", *filter(None, [source.left_out])
+                )
             print(f"Open {args.out} ({args.out.stat().st_size / 1e6:.1f} MB)")
     except (ValueError, OSError) as error:
         sys.exit(f"trainer.view: {error}")

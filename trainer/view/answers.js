@@ -39,8 +39,9 @@ const COLOURS = {
   },
   none: { title: "Nothing", help: "Plain text.", value: () => 0, full: () => 1, labels: ["", ""] },
 };
-const MOST_TOKENS = 1500; // as elements at once; a button shows the others
+const MOST_TOKENS = 1500; // of an answer, at first; a button shows more, MORE at a time
 const MOST_CHARACTERS = 20000; // of an answer without tokens
+const MORE = 4;
 
 // An element, its classes and its text. Texts only ever become text nodes.
 function make(tag, classes = "", text = "") {
@@ -64,26 +65,27 @@ function visible(text) {
 function answerCard(answer, query) {
   const card = make("section", isDisputed(answer) ? "answer disputed" : "answer");
   const head = make("header"), body = make("div", "tokens");
-  body.dir = "auto";
-  head.append(make("b", "", `#${answer.sample}`));
-  if (answer.reward !== null) head.append(fact("reward", signed(answer.reward)));
-  if (answer.advantage !== null) head.append(fact("advantage", signed(answer.advantage)));
-  head.append(verdict("strict", answer.strict), verdict("robust", answer.robust));
-  head.append(make("span", "", `${answer.length} tokens`));
-  if (answer.truncated) head.append(make("span", "badge", "truncated"));
-  if (isDisputed(answer)) head.append(make("span", "badge verdict wrong", "disputed"));
+  const verdicts = make("div"), facts = make("div");
+  verdicts.append(make("b", "", `#${answer.sample}`));
+  verdicts.append(verdict("strict", answer.strict), verdict("robust", answer.robust));
+  if (isDisputed(answer)) verdicts.append(make("span", "badge", "disputed"));
+  if (answer.truncated) verdicts.append(make("span", "badge", "truncated"));
+  if (answer.reward !== null) verdicts.append(fact("right-hand", "reward", signed(answer.reward)));
+  facts.append(make("span", "", `${answer.length} tokens`));
   if (answer.minibatch !== null) {
     const part = make("span", "", `update ${answer.minibatch + 1}`);
     part.title = "The mini-batch, and so the update of the step, that this answer took part in";
-    head.append(part);
+    facts.append(part);
   }
+  if (answer.advantage !== null) facts.append(fact("right-hand", "advantage", signed(answer.advantage)));
+  head.append(verdicts, facts);
   card.append(head, body);
-  fill(body, answer, query, false);
+  fill(body, answer, query, 1);
   return card;
 }
 
-function fact(name, value) {
-  const element = make("span", "", `${name} `);
+function fact(classes, name, value) {
+  const element = make("span", classes, `${name} `);
   element.append(make("b", "", value));
   return element;
 }
@@ -96,17 +98,17 @@ function verdict(name, right) {
   return mark;
 }
 
-// The tokens, or the text, of an answer. all: however long it is.
-function fill(body, answer, query, all) {
+// The tokens, or the text, of an answer. portions: how much of it.
+function fill(body, answer, query, portions) {
   body.replaceChildren();
   body.answer = answer;
   let left = 0;
   if (answer.start === undefined) {
-    const shown = all ? answer.text : answer.text.slice(0, MOST_CHARACTERS);
+    const shown = answer.text.slice(0, portions * MOST_CHARACTERS);
     body.append(visible(shown));
     left = answer.text.length - shown.length;
   } else {
-    const count = all ? answer.length : Math.min(answer.length, MOST_TOKENS);
+    const count = Math.min(answer.length, portions * MOST_TOKENS);
     const parts = document.createDocumentFragment();
     for (let i = answer.start; i < answer.start + count;) {
       let end = i + 1; // tokens that only complete a character have no text of their own
@@ -125,10 +127,10 @@ function fill(body, answer, query, all) {
   body.parentElement.querySelector(".more")?.remove();
   if (left > 0) {
     const unit = answer.start === undefined ? "characters" : "tokens";
-    const more = make("button", "more", `Show the other ${left.toLocaleString("en")} ${unit}`);
+    const more = make("button", "more", `Show more: ${left.toLocaleString("en")} ${unit} are left`);
     more.type = "button";
     more.addEventListener("click", () => {
-      fill(body, answer, query, true);
+      fill(body, answer, query, portions + MORE);
       recolour();
     });
     body.after(more);

@@ -48,11 +48,20 @@ function drawCurves(root, go, mark) {
     addPanel(root, { title: `pass@k, ${name}`, unit: "", xs: ks, rows, sources, go: goTo,
       mark: () => [], powers: true });
   }
+  new ResizeObserver(() => arrangePanels(root)).observe(root);
+  arrangePanels(root);
+}
+
+// As many panels in each row, whatever their number and the width of the window.
+function arrangePanels(root) {
+  const count = root.childElementCount, fit = Math.max(1, Math.floor(root.clientWidth / 190));
+  const columns = Math.max(1, Math.ceil(count / Math.ceil(count / fit)));
+  root.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
 }
 
 function addPanel(root, { title, unit, xs, rows, sources, log, go, mark, powers }) {
   const panel = make("div", "panel"), head = make("h2"), value = make("b");
-  head.append(make("span", "", title), value);
+  head.append(make("span", "", unit ? `${title}, ${unit}` : title), value);
   panel.append(head);
   root.append(panel);
   const positive = rows.flat().filter((v) => v > 0);
@@ -61,9 +70,10 @@ function addPanel(root, { title, unit, xs, rows, sources, log, go, mark, powers 
   const axis = { stroke: () => css("--muted"), font: "11px system-ui", ticks: { show: false },
     grid: { stroke: () => css("--line"), width: 1 }, gap: 3 };
   const show = (i) => {
-    const at = powers ? "k " : "";
-    const values = data.slice(1).map((row) => brief(row[i]));
-    value.textContent = i == null ? "" : `${at}${xs[i]}: ${values.join(" | ")} ${unit}`;
+    const values = i == null ? [] : data.slice(1).map((row) => brief(row[i]));
+    value.replaceChildren(...values.map((text, s) =>
+      make("span", values.length > 1 ? "AB"[s] : "", text)));
+    value.title = i == null ? "" : `${powers ? "k" : "step"} ${xs[i]}`;
   };
   const plot = new uPlot({
     width: 240, height: 104, legend: { show: false }, padding: [6, 8, 0, 0],
@@ -72,7 +82,7 @@ function addPanel(root, { title, unit, xs, rows, sources, log, go, mark, powers 
     scales: { x: { time: false, ...(powers ? { distr: 3, log: 2 } : {}) },
       y: logarithmic ? { distr: 3 } : { range: (u, low, high) => padded(low, high) } },
     axes: [{ ...axis, size: 20, space: 45 },
-      { ...axis, size: 44, space: 26, values: (u, ticks) => ticks.map((t) => (t === null ? "" : brief(t))) }],
+      { ...axis, size: 44, ...(logarithmic ? { grid: { show: false } } : {}), space: 26, values: (u, ticks) => ticks.map((t) => (t === null ? "" : brief(t))) }],
     series: [{}, ...rows.map((row, i) => ({
       stroke: () => css(i && sources.length > 1 ? "--second" : "--accent"), width: 1.6,
       dash: i ? [5, 3] : undefined, spanGaps: true,

@@ -144,7 +144,9 @@ def load_run(folder: Path, steps: range | None, grader: Grader) -> Source:
         about={name: str(config[name]) for name in SHOWN if name in config},
         groups=[],
         steps=numbers,
-        curves={name: values for name, values in curves.items() if any(v is not None for v in values)},
+        curves={
+            name: values for name, values in curves.items() if any(v is not None for v in values)
+        },
         resets=[n for n in numbers if metrics[n].get("event") == "reset"],
         clip=(config.get("clip_low", 0.2), config.get("clip_high", 0.2)),
         finished=bool(numbers) and numbers[-1] >= config.get("steps", 0),
@@ -299,4 +301,6 @@ def _shorten(groups: list[Group]) -> str:
     for group, own in zip(groups, kept, strict=True):
         group.answers = sorted(own, key=lambda answer: answer.sample)
     count = sum(map(len, kept))
-    return "" if count == total else f"{total - count:,} of {total:,} answers do not fit on one page"
+    return (
+        "" if count == total else f"{total - count:,} of {total:,} answers do not fit on one page"
+    )

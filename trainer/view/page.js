@@ -105,7 +105,8 @@ function drawTitle() {
   ]);
   byId("title").replaceChildren(...parts);
   const about = DATA.sources.map((one) =>
-    [...Object.values(one.about), one.leftOut].filter(Boolean).join(" · "));
+    [...Object.entries(one.about).map(([name, value]) => `${name} ${value}`), one.leftOut]
+      .filter(Boolean).join(" · "));
   byId("about").textContent = visible([...new Set(about)].join("   |   "));
 }
 
@@ -198,7 +199,6 @@ function listItem(group) {
   button.type = "button";
   button.setAttribute("aria-current", group === current());
   const text = make("span", "text", visible(problemOf(group)[0].trim().slice(0, 200)));
-  text.dir = "auto";
   const dots = group.answers.slice(0, 16).map((one) => (one.robust ? "●" : "○")).join("");
   const shown = make("span", "dots", dots);
   shown.title = "● right, ○ wrong, by the robust verifier";
@@ -260,7 +260,6 @@ function pane(group, second, choices = []) {
   for (const text of passRates(group)) where.append(make("span", "", text));
   const [text, gold, task] = problemOf(group);
   const problem = make("p", "problem", visible(text.trim()));
-  problem.dir = "auto";
   const goldLine = make("p", "gold", "Gold answer ");
   goldLine.append(make("b", "", visible(gold)), task ? ` · ${visible(task)}` : "");
   root.append(where, problem, goldLine);

@@ -1,0 +1,346 @@
+"""What a run keeps of its rollouts, and what the viewer reads from it. The page: test_view_page.py."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from tests.conftest import ROOT
+from tests.viewer import (
+    HOSTILE,
+    answer,
+    byte_tokenizer,
+    make_evaluation,
+    make_hostile_run,
+    make_run,
+)
+from trainer import rollouts
+from trainer.data import Problem, Rollout
+from trainer.view.__main__ import main
+from trainer.view.load import Grader, Group, load
+from trainer.view.page import pack, render
+from trainer.view.text import show
+from trainer.view.tokens import Pieces
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return byte_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def group(*rewards):
+    return [SimpleNamespace(reward=reward, right=float(reward > 0)) for reward in rewards]
+
+
+MIXED, FAILED, SOLVED = group(1, -1), group(-1, -1), group(1, 1)
+
+# --- which groups are kept ---
+
+
+@pytest.mark.parametrize(
+    ("keep", "groups", "kept"),
+    [
+        ("0", [MIXED] * 3, []),
+        ("4", [SOLVED, SOLVED, MIXED, MIXED, FAILED], [0, 1, 2, 4]),
+        ("4", [MIXED] * 6, [0, 1, 2, 3]),
+        ("6", [FAILED, MIXED, MIXED, SOLVED, MIXED, FAILED, FAILED], [0, 1, 2, 3, 5, 6]),
+        ("9", [MIXED, FAILED], [0, 1]),
+        ("all", [SOLVED] * 3, [0, 1, 2]),
+        ("4", [], []),
+    ],
+)
+def test_the_first_group_and_then_one_of_each_kind_in_turn(keep, groups, kept):
+    assert rollouts.choose(groups, keep) == kept
+
+
+def test_held_out_problems_are_kept_evenly_spread():
+    assert rollouts.choose_held_out(100, "4") == [0, 12, 25, 37, 50, 62, 75, 87]
+    assert rollouts.choose_held_out(3, "4") == [0, 1, 2]
+    assert rollouts.choose_held_out(3, "all") == [0, 1, 2]
+    assert rollouts.choose_held_out(5, "0") == rollouts.choose_held_out(0, "4") == []
+
+
+# --- what is kept of a token ---
+
+
+def micro(rollouts_B, rng, **changes):
+    """A micro-batch with random columns, of the attributes that token_values reads."""
+    tokens = sum(len(rollout.response_ids) for rollout in rollouts_B)
+    names = (
+        "old_logps_M",
+        "new_logps_M",
+        "engine_logps_M",
+        "entropy_M",
+        "weights_M",
+        "advantages_M",
+    )
+    columns = {name: torch.tensor(rng.normal(size=tokens), dtype=torch.float32) for name in names}
+    columns |= {"raw_logps_M": None, "importance_M": lambda cap: 1.0, "rollouts": rollouts_B}
+    return SimpleNamespace(**(columns | changes))
+
+
+def blank(length):
+    return Rollout(np.zeros(1, np.int32), np.zeros(length, np.int32), np.zeros(length), False)
+
+
+CONFIG = SimpleNamespace(clip_low=0.2, clip_high=0.28, dual_clip=10.0, tis_cap=0.0)
+
+
+def test_token_values_find_their_way_back_from_shuffled_micro_batches():
+    rng = np.random.default_rng(0)
+    groups = [[blank(3), blank(5)], [blank(1), blank(0)], [blank(4), blank(2)]]
+    a = micro([groups[2][1], groups[0][0], groups[1][0]], rng)
+    b = micro([groups[1][1], groups[2][0]], rng)
+    c = micro([groups[0][1]], rng, raw_logps_M=torch.zeros(5))
+    found = rollouts.token_values(CONFIG, groups, [0, 2], [[a], [b, c]])
+    assert set(found) == {(0, 0), (0, 1), (2, 0), (2, 1)}
+    expected = {(2, 1): (a, slice(0, 2), 0), (0, 0): (a, slice(2, 5), 0)}
+    expected |= {(2, 0): (b, slice(0, 4), 1), (0, 1): (c, slice(0, 5), 1)}
+    for key, (batch, rows, number) in expected.items():
+        values = found[key]
+        assert values["minibatch"] == number
+        np.testing.assert_array_equal(values["logps"], batch.old_logps_M[rows])
+        np.testing.assert_array_equal(values["entropy"], batch.entropy_M[rows])
+        np.testing.assert_array_equal(values["weights"], batch.weights_M[rows])
+        trained = batch.old_logps_M if batch is not c else batch.raw_logps_M
+        np.testing.assert_array_equal(values["gap"], (trained - batch.engine_logps_M)[rows])
+
+
+def test_clipped_tokens_are_those_that_the_loss_gives_no_gradient():
+    """Against autograd: the loss is flat exactly where `clipped` is not 0, and its sign is A's."""
+    import losses
+
+    ratios = [0.5, 0.79, 0.81, 1.0, 1.27, 1.29, 9.9, 11.0]
+    new = torch.tensor(ratios * 2).log().requires_grad_()
+    advantages = torch.tensor([1.0] * 8 + [-1.0] * 8)
+    batch = micro([blank(16)], np.random.default_rng(0), new_logps_M=new.detach())
+    batch.old_logps_M, batch.advantages_M = torch.zeros(16), advantages
+    found = rollouts.token_values(CONFIG, [batch.rollouts], [0], [[batch]])[0, 0]["clipped"]
+    losses.clipped_policy_loss(new, torch.zeros(16), advantages, 0.2, 0.28, 10.0).sum().backward()
+    np.testing.assert_array_equal(found != 0, new.grad.numpy() == 0)
+    np.testing.assert_array_equal(found, np.where(found != 0, advantages, 0))
+
+
+# --- files ---
+
+
+def test_rows_come_back_as_they_were_written(tmp_path, tokenizer):
+    text = "x \ud800 " + HOSTILE["emoji"]  # a lone surrogate, as broken JSON may hold
+    problem = Problem(text, "1", "sums", {"task": "t", "gold": [1, 2]})
+    members = [answer(tokenizer, "yes", True), answer(tokenizer, "", False, truncated=True)]
+    kept = {(7, 0): {"logps": np.array([-0.5, -1e5, -1e-6, 0]), "clipped": np.array([1, -1, 0, 0])}}
+    rows = rollouts.rows_of(3, 7, problem, members, [0.5, -0.5], kept)
+    rollouts.write(tmp_path, "step_000003", rows)
+    first, second = rollouts.read(tmp_path / "step_000003.parquet")
+    assert first["problem"] == text.replace("\ud800", "?")
+    assert json.loads(first["verify"]) == problem.verify
+    assert (first["text"], first["right"], first["solved"]) == ("yes", 1.0, 0.5)
+    assert (second["truncated"], second["advantage"], second["sample"]) == (True, -0.5, 1)
+    np.testing.assert_array_equal(first["response_ids"], members[0].response_ids)
+    np.testing.assert_allclose(first["logps"], [-0.5, -65504, -1e-6, 0], rtol=1e-3, atol=3e-8)
+    np.testing.assert_array_equal(first["clipped"], [1, -1, 0, 0])
+    assert first["gap"] is None and second["logps"] is None and len(second["response_ids"]) == 0
+    assert rollouts.count_tokens(tmp_path / "step_000003.parquet") >= 4
+
+
+def test_the_files_open_with_datasets(tmp_path):
+    from datasets import load_dataset
+
+    make_run(tmp_path / "run")
+    files = str(tmp_path / "run" / "rollouts" / "step_*.parquet")
+    rows = load_dataset(
+        "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert len(rows) == 36 and rows[0]["text"] == "so \\boxed{10}"
+
+
+def test_a_resumed_run_forgets_later_steps_and_torn_files(tmp_path):
+    folder = make_run(tmp_path / "run") / "rollouts"
+    (folder / "step_000007.parquet.tmp").write_bytes(b"PAR1 torn")
+    rollouts.forget_after(folder, 3)
+    kept = ["eval_000000", "eval_000003", "step_000001", "step_000002", "step_000003"]
+    assert sorted(path.name for path in folder.iterdir()) == [f"{name}.parquet" for name in kept]
+    rollouts.forget_after(tmp_path / "nowhere", 3)
+
+
+def test_the_same_rows_are_the_same_bytes(tmp_path):
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    name = "rollouts/step_000002.parquet"
+    assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+# --- texts of tokens ---
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_joined_tokens_are_the_answer(tokenizer, text):
+    ids = tokenizer(text + "<|end|>").input_ids
+    pieces = Pieces(tokenizer).split(ids)
+    assert len(pieces) == len(ids) and "".join(pieces) == text + "<|end|>"
+    assert "\ufffd" not in "".join(pieces)
+
+
+def test_a_character_of_several_tokens_stands_at_the_first(tokenizer):
+    pieces = Pieces(tokenizer).split(tokenizer("a👩é").input_ids)
+    assert pieces == ["a", "👩", "", "", "", "é", ""]
+
+
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_an_answer_cut_inside_a_character_joins_to_what_the_tokenizer_decodes(tokenizer, cut):
+    ids = tokenizer("👩é!👩").input_ids[:cut]
+    assert "".join(Pieces(tokenizer).split(ids)) == tokenizer.decode(ids)
+
+
+def test_noise_that_is_no_text_keeps_what_follows(tokenizer):
+    start = tokenizer("👩").input_ids[0]
+    ids = [start] * 20 + tokenizer("so 1").input_ids
+    pieces = Pieces(tokenizer).split(ids)
+    assert "".join(pieces) == tokenizer.decode(ids) and pieces[-4:] == ["s", "o", " ", "1"]
+
+
+def test_a_decoder_that_looks_at_neighbours_is_followed():
+    """SentencePiece's: the space before the first word of a text goes."""
+    vocabulary = {"▁a": 0, "▁b": 1, "c": 2, "<unk>": 3}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    assert Pieces(fast).split([0, 1, 2, 0]) == ["a", " b", "c", " a"]
+
+
+# --- reading a run or an evaluation ---
+
+
+def test_a_run_is_read_with_its_curves_groups_and_verdicts(tmp_path):
+    source = load(make_run(tmp_path / "run"), None, Grader())
+    assert source.steps == list(range(7)) and source.resets == [4] and source.finished
+    assert source.curves["reward"] == [None, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert len(source.groups) == 18 + 6
+    two = next(g for g in source.groups if (g.kind, g.step, g.place) == ("train", 2, 0))
+    assert [(a.strict, a.robust) for a in two.answers] == [(False, True), (False, False)]
+    assert two.answers[0].pieces[-1] == "<|end|>" and two.answers[0].special[-1]
+    assert two.prompt == "Q?"
+    only = load(tmp_path / "run", range(2, 4), Grader())
+    assert {group.step for group in only.groups} == {2, 3} and len(only.steps) == 7
+
+
+def test_a_run_whose_tokenizer_has_gone_is_shown_as_text(tmp_path):
+    folder = make_run(tmp_path / "run")
+    (folder / "model" / "tokenizer.json").unlink()
+    source = load(folder, None, Grader())
+    assert source.groups[0].answers[0].pieces is None
+    assert source.groups[0].answers[0].text
+    pack([source], 0)
+
+
+def test_a_run_too_long_for_a_page_shows_steps_from_begin_to_end(tmp_path, monkeypatch):
+    folder = make_run(tmp_path / "run")
+    monkeypatch.setattr("trainer.view.load.MAX_TOKENS", 300)
+    source = load(folder, None, Grader())
+    steps = sorted({group.step for group in source.groups})
+    assert steps[0] == 0 and steps[-1] == 6 and len(steps) < 6
+    assert "do not fit" in source.left_out and "--steps" in source.left_out
+
+
+def test_an_evaluation_is_read_with_pass_counts_and_disputed_answers_first(tmp_path, monkeypatch):
+    folder = make_evaluation(tmp_path / "evaluation")
+    source = load(folder, None, Grader())
+    assert [group.counts for group in source.groups] == [{"n": 4, "robust": 2, "strict": 1}] * 3
+    assert source.labels == ["aime", "amc"] and source.pass_at_k["aime"]["2"] == [0.8, 0.7, 0.9]
+    monkeypatch.setattr("trainer.view.load.MAX_CHARACTERS", 20)
+    short = load(folder, None, Grader())
+    assert [[a.text for a in g.answers] for g in short.groups][0] == ["\\boxed{7.0}"]
+    assert short.groups[0].counts == source.groups[0].counts
+    assert "of 12 answers do not fit" in short.left_out
+
+
+def test_puzzles_are_judged_by_their_own_verifier(monkeypatch):
+    monkeypatch.setattr("trainer.view.load.logic_score", lambda text, verify: verify["score"])
+    groups = []
+    for score in (1.0, 0.5):
+        members = [SimpleNamespace(text="<answer>x</answer>", strict=None, robust=None)]
+        verify = {"task": "t", "score": score}
+        groups.append(Group("train", 1, 0, "p", "", "t", 0.0, "", members, verify=verify))
+    Grader().grade(groups)
+    assert [(g.answers[0].strict, g.answers[0].robust) for g in groups] == [
+        (True,) * 2,
+        (False,) * 2,
+    ]
+
+
+# --- the page and the terminal ---
+
+
+def test_no_text_of_a_run_stands_in_the_page_itself(tmp_path):
+    html = render([load(make_hostile_run(tmp_path / "hostile"), None, Grader())])
+    for text in HOSTILE.values():
+        assert text not in html
+    assert html.count("</script>") == 3 and "MIT License" in html
+    assert "http://" not in html.replace("http://www.w3.org", "")
+
+
+def test_a_page_of_sixty_steps_is_small(tmp_path, tokenizer):
+    """As many tokens as a --tiny run keeps at most, with numbers that hardly compress."""
+    rng, rows = np.random.default_rng(0), []
+    problem, members = Problem("What?", "1"), []
+    for _ in range(32):
+        members.append(answer(tokenizer, "".join(rng.choice(list("0123456789+=()"), 63)), False))
+        columns = {name: rng.normal(size=64) for name in ("logps", "entropy", "log_ratio", "gap")}
+        rows.append(columns | {"weights": np.full(64, 1e-4), "clipped": np.zeros(64)})
+    kept = {(0, g): row for g, row in enumerate(rows)}
+    folder = make_run(tmp_path / "run", steps=1)
+    for step in range(60):
+        name = f"step_{step:06d}"
+        rows = rollouts.rows_of(step, 0, problem, members, [0.0] * 32, kept)
+        rollouts.write(folder / "rollouts", name, rows)
+    assert len(render([load(folder, None, Grader())])) < 3_000_000
+
+
+def test_the_terminal_shows_the_newest_step_and_no_control_characters(tmp_path):
+    text = show(load(make_run(tmp_path / "run"), range(5, 6), Grader()), width=80)
+    assert "step 5, train problem 1: 0% solved, answer 51" in text
+    assert "advantage +1.00" in text and "truncated, strict wrong" in text
+    hostile = show(load(make_hostile_run(tmp_path / "hostile"), None, Grader()), width=80)
+    assert "<U+001B>[31m" in hostile and "\x1b" not in hostile and "\u202e" not in hostile
+    assert "characters ..." in hostile
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere"], "nowhere is no folder: give the folder of a run"),
+        ([ROOT / "docs"], "holds no metrics.jsonl or generations.jsonl"),
+        (["a", "b", "c"], "compares two folders at most"),
+        (["a", "--steps", "x:y"], "is no step and no FIRST:LAST"),
+        (["a", "--watch", "0"], "give 1 to 3600 seconds"),
+    ],
+)
+def test_a_wrong_command_gets_one_sentence(arguments, says, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["view", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert says in f"{end.value.code} {capsys.readouterr().err}" and end.value.code != 0
+
+
+def test_the_command_writes_a_page_where_it_is_told(tmp_path, monkeypatch, capsys):
+    folder = make_run(tmp_path / "run")
+    page = tmp_path / "new" / "page.html"
+    monkeypatch.setattr("sys.argv", ["view", str(folder), "--out", str(page)])
+    main()
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert f"Open {page}" in capsys.readouterr().out
+
+
+def test_watching_ends_with_the_run(tmp_path):
+    folder = make_run(tmp_path / "run")
+    command = [sys.executable, "-m", "trainer.view", str(folder), "--watch", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "step 6" in done.stdout
+    assert (folder / "view.html").is_file()

@@ -1,0 +1,356 @@
+"""The viewer's page in a real browser: headless Chromium, driven by playwright, without a network."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from tests.viewer import HOSTILE, make_evaluation, make_hostile_run, make_run, write_step
+from trainer.policy import load_tokenizer
+from trainer.view.load import Grader, load
+from trainer.view.page import render
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is missing: tests/requirements-browser.txt"
+)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+if CHROMIUM is None:
+    pytest.skip("there is no Chromium: apt-get install chromium", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # root may not have one
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+        yield browser.new_context(viewport={"width": 1440, "height": 900})
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """visit(HTML file) -> its page, ready. In the end: nothing complained, and nothing was loaded."""
+    opened, complaints, requests = [], [], []
+
+    def visit(path, scheme="light"):
+        page = browser.new_page()
+        opened.append(page)
+        page.emulate_media(color_scheme=scheme)
+        page.set_default_timeout(10_000)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector("body[data-ready]")
+        return page
+
+    yield visit
+    for page in opened:
+        page.close()
+    assert complaints == []
+    assert all(url.startswith("file:") for url in requests)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The pages that the tests share: one run, two runs, hostile text, an evaluation."""
+    root, grader = tmp_path_factory.mktemp("view"), Grader()
+    folders = {
+        "run": [make_run(root / "first")],
+        "two": [root / "first", make_run(root / "second", offset=1)],
+        "hostile": [make_hostile_run(root / "hostile")],
+        "evaluation": [make_evaluation(root / "evaluation")],
+    }
+    for name, own in folders.items():
+        html = render([load(folder, None, grader) for folder in own])
+        (root / f"{name}.html").write_text(html, encoding="utf-8")
+    return root
+
+
+def texts(page, selector):
+    return page.locator(selector).all_text_contents()
+
+
+def step_of(page):
+    return page.text_content("#step")
+
+
+# --- one run ---
+
+
+def test_the_newest_step_is_shown_with_its_groups_and_answers(visit, pages):
+    page = visit(pages / "run.html")
+    assert page.text_content("#title") == "first"
+    assert step_of(page) == "step 6"
+    assert texts(page, "#groups .text") == [f"Problem {i} of step 6" for i in range(3)]
+    assert page.text_content(".problem") == "Problem 0 of step 6"
+    assert "60" in page.text_content(".gold")
+    first, second = texts(page, ".answer > header")
+    assert "✓ strict" in first and "+1.00" in first and "10 tokens" not in first
+    assert "✗ robust" in second and "advantage −1.00" in second
+    assert page.text_content(".tokens") == "so \\boxed{60}<|end|>"
+
+
+def test_arrow_keys_walk_through_steps_and_groups(visit, pages):
+    page = visit(pages / "run.html")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowDown")
+    assert step_of(page) == "step 4"
+    assert page.text_content(".problem") == "Problem 1 of step 4"
+    for _ in range(9):  # no further than to the ends
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowDown")
+    assert step_of(page) == "step 6"
+    assert page.text_content(".problem") == "Problem 2 of step 6"
+    assert page.is_disabled("#later") and page.is_enabled("#earlier")
+
+
+def test_a_click_on_a_curve_goes_to_its_step(visit, pages):
+    page = visit(pages / "run.html")
+    curve = page.locator(".panel", has_text="Reward").locator(".u-over")
+    width = curve.bounding_box()["width"]
+    curve.click(position={"x": width * 2 / 6, "y": 40})  # the axis goes from 0 to 6
+    assert step_of(page) == "step 2"
+    playwright.expect(page.locator(".panel b").first).to_have_text("0.2")
+
+
+def test_tokens_are_coloured_by_what_is_chosen(visit, pages):
+    page = visit(pages / "run.html")
+
+    def signs(card):
+        found = (
+            page.locator(".tokens")
+            .nth(card)
+            .locator(".t")
+            .evaluate_all(
+                "tokens => tokens.slice(0, 4).map(t => t.classList.contains('above') ? '+' :"
+                " t.classList.contains('below') ? '-' : '0').join('')"
+            )
+        )
+        return found
+
+    assert (signs(0), signs(1)) == ("++0+", "--0-")  # push: the clipped token gets none
+    page.select_option("#colour", "ratio")
+    assert (signs(0), signs(1)) == ("0000", "-+-+")
+    page.keyboard.press("Escape")
+    page.locator("body").press("5")
+    assert page.input_value("#colour") == "clipped"
+    assert (signs(0), signs(1)) == ("00+0", "00+0")
+    page.locator("body").press("7")
+    assert signs(0) == "0000"
+    assert page.text_content("#legend") == ""
+
+
+def test_signs_can_be_told_apart_without_colour(visit, pages):
+    page = visit(pages / "run.html")
+    style = "t => getComputedStyle(t).textDecorationStyle + getComputedStyle(t).textDecorationLine"
+    right, wrong = (
+        page.locator(".tokens").nth(i).locator(".t").nth(0).evaluate(style) for i in (0, 1)
+    )
+    assert (right, wrong) == ("solidunderline", "dottedunderline")
+
+
+def test_hovering_shows_the_numbers_of_a_token(visit, pages):
+    page = visit(pages / "run.html")
+    page.locator(".tokens").nth(1).locator(".t").nth(3).hover()
+    tip = page.inner_text("#tip")
+    facts = dict(zip(texts(page, "#tip dt"), texts(page, "#tip dd"), strict=True))
+    assert tip.startswith("\\")
+    assert facts["token"] == "4 of 14"
+    assert facts["probability"] == "0.687"  # exp(-0.375)
+    assert facts["entropy"] == "0"
+    assert facts["ratio"] == "1.1331"  # exp(0.125)
+    assert facts["log-prob gap"] == "0.0625"
+    assert facts["weight"] == "1.0e-4"
+    assert facts["push"] == "-1.1e-4"  # advantage -1, weight 1e-4, ratio 1.13
+
+
+@pytest.mark.parametrize(
+    ("name", "here", "all_steps"),
+    [("mixed", 1, 6), ("solved", 1, 6), ("failed", 1, 6), ("truncated", 0, 1), ("disputed", 0, 1)],
+)
+def test_filters_narrow_the_list(visit, pages, name, here, all_steps):
+    page = visit(pages / "run.html")
+    page.click(f"#filters [data-name={name}]")
+    assert page.locator("#groups .text").count() == here
+    page.click("#everywhere")
+    assert page.locator("#groups .text").count() == all_steps
+    page.locator("#groups button").last.click()
+    assert page.locator(".answer").count() == 2
+
+
+def test_the_filter_of_resets_finds_their_steps(visit, pages):
+    page = visit(pages / "run.html")
+    page.click("#filters [data-name=resets]")
+    assert texts(page, "#groups .text") == [f"Problem {i} of step 4" for i in range(3)]
+
+
+def test_search_looks_into_problems_and_answers_and_marks_what_it_finds(visit, pages):
+    page = visit(pages / "run.html")
+    page.keyboard.press("/")
+    page.keyboard.type("boxed{61")
+    assert page.locator("#groups .text").count() == 0  # 61's group was not solved
+    page.fill("#search", "BOXED{62")
+    assert texts(page, "#groups .text") == ["Problem 2 of step 6"]
+    page.click("#groups button")
+    assert "".join(texts(page, ".tokens >> nth=0 >> mark")) == "boxed{62"
+    page.fill("#search", "problem 1 of step 3")
+    assert page.locator("#groups .text").count() == 0
+    page.click("#everywhere")
+    assert texts(page, "#groups .text") == ["Problem 1 of step 3"]
+
+
+def test_held_out_problems_are_followed_through_training(visit, pages):
+    page = visit(pages / "run.html")
+    page.keyboard.press("h")
+    rows = [row.split() for row in page.locator("#followed tbody").inner_text().split("\n")]
+    assert rows == [["Held-out", "problem", "0", "0", "100", "100"],
+                    ["Held-out", "problem", "1", "0", "0", "100"]]  # fmt: skip
+    page.locator("#followed tbody tr").nth(1).locator("button").nth(1).click()
+    assert step_of(page) == "step 3"
+    assert "step 3: \\boxed{9}" in texts(page, ".tokens")[0]
+
+
+def test_two_steps_stand_side_by_side(visit, pages):
+    page = visit(pages / "run.html")
+    page.keyboard.press("h")
+    page.keyboard.press("c")
+    assert [text[:6] for text in texts(page, ".tokens")[::2]] == ["step 6", "step 3"]
+    page.select_option(".pane:nth-child(2) select", label="step 0, held-out, 0 %")
+    assert [text[:6] for text in texts(page, ".tokens")[::2]] == ["step 6", "step 0"]
+    page.keyboard.press("Escape")
+    page.locator("body").press("ArrowDown")  # the other step stays chosen for the next problem
+    assert texts(page, ".problem") == ["Held-out problem 1"] * 2
+    assert [text[:6] for text in texts(page, ".tokens")[::2]] == ["step 6", "step 0"]
+    page.locator("body").press("h")
+    assert "kept nowhere else" in page.text_content("#panes > .nothing")
+
+
+def test_the_theme_is_the_systems_or_the_one_chosen(visit, pages):
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light = visit(pages / "run.html", scheme="light")
+    dark = visit(pages / "run.html", scheme="dark")
+    colours = [light.evaluate(paper), dark.evaluate(paper)]
+    assert colours[0] != colours[1]
+    light.keyboard.press("t")
+    dark.click("#theme")
+    dark.click("#theme")
+    assert [light.evaluate(paper), dark.evaluate(paper)] == colours[::-1]
+
+
+def test_the_choice_outlives_a_reload(visit, pages):
+    page = visit(pages / "run.html")
+    for key in ("ArrowLeft", "ArrowDown", "4", "t"):
+        page.keyboard.press(key)
+    before = page.inner_text("body")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert page.inner_text("body") == before
+
+
+def test_help_opens_and_closes(visit, pages):
+    page = visit(pages / "run.html")
+    page.keyboard.press("?")
+    assert page.is_visible("text=earlier or later step")
+    page.keyboard.press("ArrowLeft")  # not heard behind the dialog
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#help") and step_of(page) == "step 6"
+
+
+# --- two runs, an evaluation ---
+
+
+def test_two_runs_stand_side_by_side_on_the_same_problem(visit, pages):
+    page = visit(pages / "two.html")
+    assert page.text_content("#title") == "first and second"
+    page.keyboard.press("c")
+    assert texts(page, ".problem") == ["Problem 0 of step 6"] * 2
+    tokens = texts(page, ".tokens")
+    assert tokens[1] == "hm \\boxed{65}<|end|>" and tokens[3] == "hm \\boxed{66}<|end|>"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowDown")
+    assert texts(page, ".problem") == ["Problem 1 of step 5"] * 2
+    page.click("#kinds button >> text=Held-out B")
+    assert texts(page, ".where .run") == ["second", "first"]
+
+
+def test_an_evaluation_shows_pass_at_k_and_the_verifiers_disagreements(visit, pages):
+    page = visit(pages / "evaluation.html")
+    assert step_of(page) == "aime"
+    assert "2 of 4 right, 1 to the letter" in page.text_content(".where")
+    assert "@1 0.5  @2 0.833  @4 1" in page.text_content(".where")
+    assert page.locator(".answer.disputed .tokens").all_text_contents() == ["\\boxed{7.0}"]
+    assert texts(page, ".panel h2 > span") == ["pass@k, aime", "pass@k, amc"]
+    page.keyboard.press("ArrowRight")
+    assert (step_of(page), page.text_content(".problem")) == ("amc", "amc 0?")
+    page.click("#filters [data-name=disputed]")
+    assert texts(page, "#groups .text") == ["amc 0?"]
+
+
+# --- text that is hostile, and long ---
+
+
+def test_hostile_text_is_shown_as_text(visit, pages):
+    page = visit(pages / "hostile.html")
+    elements = page.locator("script, img, style").count()
+    for number, text in enumerate(HOSTILE.values()):
+        page.locator("#groups button").nth(number).click()
+        raw = page.evaluate("answerText(current().answers[0])")
+        assert raw == text
+        shown = page.evaluate("visible(answerText(current().answers[0]))")
+        assert texts(page, ".tokens")[0] == shown + "<|end|>"
+        assert page.text_content(".problem") == page.evaluate(
+            "visible(problemOf(current())[0].trim())"
+        )
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("script, img, style").count() == elements
+
+
+def test_invisible_characters_become_visible(visit, pages):
+    page = visit(pages / "hostile.html")
+    shown = page.evaluate("visible('\\0 \\x1b[31m \\u202eabc \\x7f \\n')")
+    assert shown == "␀ ␛[31m ⟨U+202E⟩abc ⟨U+007F⟩ \n"
+
+
+def test_an_emoji_is_one_piece_with_the_numbers_of_all_its_tokens(visit, pages):
+    page = visit(pages / "hostile.html")
+    page.locator("#groups button").nth(list(HOSTILE).index("emoji")).click()
+    page.locator(".tokens").nth(0).locator(".t").nth(0).hover()
+    assert page.text_content("#tip .word") == "👩"
+    assert texts(page, "#tip dt").count("token") == 4
+    assert "\ufffd" not in "".join(texts(page, ".tokens"))
+
+
+def test_a_hundred_thousand_characters_are_shown_on_demand(visit, pages):
+    page = visit(pages / "hostile.html")
+    page.locator("#groups button").last.click()
+    assert len(texts(page, ".tokens")[0]) < 2000
+    for characters, left in [(7500, "92,501"), (13_500, "86,501")]:
+        page.locator(".more").first.click()
+        assert len(texts(page, ".tokens")[0]) == characters
+        assert f"{left} tokens are left" in page.locator(".more").first.text_content()
+    assert page.evaluate("answerText(current().answers[0]).length") == 100_000
+
+
+# --- while a run goes on ---
+
+
+def test_a_watched_page_loads_itself_again_and_keeps_the_choice(visit, tmp_path):
+    folder = make_run(tmp_path / "run", steps=3)
+    config = json.loads((folder / "config.json").read_text()) | {"steps": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    path = tmp_path / "view.html"
+    path.write_text(render([load(folder, None, Grader())], watch=0.5), encoding="utf-8")
+    page = visit(path)
+    page.keyboard.press("4")
+    write_step(folder, load_tokenizer(str(folder / "model")), 4)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "reward": 0.9, "entropy": 0.1}\n')
+    path.write_text(render([load(folder, None, Grader())]), encoding="utf-8")
+    playwright.expect(page.locator("#later")).to_be_enabled(timeout=15_000)  # there is a step 4 now
+    assert (step_of(page), page.input_value("#colour")) == ("step 3", "ratio")
+    page.keyboard.press("ArrowRight")
+    assert step_of(page) == "step 4"
