@@ -193,6 +193,7 @@ def main(config: Config) -> None:
     def evaluate() -> float:
         """Held-out pass@1: the mean verdict over problems and samples, from the same seeds."""
         groups = sample(held_out, config.eval_samples, evaluation, step=0)
+        run.keep_held_out(held_out, groups)
         return fmean(rollout.right for rollout in chain(*groups))
 
     if state["step"] == 0 and config.eval_every:
@@ -256,8 +257,8 @@ def main(config: Config) -> None:
         # (10) No reset: nothing is scheduled.
 
         state["step"] = step
+        run.keep_rollouts(step, batch, groups, advantages_P_G, minibatches)
         run.log(step, metrics)
-        run.log_samples(step, batch, groups, advantages_P_G)
         run.save_when_due(state, policy, tokenizer, optimizer)
     run.finish()
 

@@ -266,6 +266,7 @@ def main(config: Config) -> None:
     def evaluate() -> float:
         """Held-out pass@1: the mean verdict over problems and samples, from the same seeds."""
         groups = sample(held_out, config.eval_samples, evaluation, step=0)
+        run.keep_held_out(held_out, groups)
         return fmean(rollout.right for rollout in chain(*groups))
 
     if state["step"] == 0 and config.eval_every:
@@ -333,8 +334,8 @@ def main(config: Config) -> None:
         metrics |= hard_reset(step, metrics, state, policy, optimizer, config)
 
         state["step"] = step
+        run.keep_rollouts(step, batch, groups, advantages_P_G, minibatches)
         run.log(step, metrics)
-        run.log_samples(step, batch, groups, advantages_P_G)
         run.save_when_due(state, policy, tokenizer, optimizer)
     run.finish()
 

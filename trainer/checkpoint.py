@@ -2,7 +2,7 @@
 
     OUT/config.json                 the recipe; a command with another one is refused
     OUT/metrics.jsonl               one object a step
-    OUT/samples.jsonl               a few answers of each step
+    OUT/rollouts/                   a few groups of each step, token by token (rollouts.py)
     OUT/checkpoints/step_000100/    a save_pretrained folder, with optimizer and run state beside
 
 Weights and optimizer state are safetensors, everything else is JSON: nothing here is ever

@@ -36,6 +36,7 @@ class Flags:
     gradient_checkpointing: bool = True  # recompute activations instead of keeping them
     save_every: int = 50  # steps between checkpoints; 0: only at the end
     keep_checkpoints: int = 2  # older ones are deleted
+    keep_rollouts: str = "4"  # groups a step to read later (trainer/view), or "all"
 
 
 # These may change between two commands on one run folder: they do not change what is computed.
@@ -47,6 +48,7 @@ FREE = {
     "gradient_checkpointing",
     "save_every",
     "keep_checkpoints",
+    "keep_rollouts",
 }
 
 
@@ -124,6 +126,10 @@ RANGES = {
     "dual_clip": above(1),
     "top_k": ("must be at least 1, or -1 for all tokens", lambda value: value == -1 or value >= 1),
     "overlong_buffer": at_least(1),
+    "keep_rollouts": (
+        'must be "all" or how many groups to keep: 0, 1, 2, ...',
+        lambda value: value == "all" or (value.isascii() and value.isdecimal()),
+    ),
     "logic_weight": ("must be at least 0 and below 1", lambda value: 0 <= value < 1),
 }
 

@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +229,7 @@ class MicroBatch:
     advantages_M: torch.Tensor
     weights_M: torch.Tensor  # of the token in the loss of its global mini-batch
     engine_logps_M: torch.Tensor  # as the sampling engine reported them
+    rollouts: list[Rollout] = field(default_factory=list)  # its rows; their tokens lie end to end
     old_logps_M: torch.Tensor | None = None  # the trainer's own, before the first update
     entropy_M: torch.Tensor | None = None  # of the policy that old_logps_M belong to
     new_logps_M: torch.Tensor | None = None  # those of the update, for the metrics
@@ -336,6 +337,7 @@ def _rectangle(rollouts, advantages_B, weights_B_R, device) -> MicroBatch:
         engine_logps_M=torch.from_numpy(np.concatenate(logps or [np.zeros(0, np.float32)])).to(
             device
         ),
+        rollouts=rollouts,
     )
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -14,12 +15,10 @@ import torch.distributed as dist
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from trainer import checkpoint
+from trainer import checkpoint, rollouts
 from trainer.data import Problem, Rollout, fingerprint
 from trainer.metrics import check_gap
-from trainer.policy import mean_over_ranks
-
-SAMPLES = 4  # answers kept a step
+from trainer.policy import MicroBatch, mean_over_ranks
 
 
 def launch(main: Callable, config) -> None:
@@ -58,6 +57,7 @@ class Run:
         dist.barrier()
         self.phase_name, self.phase_start, self.seconds = None, 0.0, {}
         self.locked = self.stopping = self.ended = False
+        self.step = 0
         self.accuracy, self.durations = float("nan"), []
         self.board = _tensorboard(self.out) if self.first else None
 
@@ -83,8 +83,9 @@ class Run:
         if folder is not None:
             state = checkpoint.load_checkpoint(folder, state, policy, optimizer)
             self.say(f"Continuing {self.out} after step {state['step']}.")
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            checkpoint.forget_after(self.out / name, state["step"])
+        checkpoint.forget_after(self.out / "metrics.jsonl", state["step"])
+        if self.first:
+            rollouts.forget_after(self.out / "rollouts", state["step"])
         return state
 
     # --- steps, and the end of them ---
@@ -101,7 +102,7 @@ class Run:
             total=total, initial=done, unit="step", disable=not self.first, dynamic_ncols=True
         ) as self.bar:
             for step in range(done + 1, total + 1):
-                self.seconds = {}
+                self.step, self.seconds = step, {}
                 self.started = time.perf_counter()
                 yield step
                 self.bar.update()
@@ -176,35 +177,51 @@ class Run:
         left = self.config.steps - step
         self.say(f"{self.durations[-1]:.3g} s a step: about {about} for the {left} steps left.")
 
-    def log_samples(
+    def keep_rollouts(
         self,
         step: int,
         problems: list[Problem],
         groups: list[list[Rollout]],
         advantages_P_G: torch.Tensor,
+        minibatches: list[list[MicroBatch]],
     ) -> None:
-        """Append the first answer of a few groups to samples.jsonl; show two at evaluations."""
-        if not self.first:
-            return
-        samples = [
-            {
-                "step": step,
-                "prompt": problem.text,
-                "response": group[0].text,
-                "answer": problem.answer,
-                "reward": group[0].reward,
-                "advantage": advantages[0].item(),
-            }
-            for problem, group, advantages in zip(problems, groups, advantages_P_G, strict=True)
-        ][:SAMPLES]
-        self._append("samples.jsonl", samples)
-        for sample in samples[:2] if self.due(step, self.config.eval_every) else []:
-            text = sample["response"].strip()
-            text = text if len(text) < 600 else f"[...] {text[-600:]}"
-            self.say(
-                f"\n--- step {step}: {sample['prompt'].strip()}   (answer {sample['answer']}, "
-                f"reward {sample['reward']:+.2f})\n{text}"
-            )
+        """Keep a few groups of the step, token by token; show two answers at evaluations.
+
+        Call this on every rank, after the updates. See trainer/rollouts.py.
+        """
+        self.phase("keep")
+        kept = rollouts.choose(groups, self.config.keep_rollouts)
+        values = rollouts.token_values(self.config, groups, kept, minibatches)
+        values = rollouts.gather_values(values)
+        if self.first and kept:
+            advantages = advantages_P_G.tolist()
+            rows = [
+                rollouts.rows_of(step, p, problems[p], groups[p], advantages[p], values)
+                for p in kept
+            ]
+            rollouts.write(self.out / "rollouts", f"step_{step:06d}", list(chain(*rows)))
+        self.phase(None)
+        if self.due(step, self.config.eval_every):
+            for problem, group in list(zip(problems, groups, strict=True))[:2]:
+                self._show(step, problem, group[0])
+
+    def keep_held_out(self, problems: list[Problem], groups: list[list[Rollout]]) -> None:
+        """Keep answers to a few held-out problems, the same at every evaluation."""
+        kept = rollouts.choose_held_out(len(problems), self.config.keep_rollouts)
+        if self.first and kept:
+            count = None if self.config.keep_rollouts == "all" else rollouts.ANSWERS
+            rows = [
+                rollouts.rows_of(self.step, p, problems[p], groups[p], answers=count) for p in kept
+            ]
+            rollouts.write(self.out / "rollouts", f"eval_{self.step:06d}", list(chain(*rows)))
+
+    def _show(self, step: int, problem: Problem, rollout: Rollout) -> None:
+        text = rollout.text.strip()
+        text = text if len(text) < 600 else f"[...] {text[-600:]}"
+        self.say(
+            f"\n--- step {step}: {problem.text.strip()}   (answer {problem.answer}, "
+            f"reward {rollout.reward:+.2f})\n{text}"
+        )
 
     def _append(self, name: str, objects: list[dict]) -> None:
         with open(self.out / name, "a") as file:
@@ -231,7 +248,8 @@ class Run:
         rows = [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
         if trained := [row for row in rows if row["step"] > 0]:
             print_summary(rows, trained)
-        print(f"Curves, metrics, samples and checkpoints: {self.out}")
+        print(f"Curves, metrics, rollouts and checkpoints: {self.out}")
+        print(f"To read what it answered: python -m trainer.view {self.out}")
 
 
 def print_summary(rows: list[dict], trained: list[dict]) -> None:
