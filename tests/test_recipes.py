@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from trainer.rollouts import TOKEN_COLUMNS, read
+
 RECIPES = ["justrl", "prorl", "liteppo"]
 STEPS = 8
 SMALL = [
@@ -103,7 +105,7 @@ def checkpoints(out):
 
 FIELDS = """step reward reward_std accuracy length truncated entropy logp_gap logp_gap_max approx_kl
 clip_fraction_low clip_fraction_high grad_norm learning_rate skipped_updates tokens seconds_rollout
-seconds_reward seconds_logps seconds_update seconds_sync seconds_step"""
+seconds_reward seconds_logps seconds_update seconds_sync seconds_keep seconds_step"""
 MORE = """kl kl_loss_share sampled_groups trained_groups rounds trained_reward trained_accuracy
 trained_length trained_truncated trained_tokens"""
 FIELDS_OF = {
@@ -119,7 +121,7 @@ def test_a_run_leaves_its_recipe_metrics_samples_curves_and_checkpoints(whole_ru
     assert {path.name for path in out.iterdir()} - {"tensorboard"} == {
         "config.json",
         "metrics.jsonl",
-        "samples.jsonl",
+        "rollouts",
         "curves.png",
         "checkpoints",
     }
@@ -167,12 +169,26 @@ def test_a_run_leaves_its_recipe_metrics_samples_curves_and_checkpoints(whole_ru
     else:
         assert any(row["approx_kl"] > 0 for row in steps)
 
-    samples = rows(out, "samples.jsonl")
-    assert samples[0].keys() == {"step", "prompt", "response", "answer", "reward", "advantage"}
-    assert {sample["step"] for sample in samples} == set(range(1, STEPS + 1))
-    assert all(sample["prompt"].endswith("=?") for sample in samples)
     assert "held-out pass@1" in printed
     assert str(out) in printed.splitlines()[-1]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_run_keeps_rollouts_with_the_numbers_of_every_token(whole_run, recipe):
+    out, _ = whole_run(recipe)
+    kept = {path.stem: read(path) for path in (out / "rollouts").glob("*.parquet")}
+    assert kept.keys() >= {f"step_{step:06d}" for step in range(1, STEPS + 1)} | {"eval_000000"}
+    for name, answers in kept.items():
+        assert all(answer["problem"].endswith("=?") for answer in answers)
+        for answer in answers:
+            lengths = {len(answer[c]) for c in TOKEN_COLUMNS if answer[c] is not None}
+            assert lengths == {len(answer["response_ids"])}
+        if name.startswith("step"):
+            assert {answer["minibatch"] for answer in answers} >= {0}
+            assert all(answer[c] is not None for answer in answers for c in TOKEN_COLUMNS)
+            first = [answer for answer in answers if answer["minibatch"] == 0]
+            assert all(abs(answer["log_ratio"]).max() < 1e-3 for answer in first)  # no update yet
+            assert all(abs(answer["gap"]).max() < 1e-3 for answer in answers)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -216,9 +232,13 @@ def wait_for(condition, script):
         time.sleep(0.02)
 
 
+def kept_files(out):
+    return {path.name: path.read_bytes() for path in (out / "rollouts").iterdir()}
+
+
 def assert_same_run(out, whole):
     assert timeless(rows(out)) == timeless(rows(whole))
-    assert rows(out, "samples.jsonl") == rows(whole, "samples.jsonl")
+    assert kept_files(out) == kept_files(whole)
     assert checkpoints(out) == checkpoints(whole)
     last = f"checkpoints/step_{STEPS:06d}"
     for path in (whole / last).glob("*.safetensors"):
@@ -436,7 +456,8 @@ def check_two_real_steps(done, out):
 def test_two_steps_on_real_problems(start, tmp_path, recipe, file):
     command = [*real_problem_flags(tmp_path, file, recipe), *REAL, "--engine", "transformers"]
     check_two_real_steps(start(recipe, *command).wait(), tmp_path / "run")
-    prompts = [sample["prompt"] for sample in rows(tmp_path / "run", "samples.jsonl")]
+    files = (tmp_path / "run" / "rollouts").glob("step_*.parquet")
+    prompts = [answer["problem"] for path in files for answer in read(path)]
     assert all(prompt and "Remember to put your answer" not in prompt for prompt in prompts)
 
 

@@ -1,4 +1,4 @@
-"""What a run keeps of its rollouts, and what the viewer reads from it. The page: test_view_page.py."""
+"""What a run keeps of its rollouts, and what the viewer reads of it. Its page: test_view_page.py."""
 
 import json
 import subprocess
@@ -6,14 +6,12 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import ROOT
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-
-from tests.conftest import ROOT
-from tests.viewer import (
+from viewer import (
     HOSTILE,
     answer,
     byte_tokenizer,
@@ -21,6 +19,7 @@ from tests.viewer import (
     make_hostile_run,
     make_run,
 )
+
 from trainer import rollouts
 from trainer.data import Problem, Rollout
 from trainer.view.__main__ import main
@@ -256,7 +255,7 @@ def test_an_evaluation_is_read_with_pass_counts_and_disputed_answers_first(tmp_p
     assert source.labels == ["aime", "amc"] and source.pass_at_k["aime"]["2"] == [0.8, 0.7, 0.9]
     monkeypatch.setattr("trainer.view.load.MAX_CHARACTERS", 20)
     short = load(folder, None, Grader())
-    assert [[a.text for a in g.answers] for g in short.groups][0] == ["\\boxed{7.0}"]
+    assert [answer.text for answer in short.groups[0].answers] == ["\\boxed{7.0}"]
     assert short.groups[0].counts == source.groups[0].counts
     assert "of 12 answers do not fit" in short.left_out
 

@@ -1,12 +1,12 @@
-"""The viewer's page in a real browser: headless Chromium, driven by playwright, without a network."""
+"""The viewer's page in a real browser: headless Chromium, driven by playwright, offline."""
 
 import json
 import os
 import shutil
 
 import pytest
+from viewer import HOSTILE, make_evaluation, make_hostile_run, make_run, write_step
 
-from tests.viewer import HOSTILE, make_evaluation, make_hostile_run, make_run, write_step
 from trainer.policy import load_tokenizer
 from trainer.view.load import Grader, load
 from trainer.view.page import render
@@ -30,7 +30,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """visit(HTML file) -> its page, ready. In the end: nothing complained, and nothing was loaded."""
+    """visit(HTML file) -> its page, ready. At the end, nothing complained and nothing was loaded."""
     opened, complaints, requests = [], [], []
 
     def visit(path, scheme="light"):

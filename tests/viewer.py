@@ -1,4 +1,4 @@
-"""Runs and evaluations made up for the tests of the viewer, with a tokenizer of one token a byte."""
+"""Made-up runs and evaluations for the tests of the viewer; their tokens are single bytes."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from trainer.data import Problem, Rollout
 HOSTILE = {
     "script": "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>",
     "end of data": "</script></style>--><!-- {{data}} {{script}} ${1} \\u003c",
-    "right to left": "\u202edesrever\u202c abc \u05d0\u05d1\u05d2 \u0627\u0644\u0639\u0631\u0628\u064a\u0629",
+    "right to left": "\u202edesrever\u202c abc \u05d0\u05d1\u05d2 \u0627\u0644\u0639\u0631",
     "emoji": "👩‍👩‍👧‍👦 🏳️‍🌈 e\u0301 ✓ 𝔸",
     "controls": "NUL \x00, bell \x07, escape \x1b[31m, C1 \x9b, delete \x7f",
     "white space": "a\tb\n\n  c \r\n d",
@@ -88,14 +88,15 @@ def make_run(folder: Path, offset: int = 0, steps: int = 6) -> Path:
 
 
 def write_step(folder: Path, tokenizer, step: int, offset: int = 0) -> None:
-    right, wrong = "so \\boxed{%d}", "hm \\boxed{%d}"
     rows = []
     for place, verdicts in enumerate([(1, 0), (0, 0), (1, 1)]):
         gold = 10 * step + place
         problem = Problem(f"Problem {place} of step {step}", str(gold), "sums")
-        texts = [(right if v else wrong) % (gold if v else gold + 5 + offset) for v in verdicts]
+        texts = [
+            f"so \\boxed{{{gold}}}" if v else f"hm \\boxed{{{gold + 5 + offset}}}" for v in verdicts
+        ]
         if step == 2 and place == 0:
-            texts[0] = "so \\boxed{%d.0}" % gold  # equal in meaning, not to the letter
+            texts[0] = f"so \\boxed{{{gold}.0}}"  # equal in meaning, not to the letter
         group = [
             answer(tokenizer, text, bool(v), truncated=step == 5 and place == 1)
             for text, v in zip(texts, verdicts, strict=True)

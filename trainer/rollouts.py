@@ -106,7 +106,7 @@ def kind_of(group: list[Rollout]) -> str:
 
 
 def choose_held_out(count: int, keep: str) -> list[int]:
-    """The places of the held-out problems to keep: evenly spread, and the same at every evaluation."""
+    """The places of the held-out problems to keep: evenly spread, the same at every evaluation."""
     wanted = count if keep == "all" else min(count, HELD_OUT * int(keep))
     return [i * count // wanted for i in range(wanted)]
 
@@ -175,7 +175,7 @@ def _columns(config, micro: MicroBatch) -> dict[str, torch.Tensor]:
 
 
 def gather_values(values: dict) -> dict:
-    """The values of all ranks, on rank 0; the other ranks get an empty dict. Every rank calls it."""
+    """The values of all ranks, on rank 0; others get an empty dict. Call it on every rank."""
     if dist.get_world_size() == 1:
         return values
     parts = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
@@ -223,7 +223,7 @@ def rows_of(
 
 
 def write(folder: Path, name: str, rows: list[dict]) -> None:
-    """Write rows to FOLDER/NAME.parquet, whole or not at all. Raises OSError when the disk is full."""
+    """Write rows to FOLDER/NAME.parquet, whole or not at all. Raises OSError on a full disk."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = [_column([row.get(field.name) for row in rows], field.type) for field in SCHEMA]
     aside = folder / f"{name}.parquet.tmp"

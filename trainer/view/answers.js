@@ -52,7 +52,7 @@ function make(tag, classes = "", text = "") {
 }
 
 // Text with its invisible characters made visible: controls, and those that turn the direction.
-const INVISIBLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g;
+const INVISIBLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g;
 function visible(text) {
   return text.replace(INVISIBLE, (character) => {
     const code = character.charCodeAt(0);

@@ -74,7 +74,7 @@ class Source:
 
 
 class Grader:
-    """Both verifiers' verdicts, each (answer, problem) judged once however often it is asked for."""
+    """Both verifiers' verdicts. Each (answer, problem) is judged once, however often it is asked."""
 
     def __init__(self):
         self.known = {}

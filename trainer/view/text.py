@@ -29,8 +29,8 @@ def show(source: Source, width: int) -> str:
     groups = source.groups
     if not groups:
         raise ValueError(
-            f"{source.name} keeps no rollouts of these steps: a run keeps some of each step, unless "
-            f"it was started with --keep_rollouts 0"
+            f"{source.name} has no rollouts of these steps: a run keeps some of each step, unless "
+            "it was started with --keep_rollouts 0"
         )
     if source.kind == "run":
         newest = max(group.step for group in groups)

@@ -47,7 +47,7 @@ class Pieces:
         return pieces
 
     def _complete(self, ids: list[int], texts: list[str], start: int) -> tuple[int, str]:
-        """(end, text) of the fewest tokens that are text together; if none are, of all the noise."""
+        """(end, text) of the fewest tokens that are text together; if none are, of the noise."""
         end = start + 1
         while end < len(ids) and REPLACEMENT in texts[end]:
             end += 1
@@ -56,7 +56,7 @@ class Pieces:
         return end, self.decode(ids[start:end])
 
     def _by_window(self, ids: list[int]) -> list[str]:
-        """By what each token adds to those before it: some decoders look at a token's neighbours."""
+        """By what each token adds to those before it: some decoders look at its neighbours."""
         pieces, begin, read = [""] * len(ids), 0, 0
         for end in range(1, len(ids) + 1):
             before, after = self.decode(ids[begin:read]), self.decode(ids[begin:end])
