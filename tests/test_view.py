@@ -1,4 +1,4 @@
-"""What a run keeps of its rollouts, and what the viewer reads of it. Its page: test_view_page.py."""
+"""What a run keeps of its rollouts and what the viewer reads. Its page: test_view_page.py."""
 
 import json
 import subprocess

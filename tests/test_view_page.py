@@ -30,7 +30,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """visit(HTML file) -> its page, ready. At the end, nothing complained and nothing was loaded."""
+    """visit(HTML file) -> its page, ready. At the end: no complaint, and nothing was loaded."""
     opened, complaints, requests = [], [], []
 
     def visit(path, scheme="light"):
