@@ -136,10 +136,10 @@ def test_tokens_are_coloured_by_what_is_chosen(visit, pages):
     page.select_option("#colour", "ratio")
     assert (signs(0), signs(1)) == ("0000", "-+-+")
     page.keyboard.press("Escape")
-    page.locator("body").press("5")
+    page.locator("body").press("6")
     assert page.input_value("#colour") == "clipped"
     assert (signs(0), signs(1)) == ("00+0", "00+0")
-    page.locator("body").press("7")
+    page.locator("body").press("8")
     assert signs(0) == "0000"
     assert page.text_content("#legend") == ""
 
@@ -243,7 +243,7 @@ def test_the_theme_is_the_systems_or_the_one_chosen(visit, pages):
 
 def test_the_choice_outlives_a_reload(visit, pages):
     page = visit(pages / "run.html")
-    for key in ("ArrowLeft", "ArrowDown", "4", "t"):
+    for key in ("ArrowLeft", "ArrowDown", "5", "t"):
         page.keyboard.press(key)
     before = page.inner_text("body")
     page.reload()
@@ -345,7 +345,7 @@ def test_a_watched_page_loads_itself_again_and_keeps_the_choice(visit, tmp_path)
     path = tmp_path / "view.html"
     path.write_text(render([load(folder, None, Grader())], watch=0.5), encoding="utf-8")
     page = visit(path)
-    page.keyboard.press("4")
+    page.keyboard.press("5")
     write_step(folder, load_tokenizer(str(folder / "model")), 4)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "reward": 0.9, "entropy": 0.1}\n')

@@ -3,12 +3,24 @@
 
 const largest = (values) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
 
+// Most tokens of a group are pushed alike: these get half of the colour.
+function twiceTheMedian(values) {
+  const sizes = values.map(Math.abs).filter((size) => size > 0).sort((a, b) => a - b);
+  return 2 * sizes[Math.floor(sizes.length / 2)];
+}
+
 // For each: what it is, its value of a token, which value gets full colour, names of both ends.
 const COLOURS = {
   push: {
     title: "Push", help: "How hard the update pushes a token's log-prob: advantage × weight × " +
       "ratio, 0 where clipped. Minus the derivative of the policy loss (a KL penalty is not in it).",
-    value: (facts) => facts.push, full: (values) => largest(values) || 1,
+    value: (facts) => facts.push, full: twiceTheMedian, labels: ["discouraged", "encouraged"],
+  },
+  logit: {
+    title: "Push on the logit", help: "Push × (1 − probability): how hard the update pushes the " +
+      "token's logit. A token that is certain already is hardly moved, so this shows where an " +
+      "answer is learnt from.",
+    value: (facts) => facts.push * (1 - facts.probability * facts.ratio), full: largest,
     labels: ["discouraged", "encouraged"],
   },
   probability: {
@@ -24,7 +36,7 @@ const COLOURS = {
   ratio: {
     title: "Ratio", help: "exp(log-prob at the token's own update − log-prob when sampled): what " +
       "the earlier mini-batches of the step changed. 1 in the first. Full colour at the clip.",
-    value: (facts) => facts.logRatio, full: (values, clip) => Math.log(1 + clip[1]) || 0.2,
+    value: (facts) => facts.logRatio, full: (values, clip) => Math.log(1 + clip[1]),
     labels: ["less likely now", "more likely now"],
   },
   clipped: {
@@ -170,7 +182,7 @@ function colourTokens(root, name, clip) {
     }
     values.push(strongest);
   }
-  const full = colour.full(values.filter(isFinite), clip);
+  const full = colour.full(values.filter(isFinite), clip) || 1;
   elements.forEach((element, i) => {
     const strength = Math.min(1, Math.abs(values[i]) / full) || 0;
     const sign = strength < 0.02 ? "" : values[i] > 0 ? " above" : " below";
@@ -192,7 +204,7 @@ function drawLegend(root, name, { full, known }) {
   const [above, below] = ["--above", "--below"].map((side) => `rgb(var(${side}) / var(--strength))`);
   scale.style.background = colour.oneSided ? `linear-gradient(90deg, transparent, ${above})` :
     `linear-gradient(90deg, ${below}, transparent, ${above})`;
-  const unit = { push: ` (±${brief(full)})`, entropy: "", ratio: "" }[name] ?? "";
+  const unit = name === "push" || name === "logit" ? ` (±${brief(full)})` : "";
   root.append(low, scale, name === "entropy" ? `${brief(full)} ${high}` : high + unit);
 }
 

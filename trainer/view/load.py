@@ -74,7 +74,7 @@ class Source:
 
 
 class Grader:
-    """Both verifiers' verdicts. Each (answer, problem) is judged once, however often it is asked."""
+    """Both verifiers' verdicts. Each answer to a problem is judged once, however often asked."""
 
     def __init__(self):
         self.known = {}
