@@ -185,10 +185,12 @@ def test_a_run_keeps_rollouts_with_the_numbers_of_every_token(whole_run, recipe)
             assert lengths == {len(answer["response_ids"])}
         if name.startswith("step"):
             assert {answer["minibatch"] for answer in answers} >= {0}
-            assert all(answer[c] is not None for answer in answers for c in TOKEN_COLUMNS)
+            known = set(TOKEN_COLUMNS) - ({"gap"} if recipe == "liteppo" else set())
+            assert all(answer[c] is not None for answer in answers for c in known)
             first = [answer for answer in answers if answer["minibatch"] == 0]
             assert all(abs(answer["log_ratio"]).max() < 1e-3 for answer in first)  # no update yet
-            assert all(abs(answer["gap"]).max() < 1e-3 for answer in answers)
+            compared = [answer["gap"] for answer in answers if answer["gap"] is not None]
+            assert compared and all(abs(gap).max() < 1e-3 for gap in compared)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -108,8 +108,10 @@ def test_token_values_find_their_way_back_from_shuffled_micro_batches():
         np.testing.assert_array_equal(values["logps"], batch.old_logps_M[rows])
         np.testing.assert_array_equal(values["entropy"], batch.entropy_M[rows])
         np.testing.assert_array_equal(values["weights"], batch.weights_M[rows])
-        trained = batch.old_logps_M if batch is not c else batch.raw_logps_M
-        np.testing.assert_array_equal(values["gap"], (trained - batch.engine_logps_M)[rows])
+        assert ("gap" in values) == (batch is c)  # raw log-probs compare with raw ones alone
+    np.testing.assert_array_equal(found[0, 1]["gap"], -c.engine_logps_M)
+    found = rollouts.token_values(CONFIG, groups, [0, 2], [[a], [b]])
+    np.testing.assert_array_equal(found[2, 0]["gap"], (b.old_logps_M - b.engine_logps_M)[:4])
 
 
 def test_clipped_tokens_are_those_that_the_loss_gives_no_gradient():

@@ -16,7 +16,8 @@ Columns of numbers per token hold half-precision floats (three digits), in nats:
                 in the first; the optimizer step that follows the token's own pass is not in it
     clipped     +1 where the clip took the gradient of a token to be encouraged, -1 of one to be
                 discouraged (the dual clip included), else 0
-    gap         the trainer's log-prob minus the engine's, both of the same distribution
+    gap         the trainer's log-prob minus the engine's, both of the same distribution; missing
+                where the engine reports raw log-probs and the recipe computes none to compare
     weights     of the token in the loss of its mini-batch (float32), importance weight included
 
 Answers to held-out problems have one such column, `logps`, and there it is the engine's.
@@ -122,14 +123,16 @@ def token_values(
     Only kept tokens leave the device, those of a micro-batch in one copy.
     """
     places = {id(groups[p][g]): (p, g) for p in kept for g in range(len(groups[p]))}
+    raw = any(micro.raw_logps_M is not None for micro in chain(*minibatches))
     values = {}
-    for number, micro in enumerate(minibatches):
-        for micro_batch in micro:
-            values |= _micro_values(config, micro_batch, places, number)
+    for number, minibatch in enumerate(minibatches):
+        for micro in minibatch:
+            for place, columns in _micro_values(config, micro, places, raw).items():
+                values[place] = columns | {"minibatch": number}
     return values
 
 
-def _micro_values(config, micro: MicroBatch, places: dict, number: int) -> dict:
+def _micro_values(config, micro: MicroBatch, places: dict, raw: bool) -> dict:
     lengths = [len(rollout.response_ids) for rollout in micro.rollouts]
     kept = [row for row, rollout in enumerate(micro.rollouts) if id(rollout) in places]
     if not kept:
@@ -137,20 +140,22 @@ def _micro_values(config, micro: MicroBatch, places: dict, number: int) -> dict:
     starts = np.cumsum([0, *lengths])
     tokens = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in kept])
     tokens = torch.from_numpy(tokens).to(micro.weights_M.device)
-    columns = {name: value_M[tokens] for name, value_M in _columns(config, micro).items()}
+    columns = {name: value_M[tokens] for name, value_M in _columns(config, micro, raw).items()}
     table = torch.stack([column.float() for column in columns.values()]).cpu().numpy()
     ends = np.cumsum([lengths[row] for row in kept])[:-1]
     pieces = np.split(table, ends, axis=1)
     return {
         places[id(micro.rollouts[row])]: dict(zip(columns, piece, strict=True))
-        | {"minibatch": number}
         for row, piece in zip(kept, pieces, strict=True)
     }
 
 
 @torch.no_grad()
-def _columns(config, micro: MicroBatch) -> dict[str, torch.Tensor]:
-    """The columns that the module's docstring explains, each [M]."""
+def _columns(config, micro: MicroBatch, raw: bool) -> dict[str, torch.Tensor]:
+    """The columns that the module's docstring explains, each [M].
+
+    raw: the engine's log-probs are raw ones, so the gap is known only where the trainer's are too.
+    """
     new_logps_M, old_logps_M, advantages_M = (
         micro.new_logps_M,
         micro.old_logps_M,
@@ -163,13 +168,16 @@ def _columns(config, micro: MicroBatch) -> dict[str, torch.Tensor]:
     clipped_M = clip["clip_fraction_high"] - clip["clip_fraction_low"]
     if cap := getattr(config, "dual_clip", None):
         clipped_M -= ((advantages_M < 0) & (log_ratio_M.exp() > cap)).float()
-    trainer_logps_M = old_logps_M if micro.raw_logps_M is None else micro.raw_logps_M
+    trainer_logps_M = micro.raw_logps_M if raw else old_logps_M
+    gap = {}
+    if trainer_logps_M is not None:
+        gap["gap"] = trainer_logps_M - micro.engine_logps_M
     return {
+        **gap,
         "logps": old_logps_M,
         "entropy": micro.entropy_M,
         "log_ratio": log_ratio_M,
         "clipped": clipped_M,
-        "gap": trainer_logps_M - micro.engine_logps_M,
         "weights": micro.weights_M * micro.importance_M(config.tis_cap),
     }
 

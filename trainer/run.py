@@ -82,10 +82,11 @@ class Run:
         folder = checkpoint.latest_checkpoint(self.out)
         if folder is not None:
             state = checkpoint.load_checkpoint(folder, state, policy, optimizer)
-            self.say(f"Continuing {self.out} after step {state['step']}.")
         checkpoint.forget_after(self.out / "metrics.jsonl", state["step"])
         if self.first:
             rollouts.forget_after(self.out / "rollouts", state["step"])
+        if folder is not None:
+            self.say(f"Continuing {self.out} after step {state['step']}.")
         return state
 
     # --- steps, and the end of them ---
