@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,8 +22,11 @@ from viewer import (
     make_run,
 )
 
+from justrl import Config
 from trainer import rollouts
+from trainer.config import first_fault
 from trainer.data import Problem, Rollout
+from trainer.policy import micro_batches, response_mask
 from trainer.view.__main__ import main
 from trainer.view.load import Grader, Group, load
 from trainer.view.page import pack, render
@@ -64,6 +69,13 @@ def test_held_out_problems_are_kept_evenly_spread():
     assert rollouts.choose_held_out(3, "4") == [0, 1, 2]
     assert rollouts.choose_held_out(3, "all") == [0, 1, 2]
     assert rollouts.choose_held_out(5, "0") == rollouts.choose_held_out(0, "4") == []
+
+
+@pytest.mark.parametrize("keep", ["some", "-1", "1.5", ""])
+def test_a_wrong_number_of_groups_is_refused(keep):
+    config = Config(tiny=True, model="tiny:aligned", keep_rollouts=keep)
+    assert "--keep_rollouts must be" in first_fault(config)
+    assert first_fault(replace(config, keep_rollouts="all")) is None
 
 
 # --- what is kept of a token ---
@@ -112,6 +124,28 @@ def test_token_values_find_their_way_back_from_shuffled_micro_batches():
     np.testing.assert_array_equal(found[0, 1]["gap"], -c.engine_logps_M)
     found = rollouts.token_values(CONFIG, groups, [0, 2], [[a], [b]])
     np.testing.assert_array_equal(found[2, 0]["gap"], (b.old_logps_M - b.engine_logps_M)[:4])
+
+
+def test_token_values_find_their_way_back_from_the_trainers_micro_batches():
+    """Each token's columns hold a number of its own: its id, which no other token has."""
+    rng, count = np.random.default_rng(0), iter(range(10**6))
+    groups = [[blank(int(rng.integers(1, 30))) for _ in range(4)] for _ in range(6)]
+    for rollout in chain(*groups):
+        rollout.response_ids = np.array([next(count) for _ in rollout.response_ids], np.int32)
+    minibatches = []
+    for rows in (groups[:3], groups[3:]):
+        members = list(chain(*rows))
+        weights_B_R = response_mask(members).float()
+        ones_B, cpu = torch.ones(len(members)), torch.device("cpu")
+        minibatches.append(micro_batches(members, ones_B, weights_B_R, budget=64, device=cpu))
+    for batch in chain(*minibatches):
+        ids_M = batch.ids_B_T[batch.mask_B_T].float()
+        batch.keep(torch.zeros_like(ids_M), ids_M)
+    found = rollouts.token_values(CONFIG, groups, [1, 4], minibatches)
+    assert set(found) == {(p, g) for p in (1, 4) for g in range(4)}
+    for (p, g), values in found.items():
+        np.testing.assert_array_equal(values["entropy"], groups[p][g].response_ids)
+        assert values["minibatch"] == (p == 4)
 
 
 def test_clipped_tokens_are_those_that_the_loss_gives_no_gradient():

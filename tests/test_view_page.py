@@ -7,6 +7,7 @@ import shutil
 import pytest
 from viewer import HOSTILE, make_evaluation, make_hostile_run, make_run, write_step
 
+from trainer.checkpoint import write_atomically
 from trainer.policy import load_tokenizer
 from trainer.view.load import Grader, load
 from trainer.view.page import render
@@ -283,7 +284,7 @@ def test_an_evaluation_shows_pass_at_k_and_the_verifiers_disagreements(visit, pa
     assert "2 of 4 right, 1 to the letter" in page.text_content(".where")
     assert "@1 0.5  @2 0.833  @4 1" in page.text_content(".where")
     assert page.locator(".answer.disputed .tokens").all_text_contents() == ["\\boxed{7.0}"]
-    assert texts(page, ".panel h2 > span") == ["pass@k, aime", "pass@k, amc"]
+    assert texts(page, ".panel h2 > span") == ["pass@k on aime", "pass@k on amc"]
     page.keyboard.press("ArrowRight")
     assert (step_of(page), page.text_content(".problem")) == ("amc", "amc 0?")
     page.click("#filters [data-name=disputed]")
@@ -344,13 +345,19 @@ def test_a_watched_page_loads_itself_again_and_keeps_the_choice(visit, tmp_path)
     (folder / "config.json").write_text(json.dumps(config))
     path = tmp_path / "view.html"
     path.write_text(render([load(folder, None, Grader())], watch=0.5), encoding="utf-8")
-    page = visit(path)
+    page, second = visit(path), visit(path)
     page.keyboard.press("5")
+    page.keyboard.press("ArrowLeft")
     write_step(folder, load_tokenizer(str(folder / "model")), 4)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "reward": 0.9, "entropy": 0.1}\n')
-    path.write_text(render([load(folder, None, Grader())]), encoding="utf-8")
-    playwright.expect(page.locator("#later")).to_be_enabled(timeout=15_000)  # there is a step 4 now
-    assert (step_of(page), page.input_value("#colour")) == ("step 3", "ratio")
+    assert page.is_visible("#live")
+    write_atomically(path, render([load(folder, None, Grader())]))
+    for opened in (page, second):
+        opened.wait_for_selector("body[data-ready=done]", timeout=15_000)
+    assert not page.is_visible("#live")
+    assert (step_of(page), page.input_value("#colour")) == ("step 2", "ratio")
+    page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     assert step_of(page) == "step 4"
+    assert step_of(second) == "step 4"  # it was at the newest step, and has followed

@@ -14,6 +14,7 @@ import shutil
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from trainer.checkpoint import write_atomically
@@ -44,7 +45,8 @@ def seconds(text: str) -> float:
 
 def write_page(args, grader: Grader) -> list[Source]:
     """Write the page. Returns what it shows."""
-    sources = [load(folder, args.steps, grader) for folder in args.folders]
+    share = 1 / len(args.folders)
+    sources = [load(folder, args.steps, grader, share) for folder in args.folders]
     running = any(not source.finished for source in sources)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.out, render(sources, args.watch if running else 0))
@@ -62,11 +64,12 @@ def watch(args, grader: Grader) -> None:
     """Write the page again whenever the runs have gone on, until they have ended."""
     pause, seen, sources = threading.Event(), None, []
     while seen is None or any(not source.finished for source in sources):
-        now = fingerprint(args.folders)
-        if now != seen:
-            sources, seen = write_page(args, grader), now
-            last = max((step for source in sources for step in source.steps), default=0)
-            print(f"{time.strftime('%H:%M:%S')} step {last}: {args.out}", flush=True)
+        with suppress(FileNotFoundError):  # a run that is resumed just now deletes its later steps
+            now = fingerprint(args.folders)
+            if now != seen:
+                sources, seen = write_page(args, grader), now
+                last = max((step for source in sources for step in source.steps), default=0)
+                print(f"{time.strftime('%H:%M:%S')} step {last}: {args.out}", flush=True)
         pause.wait(args.watch)
 
 

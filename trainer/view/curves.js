@@ -45,7 +45,7 @@ function drawCurves(root, go, mark) {
     ks.sort((a, b) => a - b);
     const rows = sources.map((s) => ks.map((k) => s.passAtK[name][k]?.[0] ?? null));
     const goTo = () => go(sources[0].labels.indexOf(name));
-    addPanel(root, { title: `pass@k, ${name}`, unit: "", xs: ks, rows, sources, go: goTo,
+    addPanel(root, { title: `pass@k on ${name}`, unit: "", xs: ks, rows, sources, go: goTo,
       mark: () => [], powers: true });
   }
   new ResizeObserver(() => arrangePanels(root)).observe(root);
@@ -56,7 +56,7 @@ function drawCurves(root, go, mark) {
 function arrangePanels(root) {
   const count = root.childElementCount, fit = Math.max(1, Math.floor(root.clientWidth / 190));
   const columns = Math.max(1, Math.ceil(count / Math.ceil(count / fit)));
-  root.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
+  root.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 28rem))`;
 }
 
 function addPanel(root, { title, unit, xs, rows, sources, log, go, mark, powers }) {
@@ -69,6 +69,7 @@ function addPanel(root, { title, unit, xs, rows, sources, log, go, mark, powers 
   const data = [xs, ...rows.map((row) => row.map((v) => (logarithmic && !(v > 0) ? null : v)))];
   const axis = { stroke: () => css("--muted"), font: "11px system-ui", ticks: { show: false },
     grid: { stroke: () => css("--line"), width: 1 }, gap: 3 };
+  const resting = () => (powers ? 0 : lastWith(data, xs, mark()[0]));
   const show = (i) => {
     const values = i == null ? [] : data.slice(1).map((row) => brief(row[i]));
     value.replaceChildren(...values.map((text, s) =>
@@ -91,14 +92,14 @@ function addPanel(root, { title, unit, xs, rows, sources, log, go, mark, powers 
     }))],
     hooks: {
       draw: [(u) => drawMarks(u, mark(), powers ? [] : sources.flatMap((source) => source.resets))],
-      setCursor: [(u) => show(u.cursor.idx ?? lastWith(data, xs, mark()[0]))],
+      setCursor: [(u) => show(u.cursor.idx ?? resting())],
     },
   }, data, panel);
   plot.over.addEventListener("click", () => {
     if (plot.cursor.idx != null) go(xs[plot.cursor.idx]);
   });
   plots.push(plot);
-  plot.rest = () => show(lastWith(data, xs, mark()[0]));
+  plot.rest = () => show(resting());
   new ResizeObserver(() => {
     plot.setSize({ width: Math.max(120, panel.clientWidth), height: 104 });
   }).observe(panel);

@@ -97,15 +97,17 @@ class Grader:
         return answer.text, group.gold, json.dumps(group.verify) if group.verify else ""
 
 
-def load(folder: Path, steps: range | None, grader: Grader) -> Source:
+def load(folder: Path, steps: range | None, grader: Grader, share: float = 1.0) -> Source:
     """A run's or an evaluation's folder. steps: of a run, the only ones to read.
+
+    share: of the page's room that it may fill.
 
     Raises ValueError, with what to do, when the folder holds neither.
     """
     if any(folder.glob("generations*.jsonl")):
-        return load_evaluation(folder, grader)
+        return load_evaluation(folder, grader, share)
     if (folder / "metrics.jsonl").is_file() or rollouts.files(folder / "rollouts"):
-        return load_run(folder, steps, grader)
+        return load_run(folder, steps, grader, share)
     what = "is no folder" if not folder.is_dir() else "holds no metrics.jsonl or generations.jsonl"
     raise ValueError(
         f"{folder} {what}: give the folder of a run (runs/NAME) or of an evaluation (evals/NAME)"
@@ -127,11 +129,11 @@ def read_lines(path: Path) -> list[dict]:
 
 # --- runs ---
 
-MAX_TOKENS = 600_000  # on a page: about 8 MB
+MAX_TOKENS = 600_000  # on a page: 6 MB
 SHOWN = ("recipe", "model", "data", "learning_rate", "prompts_per_step", "samples_per_prompt")
 
 
-def load_run(folder: Path, steps: range | None, grader: Grader) -> Source:
+def load_run(folder: Path, steps: range | None, grader: Grader, share: float) -> Source:
     """A run's curves, and its kept rollouts as far as they fit on a page."""
     config = read_json(folder / "config.json")
     metrics = {row["step"]: row for row in read_lines(folder / "metrics.jsonl")}
@@ -154,7 +156,7 @@ def load_run(folder: Path, steps: range | None, grader: Grader) -> Source:
     files = rollouts.files(folder / "rollouts")
     if steps is not None:
         files = {key: path for key, path in files.items() if key[1] in steps}
-    pieces, chosen = _pieces(folder, config), _fitting(files)
+    pieces, chosen = _pieces(folder, config), _fitting(files, MAX_TOKENS * share)
     for key in chosen:
         source.groups += _groups(key[0], rollouts.read(files[key]), pieces)
     if len(chosen) < len(files):
@@ -171,14 +173,14 @@ def _number(value) -> float | None:
     return value if good else None
 
 
-def _fitting(files: dict) -> list:
+def _fitting(files: dict, room: float) -> list:
     """The files to show, evenly spread over the run with both ends, so that they fit on a page."""
     keys = list(files)
     size = sum(path.stat().st_size for path in files.values())
-    if size < MAX_TOKENS * 5:  # a token takes more than 5 bytes of parquet: all of them fit
+    if size < room * 5:  # a token takes more than 5 bytes of parquet: all of them fit
         return keys
     tokens = sum(rollouts.count_tokens(path) for path in files.values())
-    wanted = max(2, len(keys) * MAX_TOKENS // max(1, tokens))
+    wanted = max(2, int(len(keys) * room / max(1, tokens)))
     if wanted >= len(keys):
         return keys
     return [keys[i * (len(keys) - 1) // (wanted - 1)] for i in range(wanted)]
@@ -239,7 +241,7 @@ def _answer(row: dict, pieces: Pieces | None) -> Answer:
 MAX_CHARACTERS = 12_000_000  # on a page: about 5 MB
 
 
-def load_evaluation(folder: Path, grader: Grader) -> Source:
+def load_evaluation(folder: Path, grader: Grader, share: float) -> Source:
     """Every answer of an evaluation, as far as they fit; the disputed ones come first."""
     result = read_json(folder / "eval.json")
     settings = result.get("settings") or read_json(folder / "settings.json")
@@ -264,7 +266,8 @@ def load_evaluation(folder: Path, grader: Grader) -> Source:
         groups=groups,
         labels=labels,
         pass_at_k={name: report["robust"] for name, report in result.get("benchmarks", {}).items()},
-        left_out=_shorten(groups),
+        left_out=_shorten(groups, MAX_CHARACTERS * share),
+        finished=bool(result),
     )
 
 
@@ -287,10 +290,10 @@ def _benchmark_group(number: int, record: dict) -> Group:
     )
 
 
-def _shorten(groups: list[Group]) -> str:
+def _shorten(groups: list[Group], room: float) -> str:
     """Drop answers so that the page stays small: from every problem alike, disputed ones last."""
     total = sum(len(group.answers) for group in groups)
-    room, kept, depth = MAX_CHARACTERS, [[] for _ in groups], 0
+    kept, depth = [[] for _ in groups], 0
     queues = [sorted(g.answers, key=lambda a: (a.strict == a.robust, a.sample)) for g in groups]
     while room > 0 and depth < max(map(len, queues), default=0):
         for queue, own in zip(queues, kept, strict=True):

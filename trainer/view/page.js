@@ -21,11 +21,13 @@ const FILTER_HELP = {
 const MOST_LISTED = 300; // groups in the list
 
 // All that is chosen. It stands in the address too, so that loading the page again changes nothing.
-// pin: the step of the other pane, where one was chosen by hand.
+// pin: the step of the other pane, where one was chosen by hand. newest: the newest step is shown,
+// so a page that is renewed goes on with its run.
 const chosen = { source: 0, kind: "", step: 0, place: 0, colour: "push", filters: [], query: "",
-  everywhere: false, compare: false, otherSource: null, otherKind: "", pin: null, theme: "" };
+  everywhere: false, newest: true, compare: false, otherSource: null, otherKind: "", pin: null, theme: "" };
 
 function remember() {
+  chosen.newest = chosen.step === keptSteps(source(), chosen.kind).at(-1);
   history.replaceState(null, "", "#" + encodeURIComponent(JSON.stringify(chosen)));
 }
 
@@ -34,6 +36,7 @@ function recall() {
     Object.assign(chosen, JSON.parse(decodeURIComponent(location.hash.slice(1))));
   } catch { /* no hash, or not one of ours */ }
   if (!(chosen.source in DATA.sources)) chosen.source = 0;
+  if (chosen.newest) chosen.step = keptSteps(source(), chosen.kind || "train").at(-1) ?? 0;
 }
 
 // --- what is chosen ---
@@ -107,6 +110,7 @@ function drawTitle() {
   const about = DATA.sources.map((one) =>
     [...Object.entries(one.about).map(([name, value]) => `${name} ${value}`), one.leftOut]
       .filter(Boolean).join(" · "));
+  byId("live").hidden = !DATA.watch;
   byId("about").textContent = visible([...new Set(about)].join("   |   "));
 }
 
@@ -132,6 +136,7 @@ function drawToolbar() {
   byId("later").disabled = !steps.length || chosen.step >= steps.at(-1);
   byId("compare").setAttribute("aria-pressed", chosen.compare);
   byId("colour").value = chosen.colour;
+  byId("colour").parentElement.hidden = chosen.kind === "benchmark"; // only texts are known there
 }
 
 // Held-out problems by evaluations: the share that was solved. A click shows the answers.
@@ -296,7 +301,7 @@ function passRates(group) {
 
 function recolour() {
   const colours = colourTokens(byId("panes"), chosen.colour, source().clip);
-  drawLegend(byId("legend"), chosen.colour, colours);
+  drawLegend(byId("legend"), chosen.kind === "benchmark" ? "none" : chosen.colour, colours);
 }
 
 // --- what the reader does ---
@@ -427,8 +432,6 @@ function watch() {
 
 async function start() {
   await unpack();
-  const first = keptSteps(DATA.sources[0], "train").at(-1);
-  chosen.step = first ?? 0;
   recall();
   drawTitle();
   settle();
@@ -441,11 +444,12 @@ async function start() {
   setTheme(chosen.theme);
   draw();
   if (DATA.watch) watch();
-  document.body.dataset.ready = "true";
+  document.body.dataset.ready = DATA.watch ? "live" : "done";
 }
 
 start().catch((error) => {
   byId("title").textContent = "This page could not be read";
+  byId("live").hidden = !DATA.watch;
   byId("about").textContent = `${error}. It needs a browser of 2023 or later.`;
   throw error;
 });
