@@ -140,6 +140,9 @@ def test_tokens_are_coloured_by_what_is_chosen(visit, pages):
     page.locator("body").press("6")
     assert page.input_value("#colour") == "clipped"
     assert (signs(0), signs(1)) == ("00+0", "00+0")
+    page.keyboard.press("ArrowDown")  # a group that nobody solved
+    page.keyboard.press("1")
+    assert signs(0) == signs(1) == "0000" and "no push" in page.text_content("#legend")
     page.locator("body").press("8")
     assert signs(0) == "0000"
     assert page.text_content("#legend") == ""

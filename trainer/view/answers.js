@@ -9,19 +9,21 @@ function twiceTheMedian(values) {
   return 2 * sizes[Math.floor(sizes.length / 2)];
 }
 
-// For each: what it is, its value of a token, which value gets full colour, names of both ends.
+// For each: what it is, its value of a token, which value gets full colour, the names of both ends,
+// and what it means if it is 0 everywhere.
 const COLOURS = {
   push: {
     title: "Push", help: "How hard the update pushes a token's log-prob: advantage × weight × " +
-      "ratio, 0 where clipped. Minus the derivative of the policy loss (a KL penalty is not in it).",
+      "ratio, 0 where clipped. Minus the derivative of the policy loss, without a KL penalty.",
     value: (facts) => facts.push, full: twiceTheMedian, labels: ["discouraged", "encouraged"],
+    flat: "no push: these answers teach nothing",
   },
   logit: {
-    title: "Push on the logit", help: "Push × (1 − probability): how hard the update pushes the " +
-      "token's logit. A token that is certain already is hardly moved, so this shows where an " +
-      "answer is learnt from.",
+    title: "Push on the logit", help: "Push × (1 − probability): how hard the update pushes " +
+      "the token's logit. A token that is certain already is hardly moved, so this shows where " +
+      "an answer is learnt from.",
     value: (facts) => facts.push * (1 - facts.probability * facts.ratio), full: largest,
-    labels: ["discouraged", "encouraged"],
+    labels: ["discouraged", "encouraged"], flat: "no push: these answers teach nothing",
   },
   probability: {
     title: "Improbable", help: "How unlikely the token was when it was sampled: 1 − probability.",
@@ -34,19 +36,20 @@ const COLOURS = {
     labels: ["0", "nats"],
   },
   ratio: {
-    title: "Ratio", help: "exp(log-prob at the token's own update − log-prob when sampled): what " +
-      "the earlier mini-batches of the step changed. 1 in the first. Full colour at the clip.",
+    title: "Ratio", help: "exp(log-prob at the token's own update − log-prob when sampled): " +
+      "what the earlier mini-batches of the step changed. 1 in the first. Full colour at the clip.",
     value: (facts) => facts.logRatio, full: (values, clip) => Math.log(1 + clip[1]),
-    labels: ["less likely now", "more likely now"],
+    labels: ["less likely now", "more likely now"], flat: "1 everywhere: no update came before",
   },
   clipped: {
     title: "Clipped", help: "Where the clip took the gradient away: of a token to be encouraged " +
       "(solid) or to be discouraged (dotted).",
     value: (facts) => facts.clipped, full: () => 1, labels: ["discouraging", "encouraging"],
+    flat: "nothing was clipped",
   },
   gap: {
-    title: "Log-prob gap", help: "The trainer's log-prob minus the engine's, in nats. Full colour " +
-      "at 0.2: healthy tokens stay pale.",
+    title: "Log-prob gap", help: "The trainer's log-prob minus the engine's, in nats. Full " +
+      "colour at 0.2: healthy tokens stay pale.",
     value: (facts) => facts.gap, full: () => 0.2, labels: ["−0.2 nats", "+0.2 nats"],
   },
   none: { title: "Nothing", help: "Plain text.", value: () => 0, full: () => 1, labels: ["", ""] },
@@ -64,7 +67,8 @@ function make(tag, classes = "", text = "") {
 }
 
 // Text with its invisible characters made visible: controls, and those that turn the direction.
-const INVISIBLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g;
+const INVISIBLE = new RegExp("[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u200b\\u200e" +
+  "\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ufeff]", "g");
 function visible(text) {
   return text.replace(INVISIBLE, (character) => {
     const code = character.charCodeAt(0);
@@ -89,7 +93,9 @@ function answerCard(answer, query) {
     part.title = "The mini-batch, and so the update of the step, that this answer took part in";
     facts.append(part);
   }
-  if (answer.advantage !== null) facts.append(fact("right-hand", "advantage", signed(answer.advantage)));
+  if (answer.advantage !== null) {
+    facts.append(fact("right-hand", "advantage", signed(answer.advantage)));
+  }
   head.append(verdicts, facts);
   card.append(head, body);
   fill(body, answer, query, 1);
@@ -105,8 +111,9 @@ function fact(classes, name, value) {
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 
 function verdict(name, right) {
-  const mark = make("span", `verdict ${right ? "right" : "wrong"}`, `${right ? "✓" : "✗"} ${name}`);
-  mark.title = `the ${name} verifier says ${right ? "right" : "wrong"}`;
+  const word = right ? "right" : "wrong";
+  const mark = make("span", `verdict ${word}`, `${right ? "✓" : "✗"} ${name}`);
+  mark.title = `the ${name} verifier says ${word}`;
   return mark;
 }
 
@@ -151,12 +158,13 @@ function fill(body, answer, query, portions) {
 
 // Mark what was searched for. Where it is spread over tokens, those tokens are marked whole.
 function highlight(body, query) {
-  const wanted = query.toLowerCase(), nodes = [], parts = [];
+  const wanted = query.toLowerCase(), nodes = [];
+  let whole = "";
   for (const element of body.querySelectorAll(".t")) {
-    nodes.push([parts.length ? nodes.at(-1)[0] + nodes.at(-1)[1] : 0, element.textContent.length, element]);
-    parts.push(element.textContent);
+    const text = element.textContent.toLowerCase();
+    nodes.push([whole.length, text.length, element]);
+    whole += text;
   }
-  const whole = parts.join("").toLowerCase();
   for (let at = whole.indexOf(wanted); at >= 0; at = whole.indexOf(wanted, at + 1)) {
     for (const [start, length, element] of nodes) {
       if (start < at + wanted.length && start + length > at) {
@@ -190,18 +198,20 @@ function colourTokens(root, name, clip) {
     element.className = `t${sign}${sign && mark}${element.kind}`;
     element.style.setProperty("--a", strength.toFixed(2));
   });
-  return { full, known: values.some(isFinite) };
+  return { full, known: values.some(isFinite), flat: !values.some(Boolean) };
 }
 
 // What the colours mean: a scale with its two ends.
-function drawLegend(root, name, { full, known }) {
+function drawLegend(root, name, { full, known, flat }) {
   const colour = COLOURS[name], [low, high] = colour.labels;
   root.replaceChildren();
   root.title = colour.help;
   if (name === "none") return;
   if (!known) return root.append("not known of these answers");
+  if (flat && colour.flat) return root.append(colour.flat);
   const scale = make("span", "scale");
-  const [above, below] = ["--above", "--below"].map((side) => `rgb(var(${side}) / var(--strength))`);
+  const shade = (side) => `rgb(var(${side}) / var(--strength))`;
+  const above = shade("--above"), below = shade("--below");
   scale.style.background = colour.oneSided ? `linear-gradient(90deg, transparent, ${above})` :
     `linear-gradient(90deg, ${below}, transparent, ${above})`;
   const unit = name === "push" || name === "logit" ? ` (±${brief(full)})` : "";

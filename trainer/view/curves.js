@@ -83,7 +83,8 @@ function addPanel(root, { title, unit, xs, rows, sources, log, go, mark, powers 
     scales: { x: { time: false, ...(powers ? { distr: 3, log: 2 } : {}) },
       y: logarithmic ? { distr: 3 } : { range: (u, low, high) => padded(low, high) } },
     axes: [{ ...axis, size: 20, space: 45 },
-      { ...axis, size: 44, ...(logarithmic ? { grid: { show: false } } : {}), space: 26, values: (u, ticks) => ticks.map((t) => (t === null ? "" : brief(t))) }],
+      { ...axis, size: 44, space: 26, ...(logarithmic ? { grid: { show: false } } : {}),
+        values: (u, ticks) => ticks.map((tick) => (tick === null ? "" : brief(tick))) }],
     series: [{}, ...rows.map((row, i) => ({
       stroke: () => css(i && sources.length > 1 ? "--second" : "--accent"), width: 1.6,
       dash: i ? [5, 3] : undefined, spanGaps: true,
@@ -135,7 +136,9 @@ function drawMarks(u, steps, resets) {
   ctx.save();
   ctx.lineWidth = 1.25 * pixel;
   for (const step of resets) line(step, css("--muted"), [2 * pixel, 3 * pixel]);
-  steps.forEach((step, i) => line(step, css(i ? "--second" : "--ink"), i ? [5 * pixel, 3 * pixel] : []));
+  steps.forEach((step, i) => {
+    line(step, css(i ? "--second" : "--ink"), i ? [5 * pixel, 3 * pixel] : []);
+  });
   ctx.restore();
 }
 

@@ -24,7 +24,8 @@ const MOST_LISTED = 300; // groups in the list
 // pin: the step of the other pane, where one was chosen by hand. newest: the newest step is shown,
 // so a page that is renewed goes on with its run.
 const chosen = { source: 0, kind: "", step: 0, place: 0, colour: "push", filters: [], query: "",
-  everywhere: false, newest: true, compare: false, otherSource: null, otherKind: "", pin: null, theme: "" };
+  everywhere: false, newest: true, compare: false, otherSource: null, otherKind: "", pin: null,
+  theme: "" };
 
 function remember() {
   chosen.newest = chosen.step === keptSteps(source(), chosen.kind).at(-1);
@@ -181,7 +182,8 @@ function drawList() {
   const groups = listed(chosen.everywhere);
   const found = byId("found");
   found.replaceChildren();
-  const where = chosen.everywhere ? "in all steps" : source().kind === "run" ? "at this step" : "here";
+  const here = source().kind === "run" ? "at this step" : "here";
+  const where = chosen.everywhere ? "in all steps" : here;
   found.append(`${groups.length.toLocaleString("en")} groups ${where} `);
   const all = narrowed || chosen.everywhere ? listed(true) : [];
   if (chosen.everywhere || all.length > groups.length) {
@@ -194,7 +196,7 @@ function drawList() {
   }
   const list = byId("groups"), top = list.scrollTop;
   list.replaceChildren(...groups.slice(0, MOST_LISTED).map(listItem));
-  if (groups.length > MOST_LISTED) list.append(make("li", "nothing", "… search to narrow the list"));
+  if (groups.length > MOST_LISTED) list.append(make("li", "nothing", "… search to find more"));
   list.scrollTop = top;
   list.querySelector('[aria-current="true"]')?.scrollIntoView({ block: "nearest" });
 }
@@ -210,7 +212,9 @@ function listItem(group) {
   const cut = group.answers.filter((answer) => answer.truncated).length;
   facts.append(shown, make("span", "", kindOf(group)));
   if (cut) facts.append(make("span", "", `${cut} truncated`));
-  if (chosen.everywhere && group.source.kind === "run") facts.append(make("span", "", `step ${group.step}`));
+  if (chosen.everywhere && group.source.kind === "run") {
+    facts.append(make("span", "", `step ${group.step}`));
+  }
   button.append(text, facts);
   button.addEventListener("click", () => choose({ step: group.step, place: group.place }));
   item.append(button);
@@ -221,8 +225,8 @@ function drawPanes() {
   const panes = byId("panes"), group = current();
   panes.classList.toggle("two", chosen.compare);
   if (!group) {
-    const text = "No rollouts to show. A run keeps a few groups a step unless it was started with " +
-      "--keep_rollouts 0; they appear after its first step.";
+    const text = "No rollouts to show. A run keeps a few groups a step unless it was started " +
+      "with --keep_rollouts 0; they appear after its first step.";
     panes.replaceChildren(make("p", "nothing", text));
     return;
   }
@@ -230,8 +234,8 @@ function drawPanes() {
   if (chosen.compare) {
     const second = other(group);
     panes.append(second ? pane(second, true, elsewhere(group)) :
-      make("p", "nothing", "This problem was kept nowhere else. The held-out problems are kept at " +
-        "every evaluation."));
+      make("p", "nothing", "This problem was kept nowhere else. The held-out problems are kept " +
+        "at every evaluation."));
   }
   recolour();
 }
@@ -239,7 +243,6 @@ function drawPanes() {
 // One group: where it stands, the problem, the gold, the answers. choices: for the second pane.
 function pane(group, second, choices = []) {
   const root = make("article", "pane"), where = make("div", "where");
-  const isRun = group.source.kind === "run";
   const name = make("span", group.source.number ? "run b" : "run", visible(group.source.name));
   if (DATA.sources.length > 1) where.append(name);
   if (second) {
@@ -257,7 +260,7 @@ function pane(group, second, choices = []) {
     });
     where.append(select);
   } else {
-    where.append(make("span", "", isRun ? `step ${group.step}` : group.source.labels[group.step]));
+    where.append(make("span", "", stepName(group)));
     where.append(make("span", "", `problem ${group.place} of ${placeOf(group)}`));
   }
   where.append(make("span", "badge", kindOf(group)));
@@ -280,12 +283,14 @@ function pane(group, second, choices = []) {
   return root;
 }
 
+const stepName = ({ source, step }) =>
+  (source.kind === "run" ? `step ${step}` : source.labels[step]);
 const placeOf = (group) => (group.kind === "train" ? "the batch" : group.kind === "held_out" ?
   "the held-out set" : "the benchmark");
 
 function placeName(group) {
   const run = DATA.sources.length > 1 ? `${"AB"[group.source.number]}: ` : "";
-  const where = group.source.kind === "run" ? `step ${group.step}` : group.source.labels[group.step];
+  const where = stepName(group);
   return `${run}${where}, ${KINDS[group.kind].toLowerCase()}, ${Math.round(100 * group.solved)} %`;
 }
 
@@ -307,7 +312,8 @@ function recolour() {
 // --- what the reader does ---
 
 function choose(changes) {
-  if ("source" in changes && changes.source !== chosen.source) chosen.otherSource = chosen.pin = null;
+  const moved = "source" in changes && changes.source !== chosen.source;
+  if (moved) chosen.otherSource = chosen.pin = null;
   Object.assign(chosen, changes);
   draw();
 }
@@ -334,7 +340,7 @@ function setTheme(theme) {
   chosen.theme = theme;
   const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   document.documentElement.dataset.theme = dark ? "dark" : "light";
-  byId("theme").textContent = { "": "Theme: system", light: "Theme: light", dark: "Theme: dark" }[theme];
+  byId("theme").textContent = `Theme: ${theme || "system"}`;
   redrawCurves();
   remember();
 }
