@@ -64,10 +64,12 @@ from trainer.policy import (
     load_policy,
     load_reference,
     load_tokenizer,
+    make_optimizer,
     micro_batches,
     my_share,
     on_device,
     optimizer_step,
+    reduced_once,
     response_mask,
     set_learning_rate,
     start_ranks,
@@ -154,7 +156,8 @@ def mixed_groups(
     """
     everything, kept, rounds, size = [], [], 0, run.config.prompts_per_step
     while len(kept) < size and rounds < run.config.max_rounds:
-        wanted = math.ceil((size - len(kept)) / state["keep_rate"])
+        # A tenth more than expected: another round costs the time of its longest response.
+        wanted = math.ceil(1.1 * (size - len(kept)) / state["keep_rate"])
         start, count = state["position"], min(wanted, 2 * size)
         asked = [problems[i] for i in order[start : start + count]]
         fresh = sample(asked, first=len(everything))
@@ -190,7 +193,7 @@ def hard_reset(step: int, metrics: dict, state: dict, policy, optimizer, config:
     scheduled = config.reset_every > 0 and step % config.reset_every == 0
     if not scheduled and not 0 < config.reset_patience <= state["stalled"]:
         return {}
-    state["reference"].load_full_state(dict(policy.full_state()))
+    state["reference"].copy_from(policy)
     if config.reset_optimizer:
         optimizer.state.clear()
     state |= {"best": -1.0 if accuracy is None else accuracy, "stalled": 0}
@@ -235,8 +238,10 @@ def main(config: Config) -> None:
         memory=config.engine_memory,
         raw_logps=raw_logps,
     )
-    policy = load_policy(model_dir, device, compute_dtype(device), config.gradient_checkpointing)
-    optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=config.weight_decay)
+    policy = load_policy(
+        model_dir, device, compute_dtype(device), config.gradient_checkpointing, config.offload
+    )
+    optimizer = make_optimizer(policy, config.weight_decay)
 
     # (3) What a checkpoint keeps beside these two: the KL penalty's reference, a frozen copy.
     state = {"position": 0, "keep_rate": 1.0, "best": -1.0, "stalled": 0}
@@ -305,7 +310,7 @@ def main(config: Config) -> None:
         set_learning_rate(optimizer, config.learning_rate, step, config.warmup_steps)
         grad_norms = []
         for minibatch in minibatches:
-            for micro in minibatch:
+            for micro in reduced_once(policy, minibatch):
                 logps_M, entropy_M = policy(micro, config.temperature)
                 micro.keep(logps_M, entropy_M)
 

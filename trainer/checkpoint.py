@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from trainer.config import FREE
-from trainer.policy import Policy, copy_full, full, load_model
+from trainer.policy import Policy, copy_full, full, load_model, mean_over_ranks
 
 
 def claim(out: Path, config: dict) -> None:
@@ -65,8 +65,18 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def latest_checkpoint(out: Path) -> Path | None:
-    """The newest whole checkpoint of a run folder, or None."""
-    return max((out / "checkpoints").glob("step_??????"), default=None)
+    """The newest whole checkpoint of a run folder, or None: rank 0's, who writes them.
+
+    Raises ValueError on every rank if one of them does not see it.
+    """
+    found = [max((out / "checkpoints").glob("step_??????"), default=None)]
+    dist.broadcast_object_list(found, src=0, device=torch.device("cpu"))
+    blind = [float(found[0] is not None and not (found[0] / "state.json").exists())]
+    if mean_over_ranks(blind)[0]:
+        raise ValueError(
+            f"not every rank sees {found[0]}: --out must name a folder that all machines share"
+        )
+    return found[0]
 
 
 def save_checkpoint(
@@ -87,32 +97,36 @@ def save_checkpoint(
     Every rank calls this. Raises OSError (disk full, say) after removing what it had written;
     earlier checkpoints stay as they are.
     """
-    weights = dict(_on_rank_0(policy.full_state()))
-    moments = dict(_on_rank_0(_optimizer_tensors(policy, optimizer)))
-    policies = {
-        name: {key: tensor.clone() for key, tensor in _on_rank_0(value.full_state())}
-        for name, value in state.items()
-        if isinstance(value, Policy)
-    }
+    first = dist.get_rank() == 0
+    target = out / "checkpoints" / f"step_{state['step']:06d}"
+    aside = target.with_suffix(".tmp")
+    policies = {name: value for name, value in state.items() if isinstance(value, Policy)}
     plain = {name: value for name, value in state.items() if name not in policies}
-    if dist.get_rank() == 0:
-        target = out / "checkpoints" / f"step_{state['step']:06d}"
-        aside = target.with_suffix(".tmp")
-        try:
+    files = {"optimizer": _optimizer_tensors(policy, optimizer)}
+    files |= {name: _untied(value.full_state()) for name, value in policies.items()}
+    try:
+        # One file's tensors at a time, and on rank 0 alone, so that the host needs no more memory.
+        weights = dict(_on_rank_0(policy.full_state()))
+        if first:
             shutil.rmtree(aside, ignore_errors=True)
             policy.model.save_pretrained(aside, state_dict=weights)
             tokenizer.save_pretrained(aside)
-            save_file(moments, aside / "optimizer.safetensors")
-            for name, model in policies.items():
-                save_file(model, aside / f"{name}.safetensors")
+        del weights
+        for name, tensors in files.items():
+            whole = dict(_on_rank_0(tensors))
+            if first:
+                save_file(whole, aside / f"{name}.safetensors")
+            del whole
+        if first:
             (aside / "state.json").write_text(json.dumps(plain, indent=1) + "\n")
             shutil.rmtree(target, ignore_errors=True)
             aside.rename(target)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise OSError(
-                f"cannot save {target}: {error}; make room, the same command continues the run"
-            ) from error
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise OSError(
+            f"cannot save {target}: {error}; make room, the same command continues the run"
+        ) from error
+    if first:
         for old in sorted((out / "checkpoints").glob("step_??????"))[:-keep]:
             shutil.rmtree(old)
         for torn in (out / "checkpoints").glob("step_*.tmp"):  # left by a kill during a save
@@ -140,15 +154,22 @@ def load_checkpoint(
             f"{folder} was saved while training on other problems: continue with the same data, or "
             f"give another --out"
         )
-    # Through transformers, because save_pretrained may write other names than the model's own.
-    policy.load_full_state(load_model(str(folder), torch.float32).state_dict())
-    moments = load_file(folder / "optimizer.safetensors")
-    for name, parameter in policy.named_parameters():
-        if f"{name}.step" in moments:
-            entry = {"step": moments[f"{name}.step"]}
+    # Through transformers, because save_pretrained may write other names than the model's own. Rank
+    # 0 reads, and gives the others their share of one tensor after the other.
+    first = dist.get_rank() == 0
+    policy.load_full_state(load_model(str(folder), torch.float32).state_dict() if first else None)
+    with safe_open(folder / "optimizer.safetensors", "pt") as moments:
+        names = set(moments.keys())
+        for name, parameter in policy.named_parameters():
+            if f"{name}.step" not in names:
+                continue
+            entry = {"step": moments.get_tensor(f"{name}.step")}
             for moment in ("exp_avg", "exp_avg_sq"):
                 entry[moment] = torch.zeros_like(parameter)
-                copy_full(entry[moment], moments[f"{name}.{moment}"])
+                whole = moments.get_tensor(f"{name}.{moment}") if first else None
+                copy_full(entry[moment], whole)
+            if optimizer.param_groups[0]["fused"]:  # its kernel reads the count on the device
+                entry["step"] = entry["step"].to(parameter.device)
             optimizer.state[parameter] = entry
     for name, value in policies.items():
         value.load_full_state(load_file(folder / f"{name}.safetensors"))
@@ -161,6 +182,12 @@ def _on_rank_0(named_tensors):
         whole = full(tensor).detach()
         if dist.get_rank() == 0:
             yield name, whole.cpu().contiguous()
+
+
+def _untied(named_tensors):
+    """Each tensor with memory of its own: safetensors refuses two names of one."""
+    for name, tensor in named_tensors:
+        yield name, tensor.clone()
 
 
 def _optimizer_tensors(policy, optimizer):

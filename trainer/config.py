@@ -34,6 +34,7 @@ class Flags:
     tis_cap: float = 0.0  # cap of the importance weight against engine mismatch; 0: off (papers)
     tokens_per_micro_batch: int = 32768  # padded tokens in memory at once; no effect on the result
     gradient_checkpointing: bool = True  # recompute activations instead of keeping them
+    offload: bool = False  # keep master weights and optimizer state in host memory: slower, fits
     save_every: int = 50  # steps between checkpoints; 0: only at the end
     keep_checkpoints: int = 2  # older ones are deleted
     keep_rollouts: str = "4"  # groups a step to read later (trainer/view), or "all"
@@ -46,6 +47,7 @@ FREE = {
     "engine_memory",
     "tokens_per_micro_batch",
     "gradient_checkpointing",
+    "offload",
     "save_every",
     "keep_checkpoints",
     "keep_rollouts",

@@ -14,21 +14,34 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from losses import token_logps, truncated_importance
 from trainer.data import Rollout
 
-# The cost of one more micro-batch, in padded tokens: split only if that saves more padding.
-CUT_COST = 256
+# The cost of one more micro-batch, in padded tokens: split only if that saves more padding. It is a
+# little Python on a CPU. On a GPU every kernel is launched again, and with several ranks every
+# weight is gathered again.
+CUT_COST = {"cpu": 256, "one GPU": 1024, "GPUs": 2048}
+
+# The ranks' gradients are added up once an update instead of once a micro-batch if what that takes,
+# 4 bytes a parameter on every rank, is at most this share of a GPU.
+REDUCE_ONCE = 0.1
 
 
 # --- ranks ---
@@ -60,21 +73,78 @@ def start_ranks(one_thread: bool = False) -> torch.device:
 
 
 def my_share(items: list) -> list:
-    """This rank's contiguous part of items. `gather` puts the parts together again.
+    """This rank's part of items, dealt round robin. `gather` puts the parts together again.
 
-    The parts differ by at most one item.
+    Neighbours are alike (the problems of one benchmark, say), so each rank gets some of every kind.
     """
-    rank, world = dist.get_rank(), dist.get_world_size()
-    return items[len(items) * rank // world : len(items) * (rank + 1) // world]
+    return items[dist.get_rank() :: dist.get_world_size()]
 
 
-def gather(items: list) -> list:
-    """The items of all ranks, in rank order, on every rank."""
+def gather(groups: list[list[Rollout]]) -> list[list[Rollout]]:
+    """The groups of all ranks, on every rank, in the order in which `my_share` dealt them.
+
+    A step may hold fifteen million tokens. They travel as a few flat arrays, and the rollouts that
+    come out are views of those.
+    """
     if dist.get_world_size() == 1:
-        return items
-    parts = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, items)
-    return [item for part in parts for item in part]
+        return groups
+    return [g for dealt in zip_longest(*_parts(groups)) for g in dealt if g is not None]
+
+
+def _parts(groups):
+    """The groups of each rank, one rank after the other."""
+    rollouts = list(chain(*groups))
+    texts = [np.frombuffer(r.text.encode("utf-8", "surrogatepass"), np.uint8) for r in rollouts]
+    rows = [
+        [len(r.prompt_ids), len(r.response_ids), len(text), r.truncated, r.right, r.reward]
+        for r, text in zip(rollouts, texts, strict=True)
+    ]
+    ids = [array for r in rollouts for array in (r.prompt_ids, r.response_ids)]
+    arrays = [
+        _from_all_ranks(np.array([len(group) for group in groups], np.int64)),
+        _from_all_ranks(np.array(rows, np.float64).ravel()),  # exact for every count here
+        _from_all_ranks(_joined(ids, np.int32)),
+        _from_all_ranks(_joined([r.logps for r in rollouts], np.float32)),
+        _from_all_ranks(_joined(texts, np.uint8)),
+    ]
+    for sizes, table, ids, logps, text in zip(*arrays, strict=True):
+        found = _rollouts(table.reshape(-1, 6).tolist(), ids, logps, text.tobytes())
+        yield [[next(found) for _ in range(size)] for size in sizes]
+
+
+def _rollouts(rows, ids, logps, text):
+    id_start = logp_start = text_start = 0
+    for prompt, response, characters, truncated, right, reward in rows:
+        id_middle = id_start + int(prompt)
+        id_end, logp_end = id_middle + int(response), logp_start + int(response)
+        text_end = text_start + int(characters)
+        yield Rollout(
+            prompt_ids=ids[id_start:id_middle],
+            response_ids=ids[id_middle:id_end],
+            logps=logps[logp_start:logp_end],
+            truncated=bool(truncated),
+            text=text[text_start:text_end].decode("utf-8", "surrogatepass"),
+            right=right,
+            reward=reward,
+        )
+        id_start, logp_start, text_start = id_end, logp_end, text_end
+
+
+def _joined(arrays, dtype):
+    return np.concatenate(arrays) if arrays else np.zeros(0, dtype)
+
+
+def _from_all_ranks(array: np.ndarray) -> list[np.ndarray]:
+    """The flat arrays of all ranks, which may differ in length, in rank order."""
+    own, world = torch.from_numpy(array), dist.get_world_size()
+    lengths = torch.zeros(world, dtype=torch.int64)
+    dist.all_gather_into_tensor(lengths, torch.tensor([len(own)]))
+    longest = int(lengths.max())
+    whole = torch.empty(world, longest, dtype=own.dtype)
+    if longest:
+        padded = torch.nn.functional.pad(own, (0, longest - len(own)))
+        dist.all_gather_into_tensor(whole.flatten(), padded)
+    return [row[:length].numpy() for row, length in zip(whole, lengths.tolist(), strict=True)]
 
 
 def mean_over_ranks(values: list[float]) -> list[float]:
@@ -118,15 +188,24 @@ class Policy(nn.Module):
         for name, tensor in self.model.state_dict().items():
             yield name, full(tensor)
 
-    def load_full_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Copy whole tensors in, by name. Raises ValueError when names are missing or too many."""
+    def load_full_state(self, state: dict[str, torch.Tensor] | None) -> None:
+        """Copy whole tensors in, by name. None on ranks above 0 of a sharded policy: take rank 0's.
+
+        Raises ValueError when names are missing or too many.
+        """
         own = self.model.state_dict()
-        if missing := sorted(own.keys() ^ state.keys()):
+        if state is not None and (missing := sorted(own.keys() ^ state.keys())):
             raise ValueError(
                 f"the weights do not fit the model: {missing[0]} is missing on one side"
             )
         for name, tensor in own.items():
-            copy_full(tensor, state[name])
+            copy_full(tensor, None if state is None else state[name])
+
+    def copy_from(self, other: "Policy") -> None:
+        """Take the weights of another policy of the same model, one tensor after the other."""
+        own = self.model.state_dict()
+        for name, whole in other.full_state():
+            copy_full(own[name], whole)
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
@@ -135,10 +214,14 @@ def full(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def copy_full(target: torch.Tensor, whole: torch.Tensor) -> None:
-    """Copy a whole tensor into one that FSDP may have sharded."""
+def copy_full(target: torch.Tensor, whole: torch.Tensor | None) -> None:
+    """Copy a whole tensor into one that FSDP may have sharded. Then rank 0's alone is looked at."""
     if isinstance(target, DTensor):
-        whole = distribute_tensor(whole.to(target.device), target.device_mesh, target.placements)
+        mesh = target.device_mesh
+        if whole is None:
+            whole = torch.empty(target.shape, dtype=target.dtype, device=mesh.device_type)
+        whole = whole.to(mesh.device_type, target.dtype)
+        whole = distribute_tensor(whole, mesh, target.placements)
     target.copy_(whole)
 
 
@@ -184,34 +267,92 @@ def load_reference(model_dir: str, dtype: torch.dtype) -> Policy:
 
 @contextmanager
 def on_device(policy: Policy, device: torch.device) -> Iterator[Policy]:
-    """Have a policy that waits in host memory on the device for the length of a `with` block."""
-    policy.to(device)
-    yield policy
-    policy.to("cpu")
+    """Have a policy that waits in host memory on the device for the length of a `with` block.
+
+    The copy on the device is dropped at the end; the one in host memory stays where it is.
+    """
+    tensors = [*policy.parameters(), *policy.buffers()]
+    in_host_memory = [tensor.data for tensor in tensors]
+    for tensor in tensors:
+        tensor.data = tensor.data.to(device)
+    try:
+        yield policy
+    finally:
+        for tensor, data in zip(tensors, in_host_memory, strict=True):
+            tensor.data = data
 
 
 def load_policy(
-    model_dir: str, device: torch.device, dtype: torch.dtype, gradient_checkpointing: bool
+    model_dir: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    gradient_checkpointing: bool,
+    offload: bool = False,
 ) -> Policy:
     """A policy to train: float32 master weights, computing in dtype.
 
     At a learning rate of 1e-6, bfloat16 master weights would swallow the updates. The policy is
     sharded by FSDP2 where there are several ranks, and on CUDA also for one, for its mixed
-    precision.
+    precision. Only rank 0 reads the model.
+
+    offload: keep weights, gradients and the optimizer's state in host memory, where the optimizer
+    then works too. The device holds the layer that it computes with.
     """
-    model = load_model(model_dir, torch.float32)
-    policy = Policy(model.to(device))
+    model = _load_on_rank_0(model_dir)
+    policy = Policy(model)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.train()
-    if device.type == "cuda" or dist.get_world_size() > 1:
-        precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-        for module in [*model.base_model.layers, policy]:
-            fully_shard(module, mp_policy=precision)
-            # Token weights are global, so the ranks' gradients add up instead of being averaged.
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction
+    if device.type == "cpu" and dist.get_world_size() == 1 and not offload:
+        return policy
+    precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    place = CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy()
+    for module in [*model.base_model.layers, policy]:
+        _take_weights_of_rank_0(module, device)
+        fully_shard(module, mp_policy=precision, offload_policy=place)
+        # Token weights are global, so the ranks' gradients add up instead of being averaged.
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction
     return policy
+
+
+def _load_on_rank_0(model_dir: str):
+    """The model in float32 on rank 0. On the others the same modules, without any memory."""
+    if dist.get_world_size() == 1:
+        return load_model(model_dir, torch.float32)
+    model, kind = None, [None, None]
+    if dist.get_rank() == 0:
+        model = load_model(model_dir, torch.float32)
+        kind = [type(model), model.config]
+    dist.broadcast_object_list(kind, src=0, device=torch.device("cpu"))
+    if model is None:
+        model_class, config = kind
+        with torch.device("meta"):
+            model = model_class(config).eval()
+    return model
+
+
+def _take_weights_of_rank_0(module: nn.Module, device: torch.device) -> None:
+    """Give a module rank 0's weights and buffers, on the device; what is sharded already stays.
+
+    Called module by module, so that no rank but 0 ever holds more than one of them whole.
+    """
+    if dist.get_world_size() == 1:
+        return
+    filled = {}  # a tied tensor is met twice and stays one
+    for part in module.modules():
+        own = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
+        for name, tensor in own:
+            if isinstance(tensor, DTensor):
+                continue
+            if tensor not in filled:
+                whole = torch.empty_like(tensor, device=device, requires_grad=False)
+                if dist.get_rank() == 0:
+                    whole = tensor.detach().to(device)
+                dist.broadcast(whole, src=0)
+                trained = isinstance(tensor, nn.Parameter)
+                filled[tensor] = nn.Parameter(whole, tensor.requires_grad) if trained else whole
+            setattr(part, name, filled[tensor])
 
 
 # --- micro-batches ---
@@ -282,7 +423,10 @@ def micro_batches(
     length_B = [len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts]
     longest_first = sorted(range(len(rollouts)), key=lambda i: -length_B[i])
     world = dist.get_world_size()
-    cuts_by_rank = [_cut(longest_first[rank::world], length_B, budget) for rank in range(world)]
+    cost = CUT_COST["cpu" if device.type == "cpu" else "one GPU" if world == 1 else "GPUs"]
+    cuts_by_rank = [
+        _cut(longest_first[rank::world], length_B, budget, cost) for rank in range(world)
+    ]
     cuts = cuts_by_rank[dist.get_rank()]
     empty = [[]] * (max(map(len, cuts_by_rank)) - len(cuts))
     return [
@@ -291,10 +435,12 @@ def micro_batches(
     ]
 
 
-def _cut(longest_first: list[int], length_B: list[int], budget: int) -> list[list[int]]:
+def _cut(
+    longest_first: list[int], length_B: list[int], budget: int, cut_cost: int
+) -> list[list[int]]:
     """Cut a list of rows into rectangles within the budget at the least cost.
 
-    The cost is the number of padded tokens, and CUT_COST for each rectangle. The first row of a
+    The cost is the number of padded tokens, and cut_cost for each rectangle. The first row of a
     rectangle is its longest and sets the width. cheapest[end] is the cost of the best cuts of the
     first `end` rows, and starts[end] is where the last of them begins.
     """
@@ -305,7 +451,7 @@ def _cut(longest_first: list[int], length_B: list[int], budget: int) -> list[lis
             area = (end - start) * length_B[longest_first[start]]
             if options and area > budget:
                 break
-            options.append((cheapest[start] + area + CUT_COST, start))
+            options.append((cheapest[start] + area + cut_cost, start))
         cost, start = min(options)
         cheapest.append(cost)
         starts.append(start)
@@ -341,7 +487,35 @@ def _rectangle(rollouts, advantages_B, weights_B_R, device) -> MicroBatch:
     )
 
 
+def reduced_once(policy: Policy, minibatch: list[MicroBatch]) -> Iterator[MicroBatch]:
+    """Yield a mini-batch's micro-batches; the ranks add up their gradients only in the last one.
+
+    Until then each rank keeps the whole gradient, 4 bytes a parameter. Where that would take too
+    much of a GPU, every micro-batch's gradient is reduced to the rank's share at once.
+    """
+    once = _may_reduce_once(policy)
+    for micro in minibatch:
+        if isinstance(policy, FSDPModule):
+            policy.set_requires_gradient_sync(not once or micro is minibatch[-1])
+        yield micro
+
+
+def _may_reduce_once(policy: Policy) -> bool:
+    if dist.get_world_size() == 1:  # there is nothing to add up
+        return False
+    if not torch.cuda.is_available():
+        return True
+    gradient = 4 * sum(parameter.numel() for parameter in policy.parameters())
+    return gradient <= REDUCE_ONCE * torch.cuda.get_device_properties().total_memory
+
+
 # --- the optimizer ---
+
+
+def make_optimizer(policy: Policy, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over a policy; on a GPU the fused one, which alone is quick with sharded tensors."""
+    fused = torch.cuda.is_available()
+    return torch.optim.AdamW(policy.parameters(), weight_decay=weight_decay, fused=fused)
 
 
 def set_learning_rate(

@@ -13,6 +13,7 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -180,29 +181,29 @@ class VLLMEngine:
             )
         self.sampling_params = vllm.SamplingParams
         self.stop_ids = stop_ids
-        rows = self.llm.llm_engine.model_config.get_vocab_size()
-        # Rows of the head beyond the tokenizer decode to nothing, yet have some probability.
-        self.allowed_ids = list(range(vocabulary)) if vocabulary < rows else None
+        if vocabulary < self.llm.llm_engine.model_config.get_vocab_size():
+            self.llm.apply_model(partial(mask_beyond, vocabulary=vocabulary))
         self.asleep = False
+
+    def params(self, n: int, seed: int, sampling: Sampling):
+        """vLLM's parameters of one prompt. The n samples get the seeds seed, seed + 1, ..."""
+        return self.sampling_params(
+            n=n,
+            seed=seed,
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            logprobs=0,  # one entry a token: the sampled one
+            flat_logprobs=True,  # as flat lists: an object a token would be gigabytes
+            stop_token_ids=self.stop_ids,
+            detokenize=False,
+        )
 
     def generate(self, prompts, n: int, seeds: list[int], sampling: Sampling):
         """n responses to each of P prompts (lists of ids), from P seeds: P lists of n rollouts."""
         requests = [{"prompt_token_ids": prompt} for prompt in prompts]
-        params = [
-            self.sampling_params(
-                n=n,
-                seed=seed,  # vLLM seeds the n samples of a request seed, seed + 1, ...
-                max_tokens=sampling.max_tokens,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                logprobs=0,  # one entry a token: the sampled one
-                stop_token_ids=self.stop_ids,
-                allowed_token_ids=self.allowed_ids,
-                detokenize=False,
-            )
-            for seed in seeds
-        ]
+        params = [self.params(n, seed, sampling) for seed in seeds]
         outputs = self.llm.generate(requests, params, use_tqdm=False)
         return [
             [_rollout(prompt, sample) for sample in output.outputs]
@@ -232,14 +233,28 @@ class VLLMEngine:
             self.asleep = True
 
 
+def mask_beyond(model, vocabulary: int) -> None:
+    """Make vLLM's model give no probability to rows of the head beyond the tokenizer's tokens.
+
+    Such a row decodes to nothing, yet would be sampled now and then. Many models have some, to
+    round the head's size up. The sampling parameters could say this too, but on a GPU only for
+    1,024 tokens, of 150,000 to allow or sometimes thousands to forbid.
+    """
+    compute_logits = model.compute_logits
+
+    def masked(*arguments, **options):
+        logits = compute_logits(*arguments, **options)
+        logits[..., vocabulary:] = -torch.inf
+        return logits
+
+    model.compute_logits = masked
+
+
 def _rollout(prompt, sample) -> Rollout:
-    logps = [
-        entry[token].logprob for token, entry in zip(sample.token_ids, sample.logprobs, strict=True)
-    ]
     return Rollout(
         prompt_ids=np.array(prompt, np.int32),
         response_ids=np.array(sample.token_ids, np.int32),
-        logps=np.array(logps, np.float32),
+        logps=np.array(sample.logprobs.logprobs, np.float32),
         truncated=sample.finish_reason == "length",
     )
 

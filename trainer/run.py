@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -22,16 +24,62 @@ from trainer.policy import MicroBatch, mean_over_ranks
 
 
 def launch(main: Callable, config) -> None:
-    """Run main(config). An error that the user can correct becomes one sentence and status 1."""
+    """Run main(config) and leave. What the user can correct becomes one sentence and status 1."""
     transformers_logging.disable_progress_bar()  # one bar on the screen, ours
     try:
         main(config)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
-    finally:
-        # vLLM ends the group by itself, after its own groups.
-        if dist.is_initialized() and "vllm" not in sys.modules:
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            traceback.print_exc()
+        leave(f"{Path(sys.argv[0]).name}: {sentence}" if sentence else 1)
+    except KeyboardInterrupt:
+        leave(130)
+    leave()
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell the user of an error; None where only a traceback helps."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"out of GPU memory ({str(error).partition('. ')[0]}): lower --tokens_per_micro_batch "
+            f"or --engine_memory, or give --offload; docs/running.md has a table"
+        )
+    if isinstance(error, MemoryError):
+        return "out of memory on this machine: docs/running.md says how much a run takes"
+    if isinstance(error, ValueError | OSError):
+        return str(error)
+    # With other ranks there, a lost connection is the trace that a dead one leaves.
+    if isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    ):
+        return f"rank {os.environ.get('RANK', 0)} ends because another rank has ended"
+    return None
+
+
+def leave(status: int | str = 0) -> None:
+    """End this process with that status, or with a sentence for stderr and status 1.
+
+    A rank among others does not wait for its libraries to take themselves apart. vLLM ends the
+    process group, by a call that all ranks have to make together: a rank that has failed would wait
+    there for ranks that wait for it in another. And gloo's threads abort a process whose peer goes
+    first. torchrun sees a status above 0 and ends the other ranks.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        if (
+            dist.is_initialized() and "vllm" not in sys.modules
+        ):  # which ends it after its own groups
             dist.destroy_process_group()
+        if status:
+            sys.exit(status)
+        return
+    if status == 0:
+        dist.barrier()  # nobody leaves while another still talks to it
+    elif isinstance(status, str):
+        print(status, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 1)
 
 
 def model_folder(model: str) -> str:
@@ -243,6 +291,8 @@ class Run:
         """Draw the curves and print what the run did and where the time went."""
         if not self.first:
             return
+        if self.board:
+            self.board.close()
         from trainer.plot import plot_run  # here: matplotlib takes a second to import
 
         plot_run(self.out, self.out / "curves.png")
