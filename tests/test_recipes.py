@@ -278,7 +278,9 @@ def test_killed_then_stopped_then_finished_is_the_run_that_nobody_touched(
     resumed_at = json.loads(
         (sorted((out / "checkpoints").glob("step_??????"))[-1] / "state.json").read_text()
     )["step"]
-    wait_for(lambda: (out / "metrics.jsonl").read_text().count("\n") > resumed_at + 1, script)
+    # The torn line goes before the first new one comes.
+    metrics = (out / "metrics.jsonl").read_text
+    wait_for(lambda: metrics().endswith("\n") and metrics().count("\n") > resumed_at + 1, script)
     os.kill(script.pid, getattr(signal, sort))
     stopped = script.wait()
     assert stopped.returncode == 0, stopped.stderr[-3000:]

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from transformers import AutoTokenizer
 from trainer import rollout
 from trainer.data import Sampling
 from trainer.metrics import GAP_FATAL, GAP_WARNING, check_gap
-from trainer.policy import load_policy
+from trainer.policy import load_policy, start_ranks
 from trainer.rollout import (
     choose_engine,
     request_seed,
@@ -180,6 +181,7 @@ needs_vllm = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def vllm_engine():
     """(engine over the shipped base model, what was disturbed by its making). One for all tests: it takes a while."""
+    start_ranks()
     torch.manual_seed(5), np.random.seed(6), random.seed(7)
     before = outside_state()
     engine = rollout.make_engine(
@@ -331,12 +333,73 @@ def test_a_push_forgets_the_cached_prefixes(vllm_engine, monkeypatch):
 
 @needs_vllm
 @pytest.mark.vllm
-def test_vllm_never_samples_rows_beyond_the_tokenizer(vllm_engine, tmp_path):
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_vllm_never_samples_rows_beyond_the_tokenizer(vllm_engine, wide_engine, temperature):
+    engine, length = wide_engine
+    sampling = Sampling(20, temperature)
+    answers = 8 if temperature else 1
+    samples = flat(engine.generate(PROMPTS, answers, SEEDS, sampling))
+    assert max(i for sample in samples for i in sample.response_ids) < length
+    (model,) = engine.llm.apply_model(lambda model: model)
+    masked, model.compute_logits = model.compute_logits, type(model).compute_logits.__get__(model)
+    samples = flat(engine.generate(PROMPTS, answers, SEEDS, sampling))
+    assert max(i for sample in samples for i in sample.response_ids) >= length
+    model.compute_logits = masked
+
+
+@pytest.fixture(scope="module")
+def wide_engine(tmp_path_factory):
+    """(engine over a head of 2,000 rows more than the tokenizer has tokens, its number of tokens)."""
+    start_ranks()
     tokenizer = AutoTokenizer.from_pretrained(BASE)
-    folder = save_random_model(tmp_path / "wide", vocab_size=2 * len(tokenizer))
-    engine = rollout.make_engine("vllm", folder, tokenizer, max_length=64, dtype=torch.float32)
+    folder = save_random_model(
+        tmp_path_factory.mktemp("wide") / "model", vocab_size=2000 + len(tokenizer)
+    )
+    return rollout.make_engine("vllm", folder, tokenizer, max_length=64, dtype=torch.float32), len(
+        tokenizer
+    )
+
+
+@needs_vllm
+@pytest.mark.vllm
+def test_a_push_leaves_the_mask_where_it_is(wide_engine):
+    engine, length = wide_engine
+    policy = load(engine.llm.llm_engine.model_config.model)
+    engine.load_weights(policy)
     samples = flat(engine.generate(PROMPTS, 8, SEEDS, Sampling(20)))
-    assert max(i for sample in samples for i in sample.response_ids) < len(tokenizer)
-    engine.allowed_ids = None
-    samples = flat(engine.generate(PROMPTS, 8, SEEDS, Sampling(20)))
-    assert max(i for sample in samples for i in sample.response_ids) >= len(tokenizer)
+    assert max(i for sample in samples for i in sample.response_ids) < length
+
+
+@needs_vllm
+@pytest.mark.vllm
+@pytest.mark.parametrize(
+    "sampling", [Sampling(20), Sampling(9, 0.7, 0.9), Sampling(9, 0.99, 0.99, 100), Sampling(9, 0)]
+)
+@pytest.mark.parametrize("engine_of", ["vllm_engine", "wide_engine"])
+def test_the_sampler_that_vllm_has_on_a_gpu_takes_our_parameters(
+    request, engine_of, sampling, monkeypatch
+):
+    """Its state on the host, request by request. It allows 1,024 token ids where a CPU allows all."""
+    import vllm.v1.worker.gpu.buffer_utils as buffers
+    from vllm.v1.worker.gpu.sample.bad_words import BadWordsState
+    from vllm.v1.worker.gpu.sample.logit_bias import LogitBiasState
+    from vllm.v1.worker.gpu.sample.logprob import LogprobTokenIdsState
+    from vllm.v1.worker.gpu.sample.penalties import PenaltiesState
+    from vllm.v1.worker.gpu.sample.states import SamplingStates
+
+    monkeypatch.setattr(buffers, "is_uva_available", lambda: False)
+    engine, _ = request.getfixturevalue(engine_of)
+    config = engine.llm.llm_engine.vllm_config
+    host = SimpleNamespace(
+        np=np.full(4, 6, np.int32), gpu=torch.zeros(4, dtype=torch.int32), cpu=torch.zeros(4)
+    )
+    requests = SimpleNamespace(
+        device=CPU, max_num_reqs=4, vocab_size=2106, prompt_len=host, all_token_ids=host
+    )
+    params = engine.params(1, 2**48 - 1, sampling)
+    params.verify(config.model_config, None, None, None)
+    states = [state(config, requests) for state in (LogitBiasState, BadWordsState, PenaltiesState)]
+    states += [SamplingStates(4, 2106), LogprobTokenIdsState(4, CPU)]
+    needs_work = [state.add_request(1, params) for state in states]
+    assert not any(needs_work[:3]), "nothing is left for the kernels of bias, bad words, penalties"
+    assert states[3].seeds.np[1] == 2**48 - 1 and states[3].num_logprobs[1] == 0
