@@ -94,25 +94,27 @@ def gather(groups: list[list[Rollout]]) -> list[list[Rollout]]:
 def _parts(groups):
     """The groups of each rank, one rank after the other."""
     rollouts = list(chain(*groups))
-    texts = [np.frombuffer(r.text.encode("utf-8", "surrogatepass"), np.uint8) for r in rollouts]
+    texts = [r.text.encode("utf-8", "surrogatepass") for r in rollouts]
     rows = [
         [len(r.prompt_ids), len(r.response_ids), len(text), r.truncated, r.right, r.reward]
         for r, text in zip(rollouts, texts, strict=True)
     ]
+    text = _from_all_ranks([np.frombuffer(text, np.uint8) for text in texts], np.uint8)
+    del texts
     ids = [array for r in rollouts for array in (r.prompt_ids, r.response_ids)]
     arrays = [
-        _from_all_ranks(np.array([len(group) for group in groups], np.int64)),
-        _from_all_ranks(np.array(rows, np.float64).ravel()),  # exact for every count here
-        _from_all_ranks(_joined(ids, np.int32)),
-        _from_all_ranks(_joined([r.logps for r in rollouts], np.float32)),
-        _from_all_ranks(_joined(texts, np.uint8)),
+        _from_all_ranks([[len(group) for group in groups]], np.int64),
+        _from_all_ranks(rows, np.float64),  # which is exact for every count here
+        text,
+        _from_all_ranks(ids, np.int32),
+        _from_all_ranks([r.logps for r in rollouts], np.float32),
     ]
-    for sizes, table, ids, logps, text in zip(*arrays, strict=True):
-        found = _rollouts(table.reshape(-1, 6).tolist(), ids, logps, text.tobytes())
+    for sizes, table, text, ids, logps in zip(*arrays, strict=True):
+        found = _rollouts(table.reshape(-1, 6).tolist(), text, ids, logps)
         yield [[next(found) for _ in range(size)] for size in sizes]
 
 
-def _rollouts(rows, ids, logps, text):
+def _rollouts(rows, text, ids, logps):
     id_start = logp_start = text_start = 0
     for prompt, response, characters, truncated, right, reward in rows:
         id_middle = id_start + int(prompt)
@@ -123,27 +125,25 @@ def _rollouts(rows, ids, logps, text):
             response_ids=ids[id_middle:id_end],
             logps=logps[logp_start:logp_end],
             truncated=bool(truncated),
-            text=text[text_start:text_end].decode("utf-8", "surrogatepass"),
+            text=str(text[text_start:text_end], "utf-8", "surrogatepass"),
             right=right,
             reward=reward,
         )
         id_start, logp_start, text_start = id_end, logp_end, text_end
 
 
-def _joined(arrays, dtype):
-    return np.concatenate(arrays) if arrays else np.zeros(0, dtype)
-
-
-def _from_all_ranks(array: np.ndarray) -> list[np.ndarray]:
-    """The flat arrays of all ranks, which may differ in length, in rank order."""
-    own, world = torch.from_numpy(array), dist.get_world_size()
+def _from_all_ranks(arrays: list, dtype: type) -> list[np.ndarray]:
+    """The arrays of each rank, joined to a flat one, in rank order."""
+    own, world = sum(map(len, arrays)), dist.get_world_size()
     lengths = torch.zeros(world, dtype=torch.int64)
-    dist.all_gather_into_tensor(lengths, torch.tensor([len(own)]))
+    dist.all_gather_into_tensor(lengths, torch.tensor([own]))
     longest = int(lengths.max())
-    whole = torch.empty(world, longest, dtype=own.dtype)
+    padded = np.zeros(longest, dtype)
+    if arrays:
+        np.concatenate(arrays, out=padded[:own])
+    whole = torch.empty(world, longest, dtype=torch.from_numpy(padded).dtype)
     if longest:
-        padded = torch.nn.functional.pad(own, (0, longest - len(own)))
-        dist.all_gather_into_tensor(whole.flatten(), padded)
+        dist.all_gather_into_tensor(whole.flatten(), torch.from_numpy(padded))
     return [row[:length].numpy() for row, length in zip(whole, lengths.tolist(), strict=True)]
 
 
