@@ -76,7 +76,7 @@ def leave(status: int | str = 0) -> None:
     if status == 0:
         dist.barrier()  # nobody leaves while another still talks to it
     elif isinstance(status, str):
-        print(status, file=sys.stderr)
+        tqdm.write(status, file=sys.stderr)  # on a line of its own, above a bar
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status if isinstance(status, int) else 1)

