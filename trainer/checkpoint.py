@@ -69,14 +69,17 @@ def latest_checkpoint(out: Path) -> Path | None:
 
     Raises ValueError on every rank if one of them does not see it.
     """
-    found = [max((out / "checkpoints").glob("step_??????"), default=None)]
-    dist.broadcast_object_list(found, src=0, device=torch.device("cpu"))
-    blind = [float(found[0] is not None and not (found[0] / "state.json").exists())]
-    if mean_over_ranks(blind)[0]:
+    newest = max((out / "checkpoints").glob("step_??????"), default=None)
+    name = [newest and newest.name]
+    dist.broadcast_object_list(name, src=0, device=torch.device("cpu"))
+    if name[0] is None:
+        return None
+    found = out / "checkpoints" / name[0]
+    if mean_over_ranks([float((found / "state.json").exists())])[0] < 1:
         raise ValueError(
-            f"not every rank sees {found[0]}: --out must name a folder that all machines share"
+            f"not every rank sees {found}: --out must name a folder that all machines share"
         )
-    return found[0]
+    return found
 
 
 def save_checkpoint(
