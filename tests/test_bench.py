@@ -1,21 +1,23 @@
-"""The measurements run at toy size and keep what their JSON promises; the memory formula against what it describes."""
+"""The measurements run at toy size; the memory formula against what it describes."""
 
 import json
+import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
-from transformers import Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bench import gpu, logps, memory, scaling, trl_compare
-from bench.memory import QWEN_1_5B, Shape
+from bench import gpu, host, logps, memory, scaling, trl_compare
+from bench.memory import GB, MODELS, QWEN_1_5B, Shape
 
 
 @pytest.fixture
 def bench(monkeypatch, tmp_path):
-    """Run a measurement's main at toy size and return what it wrote, once it says where that came from."""
+    """Run a measurement's main at toy size; what it wrote, which says where it came from."""
 
     def run(module, *flags) -> dict:
         script, out = f"{module.__name__.replace(chr(46), chr(47))}.py", tmp_path / "out.json"
@@ -30,12 +32,18 @@ def bench(monkeypatch, tmp_path):
     return run
 
 
-# ------------------------------------------------------------------------------------------------ the memory formula
+# --- the memory formula ---
 
 
+R1_1_5B, QWEN_4B, QWEN_8B = (
+    next(shape for name, (shape, _, _) in MODELS.items() if part in name)
+    for part in ("R1", "4B", "8B")
+)
 SHAPES = {
     "Qwen2.5-1.5B": (QWEN_1_5B, 1_543_714_304),
-    "R1-Distill-1.5B": (Shape(1536, 8960, 28, 12, 2, 128, 151936, tied=False), 1_777_088_000),
+    "R1-Distill-1.5B": (R1_1_5B, 1_777_088_000),
+    "Qwen3-4B-Base": (QWEN_4B, 4_022_468_096),
+    "Qwen3-8B-Base": (QWEN_8B, 8_190_735_360),
     "Qwen2.5-0.5B": (Shape(896, 4864, 24, 14, 2, 64, 151936, tied=True), 494_032_768),
     "toy": (gpu.SMALL, None),
 }
@@ -45,13 +53,14 @@ SHAPES = {
 def test_parameters_are_those_of_the_model(name):
     shape, published = SHAPES[name]
     with torch.device("meta"):
-        model = Qwen2ForCausalLM(shape.config())
+        model = AutoModelForCausalLM.from_config(shape.config())
     counted = sum(parameter.numel() for parameter in model.parameters())
     assert memory.parameters(shape) == counted == (published or counted)
 
 
 def test_a_shape_is_read_from_a_config():
-    assert Shape.of(QWEN_1_5B.config()) == QWEN_1_5B
+    for shape in (QWEN_1_5B, QWEN_4B):
+        assert Shape.of(shape.config()) == shape
 
 
 def test_state_is_16_bytes_a_parameter_shared_by_the_ranks():
@@ -64,7 +73,7 @@ def test_key_value_cache_is_28_kib_a_token():
 
 
 def test_the_peak_grows_with_tokens_by_the_activations_of_a_token():
-    """Where activations are the peak, and not the head: 86 kB of checkpoints and 138 kB of one layer."""
+    """Where activations are the peak, and not the head: 86 kB of checkpoints, 138 kB of a layer."""
     per_token = memory.checkpoint_bytes_per_token(QWEN_1_5B) + memory.layer_bytes_per_token(
         QWEN_1_5B
     )
@@ -92,22 +101,66 @@ def test_what_does_not_fit_is_zero():
     )  # less than one sequence
 
 
+def test_offloading_takes_the_state_off_the_gpu():
+    """The papers' 1.5B on one GPU of 24 GB, and Lite PPO's 4B on one of 80 GB."""
+    assert memory.largest_micro_batch(R1_1_5B, 16384, 24 * GB, 1, False) == 0
+    assert memory.largest_micro_batch(R1_1_5B, 16384, 24 * GB, 1, False, offload=True) >= 16384
+    assert memory.largest_micro_batch(QWEN_4B, 9216, 80 * GB, 1, False) == 0
+    assert memory.largest_micro_batch(QWEN_4B, 9216, 80 * GB, 1, False, offload=True) >= 9216
+    state = memory.training_peak(R1_1_5B, 16384, 1) - memory.training_peak(
+        R1_1_5B, 16384, 1, offload=True
+    )
+    assert state == memory.state_bytes(R1_1_5B, 1)
+    saved = memory.host_bytes(R1_1_5B, 1, 1, True, False) - memory.host_bytes(
+        R1_1_5B, 1, 1, False, False
+    )
+    assert saved == state, "what leaves the GPU is in the host's memory"
+
+
+def test_a_whole_gradient_is_kept_where_it_is_a_tenth_of_the_gpu():
+    assert memory.reduced_once(R1_1_5B, 8, 80 * GB)
+    assert not memory.reduced_once(R1_1_5B, 1, 80 * GB)
+    assert not memory.reduced_once(R1_1_5B, 8, 40 * GB)
+    assert not memory.reduced_once(QWEN_4B, 8, 80 * GB)
+    more = memory.training_peak(R1_1_5B, 16384, 8, 80 * GB) - memory.training_peak(
+        R1_1_5B, 16384, 8, 40 * GB
+    )
+    assert more == 4 * memory.parameters(R1_1_5B)
+
+
+def test_the_largest_share_leaves_the_trainer_its_state():
+    share = memory.largest_share(R1_1_5B, 1, 80 * GB)
+    assert 0.35 < share < 1
+    assert memory.sampling_peak(R1_1_5B, 1, 80 * GB, share) <= 80 * GB
+    assert memory.sampling_peak(R1_1_5B, 1, 80 * GB, share + 0.05) > 80 * GB
+    assert memory.engine_tokens(R1_1_5B, 80 * GB, share) > memory.engine_tokens(R1_1_5B, 80 * GB)
+
+
 def test_activations_agree_with_a_measured_peak():
-    """Bytes a token of forward and backward, from the peaks of two small runs in processes of their own."""
+    """Bytes a token of forward and backward, from the peaks of two small runs."""
     row = memory.check(Shape(64, 1024, 2, 1, 1, 64, 200, tied=True), tokens=2048)
     assert row["computed_over_measured"] == pytest.approx(1, abs=0.1)
 
 
-def test_memory_writes_the_table(bench):
+def test_memory_writes_the_tables(bench):
     result = bench(memory)
     assert result["what"] == "computed, not measured on a GPU"
-    for title in (title for title in result if title.startswith("with")):
-        lines = result[title].splitlines()
-        assert len(lines) == 6 and all(line.count("|") == 10 for line in lines)
-        assert lines[2].startswith("| 4k | no |")
+    lines = result["micro_batch"].splitlines()
+    assert len(lines) == 2 + 4 * len(MODELS) and all(line.count("|") == 7 for line in lines)
+    assert lines[2] == "| R1-Distill-Qwen-1.5B (justrl.py) | 24 GB | 83k | no | 68k | 79k |"
+    assert len(result["engine"].splitlines()) == 2 + 4 * 3
+    text = (ROOT / "docs" / "running.md").read_text()
+    for name in ("micro_batch", "engine", "host"):
+        assert result[name] in text, "docs/running.md has the tables as they are computed"
 
 
-# ----------------------------------------------------------------------------------------------------- measurements
+def test_host_measures_a_step_and_the_loading(bench):
+    result = bench(host, "--parts", "step", "loading", "--answers", 64, "--mean", 50, "--limit", 90)
+    assert result["step"]["megabytes"] < 300 and result["step"]["seconds"] < 2
+    assert result["loading"]["load"][1] < result["loading"]["load"][0], "rank 1 reads nothing"
+
+
+# --- measurements ---
 
 
 def test_logps_reports_memory_and_time_against_the_plain_way(bench):
@@ -206,7 +259,8 @@ def test_gpu_measures_an_engine(tmp_path):
 @pytest.mark.slow
 def test_gpu_runs_all_parts_on_a_cpu(bench):
     result = bench(gpu, "--device", "cpu", "--small", "--engine", "transformers")
-    assert result.keys() >= set(gpu.PARTS)
+    assert result.keys() >= gpu.PARTS.keys() - {"pretrained"}
+    assert "error" not in str({part: result[part].keys() for part in gpu.PARTS if part in result})
     assert result["step"]["seconds"].keys() >= {
         "seconds_rollout",
         "seconds_update",
@@ -215,15 +269,50 @@ def test_gpu_runs_all_parts_on_a_cpu(bench):
     }
 
 
-def test_a_failing_part_leaves_the_others(bench, monkeypatch, tmp_path):
-    monkeypatch.setitem(gpu.LIMITS, "engine", 0.01)
+def test_a_failing_part_leaves_the_others_and_no_process(bench, monkeypatch, tmp_path):
+    """A part that takes too long is ended with all that it has started."""
+    folder = tmp_path / "sleeper"
+    folder.mkdir()
+    monkeypatch.setitem(gpu.LIMITS, "engine", 5)
+    monkeypatch.setattr(gpu, "SCRIPT", [sys.executable, str(folder / "sleeper.py")])
+    (folder / "sleeper.py").write_text(SLEEPER)
     with pytest.raises(SystemExit, match="engine failed"):
         bench(gpu, "--device", "cpu", "--small", "--parts", "engine", "train")
-    result = json.loads((tmp_path / "gpu.json").read_text())
-    assert "not done after 0.01 s" in result["engine"]["error"] and result["not_a_measurement"]
-    assert {"seconds_step", "tokens_per_second", "tflops", "mfu", "peak_gb"} <= result[
-        "train"
-    ].keys()
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert "not done after 5 s" in result["engine"]["error"] and result["not_a_measurement"]
+    assert result["train"]["mfu"] is None
+    grandchild = int((folder / "pid").read_text())
+    state = Path(f"/proc/{grandchild}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+# Stands in for bench/gpu.py: one part starts a process and waits, the other is done at once.
+SLEEPER = """
+import pathlib, subprocess, sys, time
+values = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+if values["--part"] == "engine":
+    child = subprocess.Popen(["sleep", "600"])
+    pathlib.Path(__file__).with_name("pid").write_text(str(child.pid))
+    child.wait()
+pathlib.Path(values["--out"]).write_text('{"mfu": null}')
+"""
+
+
+def test_the_padded_rows_of_the_gpu_benchmark_are_free(tmp_path):
+    """As a real model's are: else the benchmark would not meet what a real model meets."""
+    gpu.make_model(tmp_path, gpu.SMALL, "cpu", longest=512)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert gpu.SMALL.vocabulary - len(tokenizer) == gpu.PADDED_ROWS
+
+
+def test_the_word_problems_are_right_and_held_out_ones_are_new():
+    train, held_out = gpu.word_problems(500, seed=0), gpu.word_problems(50, 1, held_out=True)
+    for row in train[:50]:
+        numbers = [int(word) for word in re.findall(r"\d+", row["prompt"][-1]["content"])]
+        possible = {sum(numbers), numbers[0] - numbers[-1], numbers[0] * numbers[-1]}
+        assert int(row["answer"]) in possible
+    seen, new = ({row["prompt"][-1]["content"] for row in rows} for rows in (train, held_out))
+    assert not seen & new
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -244,7 +333,7 @@ def test_training_flops():
     assert gpu.training_flops(untied, 1, 16384) == flops  # the embedding is a look-up
 
 
-# -------------------------------------------------------------------------------------------------------- against TRL
+# --- against TRL ---
 
 
 def test_trl_compare_needs_a_python_with_trl(bench, tmp_path):
