@@ -68,8 +68,8 @@ SMALL = Shape(64, 128, 2, 2, 1, 32, 2000, tied=True)
 def padded_rows(shape: Shape) -> int:
     """Rows of the head beyond the tokenizer: a share as in R1-Distill-Qwen-1.5B, whose are 271.
 
-    A trained model gives them next to nothing. Random weights give them as much as other rows, which
-    the trainer counts and the engine masks: 0.002 nats of the log-prob gap here.
+    A trained model gives them next to nothing. Random weights give them as much as other rows,
+    which the trainer counts and the engine masks: 0.002 nats of the log-prob gap here.
     """
     return shape.vocabulary // 560
 
