@@ -27,7 +27,8 @@ with_vllm = [
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=with_vllm)])
 def test_two_steps_of_a_real_model(tmp_path, engine, ranks):
-    flags = {"model": MODEL, "data": PROBLEMS, "engine": engine, "out": tmp_path / "run"}
+    flags = {"model": MODEL, "data": PROBLEMS, "eval_data": PROBLEMS, "engine": engine}
+    flags["out"] = tmp_path / "run"
     flags |= {"steps": 2, "prompts_per_step": 2, "samples_per_prompt": 2, "updates_per_step": 2}
     flags |= {"max_prompt_tokens": 128, "max_response_tokens": 24, "eval_every": 0}
     flags |= {"learning_rate": 1e-5, "warmup_steps": 0, "tokens_per_micro_batch": 512}

@@ -349,7 +349,7 @@ def test_vllm_never_samples_rows_beyond_the_tokenizer(vllm_engine, wide_engine, 
 
 @pytest.fixture(scope="module")
 def wide_engine(tmp_path_factory):
-    """(engine over a head of 2,000 rows more than the tokenizer has tokens, its number of tokens)."""
+    """(engine over a head of 2,000 rows beyond the tokenizer, the tokenizer's size)."""
     start_ranks()
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     folder = save_random_model(
@@ -379,7 +379,7 @@ def test_a_push_leaves_the_mask_where_it_is(wide_engine):
 def test_the_sampler_that_vllm_has_on_a_gpu_takes_our_parameters(
     request, engine_of, sampling, monkeypatch
 ):
-    """Its state on the host, request by request. It allows 1,024 token ids where a CPU allows all."""
+    """Its state on the host. It takes 1,024 allowed token ids where a CPU takes any number."""
     import vllm.v1.worker.gpu.buffer_utils as buffers
     from vllm.v1.worker.gpu.sample.bad_words import BadWordsState
     from vllm.v1.worker.gpu.sample.logit_bias import LogitBiasState

@@ -135,16 +135,16 @@ def _rollouts(rows, text, ids, logps):
 def _from_all_ranks(arrays: list, dtype: type) -> list[np.ndarray]:
     """The arrays of each rank, joined to a flat one, in rank order."""
     own, world = sum(map(len, arrays)), dist.get_world_size()
-    lengths = torch.zeros(world, dtype=torch.int64)
-    dist.all_gather_into_tensor(lengths, torch.tensor([own]))
+    lengths = torch.zeros(world, 1, dtype=torch.int64)
+    dist.all_gather(list(lengths), torch.tensor([own]))
     longest = int(lengths.max())
     padded = np.zeros(longest, dtype)
     if arrays:
-        np.concatenate(arrays, out=padded[:own])
+        np.concatenate([np.asarray(array, dtype) for array in arrays], out=padded[:own])
     whole = torch.empty(world, longest, dtype=torch.from_numpy(padded).dtype)
     if longest:
-        dist.all_gather_into_tensor(whole.flatten(), torch.from_numpy(padded))
-    return [row[:length].numpy() for row, length in zip(whole, lengths.tolist(), strict=True)]
+        dist.all_gather(list(whole), torch.from_numpy(padded))
+    return [row[: int(length)].numpy() for row, length in zip(whole, lengths, strict=True)]
 
 
 def mean_over_ranks(values: list[float]) -> list[float]:
