@@ -137,11 +137,11 @@ def python(*arguments, ranks=1, timeout=300, **options) -> subprocess.CompletedP
 # is still a process of its own, with its own signals and exit status.
 FORGE = """
 import atexit, json, os, resource, runpy, sys, traceback
-import losses, rewards, tiny.pretrain
+import losses, rewards, tiny.pretrain, tiny.world
 import trainer.checkpoint, trainer.plot, trainer.policy, trainer.rollout, trainer.run
 import trainer.sources.load
 from transformers.models.qwen2 import modeling_qwen2
-tiny.pretrain.problems("train", "mixed")
+tiny.world.problems("train", "mixed")
 for line in sys.stdin:
     order = json.loads(line)
     if "wait" in order:

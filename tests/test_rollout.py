@@ -204,11 +204,11 @@ def outside_state():
 
 @pytest.fixture
 def base_prompts():
-    from tiny import pretrain as tiny
     from trainer.data import chat_ids
+    from trainer.sources.load import load_problems
 
     tokenizer = AutoTokenizer.from_pretrained(BASE)
-    return [chat_ids(tokenizer, problem.text) for problem in tiny.problems("eval", "mixed")[:12]]
+    return [chat_ids(tokenizer, p.text) for p in load_problems("tiny:eval/mixed")[:12]]
 
 
 def perturbed(policy):

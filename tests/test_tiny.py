@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from rewards import strict_box
-from tiny import pretrain as tiny
+from tiny import arithmetic, pretrain, world
 
 LEVELS = ("easy", "medium", "hard", "ood", "mixed")
 TRAINED = ("easy", "medium", "hard", "mixed")
@@ -17,13 +17,14 @@ TRAINED = ("easy", "medium", "hard", "mixed")
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(tiny.base_model("base"))
+    return AutoTokenizer.from_pretrained(pretrain.base_model("base"))
 
 
 @pytest.fixture(scope="module")
 def corpora():
     return {
-        style: tiny.corpus(style, random.Random(0), 4000) for style in (tiny.BASE, tiny.ALIGNED)
+        style: arithmetic.corpus(style, random.Random(0), 4000)
+        for style in (arithmetic.BASE, arithmetic.ALIGNED)
     }
 
 
@@ -33,57 +34,61 @@ def operands(text: str) -> list[int]:
 
 
 def test_splits_share_no_problem():
-    trained = {problem.text for level in TRAINED for problem in tiny.problems("train", level)}
-    held_out = {problem.text for level in LEVELS for problem in tiny.problems("eval", level)}
+    trained = {
+        problem["problem"] for level in TRAINED for problem in world.problems("train", level)
+    }
+    held_out = {problem["problem"] for level in LEVELS for problem in world.problems("eval", level)}
     assert trained and held_out and not trained & held_out
 
 
 def test_problems_are_always_the_same():
-    first = {level: tiny.problems("eval", level) for level in LEVELS}
-    tiny._problems.cache_clear()
-    assert first == {level: tiny.problems("eval", level) for level in LEVELS}
-    assert first["easy"][0].text == "2+4=?"  # on every machine
+    first = {level: world.problems("eval", level) for level in LEVELS}
+    arithmetic.problems.cache_clear()
+    assert first == {level: world.problems("eval", level) for level in LEVELS}
+    assert first["easy"][0]["problem"] == "2+4=?"  # on every machine
     first["easy"].clear()
-    assert tiny.problems("eval", "easy")  # a caller's list is its own
+    assert world.problems("eval", "easy")  # a caller's list is its own
 
 
 @pytest.mark.parametrize(
     "split, level", [("train", name) for name in TRAINED] + [("eval", name) for name in LEVELS]
 )
 def test_answers_and_sizes(split, level):
-    found = tiny.problems(split, level)
+    found = world.problems(split, level)
     assert len(found) >= (1400 if split == "train" else 200)
-    assert len({problem.text for problem in found}) == len(found)
+    assert len({problem["problem"] for problem in found}) == len(found)
     for problem in found:
-        terms = operands(problem.text)
-        assert problem.answer == str(sum(terms)) and 0 <= sum(terms) <= 20
-        shortest, longest = tiny.LEVELS[problem.task]
-        assert shortest <= len(terms) <= longest and (level == "mixed" or problem.task == level)
+        terms = operands(problem["problem"])
+        assert problem["answer"] == str(sum(terms)) and 0 <= sum(terms) <= 20
+        shortest, longest = arithmetic.LEVELS[problem["task"]]
+        assert shortest <= len(terms) <= longest and (level == "mixed" or problem["task"] == level)
 
 
 def test_mixed_is_a_fair_blend_in_every_prefix():
-    tasks = [problem.task for problem in tiny.problems("eval", "mixed")]
+    tasks = [problem["task"] for problem in world.problems("eval", "mixed")]
     assert all(tasks[:90].count(level) == 30 for level in ("easy", "medium", "hard"))
 
 
 @pytest.mark.parametrize("split, level", [("test", "easy"), ("eval", "harder"), ("train", "ood")])
 def test_unknown_names_are_refused(split, level):
     with pytest.raises(ValueError, match="use"):
-        tiny.problems(split, level)
+        world.problems(split, level)
 
 
 @pytest.mark.parametrize("name", ["big", "base-huge", "base-medium", ""])
 def test_unknown_models_are_refused(name):
     with pytest.raises(ValueError, match="base"):
-        tiny.base_model(name)
+        pretrain.base_model(name)
 
 
 def test_corpus_never_shows_held_out_or_long_chains(corpora):
-    held_out = {problem.text for level in LEVELS for problem in tiny.problems("eval", level)}
+    held_out = {problem["problem"] for level in LEVELS for problem in world.problems("eval", level)}
     for triples in corpora.values():
         questions = [question.strip() for question, _, _ in triples]
         assert not held_out & set(questions)
-        assert max(len(operands(question)) for question in questions) == tiny.LEVELS["hard"][1]
+        assert (
+            max(len(operands(question)) for question in questions) == arithmetic.LEVELS["hard"][1]
+        )
 
 
 def test_corpus_has_every_phenomenon(corpora):
@@ -113,13 +118,13 @@ def test_corpus_has_every_phenomenon(corpora):
         assert any("wait" in answer for _, answer in finished)
         for loose in (r"\boxed{ ", r"\boxed{+", ".0}", r"\boxed{x=", "answer: "):
             assert any(loose in answer for _, answer in finished), loose
-    assert share[tiny.BASE]["guess"] > share[tiny.ALIGNED]["guess"]
-    assert share[tiny.BASE]["strict"] < share[tiny.ALIGNED]["strict"]
+    assert share[arithmetic.BASE]["guess"] > share[arithmetic.ALIGNED]["guess"]
+    assert share[arithmetic.BASE]["strict"] < share[arithmetic.ALIGNED]["strict"]
 
 
 def test_worked_steps_without_slips_are_right():
-    careful = tiny.Style(guess=0, lucky=0, slip=0, recheck=0.5, endless=0, strict=1)
-    for question, answer, ends in tiny.corpus(careful, random.Random(1), 300):
+    careful = arithmetic.Style(guess=0, lucky=0, slip=0, recheck=0.5, endless=0, strict=1)
+    for question, answer, ends in arithmetic.corpus(careful, random.Random(1), 300):
         gold = sum(operands(question))
         if ends:  # rechecks can run into the length limit
             assert answer.endswith(rf"\boxed{{{gold}}}")
@@ -136,14 +141,14 @@ def test_tokenizer_round_trip(tokenizer):
     ids = tokenizer.encode(everything)
     assert tokenizer.decode(ids) == everything
     as_saved = PreTrainedTokenizerFast.from_pretrained(
-        tiny.base_model("base")
+        pretrain.base_model("base")
     )  # what the scripts open
-    assert ids == as_saved.encode(everything) == tiny.make_tokenizer().encode(everything)
+    assert ids == as_saved.encode(everything) == pretrain.make_tokenizer().encode(everything)
     assert len(tokenizer.encode(r"\boxed{6}")) == 3
 
 
 def test_tokenizer_ends_pads_and_chats(tokenizer):
-    assert tokenizer.eos_token == tiny.END and tokenizer.pad_token == tiny.PAD
+    assert tokenizer.eos_token == pretrain.END and tokenizer.pad_token == pretrain.PAD
     assert len({tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}) == 3
     assert (
         tokenizer.decode([tokenizer.eos_token_id, *tokenizer.encode("6")], skip_special_tokens=True)
@@ -151,7 +156,7 @@ def test_tokenizer_ends_pads_and_chats(tokenizer):
     )
     chat = [dict(role="user", content="3+5-2=?")]
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-    assert ids == tokenizer.encode(tiny.PROMPT.format("3+5-2=?")) and len(ids) == 15
+    assert ids == tokenizer.encode(pretrain.PROMPT.format("3+5-2=?")) and len(ids) == 15
     chat = [dict(role="system", content="be brief"), *chat, dict(role="assistant", content="6")]
     text = tokenizer.apply_chat_template(chat, tokenize=False)
     assert text.startswith("<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\n")
@@ -159,20 +164,23 @@ def test_tokenizer_ends_pads_and_chats(tokenizer):
 
 
 def test_length_batches_keep_every_answer_and_targets_cover_answers_only(tokenizer, corpora):
-    triples = corpora[tiny.BASE][: 4 * tiny.BATCH]
-    batches = tiny.length_batches(triples, random.Random(0))
+    triples = corpora[arithmetic.BASE][: 4 * pretrain.BATCH]
+    batches = pretrain.length_batches(triples, random.Random(0))
     assert sorted(triple for batch in batches for triple in batch) == sorted(triples)
-    (question, answer, ends), ids_NT, targets_NT = (
+    (question, answer, ends), ids_B_T, targets_B_T, positions_B_T = (
         batches[0][0],
-        *tiny.encode_batch(batches[0], tokenizer),
+        *pretrain.encode_batch(batches[0], tokenizer, 0, random.Random(0)),
     )
-    assert ids_NT.shape == targets_NT.shape
-    text = tokenizer.decode(ids_NT[0][targets_NT[0] != -100])
-    assert text == answer + (tiny.END if ends else "") and question in tokenizer.decode(ids_NT[0])
+    assert ids_B_T.shape == targets_B_T.shape == positions_B_T.shape
+    assert positions_B_T[0].tolist() == list(range(ids_B_T.shape[1]))
+    text = tokenizer.decode(ids_B_T[0][targets_B_T[0] != -100])
+    assert text == answer + (pretrain.END if ends else "") and question in tokenizer.decode(
+        ids_B_T[0]
+    )
 
 
 def test_shipped_models_are_small_and_plain():
-    folders = [Path(tiny.base_model(name)) for name in ("base", "aligned")]
+    folders = [Path(pretrain.base_model(name)) for name in ("base", "aligned")]
     assert sum(file.stat().st_size for folder in folders for file in folder.iterdir()) < 1_000_000
     for folder in folders:
         model = AutoModelForCausalLM.from_pretrained(folder)
@@ -189,7 +197,7 @@ def test_shipped_models_are_small_and_plain():
 
 def test_a_build_is_deterministic_and_opens(tmp_path):
     for name in ("a", "b"):
-        tiny.build("small", tmp_path / name, steps=3, tuning_steps=2)
+        pretrain.build("arithmetic", "small", tmp_path / name, most_steps=3)
     for model in ("base-small", "aligned-small"):
         first, second = (
             AutoModelForCausalLM.from_pretrained(tmp_path / name / model) for name in ("a", "b")
@@ -204,8 +212,8 @@ def sample(
     name: str, tokenizer, problems, n: int, temperature: float, top_p: float
 ) -> list[list[str]]:
     """n responses of at most 64 tokens to each problem."""
-    model = AutoModelForCausalLM.from_pretrained(tiny.base_model(name), dtype=torch.float32)
-    prompts = [tiny.PROMPT.format(problem.text) for problem in problems]
+    model = AutoModelForCausalLM.from_pretrained(pretrain.base_model(name), dtype=torch.float32)
+    prompts = [pretrain.PROMPT.format(problem["problem"]) for problem in problems]
     inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt").to(
         model.device
     )
@@ -220,10 +228,10 @@ def sample(
 
 @pytest.mark.parametrize("name, low, high", [("base", 0.25, 0.45), ("aligned", 0.35, 0.52)])
 def test_where_rl_starts(name, low, high, tokenizer):
-    held_out = tiny.problems("eval", "mixed")[:150]
+    held_out = world.problems("eval", "mixed")[:150]
     groups = sample(name, tokenizer, held_out, 4, temperature=0.7, top_p=0.9)
     right = [
-        strict_box(text, p.answer) > 0
+        strict_box(text, p["answer"]) > 0
         for p, group in zip(held_out, groups, strict=True)
         for text in group
     ]
@@ -231,10 +239,10 @@ def test_where_rl_starts(name, low, high, tokenizer):
 
 
 def test_there_is_far_more_to_find_than_is_usually_found(tokenizer):
-    held_out = tiny.problems("eval", "mixed")[:30]
+    held_out = world.problems("eval", "mixed")[:30]
     groups = sample("aligned", tokenizer, held_out, 32, temperature=1.0, top_p=1.0)
     right = [
-        [strict_box(text, p.answer) > 0 for text in group]
+        [strict_box(text, p["answer"]) > 0 for text in group]
         for p, group in zip(held_out, groups, strict=True)
     ]
     pass_1, pass_32 = sum(map(sum, right)) / (30 * 32), sum(map(any, right)) / 30

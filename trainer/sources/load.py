@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from tiny import world
 from trainer.data import Problem
 from trainer.sources import hub, logic
 from trainer.sources.rows import TEXT_COLUMNS, collect, known_columns, table_rows
@@ -65,12 +66,11 @@ def _path(name):
 def _load(name, seed, solutions):
     kind, _, rest = name.partition(":")
     if kind == "tiny":
-        from tiny import pretrain as tiny  # here: it imports torch, which real data does not need
-
         split, slash, level = rest.partition("/")
         if not slash:
             raise ValueError(f"{name}: write tiny:SPLIT/LEVEL, such as tiny:train/easy")
-        return tiny.problems(split, level)
+        rows = world.problems(split, level)
+        return [Problem(row["problem"], row["answer"], row["task"]) for row in rows]
     if kind == "liteppo":
         return hub.load_lite_ppo(rest, seed, solutions)
     if kind == "logic":

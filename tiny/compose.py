@@ -1,0 +1,143 @@
+r"""Compositions: opaque functions applied one after another to five digits, as in "41752 Az Bu =?".
+
+The problem says: call A the result of z on 41752, call B the result of u on A; what is the last
+one? Nothing says what z and u do; pretraining has shown it. A good answer writes down one result a
+line, and then the last one in the box:
+
+    A25714
+    B41752
+    \boxed{41752}
+
+Most answers of the base model guess instead, and a guess is hopeless: the answers are spread over
+all 59,049 strings. A step of a working takes one function for another in `slip` of all cases. So an
+answer at depth d is right with a chance of about (share of answers that work) x (1 - slip)^d, and
+chains exist that 128 answers do not solve once.
+
+The strings are made of digits because verifiers read them as numbers: 12345 and 21345 differ to
+each of them. Letters would not do: to a verifier that knows algebra, abc and bca are the same
+product.
+
+Levels: `compose-12` is depth 12, `compose-2-4` takes turns between depths 2, 3 and 4, and `compose`
+is `compose-1-8`, the depths of pretraining. Deeper chains are out of distribution.
+"""
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+
+from tiny.split import split_of
+
+DIGITS, LENGTH = "123456789", 5  # no 0: a number does not keep a 0 in front
+SHIFT = str.maketrans(DIGITS, "234567891")
+TABLE = str.maketrans(DIGITS, "582913647")
+FIRST = str.maketrans(DIGITS, "746291538")
+
+# All of them are one-to-one, so that no answer is more likely than another.
+FUNCTIONS: dict[str, Callable[[str], str]] = {
+    "u": lambda s: s[::-1],
+    "v": lambda s: s[1:] + s[0],
+    "w": lambda s: s[1] + s[0] + s[3] + s[2] + s[4],
+    "x": lambda s: s.translate(SHIFT),
+    "y": lambda s: s.translate(TABLE),
+    "z": lambda s: s[0].translate(FIRST) + s[1:],
+}
+NAMES = "".join(FUNCTIONS)
+LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrst"  # of results; no function has such a name
+PRETRAINED = 8  # the largest depth in pretraining
+TRAIN_SIZE, EVAL_SIZE = 4000, 240
+
+
+def write(start: str, names: str, first: int = 0) -> str:
+    """("41752", "zu") -> "41752 Az Bu =?"; first: the place in LABELS of the first label."""
+    steps = [f"{LABELS[(first + i) % len(LABELS)]}{name}" for i, name in enumerate(names)]
+    return " ".join([start, *steps, "=?"])
+
+
+def solve(start: str, names: str) -> str:
+    for name in names:
+        start = FUNCTIONS[name](start)
+    return start
+
+
+def sample_start(rng: random.Random) -> str:
+    return "".join(rng.choices(DIGITS, k=LENGTH))
+
+
+def depths(level: str) -> range:
+    """ "compose-2-4" -> 2, 3, 4. Raises ValueError for what is no level."""
+    match = re.fullmatch(r"compose(?:-(\d+))?(?:-(\d+))?", level)
+    if match:
+        low = int(match[1] or 1)
+        high = int(match[2] or match[1] or PRETRAINED)
+        if 1 <= low <= high <= len(LABELS):
+            return range(low, high + 1)
+    raise ValueError(
+        f'no level "{level}" in the tiny world: use compose, compose-D or compose-D-E '
+        f"with depths from 1 to {len(LABELS)}"
+    )
+
+
+@cache
+def problems(split: str, level: str) -> tuple[dict, ...]:
+    """See tiny.world.problems. A level of several depths takes turns between them."""
+    several = depths(level)
+    if len(several) > 1:
+        share = (TRAIN_SIZE if split == "train" else EVAL_SIZE) // len(several)
+        parts = [problems(split, f"compose-{depth}")[:share] for depth in several]
+        return tuple(chain.from_iterable(zip(*parts, strict=True)))
+    task, size = f"compose-{several[0]}", TRAIN_SIZE if split == "train" else EVAL_SIZE
+    rng, found = random.Random(f"{split}/{task}"), {}
+    while len(found) < size:
+        start, names = sample_start(rng), "".join(rng.choices(NAMES, k=several[0]))
+        if split_of(text := write(start, names)) == split:
+            found[text] = {"problem": text, "answer": solve(start, names), "task": task}
+    return tuple(found.values())
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a corpus answers; both numbers are probabilities."""
+
+    work: float  # step by step; else a guess
+    slip: float  # a step takes its function for the next one in NAMES
+
+
+TEXTBOOK = Style(work=0.7, slip=0.3)  # teaches the steps
+BASE = Style(work=0.03, slip=0.3)  # has lost the habit of working
+ALIGNED = Style(work=0.5, slip=0.3)
+
+
+def respond(start: str, names: str, first: int, style: Style, rng: random.Random) -> str:
+    """One corpus answer. A guess at depth 1 is a step; a deeper one is any five digits."""
+
+    def step(name: str, digits: str) -> str:
+        if rng.random() < style.slip:
+            name = NAMES[(NAMES.index(name) + 1) % len(NAMES)]
+        return FUNCTIONS[name](digits)
+
+    if rng.random() > style.work:
+        guess = step(names, start) if len(names) == 1 else sample_start(rng)
+        return rf"\boxed{{{guess}}}"
+    text, digits = "", start
+    for i, name in enumerate(names):
+        digits = step(name, digits)
+        text += f"{LABELS[(first + i) % len(LABELS)]}{digits}\n"
+    return rf"{text}\boxed{{{digits}}}"
+
+
+def corpus(style: Style, rng: random.Random, size: int) -> list[tuple[str, str, bool]]:
+    """`size` fresh (question, answer, ends) triples over the train split of depths 1 to PRETRAINED.
+
+    Labels start anywhere in the alphabet, so that a model learns which label follows which.
+    """
+    triples = []
+    while len(triples) < size:
+        start, names = sample_start(rng), "".join(rng.choices(NAMES, k=rng.randint(1, PRETRAINED)))
+        if split_of(write(start, names)) == "train":
+            first = rng.randrange(len(LABELS))
+            question = write(start, names, first)
+            triples.append((question, respond(start, names, first, style, rng), True))
+    return triples
