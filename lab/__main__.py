@@ -1,5 +1,111 @@
-"""`python -m lab`: see lab/experiments.py."""
+"""The papers' findings, tried in the embedded worlds: arms x paired seeds of the scripts, a figure,
+verdicts.
 
-from lab.experiments import main
+    python -m lab                                      the experiments: what the paper claims, the
+    arms, the time python -m lab clip_higher [--seeds 5] [--jobs 2]   run one:
+    lab/results/clip_higher/{results.json,figure.png} python -m lab clip_higher --steps 8 --seeds 2
+    try it out: shorter, all of it under lab/runs/clip_higher-8steps python -m lab all
+    run all of them, one after the other python -m lab page                                 write
+    lab/README.md and the figures from the results there are
 
-main()
+If a run is killed, the same command goes on. "It does not show at this scale" is a result.
+"""
+
+import argparse
+import json
+import math
+import signal
+import sys
+import textwrap
+from pathlib import Path
+
+from lab import figure, page, run
+from lab.papers import EXPERIMENTS, Experiment
+from lab.statistics import RULE
+
+
+def minutes(experiment: Experiment, seeds: int, jobs: int) -> int:
+    return math.ceil(len(experiment.commands()) * seeds * experiment.seconds / jobs / 60)
+
+
+def listing(seeds: int, jobs: int) -> str:
+    """What `python -m lab` prints."""
+    blocks = []
+    for name, experiment in EXPERIMENTS.items():
+        time = f"about {minutes(experiment, seeds, jobs)} minutes on {jobs} cores"
+        arms = [
+            f"{facet or 'arms'}: {', '.join(labels)}" for facet, labels in experiment.arms.items()
+        ]
+        text = "\n".join([textwrap.fill(experiment.paper, 96), *arms])
+        head = f"{name}  ({len(experiment.commands())} arms x {seeds} seeds, {time})"
+        blocks.append(f"{head}\n{textwrap.indent(text, '    ')}")
+    return "\n\n".join(blocks)
+
+
+def run_experiment(name: str, out: Path, *, seeds: int, jobs: int, steps: int | None) -> None:
+    """Run what is missing of an experiment, write results.json and figure.png, print the
+    verdicts."""
+    experiment = EXPERIMENTS[name]
+    home, runs_home = out / "results" / name, out / "runs" / name
+    trial = steps is not None and steps != experiment.steps
+    if trial:
+        home = runs_home = out / "runs" / f"{name}-{steps}steps"  # a try-out is no result
+    steps = steps or experiment.steps
+    time = minutes(experiment, seeds, jobs)
+    print(f"{name}: about {time} minutes at {experiment.steps} steps, here {steps}")
+    runs = run.plan(experiment, runs_home, seeds, steps)
+    run.carry_out_all(name, runs, jobs)
+
+    result = run.collect(name, experiment, runs, steps)
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "results.json").write_text(json.dumps(result) + "\n")
+    results = page.read_results(out) | {name: result}
+    judged = page.judge_all(results)[name]
+    figure.draw(experiment, result, judged, home / "figure.png")
+    print("\n".join(f"{one.verdict}: {one.claim} ({one})" for one in judged))
+    print(f"Written to {home}; python -m lab page adds it to the page")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m lab",
+        description=__doc__,
+        epilog=RULE,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="?", help="an experiment, all, or page; none: list them")
+    parser.add_argument("--seeds", type=int, default=5, help="paired seeds, two at least (5)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each (2)")
+    parser.add_argument("--steps", type=int, help="try it out with fewer steps")
+    parser.add_argument(
+        "--out", type=Path, default=run.ROOT / "lab", help="folder of runs and results (lab)"
+    )
+    args = parser.parse_args()
+    out = args.out.resolve()
+    # As Ctrl-C: the runs are told, and can resume.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if args.name not in (None, "all", "page", *EXPERIMENTS):
+            raise ValueError(
+                f"no experiment is called {args.name}: use {', '.join(EXPERIMENTS)}, all or page"
+            )
+        if args.seeds < 2 or args.jobs < 1 or (args.steps is not None and args.steps < 2):
+            raise ValueError("it takes two --seeds at least, one of --jobs and two --steps")
+        if args.name is None:
+            print(listing(args.seeds, args.jobs))
+        elif args.name == "page":
+            out.mkdir(parents=True, exist_ok=True)
+            page.write_page(out)
+            print(f"Written to {out / 'README.md'}")
+        else:
+            for name in EXPERIMENTS if args.name == "all" else [args.name]:
+                run_experiment(name, out, seeds=args.seeds, jobs=args.jobs, steps=args.steps)
+    except (ValueError, OSError) as error:
+        sys.exit(f"lab: {error}")
+    except KeyboardInterrupt:
+        sys.exit("lab: stopped; the same command goes on.")
+
+
+if __name__ == "__main__":
+    main()

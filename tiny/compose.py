@@ -46,7 +46,7 @@ FUNCTIONS: dict[str, Callable[[str], str]] = {
 }
 NAMES = "".join(FUNCTIONS)
 LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrst"  # of results; no function has such a name
-PRETRAINED = 8  # the largest depth in pretraining
+USUAL, DEEPEST = 8, 24  # depths of most problems in pretraining, and of all
 TRAIN_SIZE, EVAL_SIZE = 4000, 240
 
 
@@ -71,7 +71,7 @@ def depths(level: str) -> range:
     match = re.fullmatch(r"compose(?:-(\d+))?(?:-(\d+))?", level)
     if match:
         low = int(match[1] or 1)
-        high = int(match[2] or match[1] or PRETRAINED)
+        high = int(match[2] or match[1] or USUAL)
         if 1 <= low <= high <= len(LABELS):
             return range(low, high + 1)
     raise ValueError(
@@ -99,15 +99,16 @@ def problems(split: str, level: str) -> tuple[dict, ...]:
 
 @dataclass(frozen=True)
 class Style:
-    """How a corpus answers; both numbers are probabilities."""
+    """What a corpus holds; all numbers are probabilities."""
 
+    deep: float  # a chain is deeper than USUAL
     work: float  # step by step; else a guess
     slip: float  # a step takes its function for the next one in NAMES
 
 
-TEXTBOOK = Style(work=0.7, slip=0.3)  # teaches the steps
-BASE = Style(work=0.03, slip=0.3)  # has lost the habit of working
-ALIGNED = Style(work=0.5, slip=0.3)
+TEXTBOOK = Style(deep=0.25, work=0.7, slip=0.3)  # teaches the steps
+BASE = Style(deep=0.1, work=0.05, slip=0.3)  # has lost the habit of working
+ALIGNED = Style(deep=0.1, work=0.6, slip=0.3)
 
 
 def respond(start: str, names: str, first: int, style: Style, rng: random.Random) -> str:
@@ -129,13 +130,14 @@ def respond(start: str, names: str, first: int, style: Style, rng: random.Random
 
 
 def corpus(style: Style, rng: random.Random, size: int) -> list[tuple[str, str, bool]]:
-    """`size` fresh (question, answer, ends) triples over the train split of depths 1 to PRETRAINED.
+    """`size` fresh (question, answer, ends) triples over the train split of depths 1 to DEEPEST.
 
     Labels start anywhere in the alphabet, so that a model learns which label follows which.
     """
     triples = []
     while len(triples) < size:
-        start, names = sample_start(rng), "".join(rng.choices(NAMES, k=rng.randint(1, PRETRAINED)))
+        depth = rng.randint(USUAL + 1, DEEPEST) if rng.random() < style.deep else rng.randint(1, USUAL)
+        start, names = sample_start(rng), "".join(rng.choices(NAMES, k=depth))
         if split_of(write(start, names)) == "train":
             first = rng.randrange(len(LABELS))
             question = write(start, names, first)

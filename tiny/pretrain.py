@@ -56,9 +56,9 @@ FAMILIES = {
     "compose": {
         "compose": [
             Phase(COMPOSE(compose.TEXTBOOK), 2400, 3e-3, stretch=128),
-            Phase(COMPOSE(compose.BASE), 240, 1e-3, stretch=128),
+            Phase(COMPOSE(compose.BASE), 160, 5e-4, stretch=128),
         ],
-        "compose-aligned": [Phase(COMPOSE(compose.ALIGNED), 240, 1e-3, stretch=128)],
+        "compose-aligned": [Phase(COMPOSE(compose.ALIGNED), 160, 5e-4, stretch=128)],
     },
 }
 

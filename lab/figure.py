@@ -1,0 +1,172 @@
+"""The figure of an experiment: curves above, and below them all claims in one forest plot."""
+
+import math
+import textwrap
+from pathlib import Path
+from statistics import fmean
+
+import matplotlib.pyplot as plt
+
+from lab.papers import Experiment, arm
+from lab.statistics import Judged
+from trainer import plot
+
+WIDTH = 9.0  # inches: readable when a README shows it 800 pixels wide
+COLUMNS = 4  # of pass@k panels
+FURTHEST = 6  # in units of the smallest effect worth talking about; what lies beyond gets an arrow
+MARKS = {  # {verdict: (colour, marker)}
+    "as in the paper": ("#0072B2", "o"),
+    "opposite": ("#D55E00", "s"),
+    "no difference": ("#555555", "D"),
+    "undecided": ("#BBBBBB", "o"),
+}
+PANELS = {  # {metric: (title, unit, logarithmic)}
+    "eval_accuracy": ("Held-out accuracy", "share solved", False),
+    "entropy": ("Entropy", "nats per token", False),
+    "length": ("Response length", "tokens", False),
+    "truncated": ("Truncated answers", "share", False),
+    "grad_norm": ("Gradient norm", "before clipping", True),
+    "reward_std": ("Spread of rewards", "std inside a group", False),
+    "clip_fraction_high": ("Clipped above", "share of tokens", False),
+    "kl": ("KL to the reference", "nats per token", False),
+    "kl_loss_share": ("KL's share of the loss", "share", True),
+}
+
+
+def draw(experiment: Experiment, result: dict, judged: list[Judged], out: Path) -> None:
+    """Write the figure to the PNG `out`. Of an older run without curves, draw the claims alone."""
+    has_curves = experiment.panels and all(run.get("curves") for run in result["runs"])
+    has_ladders = experiment.tasks and all(run.get("pass_at_k") for run in result["runs"])
+    rows, columns = grid(experiment, has_curves, has_ladders)
+    above, below = 2.3 * rows, 0.7 + 0.4 * len(judged)  # inches
+    with plt.rc_context(plot.STYLE | {"font.size": 8, "axes.titlesize": 9}):
+        figure = plt.figure(figsize=(WIDTH, above + below), layout="constrained")
+        note = f"{result['seeds']} paired seeds"
+        if rows:
+            upper, lower = figure.subfigures(2, 1, height_ratios=[above, below])
+            cells = upper.subplots(rows, columns, squeeze=False)
+            draw_above = draw_curves if has_curves else draw_ladders
+            handles = draw_above(cells, experiment, result)
+            draw_claims(lower.subplots(), judged)
+            note += ", in bands from the lowest to the highest"
+            upper.legend(handles=handles, loc="outside lower center", ncols=5, title=note)
+        else:
+            draw_claims(figure.subplots(), judged)
+            figure.suptitle(f"{note}; the curves of this older run were not kept", fontsize=8)
+        figure.savefig(out, dpi=130)
+        plt.close(figure)
+
+
+def grid(experiment: Experiment, has_curves: bool, has_ladders: bool) -> tuple[int, int]:
+    """Rows and columns of the panels above the claims."""
+    if has_curves:
+        metrics, facets = len(experiment.panels), len(experiment.arms)
+        return (metrics, facets) if facets > 1 else (1, metrics)
+    if has_ladders:  # a panel a task, and two more
+        return math.ceil((len(experiment.tasks) + 2) / COLUMNS), COLUMNS
+    return 0, 0
+
+
+def draw_curves(cells, experiment: Experiment, result: dict) -> list:
+    """Metrics over steps: with several facets a column each, with one the panels side by side."""
+    labels: dict[str, None] = {}
+    for column, (facet, commands) in enumerate(experiment.arms.items()):
+        labels |= dict.fromkeys(commands)
+        for row, metric in enumerate(experiment.panels):
+            groups = {
+                label: [
+                    as_rows(run["curves"], metric) for run in runs_of(result, arm(facet, label))
+                ]
+                for label in commands
+            }
+            title, unit, logarithmic = PANELS[metric]
+            title = f"{facet}: {title.lower()}" if facet else title
+            ax = cells[row][column] if facet else cells[0][row]
+            panel = (title, unit, {metric: ""}, logarithmic)
+            plot.draw_metric(ax, panel, groups, result["steps"], max(1, result["steps"] // 30))
+    return [plt.Line2D([], [], label=label, **plot.look(i)) for i, label in enumerate(labels)]
+
+
+def runs_of(result: dict, name: str) -> list[dict]:
+    return [run for run in result["runs"] if run["arm"] == name]
+
+
+def as_rows(curves: dict, metric: str) -> list[dict]:
+    """A curve as the rows of metrics.jsonl that it came from."""
+    resets = set(curves["resets"])
+    return [
+        {"step": step, metric: value} | ({"event": "reset"} if step in resets else {})
+        for step, value in curves[metric]
+    ]
+
+
+def draw_ladders(cells, experiment: Experiment, result: dict) -> list:
+    """pass@k of each task before, midway and after; then the rises by task, and the problems'
+    pass@1."""
+    axes, points = list(cells.flat), list(experiment.points)
+    for ax, task in zip(axes, experiment.tasks, strict=False):
+        for index, point in enumerate(points):
+            seen = [run["pass_at_k"][point][task]["pass"] for run in result["runs"]]
+            ks = [int(k) for k in seen[0]]
+            values = [[s[str(k)] for s in seen] for k in ks]
+            ax.plot(ks, [fmean(v) for v in values], **plot.look(index, len(ks)))
+            ax.fill_between(
+                ks,
+                list(map(min, values)),
+                list(map(max, values)),
+                color=plot.COLOURS[index],
+                alpha=0.2,
+            )
+        ax.set_xscale("log", base=2)
+        ax.set(title=task.removeprefix("tiny/"), ylim=(-0.03, 1.05), xlabel="k", ylabel="pass@k")
+        ax.set_xticks([1, 8, 128], ["1", "8", "128"])
+        ax.minorticks_off()
+    rises, shift = axes[len(experiment.tasks) : len(experiment.tasks) + 2]
+    for task in experiment.tasks:
+        before, after = (
+            fmean(run["pass_at_k"][point][task]["pass"]["128"] for run in result["runs"])
+            for point in ("before", "after")
+        )
+        rises.plot(before, after - before, "o", color=plot.COLOURS[0], alpha=0.7)
+    rises.axhline(0, color="black", linewidth=0.8)
+    rises.set(title="rise by start, a dot a task", xlabel="pass@128 before", ylabel="rise")
+    solved = [
+        [
+            share
+            for run in result["runs"]
+            for task in experiment.tasks
+            for share in run["pass_at_k"][point][task]["solved"]
+        ]
+        for point in points
+    ]
+    plot.draw_histogram(shift, solved)
+    shift.set(title="all problems by pass@1")
+    for ax in axes[len(experiment.tasks) + 2 :]:
+        ax.remove()
+    return [plt.Line2D([], [], label=point, **plot.look(i)) for i, point in enumerate(points)]
+
+
+def draw_claims(ax, judged: list[Judged]) -> None:
+    """The mean difference of each claim and its interval, in units of the smallest effect worth
+    talking about."""
+    ax.axvspan(-1, 1, color="0.92", zorder=0)
+    ax.axvline(0, color="black", linewidth=0.8)
+    for place, one in enumerate(judged):
+        colour, marker = MARKS[one.verdict]
+        unit = one.worth or 1.0
+        low, middle, high = (
+            max(-FURTHEST, min(FURTHEST, value / unit)) for value in (one.low, one.mean, one.high)
+        )
+        ax.plot([low, high], [place, place], color=colour, linewidth=2.2)
+        if abs(one.mean / unit) > FURTHEST:
+            marker = ">" if one.mean > 0 else "<"
+        ax.plot(middle, place, marker, color=colour, markersize=6)
+        ax.text(FURTHEST + 0.3, place, one.verdict, va="center", color="black", fontsize=8)
+    labels = [textwrap.fill(str(one.claim), 62) for one in judged]
+    ax.set_yticks(range(len(judged)), labels, fontsize=7)
+    ax.set(xlim=(-FURTHEST - 0.2, FURTHEST + 0.2), ylim=(len(judged) - 0.5, -0.5))
+    ax.set_xlabel(
+        "← against the paper     |     smallest effects worth talking about     |     with it →"
+    )
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)

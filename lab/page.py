@@ -1,0 +1,148 @@
+"""lab/README.md, from papers.py and the results.json of every experiment."""
+
+import json
+import textwrap
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+from lab import figure
+from lab.papers import EXPERIMENTS, Experiment
+from lab.statistics import RULE, VERDICTS, Judged, judge, measure_claim
+
+OPENING = """# The papers' findings, tried in the embedded worlds
+
+Three papers say what matters in reinforcement learning of language models. Here their claims are
+tested on two worlds that fit in a megabyte: chains of arithmetic, and compositions of opaque
+functions. An experiment compares arms, each one a command line of `justrl.py`, `prorl.py` or
+`liteppo.py`, over paired seeds: the same problems and the same seeds of sampling. What all arms
+share was fixed before any two of them were compared, and no arm was tuned. Worlds this small can
+show that a mechanism exists; they cannot show that it matters at scale.
+
+    python -m lab                     # the experiments, their arms and how long they take
+    python -m lab prorl_boundary      # run one, and see what it says
+    python -m lab page                # write this page again
+
+Arms are compared at equal steps, with the same number of answers a step, unless the text says
+otherwise."""
+
+
+def read_results(out: Path) -> dict[str, dict]:
+    """{experiment: its results.json}, of those that have been run."""
+    paths = {name: out / "results" / name / "results.json" for name in EXPERIMENTS}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+
+
+def judge_all(results: dict[str, dict]) -> dict[str, list[Judged]]:
+    """{experiment: its claims with their verdicts}: all claims are judged together, see
+    statistics.RULE."""
+    measured = {
+        name: [measure_claim(claim, by_arm(result)) for claim in EXPERIMENTS[name].claims]
+        for name, result in results.items()
+    }
+    verdicts = iter(judge([one for claims in measured.values() for one in claims]))
+    return {
+        name: [replace(one, verdict=next(verdicts)) for one in claims]
+        for name, claims in measured.items()
+    }
+
+
+def by_arm(result: dict) -> dict[str, dict[int, dict]]:
+    """{arm: {seed: measures}}"""
+    seen: dict[str, dict[int, dict]] = {}
+    for run in result["runs"]:
+        seen.setdefault(run["arm"], {})[run["seed"]] = run["measures"]
+    return seen
+
+
+def write_page(out: Path) -> None:
+    """Write README.md and every figure anew."""
+    results = read_results(out)
+    judged = judge_all(results)
+    for name, result in results.items():
+        path = out / "results" / name / "figure.png"
+        figure.draw(EXPERIMENTS[name], result, judged[name], path)
+    (out / "README.md").write_text(page(results, judged))
+
+
+def page(results: dict[str, dict], judged: dict[str, list[Judged]]) -> str:
+    parts = [OPENING, summary(judged), f"## The rule\n\n{RULE}"]
+    for name, experiment in EXPERIMENTS.items():
+        parts += [f"## {name}", fill(f"**The paper.** {experiment.paper}")]
+        if name in results:
+            parts += findings(name, experiment, results[name], judged[name])
+        else:
+            claims = "".join(f"\n- {claim}" for claim in experiment.claims)
+            parts.append(f"**Not run yet.** Its claims:\n{claims}")
+        parts.append(fill(f"**Try it.** {experiment.try_it}"))
+    return "\n\n".join(parts) + "\n"
+
+
+def fill(text: str) -> str:
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+
+
+def summary(judged: dict[str, list[Judged]]) -> str:
+    """How many claims of each experiment got which verdict."""
+    lines = [f"| experiment | {' | '.join(VERDICTS)} |", "|---|" + "---:|" * len(VERDICTS)]
+    total = Counter()
+    for name, claims in judged.items():
+        seen = Counter(one.verdict for one in claims)
+        total += seen
+        lines.append(f"| [{name}](#{name}) | {' | '.join(str(seen[v]) for v in VERDICTS)} |")
+    lines.append(f"| all {total.total()} | {' | '.join(str(total[v]) for v in VERDICTS)} |")
+    return "\n".join(lines)
+
+
+def findings(name: str, experiment: Experiment, result: dict, claims: list[Judged]) -> list[str]:
+    when = f"{result['seeds']} seeds, {result['steps']} steps, run on {result['date']}"
+    parts = [
+        fill(f"**Here** ({when}). {experiment.found}"),
+        f"![{name}](results/{name}/figure.png)",
+        claim_table(claims),
+        arm_table(experiment, result),
+    ]
+    if experiment.tasks:
+        parts.append(boundary_table(experiment, result))
+    return parts
+
+
+def claim_table(claims: list[Judged]) -> str:
+    lines = ["| claim | difference | verdict | seeds needed |", "|---|---|---|---:|"]
+    for one in claims:
+        needed = str(one.seeds_needed) if one.seeds_needed <= 1000 else "over 1,000"
+        lines.append(f"| {one.claim} | {one} | **{one.verdict}** | {needed} |")
+    return "\n".join(lines)
+
+
+def arm_table(experiment: Experiment, result: dict) -> str:
+    """The measures of each arm, the mean of its seeds."""
+    seen = by_arm(result)
+    metrics = dict.fromkeys([*experiment.panels, *(c.metric for c in experiment.claims)])
+    lines = [f"| arm | {' | '.join(metrics)} |", "|---|" + "---:|" * len(metrics)]
+    for name in experiment.commands():
+        means = [f"{fmean(m[metric] for m in seen[name].values()):.3g}" for metric in metrics]
+        lines.append(f"| {name} | {' | '.join(means)} |")
+    return "\n".join(lines)
+
+
+def boundary_table(experiment: Experiment, result: dict) -> str:
+    """pass@128 before and after, and the regimes seed by seed, of each task."""
+    lines = [
+        "| task | pass@128 before | after | regime, seed by seed (`evaluate.py --help`) |",
+        "|---|---:|---:|---|",
+    ]
+    for task in experiment.tasks:
+        level = task.removeprefix("tiny/")
+        seen = [run["measures"] for run in result["runs"]]
+        regimes = Counter(m[f"regime {level}"] for m in seen).most_common()
+        words = ", ".join(f"{count} {regime}" for regime, count in regimes)
+        ends = [
+            f"{fmean(m[f'{point}@128 {level}'] for m in seen):.3f}"
+            if f"{point}@128 {level}" in seen[0]
+            else ""
+            for point in ("before", "after")
+        ]
+        lines.append(f"| {level} | {' | '.join(ends)} | {words} |")
+    return "\n".join(lines)

@@ -1,0 +1,120 @@
+"""From measures to verdicts: paired differences, t intervals, control of false discoveries, and
+power."""
+
+import math
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from scipy import stats
+
+from lab.papers import Claim
+
+RULE = """A run's measure is the mean of a metric over the last quarter of its steps, or what
+evaluate.py finds in its last checkpoint (`final_`, `rise@`). For each seed, the mean measure of the
+arms that the paper puts higher minus that of the arms it puts lower is a paired difference. Over
+the seeds it has a mean and a 95 % t interval.
+
+The smallest effect worth talking about was fixed once for all experiments: three points of
+accuracy, one point of truncated or endless answers, and 10 % of the arms' mean for any other
+metric. The verdict is
+
+- **no difference** if the whole interval lies within plus or minus that size;
+- else **as in the paper** or **opposite**, by the sign, if the difference is significant;
+- else **undecided**.
+
+Significant means that the claim survives Benjamini and Hochberg's procedure over all claims of all
+experiments: of the claims called significant, at most 5 % are expected to be false. Seeds needed is
+the number that makes half of the interval's width half of the smallest effect worth talking about,
+by the variance seen here."""
+
+VERDICTS = ("as in the paper", "opposite", "no difference", "undecided")
+FALSE_DISCOVERIES = 0.05
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with what the seeds say about it. Differences are positive where the paper predicts
+    it."""
+
+    claim: Claim
+    differences: list[float]
+    mean: float
+    low: float
+    high: float
+    p: float
+    worth: float  # the smallest effect worth talking about
+    seeds_needed: int
+    verdict: str = "undecided"
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3g}, 95 % interval {self.low:+.3g} to {self.high:+.3g}"
+
+
+def smallest_effect(metric: str, level: float) -> float:
+    """The smallest effect worth talking about, in the metric's unit; level: the mean of the arms
+    compared."""
+    if metric.startswith(("eval_accuracy", "final_accuracy", "rise@")):
+        return 0.03
+    if metric.startswith(("truncated", "final_endless")):
+        return 0.01
+    return 0.1 * abs(level)
+
+
+def test(differences: list[float]) -> tuple[float, float, float]:
+    """Low and high end of the 95 % t interval of the mean, and the two-sided p value of its being
+    zero.
+
+    Seeds that agree exactly are no case for a t test. That happens at a floor or a ceiling, such as
+    a rise from 0 to 1, so three or more of them count as certain.
+    """
+    mean = fmean(differences)
+    if max(differences) - min(differences) < 1e-9:
+        certain = abs(mean) > 1e-9 and len(differences) > 2
+        return mean, mean, 0.0 if certain else 1.0
+    result = stats.ttest_1samp(differences, 0.0)
+    interval = result.confidence_interval(0.95)
+    return float(interval.low), float(interval.high), float(result.pvalue)
+
+
+def seeds_needed(spread: float, worth: float) -> int:
+    """The fewest seeds whose 95 % interval has half of its width at most worth / 2; spread: std of
+    a difference."""
+    if spread < 1e-12:
+        return 2
+    count = 2
+    while stats.t.ppf(0.975, count - 1) * spread / math.sqrt(count) > worth / 2:
+        count += 1
+        if count > 1000:
+            break
+    return count
+
+
+def measure_claim(claim: Claim, seen: dict[str, dict[int, dict]]) -> Judged:
+    """The claim with its differences; seen: {arm: {seed: measures}}. Its verdict needs all claims,
+    see judge."""
+
+    def mean(arms: tuple[str, ...], seed: int) -> float:
+        return fmean(seen[name][seed][claim.metric] for name in arms) if arms else 0.0
+
+    seeds = sorted(seen[claim.more[0]])
+    differences = [mean(claim.more, seed) - mean(claim.less, seed) for seed in seeds]
+    level = fmean(abs(mean((name,), seed)) for name in claim.more + claim.less for seed in seeds)
+    low, high, p = test(differences)
+    worth = smallest_effect(claim.metric, level)
+    needed = seeds_needed(stdev(differences), worth) if worth else 2
+    return Judged(claim, differences, fmean(differences), low, high, p, worth, needed)
+
+
+def verdict(judged: Judged, q: float) -> str:
+    """RULE's verdict; q: the p value after Benjamini and Hochberg's correction."""
+    if -judged.worth < judged.low and judged.high < judged.worth:
+        return "no difference"
+    if q <= FALSE_DISCOVERIES:
+        return "as in the paper" if judged.mean > 0 else "opposite"
+    return "undecided"
+
+
+def judge(claims: list[Judged]) -> list[str]:
+    """The verdicts of all claims of all experiments, which must be judged together."""
+    corrected = stats.false_discovery_control([claim.p for claim in claims])
+    return [verdict(claim, q) for claim, q in zip(claims, corrected, strict=True)]

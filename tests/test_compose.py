@@ -1,0 +1,136 @@
+"""The world of compositions: problems, answers, corpus, what guessing is worth, and what verifiers
+make of it."""
+
+import random
+import re
+from collections import Counter
+
+import pytest
+
+from rewards import deepscaler_match, robust_many, strict_box
+from tiny import compose, world
+
+
+def by_hand(text: str) -> str:
+    """The answer to a question, by another way than the module's own."""
+    start, *steps, end = text.split(" ")
+    assert end == "=?" and re.fullmatch("[1-9]{5}", start)
+    digits = [int(digit) for digit in start]
+    for label, name in steps:
+        assert label in compose.LABELS
+        if name == "u":
+            digits = digits[::-1]
+        elif name == "v":
+            digits = digits[1:] + digits[:1]
+        elif name == "w":
+            digits = [digits[i] for i in (1, 0, 3, 2, 4)]
+        elif name == "x":
+            digits = [digit % 9 + 1 for digit in digits]
+        elif name == "y":
+            digits = [int("0582913647"[digit]) for digit in digits]
+        else:
+            assert name == "z"
+            digits = [int("0746291538"[digits[0]]), *digits[1:]]
+    return "".join(map(str, digits))
+
+
+@pytest.mark.parametrize("level", ["compose-1", "compose-2", "compose-12", "compose-46"])
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_answers_are_right(split, level):
+    found = world.problems(split, level)[:300]
+    assert all(problem["answer"] == by_hand(problem["problem"]) for problem in found)
+    assert {problem["task"] for problem in found} == {level}
+    assert len({problem["problem"] for problem in found}) == len(found) >= 200
+
+
+def test_splits_share_no_problem_and_levels_take_turns():
+    levels = ("compose", "compose-1", "compose-3-5", "compose-30")
+    train, held_out = (
+        {p["problem"] for level in levels for p in world.problems(split, level)}
+        for split in ("train", "eval")
+    )
+    assert train and held_out and not train & held_out
+    tasks = [problem["task"] for problem in world.problems("eval", "compose-3-5")]
+    assert tasks[:4] == ["compose-3", "compose-4", "compose-5", "compose-3"]
+    assert len(set(problem["task"] for problem in world.problems("train", "compose"))) == 8
+
+
+@pytest.mark.parametrize(
+    "level", ["compose-", "compose-0", "compose-47", "compose-5-3", "compose-x", "composed"]
+)
+def test_unknown_levels_are_refused(level):
+    with pytest.raises(ValueError, match="use"):
+        world.problems("eval", level)
+
+
+def test_every_function_is_one_to_one():
+    rng = random.Random(0)
+    starts = {compose.sample_start(rng) for _ in range(5000)}
+    for name in compose.NAMES:
+        assert len({compose.solve(start, name) for start in starts}) == len(starts)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 24])
+def test_a_guesser_who_knows_the_distribution_of_answers_solves_under_one_percent(depth):
+    # He has seen 20,000 answers at this depth, and makes his 128 guesses with the commonest of
+    # them.
+    def answers(seed: int) -> list[str]:
+        rng = random.Random(seed)
+        return [
+            compose.solve(compose.sample_start(rng), "".join(rng.choices(compose.NAMES, k=depth)))
+            for _ in range(20_000)
+        ]
+
+    guesses = {answer for answer, _ in Counter(answers(0)).most_common(128)}
+    assert sum(answer in guesses for answer in answers(1)) / 20_000 < 0.01
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_even_one_who_knows_the_start_and_the_functions_but_not_their_order_does(depth):
+    # 128 random programs on the right start; only the names in the question are missing to him.
+    rng, hits = random.Random(depth), 0
+    for _ in range(300):
+        start = compose.sample_start(rng)
+        names = ["".join(rng.choices(compose.NAMES, k=depth)) for _ in range(129)]
+        answer, *guesses = (compose.solve(start, own) for own in names)
+        hits += answer in guesses
+    assert hits / 300 < 0.03
+
+
+def test_the_corpus_works_slips_and_guesses_as_its_style_says():
+    style = compose.Style(deep=0.25, work=0.5, slip=0.3)
+    triples = compose.corpus(style, random.Random(0), 4000)
+    worked = [(q, a) for q, a, _ in triples if not a.startswith(r"\boxed")]
+    depths = [len(question.split()) - 2 for question, _, _ in triples]
+    assert 0.46 < len(worked) / len(triples) < 0.54
+    assert 0.22 < sum(depth > compose.USUAL for depth in depths) / len(depths) < 0.28
+    assert max(depths) == compose.DEEPEST
+
+    right = steps = 0
+    for question, answer in worked:
+        before, *named, _ = question.split()
+        *lines, box = answer.split("\n")
+        assert len(lines) == len(named) and box == rf"\boxed{{{lines[-1][1:]}}}"
+        for (label, name), line in zip(named, lines, strict=True):
+            assert line[0] == label
+            right += line[1:] == compose.FUNCTIONS[name](before)
+            steps, before = steps + 1, line[1:]
+    assert 0.68 < right / steps < 0.73
+
+
+def test_the_corpus_shows_no_held_out_problem_whatever_its_labels():
+    held_out = {problem["problem"] for problem in world.problems("eval", "compose")}
+    for question, _, _ in compose.corpus(compose.BASE, random.Random(1), 4000):
+        start, *steps, _ = question.split()
+        assert compose.write(start, "".join(step[1] for step in steps)) not in held_out
+
+
+def test_verifiers_tell_every_string_from_every_other():
+    # Letters would fail here: to a verifier that knows algebra, abc and bca are the same product.
+    gold = "41752"
+    wrong = ["41725", "14752", "25714", "41753", "4175", "417522", "4 1 7 5 3", "41752x"]
+    boxes = [rf"\boxed{{{answer}}}" for answer in (gold, *wrong)]
+    expected = [1.0] + [-1.0] * len(wrong)
+    assert [strict_box(box, gold) for box in boxes] == expected
+    assert robust_many(boxes, [gold] * len(boxes)) == expected
+    assert [deepscaler_match(box, gold) for box in boxes] == expected
