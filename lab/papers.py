@@ -401,3 +401,33 @@ EXPERIMENTS["prorl_boundary_arithmetic"] = Experiment(
     points={"before": "tiny:aligned", "midway": MIDDLE, "after": LAST},
     tasks=tuple(f"tiny/{level}" for level in LEVELS),
 )
+
+# --- the world of compositions ---
+
+COMPOSE = "--data tiny:train/compose --eval_data tiny:eval/compose"
+DEPTHS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16)
+EXPERIMENTS["prorl_boundary"] = Experiment(
+    paper="ProRL, section 4. Prolonged training extends what the model can solve at all.",
+    found="",
+    # Sixteen samples, as in the paper: with eight, a prompt whose answers are right once in a hundred is hardly ever
+    # mixed, and dynamic sampling has little to train on.
+    arms={
+        "": {
+            "ProRL": f"{PRORL} {RESET} --samples_per_prompt 16 --model tiny:compose {COMPOSE}",
+        }
+    },
+    claims=(
+        *(Claim(f"rise@1 compose-{depth}", ("ProRL",)) for depth in (2, 8, 12, 16)),
+        *(Claim(f"rise@128 compose-{depth}", ("ProRL",)) for depth in (2, 8, 12, 16)),
+        Claim("weak_start_strong_gain", ("ProRL",)),
+    ),
+    panels=(),
+    steps=48,
+    seconds=240,
+    try_it="`python prorl.py --tiny --model tiny:compose --data tiny:train/compose --eval_data "
+    "tiny:eval/compose-12 --eval_max_tokens 100`, and watch the accuracy on chains that training never shows.",
+    evaluate="--temperature 1.0 --top_p 1.0 --max_tokens 128 --n 128 --limit 8 --benchmarks "
+    + ",".join(f"tiny/compose-{depth}" for depth in DEPTHS),
+    points={"before": "tiny:compose", "midway": MIDDLE, "after": LAST},
+    tasks=tuple(f"tiny/compose-{depth}" for depth in DEPTHS),
+)

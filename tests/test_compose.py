@@ -4,11 +4,15 @@ make of it."""
 import random
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rewards import deepscaler_match, robust_many, strict_box
 from tiny import compose, world
+from tiny.pretrain import PROMPT, base_model
 
 
 def by_hand(text: str) -> str:
@@ -134,3 +138,49 @@ def test_verifiers_tell_every_string_from_every_other():
     assert [strict_box(box, gold) for box in boxes] == expected
     assert robust_many(boxes, [gold] * len(boxes)) == expected
     assert [deepscaler_match(box, gold) for box in boxes] == expected
+
+
+# --- the shipped models ---
+
+
+@torch.no_grad()
+def sample(name: str, depth: int, problems: int, n: int, begin: str = "") -> list[tuple[dict, str]]:
+    """(problem, answer) pairs at temperature 1; every answer starts with `begin`."""
+    folder = base_model(name)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    own = world.problems("eval", f"compose-{depth}")[:problems]
+    prompts = [PROMPT.format(problem["problem"]) + begin for problem in own]
+    inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
+    torch.manual_seed(0)
+    options = dict(do_sample=True, top_k=0, num_return_sequences=n, max_new_tokens=7 * depth + 8)
+    ids = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return [(own[i // n], begin + text) for i, text in enumerate(texts)]
+
+
+def share(pairs: list[tuple[dict, str]]) -> float:
+    return sum(strict_box(text, p["answer"]) > 0 for p, text in pairs) / len(pairs)
+
+
+def test_shipped_models_are_small():
+    folders = [Path(base_model(name)) for name in ("compose", "compose-aligned")]
+    assert sum(file.stat().st_size for folder in folders for file in folder.iterdir()) < 1_000_000
+
+
+def test_the_base_rarely_works_and_guesses_in_vain():
+    pairs = [pair for depth in (2, 5, 8) for pair in sample("compose", depth, 30, 16)]
+    guesses = [(problem, text) for problem, text in pairs if text.startswith(r"\boxed{")]
+    assert 0.01 < 1 - len(guesses) / len(pairs) < 0.09
+    assert share(guesses) < 0.005
+    aligned = sample("compose-aligned", 5, 30, 8)
+    assert 0.4 < sum(not text.startswith(r"\boxed{") for _, text in aligned) / len(aligned) < 0.8
+
+
+def test_the_steps_of_a_working_are_sound_but_slip():
+    pairs = sample("compose", 3, 30, 8, begin="A")
+    assert 0.2 < share(pairs) < 0.5  # about 0.7 ^ 3
+
+
+def test_a_deep_chain_is_out_of_reach():
+    assert share(sample("compose", 12, 16, 16, begin="A")) < 0.02
