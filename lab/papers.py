@@ -405,7 +405,7 @@ EXPERIMENTS["prorl_boundary_arithmetic"] = Experiment(
 # --- the world of compositions ---
 
 COMPOSE = "--data tiny:train/compose --eval_data tiny:eval/compose"
-DEPTHS = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16)
+DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14)
 EXPERIMENTS["prorl_boundary"] = Experiment(
     paper="ProRL, section 4. Prolonged training extends what the model can solve at all.",
     found="",
@@ -417,12 +417,12 @@ EXPERIMENTS["prorl_boundary"] = Experiment(
         }
     },
     claims=(
-        *(Claim(f"rise@1 compose-{depth}", ("ProRL",)) for depth in (2, 8, 12, 16)),
-        *(Claim(f"rise@128 compose-{depth}", ("ProRL",)) for depth in (2, 8, 12, 16)),
+        *(Claim(f"rise@1 compose-{depth}", ("ProRL",)) for depth in (2, 8, 10, 12, 14)),
+        *(Claim(f"rise@128 compose-{depth}", ("ProRL",)) for depth in (2, 8, 10, 12, 14)),
         Claim("weak_start_strong_gain", ("ProRL",)),
     ),
     panels=(),
-    steps=48,
+    steps=40,
     seconds=240,
     try_it="`python prorl.py --tiny --model tiny:compose --data tiny:train/compose --eval_data "
     "tiny:eval/compose-12 --eval_max_tokens 100`, and watch the accuracy on chains that training never shows.",
