@@ -52,7 +52,7 @@ def draw(experiment: Experiment, result: dict, judged: list[Judged], out: Path) 
             upper.legend(handles=handles, loc="outside lower center", ncols=5, title=note)
         else:
             draw_claims(figure.subplots(), judged)
-            figure.suptitle(f"{note}; the curves of this older run were not kept", fontsize=8)
+            figure.suptitle(f"{note}; the curves of this older run stand in curves.png", fontsize=8)
         figure.savefig(out, dpi=130)
         plt.close(figure)
 

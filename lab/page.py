@@ -97,15 +97,22 @@ def summary(judged: dict[str, list[Judged]]) -> str:
 
 def findings(name: str, experiment: Experiment, result: dict, claims: list[Judged]) -> list[str]:
     when = f"{result['seeds']} seeds, {result['steps']} steps, run on {result['date']}"
+    pictures = [f"![{name}](results/{name}/figure.png)"]
+    if not has_curves(result):  # runs of an older format kept them as a picture alone
+        pictures.insert(0, f"![curves of {name}](results/{name}/curves.png)")
     parts = [
         fill(f"**Here** ({when}). {experiment.found}"),
-        f"![{name}](results/{name}/figure.png)",
+        *pictures,
         claim_table(claims),
         arm_table(experiment, result),
     ]
     if experiment.tasks:
         parts.append(boundary_table(experiment, result))
     return parts
+
+
+def has_curves(result: dict) -> bool:
+    return all("curves" in run for run in result["runs"])
 
 
 def claim_table(claims: list[Judged]) -> str:

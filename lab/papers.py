@@ -409,8 +409,8 @@ DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14)
 EXPERIMENTS["prorl_boundary"] = Experiment(
     paper="ProRL, section 4. Prolonged training extends what the model can solve at all.",
     found="",
-    # Sixteen samples, as in the paper: with eight, a prompt whose answers are right once in a hundred is hardly ever
-    # mixed, and dynamic sampling has little to train on.
+    # Sixteen samples, as in the paper. Of eight, answers that are right once in a hundred are
+    # hardly ever mixed with wrong ones, and dynamic sampling has little to train on.
     arms={
         "": {
             "ProRL": f"{PRORL} {RESET} --samples_per_prompt 16 --model tiny:compose {COMPOSE}",
@@ -425,7 +425,8 @@ EXPERIMENTS["prorl_boundary"] = Experiment(
     steps=40,
     seconds=240,
     try_it="`python prorl.py --tiny --model tiny:compose --data tiny:train/compose --eval_data "
-    "tiny:eval/compose-12 --eval_max_tokens 100`, and watch the accuracy on chains that training never shows.",
+    "tiny:eval/compose-10 --eval_max_tokens 100`, and watch the accuracy on chains that training "
+    "never shows.",
     evaluate="--temperature 1.0 --top_p 1.0 --max_tokens 128 --n 128 --limit 8 --benchmarks "
     + ",".join(f"tiny/compose-{depth}" for depth in DEPTHS),
     points={"before": "tiny:compose", "midway": MIDDLE, "after": LAST},

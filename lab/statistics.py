@@ -9,14 +9,15 @@ from scipy import stats
 
 from lab.papers import Claim
 
-RULE = """A run's measure is the mean of a metric over the last quarter of its steps, or what
+RULE = """\
+A run's measure is the mean of a metric over the last quarter of its steps, or what
 evaluate.py finds in its last checkpoint (`final_`, `rise@`). For each seed, the mean measure of the
 arms that the paper puts higher minus that of the arms it puts lower is a paired difference. Over
 the seeds it has a mean and a 95 % t interval.
 
-The smallest effect worth talking about was fixed once for all experiments: three points of
-accuracy, one point of truncated or endless answers, and 10 % of the arms' mean for any other
-metric. The verdict is
+The smallest effect worth talking about is the same for all experiments: three points of accuracy,
+one point of truncated or endless answers, and 10 % of the arms' mean for any other metric. It was
+chosen after the runs of 2026-11-22 had been seen and before all later ones. The verdict is
 
 - **no difference** if the whole interval lies within plus or minus that size;
 - else **as in the paper** or **opposite**, by the sign, if the difference is significant;

@@ -17,7 +17,7 @@ from scipy import stats
 
 from lab import figure, page, papers, run, statistics
 from lab.papers import EXPERIMENTS, Claim
-from trainer.run import parse
+from trainer.config import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,7 +40,7 @@ def test_arms_take_flags_that_their_scripts_have_and_differ_from_each_other(
         script, *flags = planned.commands[0]
         module = importlib.import_module(script.removesuffix(".py"))
         monkeypatch.setattr(sys, "argv", [script, *flags])
-        config = dataclasses.asdict(parse(module.Config, module.TINY, ""))
+        config = dataclasses.asdict(parse(module.Config, {"tiny": module.TINY}, ""))
         assert config["tiny"] and config["steps"] == experiment.steps
         assert Path(config.pop("out")) == planned.folder
         configs.append({"script": script} | config)

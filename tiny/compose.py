@@ -136,7 +136,9 @@ def corpus(style: Style, rng: random.Random, size: int) -> list[tuple[str, str, 
     """
     triples = []
     while len(triples) < size:
-        depth = rng.randint(USUAL + 1, DEEPEST) if rng.random() < style.deep else rng.randint(1, USUAL)
+        depth = (
+            rng.randint(USUAL + 1, DEEPEST) if rng.random() < style.deep else rng.randint(1, USUAL)
+        )
         start, names = sample_start(rng), "".join(rng.choices(NAMES, k=depth))
         if split_of(write(start, names)) == "train":
             first = rng.randrange(len(LABELS))
