@@ -101,54 +101,60 @@ def as_rows(curves: dict, metric: str) -> list[dict]:
 
 
 def draw_ladders(cells, experiment: Experiment, result: dict) -> list:
-    """pass@k of each task before, midway and after; then the rises by task, and the problems'
-    pass@1."""
+    """pass@k of each task before, midway and after, and two panels about all tasks together."""
     axes, points = list(cells.flat), list(experiment.points)
     for ax, task in zip(axes, experiment.tasks, strict=False):
         for index, point in enumerate(points):
-            seen = [run["pass_at_k"][point][task]["pass"] for run in result["runs"]]
-            ks = [int(k) for k in seen[0]]
-            values = [[s[str(k)] for s in seen] for k in ks]
-            ax.plot(ks, [fmean(v) for v in values], **plot.look(index, len(ks)))
-            ax.fill_between(
-                ks,
-                list(map(min, values)),
-                list(map(max, values)),
-                color=plot.COLOURS[index],
-                alpha=0.2,
+            draw_ladder(
+                ax, [run["pass_at_k"][point][task]["pass"] for run in result["runs"]], index
             )
         ax.set_xscale("log", base=2)
-        ax.set(title=task.removeprefix("tiny/"), ylim=(-0.03, 1.05), xlabel="k", ylabel="pass@k")
         ax.set_xticks([1, 8, 128], ["1", "8", "128"])
         ax.minorticks_off()
-    rises, shift = axes[len(experiment.tasks) : len(experiment.tasks) + 2]
+        ax.set(title=task.removeprefix("tiny/"), ylim=(-0.03, 1.05), xlabel="k", ylabel="pass@k")
+    rises, shift, *unused = axes[len(experiment.tasks) :]
+    draw_rises(rises, experiment, result)
+    plot.draw_histogram(shift, [solved(experiment, result, point) for point in points])
+    shift.set(title="all problems by pass@1")
+    for ax in unused:
+        ax.remove()
+    return [plt.Line2D([], [], label=point, **plot.look(i)) for i, point in enumerate(points)]
+
+
+def draw_ladder(ax, seeds: list[dict[str, float]], index: int) -> None:
+    """The index-th line: the mean of the seeds' pass@k, in a band of their range."""
+    ks = list(seeds[0])
+    values = [[seed[k] for seed in seeds] for k in ks]
+    places = list(map(int, ks))
+    ax.plot(places, list(map(fmean, values)), **plot.look(index, len(ks)))
+    colour = plot.COLOURS[index]
+    ax.fill_between(places, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.2)
+
+
+def draw_rises(ax, experiment: Experiment, result: dict) -> None:
+    """Does a weak start go with a strong gain? A dot a task."""
     for task in experiment.tasks:
         before, after = (
             fmean(run["pass_at_k"][point][task]["pass"]["128"] for run in result["runs"])
             for point in ("before", "after")
         )
-        rises.plot(before, after - before, "o", color=plot.COLOURS[0], alpha=0.7)
-    rises.axhline(0, color="black", linewidth=0.8)
-    rises.set(title="rise by start, a dot a task", xlabel="pass@128 before", ylabel="rise")
-    solved = [
-        [
-            share
-            for run in result["runs"]
-            for task in experiment.tasks
-            for share in run["pass_at_k"][point][task]["solved"]
-        ]
-        for point in points
+        ax.plot(before, after - before, "o", color=plot.COLOURS[0], alpha=0.6)
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set(title="rise by start, a dot a task", xlabel="pass@128 before", ylabel="rise")
+
+
+def solved(experiment: Experiment, result: dict, point: str) -> list[float]:
+    """pass@1 of every problem of every task and seed."""
+    return [
+        share
+        for run in result["runs"]
+        for task in experiment.tasks
+        for share in run["pass_at_k"][point][task]["solved"]
     ]
-    plot.draw_histogram(shift, solved)
-    shift.set(title="all problems by pass@1")
-    for ax in axes[len(experiment.tasks) + 2 :]:
-        ax.remove()
-    return [plt.Line2D([], [], label=point, **plot.look(i)) for i, point in enumerate(points)]
 
 
 def draw_claims(ax, judged: list[Judged]) -> None:
-    """The mean difference of each claim and its interval, in units of the smallest effect worth
-    talking about."""
+    """Each claim's mean difference and interval, in units of the smallest effect worth noting."""
     ax.axvspan(-1, 1, color="0.92", zorder=0)
     ax.axvline(0, color="black", linewidth=0.8)
     for place, one in enumerate(judged):

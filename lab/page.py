@@ -35,8 +35,7 @@ def read_results(out: Path) -> dict[str, dict]:
 
 
 def judge_all(results: dict[str, dict]) -> dict[str, list[Judged]]:
-    """{experiment: its claims with their verdicts}: all claims are judged together, see
-    statistics.RULE."""
+    """{experiment: its claims with their verdicts}. All claims are judged together."""
     measured = {
         name: [measure_claim(claim, by_arm(result)) for claim in EXPERIMENTS[name].claims]
         for name, result in results.items()

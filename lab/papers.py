@@ -432,3 +432,30 @@ EXPERIMENTS["prorl_boundary"] = Experiment(
     points={"before": "tiny:compose", "midway": MIDDLE, "after": LAST},
     tasks=tuple(f"tiny/compose-{depth}" for depth in DEPTHS),
 )
+
+# Depths up to 12: a guess takes 8 tokens and the longest working 92.
+FORKS = """--data tiny:train/compose-1-12 --eval_data tiny:eval/compose-1-12 --max_prompt_tokens 64
+ --max_response_tokens 96 --eval_max_tokens 96"""
+EXPERIMENTS["clip_higher_compose"] = Experiment(
+    paper="The claims of `clip_higher`, in the world of compositions.",
+    found="",
+    arms=cross(
+        {"base": "--model tiny:compose", "aligned": "--model tiny:compose-aligned"},
+        {
+            bound: f"{LITEPPO} {FORKS} --learning_rate 3e-4 --clip_high {bound}"
+            for bound in ("0.20", "0.28")
+        },
+    ),
+    claims=(
+        Claim("entropy", ("aligned: 0.28",), ("aligned: 0.20",)),
+        Claim("eval_accuracy", ("aligned: 0.28",), ("aligned: 0.20",)),
+        Claim("eval_accuracy", ("base: 0.20",), ("base: 0.28",)),
+        Claim("entropy", ("aligned: 0.28", "base: 0.20"), ("aligned: 0.20", "base: 0.28")),
+    ),
+    panels=("eval_accuracy", "entropy", "clip_fraction_high"),
+    steps=24,
+    seconds=60,
+    try_it="`python liteppo.py --tiny --model tiny:compose --data tiny:train/compose --eval_data "
+    "tiny:eval/compose --updates_per_step 8 --clip_high 0.4`, and see when the base begins to "
+    "work.",
+)

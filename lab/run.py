@@ -1,5 +1,4 @@
-"""Carry out an experiment: one script after the other as a subprocess, and what was measured as a
-file.
+"""Carry out an experiment: the scripts as subprocesses, and what they measured as a file.
 
 A killed experiment goes on with the same command: finished runs are kept, and a cut one resumes
 exactly. Runs are under lab/runs, which git ignores. What they measured goes into results.json, with
@@ -122,8 +121,7 @@ def carry_out(run: Run) -> None:
 
 
 def carry_out_all(name: str, runs: list[Run], jobs: int) -> None:
-    """Run all of them, `jobs` at a time, behind a bar. A failure or an interrupt stops the others,
-    which can resume."""
+    """Run all of them, `jobs` at a time. A failure or an interrupt stops the others for now."""
     build_missing_models(runs)
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), unit="run", desc=name) as bar:
         futures = [pool.submit(carry_out, run) for run in runs]
@@ -195,8 +193,7 @@ def evaluated(folder: Path) -> dict[str, float]:
 
 
 def curves(run: Run, experiment: Experiment) -> dict[str, list]:
-    """{metric: [[step, value], ...]} of what the figure draws, and the steps of resets, as
-    "resets"."""
+    """{metric: [[step, value], ...]} of what the figure draws; "resets" has steps alone."""
     rows = read_metrics(run.folder)
     result = {
         metric: [
@@ -208,8 +205,7 @@ def curves(run: Run, experiment: Experiment) -> dict[str, list]:
 
 
 def pass_at_k(run: Run, experiment: Experiment) -> dict[str, dict]:
-    """{point: {task: {"pass": {k: share}, "solved": pass@1 of each problem}}} of an experiment that
-    compares."""
+    """{point: {task: {"pass": {k: share}, "solved": pass@1 of each problem}}}."""
     result = {}
     for point in experiment.points if experiment.tasks else ():
         seen = json.loads((run.folder / point / "eval.json").read_text())["tasks"]
@@ -224,8 +220,7 @@ def pass_at_k(run: Run, experiment: Experiment) -> dict[str, dict]:
 
 
 def collect(name: str, experiment: Experiment, runs: list[Run], steps: int) -> dict:
-    """results.json: what was run and when, and what each run measured. It holds no verdict: those
-    follow from it."""
+    """results.json: what was run and when, and what each run measured. Verdicts follow from it."""
     records = []
     for run in runs:
         done = finished(run)

@@ -1,5 +1,4 @@
-"""From measures to verdicts: paired differences, t intervals, control of false discoveries, and
-power."""
+"""From measures to verdicts: paired differences, t intervals, false discoveries, power."""
 
 import math
 from dataclasses import dataclass
@@ -25,8 +24,8 @@ chosen after the runs of 2026-11-22 had been seen and before all later ones. The
 
 Significant means that the claim survives Benjamini and Hochberg's procedure over all claims of all
 experiments: of the claims called significant, at most 5 % are expected to be false. Seeds needed is
-the number that makes half of the interval's width half of the smallest effect worth talking about,
-by the variance seen here."""
+the number that makes the interval as wide as the smallest effect worth talking about, by the
+variance seen here."""
 
 VERDICTS = ("as in the paper", "opposite", "no difference", "undecided")
 FALSE_DISCOVERIES = 0.05
@@ -34,8 +33,7 @@ FALSE_DISCOVERIES = 0.05
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim with what the seeds say about it. Differences are positive where the paper predicts
-    it."""
+    """A claim and what the seeds say about it. A positive difference is as the paper predicts."""
 
     claim: Claim
     differences: list[float]
@@ -52,8 +50,7 @@ class Judged:
 
 
 def smallest_effect(metric: str, level: float) -> float:
-    """The smallest effect worth talking about, in the metric's unit; level: the mean of the arms
-    compared."""
+    """The smallest effect worth talking about. level: the mean measure of the arms compared."""
     if metric.startswith(("eval_accuracy", "final_accuracy", "rise@")):
         return 0.03
     if metric.startswith(("truncated", "final_endless")):
@@ -61,9 +58,8 @@ def smallest_effect(metric: str, level: float) -> float:
     return 0.1 * abs(level)
 
 
-def test(differences: list[float]) -> tuple[float, float, float]:
-    """Low and high end of the 95 % t interval of the mean, and the two-sided p value of its being
-    zero.
+def t_test(differences: list[float]) -> tuple[float, float, float]:
+    """(low, high, p): the 95 % t interval of the mean, and the two-sided test of its being zero.
 
     Seeds that agree exactly are no case for a t test. That happens at a floor or a ceiling, such as
     a rise from 0 to 1, so three or more of them count as certain.
@@ -78,8 +74,7 @@ def test(differences: list[float]) -> tuple[float, float, float]:
 
 
 def seeds_needed(spread: float, worth: float) -> int:
-    """The fewest seeds whose 95 % interval has half of its width at most worth / 2; spread: std of
-    a difference."""
+    """The fewest seeds whose 95 % interval is at most `worth` wide; spread: std of a difference."""
     if spread < 1e-12:
         return 2
     count = 2
@@ -91,8 +86,7 @@ def seeds_needed(spread: float, worth: float) -> int:
 
 
 def measure_claim(claim: Claim, seen: dict[str, dict[int, dict]]) -> Judged:
-    """The claim with its differences; seen: {arm: {seed: measures}}. Its verdict needs all claims,
-    see judge."""
+    """The claim with its differences and no verdict yet. seen: {arm: {seed: measures}}."""
 
     def mean(arms: tuple[str, ...], seed: int) -> float:
         return fmean(seen[name][seed][claim.metric] for name in arms) if arms else 0.0
@@ -100,7 +94,7 @@ def measure_claim(claim: Claim, seen: dict[str, dict[int, dict]]) -> Judged:
     seeds = sorted(seen[claim.more[0]])
     differences = [mean(claim.more, seed) - mean(claim.less, seed) for seed in seeds]
     level = fmean(abs(mean((name,), seed)) for name in claim.more + claim.less for seed in seeds)
-    low, high, p = test(differences)
+    low, high, p = t_test(differences)
     worth = smallest_effect(claim.metric, level)
     needed = seeds_needed(stdev(differences), worth) if worth else 2
     return Judged(claim, differences, fmean(differences), low, high, p, worth, needed)

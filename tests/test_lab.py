@@ -135,7 +135,7 @@ def test_the_smallest_effect_depends_on_the_metric():
 
 
 def test_the_interval_is_student_s():
-    low, high, p = statistics.test([1.0, 2.0, 3.0, 4.0, 5.0])
+    low, high, p = statistics.t_test([1.0, 2.0, 3.0, 4.0, 5.0])
     half = 2.776445 * (2.5 / 5) ** 0.5  # the quantile of 4 degrees of freedom; the variance is 2.5
     assert (low, high) == pytest.approx((3.0 - half, 3.0 + half), abs=1e-5)
     assert p == pytest.approx(2 * stats.t.sf(3.0 / 0.5**0.5, 4))
