@@ -38,7 +38,7 @@ def draw(experiment: Experiment, result: dict, judged: list[Judged], out: Path) 
     has_curves = experiment.panels and all(run.get("curves") for run in result["runs"])
     has_ladders = experiment.tasks and all(run.get("pass_at_k") for run in result["runs"])
     rows, columns = grid(experiment, has_curves, has_ladders)
-    above, below = 2.3 * rows, 0.7 + 0.4 * len(judged)  # inches
+    above, below = 2.3 * rows, 0.7 + 0.33 * len(judged)  # inches
     with plt.rc_context(plot.STYLE | {"font.size": 8, "axes.titlesize": 9}):
         figure = plt.figure(figsize=(WIDTH, above + below), layout="constrained")
         note = f"{result['seeds']} paired seeds"
@@ -81,7 +81,7 @@ def draw_curves(cells, experiment: Experiment, result: dict) -> list:
             }
             title, unit, logarithmic = PANELS[metric]
             title = f"{facet}: {title.lower()}" if facet else title
-            ax = cells[row][column] if facet else cells[0][row]
+            ax = cells[row][column] if len(experiment.arms) > 1 else cells[0][row]
             panel = (title, unit, {metric: ""}, logarithmic)
             plot.draw_metric(ax, panel, groups, result["steps"], max(1, result["steps"] // 30))
     return [plt.Line2D([], [], label=label, **plot.look(i)) for i, label in enumerate(labels)]

@@ -14,7 +14,7 @@ from lab.statistics import RULE, VERDICTS, Judged, judge, measure_claim
 OPENING = """# The papers' findings, tried in the embedded worlds
 
 Three papers say what matters in reinforcement learning of language models. Here their claims are
-tested on two worlds that fit in a megabyte: chains of arithmetic, and compositions of opaque
+tested on [two small worlds](../tiny/README.md): chains of arithmetic, and compositions of opaque
 functions. An experiment compares arms, each one a command line of `justrl.py`, `prorl.py` or
 `liteppo.py`, over paired seeds: the same problems and the same seeds of sampling. What all arms
 share was fixed before any two of them were compared, and no arm was tuned. Worlds this small can
@@ -25,7 +25,18 @@ show that a mechanism exists; they cannot show that it matters at scale.
     python -m lab page                # write this page again
 
 Arms are compared at equal steps, with the same number of answers a step, unless the text says
-otherwise."""
+otherwise. In short:
+
+- RL moves the boundary of what a model can solve at all where an answer is a chain of skills that
+  the model has, and where guessing is hopeless (prorl_boundary). Where guesses succeed, the
+  question has no answer (prorl_boundary_arithmetic).
+- A KL penalty that is felt slows the learning, and a reset of the reference lets it go on
+  (prorl_reset).
+- On hard data, a mean over tokens beats a mean over answers (aggregation), and at equal steps
+  DAPO's dynamic sampling beats Lite PPO (lite_ppo). Neither is what the paper says.
+- A robust verifier in training costs JustRL accuracy on longer chains (justrl_ablations).
+- How advantages are scaled, and where the clip's upper bound lies, changes accuracy by less than
+  the seeds do (normalization, clip_higher)."""
 
 
 def read_results(out: Path) -> dict[str, dict]:

@@ -407,7 +407,13 @@ EXPERIMENTS["prorl_boundary_arithmetic"] = Experiment(
 COMPOSE = "--data tiny:train/compose --eval_data tiny:eval/compose"
 DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14)
 EXPERIMENTS["prorl_boundary"] = Experiment(
-    paper="ProRL, section 4. Prolonged training extends what the model can solve at all.",
+    paper="ProRL, section 4. Prolonged training extends what the model can solve at all. The paper "
+    "plots the gain in pass@128 of each task against the base's pass@128: the weaker the start, "
+    "the stronger the gain. It sorts tasks into three regimes by pass@k of the base, of a "
+    "checkpoint midway and of the last one: diminish (pass@1 rises, pass@128 does not), plateau "
+    "(the gain comes early) and sustained (it goes on). Outside of training, boxnet goes from "
+    "unsolved at any k to solved, and graph_color improves at sizes larger than those trained on. "
+    "The distributions of pass@1 shift to the right.",
     found="",
     # Sixteen samples, as in the paper. Of eight, answers that are right once in a hundred are
     # hardly ever mixed with wrong ones, and dynamic sampling has little to train on.
@@ -437,7 +443,9 @@ EXPERIMENTS["prorl_boundary"] = Experiment(
 FORKS = """--data tiny:train/compose-1-12 --eval_data tiny:eval/compose-1-12 --max_prompt_tokens 64
  --max_response_tokens 96 --eval_max_tokens 96"""
 EXPERIMENTS["clip_higher_compose"] = Experiment(
-    paper="The claims of `clip_higher`, in the world of compositions.",
+    paper="The claims of `clip_higher`, in the world of compositions, whose answers fork: the "
+    "first token decides between a guess and a working. The base works in 1 to 5 % of its answers, "
+    "the aligned model in half; a guess takes 8 tokens and a working up to 92.",
     found="",
     arms=cross(
         {"base": "--model tiny:compose", "aligned": "--model tiny:compose-aligned"},
