@@ -4,9 +4,9 @@ The problem says: call A the result of z on 41752, call B the result of u on A; 
 one? Nothing says what z and u do; pretraining has shown it. A good answer writes down one result a
 line, and then the last one in the box:
 
-    A25714
-    B41752
-    \boxed{41752}
+    A21752
+    B25712
+    \boxed{25712}
 
 Most answers of the base model guess instead, and a guess is hopeless: the answers are spread over
 all 59,049 strings. A step of a working takes one function for another in `slip` of all cases. So an
@@ -18,7 +18,7 @@ each of them. Letters would not do: to a verifier that knows algebra, abc and bc
 product.
 
 Levels: `compose-12` is depth 12, `compose-2-4` takes turns between depths 2, 3 and 4, and `compose`
-is `compose-1-8`, the depths of pretraining. Deeper chains are out of distribution.
+is `compose-1-8`. Pretraining shows few chains deeper than 8, and none deeper than 24.
 """
 
 import random

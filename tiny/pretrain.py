@@ -1,6 +1,6 @@
 """The models of the embedded worlds: a character tokenizer, and small noisy language models.
 
-    python -m tiny.pretrain         rebuild the shipped models, about ten minutes on one core
+    python -m tiny.pretrain         rebuild the shipped models in a quarter of an hour
     python -m tiny.pretrain --family compose --out DIR
 
 No weights and no datasets can be assumed on a fresh machine, so the repository carries worlds of
