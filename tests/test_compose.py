@@ -47,6 +47,12 @@ def test_answers_are_right(split, level):
     assert len({problem["problem"] for problem in found}) == len(found) >= 200
 
 
+def test_the_worked_example_of_the_docstring_is_right():
+    assert compose.write("41752", "zu") in compose.__doc__
+    assert f"A{compose.solve('41752', 'z')}" in compose.__doc__
+    assert rf"\boxed{{{compose.solve('41752', 'zu')}}}" in compose.__doc__
+
+
 def test_splits_share_no_problem_and_levels_take_turns():
     levels = ("compose", "compose-1", "compose-3-5", "compose-30")
     train, held_out = (
