@@ -77,7 +77,7 @@ def write_page(out: Path) -> None:
 
 
 def page(results: dict[str, dict], judged: dict[str, list[Judged]]) -> str:
-    parts = [OPENING, summary(judged), f"## The rule\n\n{RULE}"]
+    parts = [OPENING, summary(judged), fill(power(judged)), f"## The rule\n\n{RULE}"]
     for name, experiment in EXPERIMENTS.items():
         parts += [f"## {name}", fill(f"**The paper.** {experiment.paper}")]
         if name in results:
@@ -103,6 +103,18 @@ def summary(judged: dict[str, list[Judged]]) -> str:
         lines.append(f"| [{name}](#{name}) | {' | '.join(str(seen[v]) for v in VERDICTS)} |")
     lines.append(f"| all {total.total()} | {' | '.join(str(total[v]) for v in VERDICTS)} |")
     return "\n".join(lines)
+
+
+def power(judged: dict[str, list[Judged]]) -> str:
+    """How many of the undecided claims lack seeds."""
+    undecided = [one for claims in judged.values() for one in claims if one.verdict == "undecided"]
+    lacking = [one for one in undecided if one.seeds_needed > len(one.differences)]
+    most = max((one.seeds_needed for one in lacking), default=0)
+    return (
+        f"Of the {len(undecided)} undecided claims, {len(lacking)} lack seeds: by the variance seen, "
+        f"they take up to {most} (last column of each table). `python -m lab NAME --seeds N` adds "
+        "them."
+    )
 
 
 def findings(name: str, experiment: Experiment, result: dict, claims: list[Judged]) -> list[str]:
