@@ -111,9 +111,9 @@ def power(judged: dict[str, list[Judged]]) -> str:
     lacking = [one for one in undecided if one.seeds_needed > len(one.differences)]
     most = max((one.seeds_needed for one in lacking), default=0)
     return (
-        f"Of the {len(undecided)} undecided claims, {len(lacking)} lack seeds: by the variance seen, "
-        f"they take up to {most} (last column of each table). `python -m lab NAME --seeds N` adds "
-        "them."
+        f"Of the {len(undecided)} undecided claims, {len(lacking)} lack seeds: by the variance "
+        f"seen, they take up to {most} (last column of each table). `python -m lab NAME --seeds N` "
+        "adds them."
     )
 
 

@@ -87,10 +87,9 @@ EXPERIMENTS["normalization"] = Experiment(
     "dividing by their std blows up the gradient, so that subtracting the mean alone is better. On "
     "hard data it makes no difference. The group's mean with the batch's std is best. With rewards "
     "of 0 and 1, the batch's mean and std are worse than the group's. The paper shows accuracy "
-    "over some hundreds of steps, one panel a model and data "
-    "set.",
-    found="Rewards within a group are more alike on easy data, and dividing by the group's "
-    "std keeps the gradient up while it shrinks without: both as the paper says. No choice changes "
+    "over some hundreds of steps, one panel a model and data set.",
+    found="Rewards within a group are more alike on easy data, and dividing by the group's std "
+    "keeps the gradient up while it shrinks without: both as the paper says. No choice changes "
     "accuracy by three points within 40 steps. AdamW divides each update by the gradient's own "
     "size, so that a factor common to all advantages is lost. The scales can only weigh groups, "
     "and steps, against each other.",
@@ -130,12 +129,11 @@ EXPERIMENTS["clip_higher"] = Experiment(
     paper="Tricks or Traps, analysis 2. For base models, a higher upper bound of the clip changes "
     "entropy little and can hurt. For aligned ones it slows the loss of entropy and raises "
     "accuracy. The smaller aligned model gains up to 0.32, the larger one is best at 0.28. The "
-    "paper draws accuracy and entropy over steps, one line a "
-    "bound.",
-    found="In the world of arithmetic the bound does almost nothing. It is met by two "
-    "tokens in a thousand at 0.20 and by one at 0.40; entropy does not change by a tenth, and "
-    "accuracy varies more from seed to seed than from bound to bound. An answer there has few "
-    "tokens at which it forks; `clip_higher_compose` tries it where it has.",
+    "paper draws accuracy and entropy over steps, one line a bound.",
+    found="In the world of arithmetic the bound does almost nothing. It is met by two tokens in a "
+    "thousand at 0.20 and by one at 0.40; entropy does not change by a tenth, and accuracy varies "
+    "more from seed to seed than from bound to bound. An answer there has few tokens at which it "
+    "forks; `clip_higher_compose` tries it where it has.",
     arms=cross(
         {
             "base": BASE,
@@ -174,13 +172,12 @@ EXPERIMENTS["clip_higher"] = Experiment(
 EXPERIMENTS["aggregation"] = Experiment(
     paper="Tricks or Traps, analysis 3. From a base model every token should weigh alike, most of "
     "all on hard data. From an aligned one every sequence should, in most settings. The paper "
-    "compares the final accuracies as "
-    "bars.",
-    found="Equal weight for every token is better on hard data, from the aligned model as "
-    "well, where the paper says the opposite. Answers are 5 to 64 tokens long, and the longest are "
-    "those that never stop: the token mean punishes them in full and keeps half as many. Our "
-    "aligned model is a short tuning away from the base, so that the paper's distinction between "
-    "the two can hardly show.",
+    "compares the final accuracies as bars.",
+    found="Equal weight for every token is better on hard data, from the aligned model as well, "
+    "where the paper says the opposite. Answers are 5 to 64 tokens long, and the longest are those "
+    "that never stop: the token mean punishes them in full and keeps half as many. Our aligned "
+    "model is a short tuning away from the base, so that the paper's distinction between the two "
+    "can hardly show.",
     arms=cross(
         {
             "base, easy": f"{BASE} {EASY}",
@@ -212,14 +209,13 @@ EXPERIMENTS["overlong_filter"] = Experiment(
     paper="Tricks or Traps, analysis 4. Masking truncated answers out of the loss helps at a short "
     "length limit and little at a long one. At the short limit it makes answers shorter, at the "
     "long one longer. Truncated answers at the long limit mostly repeat themselves without end, "
-    "and the filter makes those "
-    "fewer.",
-    found="At the long limit the filter makes answers longer, as the paper says. It "
-    "makes endless answers more frequent, not rarer: a masked endless answer is not punished for "
-    "being wrong, and nothing else here teaches the model to stop. Accuracy changes by less than "
-    "three points. An honest answer on the hard level takes up to about 40 tokens and an endless "
-    "one all it gets, so that a limit of 32 cuts both, and a limit of 96 only the endless. "
-    "`final_endless` is the share of answers that have not ended after 192 tokens.",
+    "and the filter makes those fewer.",
+    found="At the long limit the filter makes answers longer, as the paper says. It makes endless "
+    "answers more frequent, not rarer: a masked endless answer is not punished for being wrong, "
+    "and nothing else here teaches the model to stop. Accuracy changes by less than three points. "
+    "An honest answer on the hard level takes up to about 40 tokens and an endless one all it "
+    "gets, so that a limit of 32 cuts both, and a limit of 96 only the endless. `final_endless` is "
+    "the share of answers that have not ended after 192 tokens.",
     arms=cross(
         {
             f"limit {limit}": f"--max_response_tokens {limit} --eval_max_tokens {limit}"
@@ -249,8 +245,7 @@ EXPERIMENTS["overlong_filter"] = Experiment(
     steps=40,
     seconds=49,
     try_it="`python liteppo.py --tiny --overlong_filter True --max_response_tokens 32`, and look "
-    "at "
-    "`truncated`.",
+    "at `truncated`.",
     evaluate="--benchmarks tiny/hard --n 4 --temperature 1.0 --top_p 1.0 --max_tokens 192",
     points={"after": LAST},
 )
@@ -261,14 +256,12 @@ DAPO = f"""prorl.py --updates_per_step 8 {BASE} --kl_coefficient 0 --reset_every
 EXPERIMENTS["lite_ppo"] = Experiment(
     paper="Tricks or Traps, section 5. From base models, Lite PPO (group mean, batch std, every "
     "token alike) ends above GRPO and DAPO, on easy and on hard data. On easy data the others "
-    "collapse after a "
-    "peak.",
-    found="Lite PPO and GRPO end level, and DAPO ends above both: the opposite of the "
-    "paper. DAPO is the ProRL script without KL penalty and resets, so with dynamic sampling, "
-    "clip-higher and the token mean. It samples until every group is mixed, late in training 56 "
-    "groups for 16 on easy data and 29 on hard. Arms are compared at equal steps, as in the paper, "
-    "so that DAPO's lead is bought with more answers. The paper's collapse comes after hundreds of "
-    "steps.",
+    "collapse after a peak.",
+    found="Lite PPO and GRPO end level, and DAPO ends above both: the opposite of the paper. DAPO "
+    "is the ProRL script without KL penalty and resets, so with dynamic sampling, clip-higher and "
+    "the token mean. It samples until every group is mixed, late in training 56 groups for 16 on "
+    "easy data and 29 on hard. Arms are compared at equal steps, as in the paper, so that DAPO's "
+    "lead is bought with more answers. The paper's collapse comes after hundreds of steps.",
     arms=cross(
         {"easy": EASY, "hard": HARD},
         {
@@ -296,15 +289,14 @@ EXPERIMENTS["justrl_ablations"] = Experiment(
     paper="JustRL, section 4.4. The overlong penalty, and a robust verifier on top of it, each "
     "make the recipe worse (about 55, 50, 45 on AIME 2024) and halve its entropy. The paper did "
     "not try the verifier alone; the claims about it extend the paper's. Its curves come from "
-    "single runs and part after 2,000 "
-    "steps.",
-    found="On the levels trained on, all arms reach 0.99, so that nothing can be "
-    "compared there. On the longer chains of `ood`, which were added before anybody looked at a "
-    "result on them, the robust verifier costs about six points. Entropy does the opposite of the "
-    "paper with the robust verifier: it stays higher. The strict box rejects four in ten of the "
-    "starting model's right answers for their form; learning the form costs entropy, which arms "
-    "with the robust verifier keep. The penalty begins at 40 tokens, and few answers are that "
-    "long. `final_accuracy` is by the robust verifier in all arms.",
+    "single runs and part after 2,000 steps.",
+    found="On the levels trained on, all arms reach 0.99, so that nothing can be compared there. "
+    "On the longer chains of `ood`, which were added before anybody looked at a result on them, "
+    "the robust verifier costs about six points. Entropy does the opposite of the paper: it stays "
+    "a little higher with the penalty and much higher with the robust verifier. The strict box "
+    "rejects four in ten of the starting model's right answers for their form; learning the form "
+    "costs entropy, which arms with the robust verifier keep. The penalty begins at 40 tokens, and "
+    "few answers are that long. `final_accuracy` is by the robust verifier in all arms.",
     arms={
         "": {
             "recipe": JUSTRL,
@@ -339,14 +331,13 @@ EXPERIMENTS["prorl_reset"] = Experiment(
     paper="ProRL, section 2.3.1. A KL penalty keeps entropy up and the policy stable, but its "
     "share of the loss grows until nothing more is learnt. A hard reset of reference and optimizer "
     "lets training go on. The paper has no ablation of it: its figure is one long run with its "
-    "resets "
-    "marked.",
-    found="With a penalty that is felt (coefficient 1, one hundredth of the loss), the "
-    "paper's account can be seen whole: the penalty holds entropy up and slows the learning, and "
-    "resets win back five points of accuracy. With the report's coefficient of 1e-4 a tiny model "
-    "moves so little that the penalty is a hundred-thousandth of its loss, and no arm differs. "
-    "Whether a reset also clears the optimizer makes no difference. Coefficient 1 was picked for "
-    "its share of the loss before any two arms were compared.",
+    "resets marked.",
+    found="With a penalty that is felt (coefficient 1, one hundredth of the loss), the paper's "
+    "account can be seen whole: the penalty holds entropy up and slows the learning, and resets "
+    "win back five points of accuracy. With the report's coefficient of 1e-4 a tiny model moves so "
+    "little that the penalty is a hundred-thousandth of its loss, and no arm differs. Whether a "
+    "reset also clears the optimizer makes no difference. Coefficient 1 was picked for its share "
+    "of the loss before any two arms were compared.",
     arms={
         "": {
             "no KL": f"{PRORL} {NO_KL}",
@@ -377,11 +368,10 @@ EXPERIMENTS["prorl_reset"] = Experiment(
 EXPERIMENTS["prorl_boundary_arithmetic"] = Experiment(
     paper="ProRL, section 4. Prolonged training extends what the model can solve at all. pass@128 "
     "rises most where the base is weakest, little where it is strong, and also on problems unlike "
-    "those of "
-    "training.",
-    found="Arithmetic cannot answer the question. Answers are integers from 0 to 20, "
-    "so 128 guesses solve the levels trained on before training begins, and pass@1 is all that can "
-    "rise. On longer chains (`ood`) pass@1 rises by nine points while pass@128 falls by sixty: the "
+    "those of training.",
+    found="Arithmetic cannot answer the question. Answers are integers from 0 to 20, so 128 "
+    "guesses solve the levels trained on before training begins, and pass@1 is all that can rise. "
+    "On longer chains (`ood`) pass@1 rises by nine points while pass@128 falls by sixty: the "
     "base's answers differ so much that one of 128 is mostly right, and training makes the answers "
     "to a problem alike. `prorl_boundary` asks the question in a world without luck.",
     arms={"": {"ProRL": f"{PRORL} {RESET} {ALIGNED}"}},
@@ -394,8 +384,7 @@ EXPERIMENTS["prorl_boundary_arithmetic"] = Experiment(
     steps=64,
     seconds=157,
     try_it="`python evaluate.py tiny:aligned --benchmarks tiny/ood --n 128 --max_tokens 64`, a "
-    "model that only guesses "
-    "well.",
+    "model that only guesses well.",
     evaluate="--protocol prorl --max_tokens 64 --n 128 --limit 40 --benchmarks "
     "" + ",".join(f"tiny/{level}" for level in LEVELS),
     points={"before": "tiny:aligned", "midway": MIDDLE, "after": LAST},
