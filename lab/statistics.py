@@ -24,8 +24,8 @@ chosen after the runs of 2026-11-22 had been seen and before all later ones. The
 
 Significant means that the claim survives Benjamini and Hochberg's procedure over all claims of all
 experiments: of the claims called significant, at most 5 % are expected to be false. Seeds needed is
-the number that makes the interval as wide as the smallest effect worth talking about, by the
-variance seen here."""
+the number that makes the interval, by the variance seen here, no wider than the smallest effect
+worth talking about, or than the effect seen where that is larger."""
 
 VERDICTS = ("as in the paper", "opposite", "no difference", "undecided")
 FALSE_DISCOVERIES = 0.05
@@ -73,12 +73,12 @@ def t_test(differences: list[float]) -> tuple[float, float, float]:
     return float(interval.low), float(interval.high), float(result.pvalue)
 
 
-def seeds_needed(spread: float, worth: float) -> int:
-    """The fewest seeds whose 95 % interval is at most `worth` wide; spread: std of a difference."""
+def seeds_needed(spread: float, width: float) -> int:
+    """The fewest seeds whose 95 % interval is at most `width` wide; spread: std of a difference."""
     if spread < 1e-12:
         return 2
     count = 2
-    while stats.t.ppf(0.975, count - 1) * spread / math.sqrt(count) > worth / 2:
+    while stats.t.ppf(0.975, count - 1) * spread / math.sqrt(count) > width / 2:
         count += 1
         if count > 1000:
             break
@@ -96,8 +96,9 @@ def measure_claim(claim: Claim, seen: dict[str, dict[int, dict]]) -> Judged:
     level = fmean(abs(mean((name,), seed)) for name in claim.more + claim.less for seed in seeds)
     low, high, p = t_test(differences)
     worth = smallest_effect(claim.metric, level)
-    needed = seeds_needed(stdev(differences), worth) if worth else 2
-    return Judged(claim, differences, fmean(differences), low, high, p, worth, needed)
+    middle = fmean(differences)
+    needed = seeds_needed(stdev(differences), max(worth, abs(middle))) if worth else 2
+    return Judged(claim, differences, middle, low, high, p, worth, needed)
 
 
 def verdict(judged: Judged, q: float) -> str:

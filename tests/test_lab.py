@@ -164,10 +164,14 @@ def test_false_discoveries_are_controlled_over_all_claims():
 
 
 def test_the_seeds_needed_resolve_the_smallest_effect():
-    for spread, worth in ((0.02, 0.03), (0.05, 0.03), (0.1, 0.2)):
-        count = statistics.seeds_needed(spread, worth)
+    for spread, width in ((0.02, 0.03), (0.05, 0.03), (0.1, 0.2)):
+        count = statistics.seeds_needed(spread, width)
         half = [stats.t.ppf(0.975, n - 1) * spread / n**0.5 for n in (count - 1, count)]
-        assert half[1] <= worth / 2 < half[0]
+        assert half[1] <= width / 2 < half[0]
+    # A large effect takes fewer: it need not be measured to three points.
+    small = statistics.measure_claim(A_ABOVE, seen(0.08, -0.06, 0.09, -0.07))
+    large = statistics.measure_claim(A_ABOVE, seen(0.58, 0.44, 0.59, 0.43))
+    assert large.seeds_needed < 5 < small.seeds_needed
 
 
 def test_measures_are_means_over_the_last_quarter(tmp_path):
@@ -190,7 +194,7 @@ def test_without_a_name_it_lists_papers_arms_and_times():
     done = lab_in()
     assert done.returncode == 0, done.stderr
     for name, experiment in EXPERIMENTS.items():
-        assert f"{name}  (" in done.stdout and experiment.paper.split(".")[0] in done.stdout
+        assert f"{name}  (" in done.stdout and experiment.paper[:40] in done.stdout
     assert "20 arms x 5 seeds, about" in done.stdout and "group/none" in done.stdout
 
 
