@@ -20,17 +20,12 @@ MARKS = {  # {verdict: (colour, marker)}
     "no difference": ("#555555", "D"),
     "undecided": ("#BBBBBB", "o"),
 }
-PANELS = {  # {metric: (title, unit, logarithmic)}
-    "eval_accuracy": ("Held-out accuracy", "share solved", False),
-    "entropy": ("Entropy", "nats per token", False),
-    "length": ("Response length", "tokens", False),
-    "truncated": ("Truncated answers", "share", False),
-    "grad_norm": ("Gradient norm", "before clipping", True),
-    "reward_std": ("Spread of rewards", "std inside a group", False),
-    "clip_fraction_high": ("Clipped above", "share of tokens", False),
-    "kl": ("KL to the reference", "nats per token", False),
-    "kl_loss_share": ("KL's share of the loss", "share", True),
-}
+EXTRA_PANELS = (  # of metrics that a run's own curves leave out
+    plot.Panel("Truncated answers", "share", {"truncated": ""}),
+    plot.Panel("Spread of rewards", "std inside a group", {"reward_std": ""}),
+    plot.Panel("KL's share of the loss", "share", {"kl_loss_share": ""}, logarithmic=True),
+)
+PANELS = {next(iter(panel.metrics)): panel for panel in (*plot.PANELS, *EXTRA_PANELS)}
 
 
 def draw(experiment: Experiment, result: dict, judged: list[Judged], out: Path) -> None:
@@ -79,12 +74,13 @@ def draw_curves(cells, experiment: Experiment, result: dict) -> list:
                 ]
                 for label in commands
             }
-            title, unit, logarithmic = PANELS[metric]
-            title = f"{facet}: {title.lower()}" if facet else title
+            panel = PANELS[metric]
+            if facet:
+                panel = panel._replace(title=f"{facet}: {panel.title.lower()}")
             ax = cells[row][column] if len(experiment.arms) > 1 else cells[0][row]
-            panel = (title, unit, {metric: ""}, logarithmic)
-            plot.draw_metric(ax, panel, groups, result["steps"], max(1, result["steps"] // 30))
-    return [plt.Line2D([], [], label=label, **plot.look(i)) for i, label in enumerate(labels)]
+            block = max(1, result["steps"] // 30)
+            plot.draw_metric(ax, panel, groups, last=result["steps"], block=block)
+    return [plt.Line2D([], [], label=label, **plot.line_style(i)) for i, label in enumerate(labels)]
 
 
 def runs_of(result: dict, name: str) -> list[dict]:
@@ -118,7 +114,7 @@ def draw_ladders(cells, experiment: Experiment, result: dict) -> list:
     shift.set(title="all problems by pass@1")
     for ax in unused:
         ax.remove()
-    return [plt.Line2D([], [], label=point, **plot.look(i)) for i, point in enumerate(points)]
+    return [plt.Line2D([], [], label=point, **plot.line_style(i)) for i, point in enumerate(points)]
 
 
 def draw_ladder(ax, seeds: list[dict[str, float]], index: int) -> None:
@@ -126,7 +122,7 @@ def draw_ladder(ax, seeds: list[dict[str, float]], index: int) -> None:
     ks = list(seeds[0])
     values = [[seed[k] for seed in seeds] for k in ks]
     places = list(map(int, ks))
-    ax.plot(places, list(map(fmean, values)), **plot.look(index, len(ks)))
+    ax.plot(places, list(map(fmean, values)), **plot.line_style(index, len(ks)))
     colour = plot.COLOURS[index]
     ax.fill_between(places, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.2)
 
