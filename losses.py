@@ -76,12 +76,16 @@ def token_logps(
     temperature: float = 1.0,
     chunk: int = 512,
     entropy_grad: bool = False,
+    bias: torch.Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-prob of each target token, and entropy of the distribution it was drawn from.
 
-        logp = log softmax(h W^T / temperature)[target]        H = -sum_v p_v log p_v
+        z = scale (h W^T + bias), and softcap tanh(z / softcap) of that where there is a softcap
+        logp = log softmax(z / temperature)[target]        H = -sum_v p_v log p_v
 
-    hidden_M: [M, d] last hidden states; lm_head_weight: [V, d]; targets_M: int64 [M].
+    hidden_M: [M, d] inputs of the head; lm_head_weight: [V, d]; targets_M: int64 [M]; bias: [V].
     Returns (logps [M], entropy [M]), both in nats and float32.
 
     At most chunk x V logits exist at any time, in the forward and in the backward pass. With a
@@ -92,7 +96,17 @@ def token_logps(
     policy that the tokens were not sampled from. The entropy is that of the whole softmax, not the
     mean of -log p of the sampled tokens. It carries no gradient unless entropy_grad is set.
     """
-    return _TokenLogps.apply(hidden_M, lm_head_weight, targets_M, temperature, chunk, entropy_grad)
+    return _TokenLogps.apply(
+        hidden_M,
+        lm_head_weight,
+        bias,
+        targets_M,
+        temperature,
+        chunk,
+        entropy_grad,
+        scale,
+        softcap,
+    )
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -105,31 +119,40 @@ class _TokenLogps(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden_M, weight, targets_M, temperature, chunk, entropy_grad):
+    def forward(
+        ctx, hidden_M, weight, bias, targets_M, temperature, chunk, entropy_grad, scale, softcap
+    ):
         logps_M = torch.empty(hidden_M.shape[0], dtype=torch.float32, device=hidden_M.device)
         entropy_M = torch.empty_like(logps_M)
         for start in range(0, hidden_M.shape[0], chunk):
             rows = slice(start, start + chunk)
-            log_probs = _log_softmax(hidden_M[rows], weight, temperature)
+            logits = _logits(hidden_M[rows], weight, bias, scale, softcap)
+            log_probs = _log_softmax(logits, temperature)
             logps_M[rows] = log_probs.gather(-1, targets_M[rows, None]).squeeze(-1)
             # vecdot makes no C x V matrix of products.
             entropy_M[rows] = -torch.linalg.vecdot(log_probs.exp(), log_probs)
-            del log_probs  # or it would live on beside the next chunk's
-        ctx.save_for_backward(hidden_M, weight, targets_M, entropy_M)
+            del logits, log_probs  # or they would live on beside the next chunk's
+        ctx.save_for_backward(hidden_M, weight, bias, targets_M, entropy_M)
         ctx.temperature, ctx.chunk, ctx.entropy_grad = temperature, chunk, entropy_grad
+        ctx.scale, ctx.softcap = scale, softcap
         if not entropy_grad:
             ctx.mark_non_differentiable(entropy_M)
         return logps_M, entropy_M
 
     @staticmethod
     def backward(ctx, grad_logps_M, grad_entropy_M):
-        hidden_M, weight, targets_M, entropy_M = ctx.saved_tensors
+        hidden_M, weight, bias, targets_M, entropy_M = ctx.saved_tensors
         grad_hidden_M = torch.empty_like(hidden_M)
         # float32: a bf16 sum over chunks would lose bits
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         for start in range(0, hidden_M.shape[0], ctx.chunk):
             rows = slice(start, start + ctx.chunk)
-            log_probs = _log_softmax(hidden_M[rows], weight, ctx.temperature)
+            logits = _logits(hidden_M[rows], weight, bias, ctx.scale, ctx.softcap)
+            if ctx.softcap is not None:  # d(c tanh(z / c)) / dz = 1 - tanh^2
+                slope = 1 - (logits / ctx.softcap).square_()
+            log_probs = _log_softmax(logits, ctx.temperature)
+            del logits
             if ctx.entropy_grad:  # dH / dlogit_v = -p_v (log p_v + H)
                 probs = log_probs.exp()
                 grad_logits = log_probs.add_(entropy_M[rows, None]).mul_(probs)
@@ -139,7 +162,13 @@ class _TokenLogps(torch.autograd.Function):
                 grad_logits = log_probs.exp_().mul_(-grad_logps_M[rows, None])
             # dlogp / dlogit = onehot - p
             grad_logits.scatter_add_(-1, targets_M[rows, None], grad_logps_M[rows, None])
-            grad_logits = grad_logits.div_(ctx.temperature).to(weight.dtype)
+            grad_logits.mul_(ctx.scale / ctx.temperature)
+            if ctx.softcap is not None:
+                grad_logits.mul_(slope)
+                del slope
+            if bias is not None:
+                grad_bias += grad_logits.sum(dim=0)
+            grad_logits = grad_logits.to(weight.dtype)
             grad_hidden_M[rows] = grad_logits @ weight
             if weight.dtype == torch.float32:
                 # in place: no second V x d matrix
@@ -147,12 +176,23 @@ class _TokenLogps(torch.autograd.Function):
             else:
                 grad_weight += grad_logits.T @ hidden_M[rows]
             del log_probs, grad_logits
-        return grad_hidden_M, grad_weight.to(weight.dtype), None, None, None, None
+        if bias is not None:
+            grad_bias = grad_bias.to(bias.dtype)
+        return grad_hidden_M, grad_weight.to(weight.dtype), grad_bias, *[None] * 6
 
 
-def _log_softmax(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) -> torch.Tensor:
-    """[C, d], [V, d] -> float32 [C, V]. The softmax is float32 whatever the head computes in."""
-    logits = hidden @ weight.T
+def _logits(hidden, weight, bias, scale: float, softcap: float | None) -> torch.Tensor:
+    """[C, d], [V, d], [V] -> the model's own logits [C, V], in the head's dtype or float32."""
+    logits = hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
+    if scale != 1.0:
+        logits = logits.float().mul_(scale)
+    if softcap is not None:
+        logits = logits.float().div_(softcap).tanh_().mul_(softcap)
+    return logits
+
+
+def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """float32 [C, V], overwriting logits. The softmax is float32 whatever the head computes in."""
     if temperature != 1.0:
         logits = logits.float().div_(temperature)
     return torch.log_softmax(logits, dim=-1, dtype=torch.float32)

@@ -138,6 +138,42 @@ def test_token_logps_values_and_gradients(chunk, temperature, entropy_grad):
         torch.testing.assert_close(got.detach().double(), want, atol=3e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("entropy_grad", [False, True])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("scale", [1.0, 0.0625, 1.5])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_token_logps_of_heads_that_do_more_than_multiply(with_bias, scale, softcap, entropy_grad):
+    hidden, weight, targets, coefficients = problem()
+    bias = torch.randn(V, generator=torch.Generator().manual_seed(5)) if with_bias else None
+    leaves = [x for x in (hidden, weight, bias) if x is not None]
+    doubles = [x.double().requires_grad_() for x in leaves]
+    logits = scale * (doubles[0] @ doubles[1].T + (doubles[2] if with_bias else 0))
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    log_probs = (logits / 0.7).log_softmax(dim=-1)
+    wanted = [log_probs[torch.arange(M), targets], torch.special.entr(log_probs.exp()).sum(-1)]
+
+    for leaf in leaves:
+        leaf.requires_grad_()
+    outputs = losses.token_logps(
+        hidden,
+        weight,
+        targets,
+        0.7,
+        chunk=5,
+        entropy_grad=entropy_grad,
+        bias=bias,
+        scale=scale,
+        softcap=softcap,
+    )
+    for pair in (wanted, outputs):
+        terms = [(c * x).sum() for c, x in zip(coefficients, pair, strict=True)]
+        sum(terms if entropy_grad else terms[:1]).backward()
+    for got, want in zip(outputs, wanted, strict=True):
+        torch.testing.assert_close(got.double(), want, atol=3e-5, rtol=1e-5)
+    for got, want in zip(leaves, doubles, strict=True):
+        torch.testing.assert_close(got.grad.double(), want.grad, atol=3e-5, rtol=1e-5)
+
+
 def test_the_chunk_is_a_matter_of_memory_alone():
     hidden, weight, targets, _ = problem()
     whole = losses.token_logps(hidden, weight, targets, chunk=M)
