@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,10 +28,11 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from losses import token_logps, truncated_importance
+from losses import truncated_importance
 from trainer.data import Rollout
+from trainer.head import Head
+from trainer.models import blocks_of, checkpoint_activations, load_model
 
 # The cost of one more micro-batch, in padded tokens: split only if that saves more padding. It is a
 # little Python on a CPU. On a GPU every kernel is launched again, and with several ranks every
@@ -167,6 +167,7 @@ class Policy(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
+        self.head = Head(model)
 
     def forward(self, micro: "MicroBatch", temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         """(log-probs [M], entropy [M]) of the micro-batch's M response tokens, in nats.
@@ -177,11 +178,10 @@ class Policy(nn.Module):
         right, and without a mask torch takes its flash kernel.
         """
         ids_B_T, mask_B_T = micro.ids_B_T, micro.mask_B_T
-        hidden_B_T_d = self.model.base_model(input_ids=ids_B_T, use_cache=False).last_hidden_state
+        hidden_B_T_d = self.head.inputs(self.model, ids_B_T)
         predicts_B_T = mask_B_T[:, 1:]  # position t predicts token t + 1
-        head = self.model.get_output_embeddings().weight
         hidden_M_d, targets_M = hidden_B_T_d[:, :-1][predicts_B_T], ids_B_T[:, 1:][predicts_B_T]
-        return token_logps(hidden_M_d, head, targets_M, temperature)
+        return self.head.logps(hidden_M_d, targets_M, temperature)
 
     def full_state(self):
         """Yield (name, whole tensor). Under FSDP every rank must walk it to the end."""
@@ -230,36 +230,6 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def load_model(model_dir: str, dtype: torch.dtype):
-    """A causal language model. Raises ValueError, in one sentence, when model_dir holds none."""
-    if Path(model_dir).exists() and not (Path(model_dir) / "config.json").exists():
-        raise ValueError(
-            f"{model_dir} holds no config.json: give a folder written by save_pretrained, "
-            f"or a hub id"
-        )
-    try:
-        return AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot load a language model from {model_dir}: {reason}") from error
-
-
-def load_tokenizer(model_dir: str) -> PreTrainedTokenizerFast:
-    """The tokenizer exactly as saved (AutoTokenizer would rebuild a Qwen2's).
-
-    Raises ValueError when there is none.
-    """
-    if Path(model_dir).exists() and not (Path(model_dir) / "tokenizer.json").exists():
-        raise ValueError(
-            f"{model_dir} holds no tokenizer.json: give a folder with a model and its tokenizer"
-        )
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(model_dir)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot load a tokenizer from {model_dir}: {reason}") from error
-
-
 def load_reference(model_dir: str, dtype: torch.dtype) -> Policy:
     """A frozen policy of that dtype in host memory. Move it to the device only to use it."""
     return Policy(load_model(model_dir, dtype)).requires_grad_(False)
@@ -301,13 +271,13 @@ def load_policy(
     model = _load_on_rank_0(model_dir)
     policy = Policy(model)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.train()
+        checkpoint_activations(model)
+    policy.head.check(model)
     if device.type == "cpu" and dist.get_world_size() == 1 and not offload:
         return policy
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     place = CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy()
-    for module in [*model.base_model.layers, policy]:
+    for module in [*blocks_of(model), policy]:
         _take_weights_of_rank_0(module, device)
         fully_shard(module, mp_policy=precision, offload_policy=place)
         # Token weights are global, so the ranks' gradients add up instead of being averaged.

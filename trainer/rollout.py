@@ -18,10 +18,10 @@ from functools import partial
 import numpy as np
 import torch
 import torch.distributed as dist
-from transformers import GenerationConfig
 
 from trainer.data import Rollout, Sampling
 from trainer.metrics import GAP_WARNING
+from trainer.models import check_limits, end_tokens
 from trainer.transformers_engine import TransformersEngine
 
 # Each minor version of vLLM has broken somebody's weight push: an untested one is refused.
@@ -90,7 +90,8 @@ def make_engine(
     raw_logps: report log-probs of the whole softmax, before temperature, top-p and top-k, instead
     of those of the distribution sampled from.
     """
-    stops, vocabulary = stop_ids(model_dir, tokenizer), len(tokenizer)
+    check_limits(model_dir, tokenizer, max_length)
+    stops, vocabulary = end_tokens(model_dir, tokenizer), len(tokenizer)
     if choose_engine(kind) == "vllm":
         return VLLMEngine(
             model_dir,
@@ -102,16 +103,6 @@ def make_engine(
             raw_logps=raw_logps,
         )
     return TransformersEngine(model_dir, vocabulary, stops, max_length, dtype, raw_logps)
-
-
-def stop_ids(model_dir: str, tokenizer) -> list[int]:
-    """Every id that ends a response: the tokenizer's eos and those of the generation config."""
-    try:
-        eos = GenerationConfig.from_pretrained(model_dir).eos_token_id
-    except OSError:  # many base models carry no generation_config.json
-        eos = None
-    eos = eos if isinstance(eos, list) else [eos]
-    return sorted({i for i in [tokenizer.eos_token_id, *eos] if i is not None})
 
 
 @contextmanager
@@ -262,8 +253,9 @@ def _rollout(prompt, sample) -> Rollout:
 def self_check(engine, policy, prompt) -> None:
     """Prove once, before training, that a change of the policy reaches the engine, and goes back.
 
-    Halves the output head, pushes, samples, restores it, pushes, samples. Halving and doubling are
-    exact. Raises RuntimeError if the engine does not follow.
+    Shrinks the output head, pushes, samples, restores it, pushes, samples. That makes all tokens
+    nearly equally likely, whatever the architecture, and powers of two are exact. Raises
+    RuntimeError if the engine does not follow.
     """
 
     def sampled_logps():
@@ -273,9 +265,9 @@ def self_check(engine, policy, prompt) -> None:
     head = policy.model.get_output_embeddings().weight
     before = sampled_logps()
     with torch.no_grad():
-        head.mul_(0.5)
+        head.mul_(2**-8)
         changed = sampled_logps()
-        head.mul_(2.0)
+        head.mul_(2**8)
     restored = sampled_logps()
     if np.array_equal(changed, before):
         raise RuntimeError(

@@ -1,0 +1,149 @@
+"""The end of a causal language model: from the head's input to log-probs, without all logits.
+
+Architectures differ in what they do to their logits. Granite and Cohere scale them, Gemma 2 caps
+them, Phi's head has a bias. So nothing here is known by name. The model's own forward pass runs with
+its head taken out, which yields the head's input; and with its head replaced by chosen numbers,
+which shows what it does to logits afterwards. `check` then compares with the model's own logits.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from losses import token_logps
+
+HUGE = 1e6  # a logit that any soft cap cuts off
+
+
+class Head:
+    """logits = scale (h W^T + bias), and then softcap tanh(logits / softcap) where there is one.
+
+    Raises ValueError, in one sentence, for a model that ends in another way.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.name = type(model).__name__
+        with one_sentence(self.name):
+            self.module = model.get_output_embeddings()
+            weight = getattr(self.module, "weight", None)
+            if weight is None or weight.ndim != 2:
+                raise ValueError(f"{self.name} is not supported: it has no single output head")
+            accepted = inspect.signature(model.forward).parameters
+            takes_all = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+            self.options = {"use_cache": False} if takes_all or "use_cache" in accepted else {}
+            self.scale, self.softcap = self._learn(model)
+
+    @torch.no_grad()
+    def _learn(self, model: nn.Module) -> tuple[float, float | None]:
+        """The scale and the soft cap, from what the model makes of chosen logits."""
+        raw_V = torch.linspace(-50, 50, self.module.weight.shape[0])
+        raw_V[:3] = torch.tensor([0.0, 1.0, HUGE])
+        raw_V = raw_V.to(self.module.weight.device)
+        ids_1_T = short_prompt(model)
+        with replaced(self.module, lambda hidden: raw_V.expand(*hidden.shape[:-1], -1).clone()):
+            logits_1_T_V = model(input_ids=ids_1_T, **self.options).logits.float()
+        if logits_1_T_V.shape != (*ids_1_T.shape, len(raw_V)):
+            raise ValueError(f"{self.name} is not supported: its logits are not those of its head")
+        own_V = logits_1_T_V[0, -1]
+        slope, top = own_V[1].item(), own_V[2].item()
+        if math.isclose(top, HUGE * slope, rel_tol=1e-5):
+            scale, softcap = slope, None
+        else:
+            ratio = slope / top if top else math.nan
+            scale, softcap = top * math.atanh(ratio) if abs(ratio) < 1 else math.nan, top
+        known_V = raw_V.double() * scale
+        known_V = known_V if softcap is None else softcap * torch.tanh(known_V / softcap)
+        if not torch.allclose(known_V, own_V.double(), rtol=1e-5, atol=1e-5):
+            raise ValueError(
+                f"{self.name} is not supported: it changes its logits in a way that is neither a "
+                f"scale nor a soft cap"
+            )
+        return scale, softcap
+
+    def inputs(self, model: nn.Module, ids_B_T: torch.Tensor) -> torch.Tensor:
+        """The head's input [B, T, d]: the model's own forward pass, up to its head."""
+        seen = []
+
+        def keep(hidden: torch.Tensor) -> torch.Tensor:
+            seen.append(hidden)
+            return hidden
+
+        with replaced(self.module, keep):
+            model(input_ids=ids_B_T, **self.options)
+        (hidden_B_T_d,) = seen
+        return hidden_B_T_d
+
+    def logps(
+        self, hidden_M_d: torch.Tensor, targets_M: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(log-probs [M], entropy [M]), see losses.token_logps."""
+        return token_logps(
+            hidden_M_d,
+            self.module.weight,
+            targets_M,
+            temperature,
+            bias=getattr(self.module, "bias", None),
+            scale=self.scale,
+            softcap=self.softcap,
+        )
+
+    @torch.no_grad()
+    def check(self, model: nn.Module) -> None:
+        """Compare log-probs with the model's own, on a short prompt alone and padded in a batch.
+
+        Raises ValueError, in one sentence, where they differ.
+        """
+        with one_sentence(self.name):
+            self._check(model)
+
+    def _check(self, model: nn.Module) -> None:
+        ids_1_T = short_prompt(model)
+        targets_M = ids_1_T[0, 1:]
+        padded_2_T = torch.cat([ids_1_T, torch.zeros_like(ids_1_T)], dim=1).repeat(2, 1)
+        padded_2_T[1, :-1] = padded_2_T[1, 1:].clone()
+        logits_M_V = model(input_ids=ids_1_T, **self.options).logits[0, :-1].float()
+        if not torch.isfinite(logits_M_V).all():
+            raise ValueError("the model's logits are not finite: its weights are damaged")
+        own_M = logits_M_V.log_softmax(dim=-1).gather(-1, targets_M[:, None])[:, 0]
+        # Rounding grows with the logits; what this is to find is far larger.
+        tolerance = 1e-5 * max(10.0, logits_M_V.abs().max().item())
+        for ids_B_T, fault in (
+            (ids_1_T, "its log-probs could not be computed as the model itself does"),
+            (padded_2_T, "what comes after a token changes the token's log-prob"),
+        ):
+            hidden_M_d = self.inputs(model, ids_B_T)[0, : len(targets_M)]
+            gap = (self.logps(hidden_M_d, targets_M, 1.0)[0] - own_M).abs().max().item()
+            if not gap <= tolerance:
+                raise ValueError(f"{self.name} is not supported: {fault} ({gap:.2g} nats)")
+
+
+@contextmanager
+def one_sentence(name: str) -> Iterator[None]:
+    """Turn what a model's code raises on plain token ids into a ValueError."""
+    try:
+        yield
+    except (RuntimeError, TypeError, AttributeError, LookupError, AssertionError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{name} is not supported: it fails on a plain prompt ({reason})"
+        ) from error
+
+
+@contextmanager
+def replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """Have another function in the place of a module's forward for the length of a `with` block."""
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def short_prompt(model: nn.Module) -> torch.Tensor:
+    """int64 [1, 8]: ids from all over the vocabulary."""
+    embedding = model.get_input_embeddings().weight
+    return torch.linspace(1, len(embedding) - 2, 8, device=embedding.device).long()[None]

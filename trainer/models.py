@@ -1,0 +1,228 @@
+"""Opening a model folder or hub id: weights, tokenizer, end tokens, limits.
+
+Whatever is wrong with one ends in a ValueError of one sentence, before anything is trained.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+# What transformers and the files it reads raise on a folder that is damaged or of another kind.
+FAULTS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ImportError,
+    SafetensorError,
+)
+# Texts in which tokenizers differ: spaces, breaks, digits, accents in both forms, scripts, markup.
+PROBES = [
+    "  What is 12345 + 67.89?\n\n\tAnswer:  \\boxed{\\frac{1}{2}}  ",
+    "I'm he'll WE'RE don't 'tis … “quotes” — x² ½ ﬁ Å A\u030a é e\u0301",
+    "数学の問題 математика مسألة 한국어 🙂👩‍👩‍👧 \u00a0\u200b\r\n end",
+    "def f(x):\n    return x**2  # <b>&amp;</b> a_b-c/d @e #1 $2 %3 ^4",
+]
+
+
+def load_model(model_dir: str, dtype: torch.dtype):
+    """A causal language model. Raises ValueError, in one sentence, when model_dir holds none."""
+    folder = Path(model_dir)
+    if folder.exists() and not (folder / "config.json").exists():
+        raise ValueError(
+            f"{model_dir} holds no config.json: give a folder written by save_pretrained, "
+            f"or a hub id"
+        )
+    if pointer := next(filter(_is_lfs_pointer, folder.glob("*.safetensors")), None):
+        raise ValueError(
+            f"{pointer} is a git-lfs pointer, not the weights: run git lfs pull in that folder"
+        )
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=dtype, output_loading_info=True
+        )
+    except FAULTS as error:
+        raise ValueError(
+            f"cannot load a language model from {model_dir}: {_line(error)}"
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"cannot load a language model from {model_dir}: {len(missing)} of its weights are "
+            f"missing, {missing[0]} for one"
+        )
+    _repair_generation_config(model)
+    return model
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(20) == b"version https://git-"
+
+
+def _line(error: Exception) -> str:
+    """An error's first line, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _repair_generation_config(model) -> None:
+    """Let the model be saved: transformers refuses to write some of what it has read."""
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError:
+        model.generation_config.do_sample = True  # or its temperature and top_p are refused
+    except AttributeError:
+        return
+
+
+def checkpoint_activations(model) -> None:
+    """Recompute each block's activations in the backward pass instead of keeping them.
+
+    Blocks do so only in training mode, which elsewhere turns on dropout. So nothing but the blocks
+    themselves goes into training mode, and their own dropout is set to 0. Raises ValueError for a
+    model that cannot.
+    """
+    blocks = [
+        module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
+    ]
+    if not blocks or not model.supports_gradient_checkpointing:
+        raise ValueError(
+            f"{type(model).__name__} cannot recompute activations: add --gradient_checkpointing "
+            f"false"
+        )
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for block in blocks:
+        block.training = True
+        for name, value in vars(block).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(block, name, 0.0)
+
+
+def blocks_of(model) -> list[nn.Module]:
+    """The layers of the decoder: whatever they are called, they are its largest list of modules."""
+    decoder = model.get_decoder() or model
+    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
+    return list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters())))
+
+
+def load_tokenizer(model_dir: str) -> PreTrainedTokenizerBase:
+    """The tokenizer as AutoTokenizer opens it, unless that encodes otherwise than the saved one.
+
+    AutoTokenizer rebuilds some kinds from their vocabulary, with rules of its own. Where the folder
+    has a tokenizer.json and the two differ, the saved one wins, and rank 0 says so. Raises
+    ValueError when there is none.
+    """
+    folder, saved = Path(model_dir), None
+    try:
+        if not folder.exists() or (folder / "tokenizer.json").exists():
+            saved = PreTrainedTokenizerFast.from_pretrained(model_dir)
+    except FAULTS as error:
+        if folder.exists():
+            raise ValueError(f"cannot load a tokenizer from {model_dir}: {_line(error)}") from error
+    try:
+        opened = AutoTokenizer.from_pretrained(model_dir)
+    except FAULTS as error:
+        if saved is None:
+            raise ValueError(f"cannot load a tokenizer from {model_dir}: {_line(error)}") from error
+        return saved
+    if saved is None or same_tokens(opened, saved):
+        return opened
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        print(
+            f"{type(opened).__name__} would encode otherwise than the tokenizer.json of "
+            f"{model_dir}: using tokenizer.json",
+            file=sys.stderr,
+        )
+    return saved
+
+
+def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers have one vocabulary and encode and end the probe texts alike."""
+    if one.get_vocab() != other.get_vocab() or one.eos_token_id != other.eos_token_id:
+        return False
+    entries = list(one.get_vocab())
+    texts = [*PROBES, *entries[:: max(1, len(entries) // 2000)], *one.all_special_tokens]
+    for special in (False, True):
+        ids = [t(texts, add_special_tokens=special)["input_ids"] for t in (one, other)]
+        if ids[0] != ids[1]:
+            return False
+    return [one.decode(i) for i in ids[0]] == [other.decode(i) for i in ids[0]]
+
+
+def end_tokens(model_dir: str, tokenizer) -> list[int]:
+    """Every id that ends a response, as the tokenizer, generation config and config name them.
+
+    Raises ValueError where none does.
+    """
+    found = [tokenizer.eos_token_id]
+    try:
+        found.append(GenerationConfig.from_pretrained(model_dir).eos_token_id)
+    except OSError:  # many base models carry no generation_config.json
+        pass
+    # As written: an object of the architecture's class would add that class's default.
+    written, _ = PreTrainedConfig.get_config_dict(model_dir)
+    parts = [written, *(part for part in written.values() if isinstance(part, dict))]
+    found += [part.get("eos_token_id") for part in parts]
+    ids = {i for eos in found for i in (eos if isinstance(eos, list) else [eos]) if i is not None}
+    if not ids:
+        raise ValueError(
+            f"nothing in {model_dir} names an end token, so no response could end: give "
+            f"eos_token in tokenizer_config.json, or eos_token_id in generation_config.json"
+        )
+    return sorted(ids)
+
+
+def check_limits(model_dir: str, tokenizer, longest: int) -> None:
+    """Raise ValueError where the tokenizer has ids, or sequences have positions, beyond the model's.
+
+    longest: prompt + response, in tokens.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True)
+    except FAULTS as error:
+        raise ValueError(f"cannot read the config of {model_dir}: {_line(error)}") from error
+    positions = _positions(config)
+    if positions and longest > positions:
+        raise ValueError(
+            f"a prompt and its response may take {longest} tokens, but the model has "
+            f"{positions} positions: lower --max_prompt_tokens, --max_response_tokens or "
+            f"--eval_max_tokens"
+        )
+    rows = config.vocab_size
+    named = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    template = str(tokenizer.chat_template or "")
+    ends = {tokenizer.eos_token, tokenizer.bos_token}
+    for token, i in tokenizer.get_vocab().items():
+        # Some models come with added tokens, for images say, that they have no embedding for.
+        if i >= rows and (token not in named or token in template or token in ends):
+            raise ValueError(
+                f"the tokenizer of {model_dir} has id {i} ({token!r}), but the model has only "
+                f"{rows} embeddings: the two do not belong together"
+            )
+
+
+def _positions(config) -> int | None:
+    """The longest sequence that a model was made for; None where there is no such limit."""
+    positions = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None)
+    kinds = [rope or {}, *(kind for kind in (rope or {}).values() if isinstance(kind, dict))]
+    for kind in kinds:  # a stretched RoPE reaches further than it was trained for
+        first = kind.get("original_max_position_embeddings")
+        if positions and first and kind.get("factor"):
+            positions = max(positions, int(first * kind["factor"]))
+    return positions
