@@ -20,8 +20,48 @@ SIZES = {
     96: "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size",
     16: "head_dim attention_head_size rotary_dim",
 }
-# What an architecture needs beside, mostly sizes that must fit each other.
-MORE = {}
+# What an architecture needs beside: sizes that must fit each other, or features that are off by default.
+EXPERTS = dict(n_routed_experts=4, n_group=1, topk_group=1, num_experts_per_tok=2)
+LATENT = dict(
+    head_dim=16,
+    q_lora_rank=32,
+    kv_lora_rank=16,
+    qk_nope_head_dim=16,
+    qk_rope_head_dim=16,
+    qk_head_dim=32,
+    v_head_dim=16,
+    num_key_value_heads=4,
+)
+STATES = dict(mamba_n_heads=8, mamba_d_head=16, mamba_d_state=16)
+DECODER = dict(is_decoder=True)
+MORE = {
+    **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "youtu"), EXPERTS | LATENT),
+    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa", "glm4_moe_lite"), EXPERTS | LATENT),
+    **dict.fromkeys(("minicpm3", "longcat_flash"), LATENT),
+    "bamba": STATES | dict(attn_layer_indices=[1]),
+    "granitemoehybrid": STATES,
+    **dict.fromkeys(("bert", "bert-generation", "camembert", "electra", "ernie"), DECODER),
+    **dict.fromkeys(("roberta", "xlm-roberta", "rembert", "megatron-bert", "reformer"), DECODER),
+    "cohere_compass_text": dict(layer_types=["full_attention", "full_attention"]),
+    "dots1": EXPERTS | dict(n_shared_experts=1),
+    "falcon_h1": STATES | dict(lm_head_multiplier=0.25, mamba_d_ssm=128),
+    "gemma3n_text": dict(vocab_size_per_layer_input=288, hidden_size_per_layer_input=16),
+    "gemma4_text": dict(vocab_size_per_layer_input=288, hidden_size_per_layer_input=16),
+    "gpt_neo": dict(
+        attention_types=[[["global", "local"], 1]], attention_layers=["global", "local"]
+    ),
+    "granite": dict(logits_scaling=6.0, attention_multiplier=0.3, residual_multiplier=0.5),
+    "granitemoe": dict(logits_scaling=3.0),
+    "jamba": dict(attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2),
+    "lfm2": dict(layer_types=["conv", "full_attention"]),
+    "lfm2_moe": dict(layer_types=["conv", "full_attention"], num_dense_layers=1),
+    "mamba2": dict(num_heads=8, head_dim=16, n_groups=1, state_size=16),
+    "opt": dict(word_embed_proj_dim=32),  # its head takes a projection of the last hidden state
+    "qwen3_5_text": dict(layer_types=["linear_attention", "full_attention"]),
+    "qwen3_next": dict(layer_types=["linear_attention", "full_attention"]),
+    "xlm": dict(causal=True, emb_dim=64),
+    "xlstm": dict(embedding_dim=64, num_blocks=2),
+}
 
 
 def tiny_config(name: str):
@@ -33,7 +73,6 @@ def tiny_config(name: str):
         _shrink(text)
     for key, value in MORE.get(name, {}).items():
         setattr(text, key, value)
-    # Built anew, so that what a config derives from its sizes (layer types, ...) is derived again.
     return config
 
 
@@ -41,14 +80,39 @@ def _shrink(config) -> None:
     values = config.to_dict()
     for size, names in SIZES.items():
         for name in names.split():
-            if isinstance(values.get(name), int):
+            is_size = isinstance(values.get(name), int | list) or name in (
+                "head_dim",
+                "num_key_value_heads",
+            )
+            if name in values and is_size:
                 setattr(config, name, size)
+    if "qk_rope_head_dim" in values:
+        config.head_dim = values["qk_rope_head_dim"]
     config.vocab_size = VOCABULARY
+    config.pad_token_id, config.bos_token_id, config.eos_token_id = 0, 1, 2
     for name in ("layer_types", "layers_block_type", "block_types", "mlp_layer_types"):
         if isinstance(values.get(name), list):
             setattr(config, name, values[name][:2])
 
 
 def build(name: str, seed: int = 0):
+    """The model, with lively weights: peaked enough distributions, no two positions alike."""
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(tiny_config(name)).eval()
+    model = AutoModelForCausalLM.from_config(tiny_config(name)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    return model
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A token for each of the 256 bytes, and others up to the models' vocabulary."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: i for i, character in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([f"<{i}>" for i in range(len(vocabulary), VOCABULARY)])
+    special = dict(pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
