@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from losses import token_logps
@@ -35,7 +36,9 @@ class Head:
             accepted = inspect.signature(model.forward).parameters
             takes_all = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
             self.options = {"use_cache": False} if takes_all or "use_cache" in accepted else {}
-            self.scale, self.softcap = self._learn(model)
+            self.scale, self.softcap = 1.0, None
+            if not weight.is_meta:
+                self.scale, self.softcap = self._learn(model)
 
     @torch.no_grad()
     def _learn(self, model: nn.Module) -> tuple[float, float | None]:
@@ -91,15 +94,22 @@ class Head:
             softcap=self.softcap,
         )
 
-    @torch.no_grad()
     def check(self, model: nn.Module) -> None:
-        """Compare log-probs with the model's own, on a short prompt alone and padded in a batch.
+        """On rank 0, compare log-probs with the model's own; then tell all ranks scale and soft cap.
 
-        Raises ValueError, in one sentence, where they differ.
+        On a short prompt, alone and padded in a batch. Raises ValueError where they differ.
         """
-        with one_sentence(self.name):
-            self._check(model)
+        if dist.get_rank() == 0:
+            with one_sentence(self.name):
+                self._check(model)
+        learned = [
+            self.scale,
+            self.softcap,
+        ]  # the other ranks may have no weights to learn from yet
+        dist.broadcast_object_list(learned, src=0, device=torch.device("cpu"))
+        self.scale, self.softcap = learned
 
+    @torch.no_grad()
     def _check(self, model: nn.Module) -> None:
         ids_1_T = short_prompt(model)
         targets_M = ids_1_T[0, 1:]

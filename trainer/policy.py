@@ -400,7 +400,7 @@ def micro_batches(
     cuts = cuts_by_rank[dist.get_rank()]
     empty = [[]] * (max(map(len, cuts_by_rank)) - len(cuts))
     return [
-        _rectangle([rollouts[i] for i in rows], advantages_B[rows], weights_B_R[rows], device)
+        rectangle([rollouts[i] for i in rows], advantages_B[rows], weights_B_R[rows], device)
         for rows in cuts + empty
     ]
 
@@ -432,7 +432,8 @@ def _cut(
     return cuts[::-1]
 
 
-def _rectangle(rollouts, advantages_B, weights_B_R, device) -> MicroBatch:
+def rectangle(rollouts, advantages_B, weights_B_R, device) -> MicroBatch:
+    """One micro-batch of all these rollouts; see micro_batches."""
     width = max((len(r.prompt_ids) + len(r.response_ids) for r in rollouts), default=2)
     # The padding may be any id: no real token sees it (Policy.forward).
     ids_B_T = torch.zeros(max(len(rollouts), 1), width, dtype=torch.int64)

@@ -20,8 +20,9 @@ import torch
 import torch.distributed as dist
 
 from trainer.data import Rollout, Sampling
-from trainer.metrics import GAP_WARNING
+from trainer.metrics import GAP_FATAL, GAP_WARNING
 from trainer.models import check_limits, end_tokens
+from trainer.policy import rectangle, response_mask
 from trainer.transformers_engine import TransformersEngine
 
 # Each minor version of vLLM has broken somebody's weight push: an untested one is refused.
@@ -251,24 +252,36 @@ def _rollout(prompt, sample) -> Rollout:
 
 
 def self_check(engine, policy, prompt) -> None:
-    """Prove once, before training, that a change of the policy reaches the engine, and goes back.
+    """Prove once, before training, that engine and trainer agree, and that a change arrives.
 
-    Shrinks the output head, pushes, samples, restores it, pushes, samples. That makes all tokens
-    nearly equally likely, whatever the architecture, and powers of two are exact. Raises
-    RuntimeError if the engine does not follow.
+    Compares the log-probs of samples from a prompt and from its second half. Then shrinks the
+    output head, pushes, samples, restores it, pushes, samples. That makes all tokens nearly equally
+    likely, whatever the architecture, and powers of two are exact. Raises ValueError if engine and
+    trainer disagree, RuntimeError if the engine does not follow.
     """
 
-    def sampled_logps():
+    def samples():
         engine.load_weights(policy)
-        return engine.generate([prompt], 1, [0], Sampling(max_tokens=8))[0][0].logps
+        prompts = [prompt, prompt[len(prompt) // 2 :]]
+        groups = engine.generate(prompts, 2, [0, 1], Sampling(max_tokens=8))
+        return [rollout for group in groups for rollout in group]
+
+    def logps(rollouts):
+        return np.concatenate([rollout.logps for rollout in rollouts])
 
     head = policy.model.get_output_embeddings().weight
-    before = sampled_logps()
+    first = samples()
+    gap = _gap(policy, first, head.device)
+    if not gap <= GAP_FATAL:
+        raise ValueError(
+            f"the sampling engine and the trainer differ by {gap:.2g} nats a token with the same "
+            f"weights: this engine cannot run {type(policy.model).__name__}; try another --engine"
+        )
     with torch.no_grad():
         head.mul_(2**-8)
-        changed = sampled_logps()
+        changed = logps(samples())
         head.mul_(2**8)
-    restored = sampled_logps()
+    before, restored = logps(first), logps(samples())
     if np.array_equal(changed, before):
         raise RuntimeError(
             "the sampling engine did not notice a change of the weights: it would go on sampling "
@@ -279,3 +292,13 @@ def self_check(engine, policy, prompt) -> None:
             "the sampling engine did not return to its old log-probs with its old weights: the "
             "push is faulty"
         )
+
+
+@torch.no_grad()
+def _gap(policy, rollouts: list[Rollout], device: torch.device) -> float:
+    """The mean difference of log-probs between engine and trainer, in nats."""
+    one_B, ones_B_R = torch.ones(len(rollouts)), response_mask(rollouts).float()
+    # One micro-batch with all rollouts on every rank: the ranks compute in step.
+    micro = rectangle(rollouts, one_B, ones_B_R, device)
+    logps_M, _ = policy(micro, 1.0)
+    return (logps_M - micro.engine_logps_M).abs().mean().item()
