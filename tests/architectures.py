@@ -20,7 +20,7 @@ SIZES = {
     96: "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size",
     16: "head_dim attention_head_size rotary_dim",
 }
-# What an architecture needs beside: sizes that must fit each other, or features that are off by default.
+# What an architecture needs beside: sizes that fit each other, or features off by default.
 EXPERTS = dict(n_routed_experts=4, n_group=1, topk_group=1, num_experts_per_tok=2)
 LATENT = dict(
     head_dim=16,

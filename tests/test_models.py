@@ -1,4 +1,4 @@
-"""Models of every architecture: log-probs, sampling, checkpoints, tokenizers and limits; or one clear sentence."""
+"""Models of every architecture: right in log-probs, samples and checkpoints, or one sentence."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from architectures import ALL, VOCABULARY, build, byte_tokenizer, tiny_config
+from architectures import ALL, build, byte_tokenizer, tiny_config
 from conftest import ENVIRONMENT, ROOT, python, random_rollouts
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
@@ -20,16 +20,19 @@ from trainer.policy import load_policy, micro_batches, response_mask
 from trainer.rollout import make_engine, self_check
 
 CPU = torch.device("cpu")
-# In the default run: dense, MoE, linear attention, state spaces; tied and untied; with a bias, scale or soft cap.
-CHOSEN = """apertus arcee bamba bitnet bloom codegen cohere cohere2 ctrl deepseek_v3 diffllama ernie4_5 exaone4 falcon
-falcon_mamba gemma gemma2 gemma3_text glm4 gpt2 gpt_bigcode gpt_neo gpt_neox gpt_oss gptj granite granitemoe helium
-jamba lfm2 llama mamba2 minicpm3 ministral mistral mixtral mpt nemotron olmo2 olmoe opt persimmon phi phi3 qwen2
-qwen3 qwen3_5_text qwen3_moe smollm3 stablelm starcoder2""".split()
+# In the default run: dense, experts, linear attention, state spaces; with a bias, scale or soft cap.
+CHOSEN = """
+apertus arcee bamba bitnet bloom codegen cohere cohere2 ctrl deepseek_v3 diffllama ernie4_5
+exaone4 falcon falcon_mamba gemma gemma2 gemma3_text glm4 gpt2 gpt_bigcode gpt_neo gpt_neox
+gpt_oss gptj granite granitemoe helium jamba lfm2 llama mamba2 minicpm3 ministral mistral
+mixtral mpt nemotron olmo2 olmoe opt persimmon phi phi3 qwen2 qwen3 qwen3_5_text qwen3_moe
+smollm3 stablelm starcoder2
+""".split()  # noqa: SIM905
 
 
 @pytest.fixture
 def save(tmp_path):
-    """save(name) -> the folder of a tiny random model of that architecture, with a byte tokenizer."""
+    """save(name) -> the folder of a tiny random model of that kind, with a byte tokenizer."""
 
     def save(name, **changes) -> str:
         folder = tmp_path / name
@@ -116,7 +119,7 @@ def test_an_architecture_trains_samples_and_resumes(save, tmp_path, name):
     walk(save(name), tmp_path / "run")
 
 
-# The default run walks the rest of what transformers can build only where asked: python -m pytest -m slow.
+# The rest of what transformers can build: python -m pytest -m slow tests/test_models.py
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(ALL) - set(CHOSEN)))
 def test_any_other_architecture_is_right_or_refused_in_one_sentence(save, tmp_path, name):
@@ -151,7 +154,7 @@ def test_no_dropout_in_any_mode(save, name):
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     policy = load_policy(folder, CPU, torch.float32, gradient_checkpointing=True)
     blocks, calls = blocks_of(policy.model), []
-    blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
     logps, _ = policy(micro, 1.0)
     torch.testing.assert_close(logps, own_logps(plain, micro, 1.0), atol=1e-5, rtol=1e-6)
     logps.sum().backward()
@@ -201,6 +204,7 @@ def damage(folder, how):
         path.unlink()
     elif how == "missing shard":
         AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="200KB")
+        path.unlink()
         next(Path(folder).glob("model-*.safetensors")).unlink()
     elif how == "missing tensors":
         weights = load_file(path)
@@ -214,8 +218,7 @@ def damage(folder, how):
 
 @pytest.mark.parametrize(
     "how",
-    ["pointer", "torn", "empty", "garbage", "gone", "missing shard", "missing tensors"]
-    + ["other sizes", "config"],
+    "pointer,torn,empty,garbage,gone,missing shard,missing tensors,other sizes,config".split(","),
 )
 def test_damaged_weights_are_one_sentence(save, how):
     folder = save("llama")
@@ -314,7 +317,7 @@ import json, sys, torch
 from pathlib import Path
 from conftest import random_rollouts
 from test_models import batches_of, gradients
-from trainer.policy import load_policy, start_ranks
+from trainer.policy import full, load_policy, start_ranks
 torch.set_num_threads(1)
 device = start_ranks()
 for name, folder in json.loads(sys.argv[1]).items():
@@ -322,7 +325,8 @@ for name, folder in json.loads(sys.argv[1]).items():
         policy = load_policy(folder, device, torch.float32, False)
         for micro in batches_of(random_rollouts(4, vocab_size=256)):
             (micro.weights_M * micro.advantages_M * policy(micro, 1.0)[0]).sum().backward()
-        norms = {n: full(p.grad).norm().item() for n, p in policy.model.named_parameters() if p.grad is not None}
+        trained = [(n, p) for n, p in policy.model.named_parameters() if p.grad is not None]
+        norms = {n: full(p.grad).norm().item() for n, p in trained}
     except ValueError as error:
         norms = str(error)
     if torch.distributed.get_rank() == 0:

@@ -10,9 +10,11 @@ unpickled. A checkpoint is written under another name and renamed when it is who
 killed at any moment.
 """
 
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,6 +24,8 @@ from safetensors.torch import load_file, save_file
 
 from trainer.config import FREE
 from trainer.policy import Policy, copy_full, full, load_model, mean_over_ranks
+
+DIGESTS = "sha256.json"  # of the other files of a checkpoint
 
 
 def claim(out: Path, config: dict) -> None:
@@ -60,16 +64,22 @@ def make_folder(out: Path) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that a reader, or a kill, sees the old content or the new, never half."""
     aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text)
-    os.replace(aside, path)
+    try:
+        aside.write_text(text)
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OSError(
+            f"cannot write {path} ({error.strerror}): make room, then give the same command again"
+        ) from error
 
 
-def latest_checkpoint(out: Path) -> Path | None:
+def latest_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:
     """The newest whole checkpoint of a run folder, or None: rank 0's, who writes them.
 
     Raises ValueError on every rank if one of them does not see it.
     """
-    newest = max((out / "checkpoints").glob("step_??????"), default=None)
+    newest = _newest_whole(out, say) if dist.get_rank() == 0 else None
     name = [newest and newest.name]
     dist.broadcast_object_list(name, src=0, device=torch.device("cpu"))
     if name[0] is None:
@@ -80,6 +90,46 @@ def latest_checkpoint(out: Path) -> Path | None:
             f"not every rank sees {found}: --out must name a folder that all machines share"
         )
     return found
+
+
+def _newest_whole(out: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose files are as they were written. Others are renamed, and named.
+
+    Raises ValueError where there are checkpoints, but none of them is whole.
+    """
+    damaged = None
+    for folder in sorted((out / "checkpoints").glob("step_??????"), reverse=True):
+        fault = damage(folder)
+        if fault is None:
+            return folder
+        damaged = folder.with_suffix(".damaged")
+        shutil.rmtree(damaged, ignore_errors=True)
+        folder.rename(damaged)
+        say(f"{folder} is damaged ({fault}): going back to the checkpoint before it")
+    if damaged is not None:
+        raise ValueError(f"no checkpoint in {out} is whole: delete that folder to start anew")
+    return None
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint by the digests of its files; None if nothing is."""
+    if not (folder / DIGESTS).exists() and (folder / "state.json").exists():
+        return None  # saved before there were digests
+    try:
+        digests = json.loads((folder / DIGESTS).read_text())
+        for name, written in digests.items():
+            if digest(folder / name) != written:
+                return f"{name} has changed"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_checkpoint(
@@ -122,6 +172,8 @@ def save_checkpoint(
             del whole
         if first:
             (aside / "state.json").write_text(json.dumps(plain, indent=1) + "\n")
+            digests = {path.name: digest(path) for path in sorted(aside.iterdir())}
+            (aside / DIGESTS).write_text(json.dumps(digests, indent=1) + "\n")
             shutil.rmtree(target, ignore_errors=True)
             aside.rename(target)
     except (OSError, SafetensorError) as error:

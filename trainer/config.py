@@ -7,6 +7,7 @@ its source stand in one line of the recipe:
 """
 
 import argparse
+import difflib
 import inspect
 import math
 import re
@@ -84,11 +85,28 @@ def parse(config_class: type, presets: dict[str, dict], doc: str):
         parser.set_defaults(**presets[name])
     known, unknown = parser.parse_known_args()
     if unknown:
-        parser.error(f"unknown argument {unknown[0]}; --help lists them all")
+        parser.error(f"unknown argument {unknown[0]}{similar(unknown[0], parser)}")
     config = config_class(**vars(known))
+    for name in NEVER:
+        if getattr(config, name, 0) == -1:
+            setattr(config, name, 0)
     if fault := first_fault(config):
         parser.error(fault)
     return config
+
+
+def similar(flag: str, parser: argparse.ArgumentParser) -> str:
+    """What may have been meant by an unknown flag, as the end of a sentence."""
+    flags = [option for action in parser._actions for option in action.option_strings]
+    close = difflib.get_close_matches(
+        flag.partition("=")[0].replace("-", "_"),
+        [option.replace("-", "_") for option in flags],
+        n=1,
+        cutoff=0.7,
+    )
+    if close:
+        return f"; did you mean --{close[0].strip('_')}?"
+    return "; --help lists them all"
 
 
 def field_comments(config_class: type) -> dict[str, str]:
@@ -113,11 +131,12 @@ def above(low: float) -> tuple[str, Callable]:
 
 SHARE = "must be above 0 and at most 1", lambda value: 0 < value <= 1
 LENGTHS = ("max_prompt_tokens", "max_response_tokens", "eval_max_tokens", "tokens_per_micro_batch")
+NEVER = ("eval_every", "save_every", "reset_every", "reset_patience")  # 0 and -1: never
 COUNTS = ("prompts_per_step", "samples_per_prompt", "updates_per_step", "eval_samples")
 RANGES = {
     **dict.fromkeys(("steps", "keep_checkpoints", "max_rounds", *COUNTS, *LENGTHS), at_least(1)),
-    **dict.fromkeys(("eval_every", "save_every", "warmup_steps"), at_least(0)),
-    **dict.fromkeys(("reset_every", "reset_patience"), at_least(0)),
+    **dict.fromkeys(NEVER, ("must be at least 1, or 0 for never", lambda value: value >= 0)),
+    **dict.fromkeys(("seed", "warmup_steps"), at_least(0)),
     **dict.fromkeys(("weight_decay", "kl_coefficient", "tis_cap", "clip_high"), at_least(0)),
     **dict.fromkeys(("temperature", "max_grad_norm"), above(0)),
     **dict.fromkeys(("top_p", "eval_top_p"), SHARE),
@@ -126,7 +145,7 @@ RANGES = {
     "engine_memory": ("must be above 0 and below 1", lambda value: 0 < value < 1),
     "clip_low": ("must lie between 0 and 1", lambda value: 0 <= value <= 1),
     "dual_clip": above(1),
-    "top_k": ("must be at least 1, or -1 for all tokens", lambda value: value == -1 or value >= 1),
+    "top_k": ("must be at least 1, or -1 for all tokens", lambda value: value >= -1),
     "overlong_buffer": at_least(1),
     "keep_rollouts": (
         'must be "all" or how many groups to keep: 0, 1, 2, ...',
@@ -143,6 +162,9 @@ def first_fault(config) -> str | None:
         rule, holds = RANGES.get(field.name, ("must be finite", lambda _: True))
         if (isinstance(value, float) and not math.isfinite(value)) or not holds(value):
             return f"--{field.name} {rule}, not {value}"
+    for name in ("out", "model"):
+        if fault := unknown_home(name, getattr(config, name)):
+            return fault
     for name in ("model", "data") + (("eval_data",) if config.eval_every else ()):
         if not getattr(config, name).strip():
             return f"--{name} is empty: name a source, or leave the flag out"
@@ -160,11 +182,27 @@ def first_fault(config) -> str | None:
     return missing_model(config)
 
 
+def unknown_home(name: str, path: str) -> str | None:
+    """What is wrong with a path that is blank or begins with ~ and nobody's name."""
+    if path and not path.strip():
+        return f"--{name} is blank: name a folder, or leave the flag out"
+    try:
+        Path(path).expanduser()
+    except RuntimeError:
+        return f"--{name} {path}: there is no user of that name, so no home folder"
+    return None
+
+
 def missing_model(config) -> str | None:
     """What is wrong with --model as far as it can be told without loading anything."""
     model = Path(config.model).expanduser()
     if model.exists() or config.model.startswith("tiny:"):
         return None
+    if model.parent.is_dir() and model.parent != Path("."):
+        there = [path.name for path in model.parent.iterdir() if path.is_dir()]
+        close = difflib.get_close_matches(model.name, there, n=1)
+        hint = f"; did you mean {model.parent / close[0]}?" if close else ""
+        return f"--model {config.model}: no such folder{hint}"
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", config.model):
         return f"--model {config.model} is no folder here, and no hub id (owner/name) either"
     if config.model == type(config).model and not torch.cuda.is_available():

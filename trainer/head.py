@@ -1,7 +1,7 @@
 """The end of a causal language model: from the head's input to log-probs, without all logits.
 
 Architectures differ in what they do to their logits. Granite and Cohere scale them, Gemma 2 caps
-them, Phi's head has a bias. So nothing here is known by name. The model's own forward pass runs with
+them, Phi's head has a bias. Nothing here is known by name. The model's own forward pass runs with
 its head taken out, which yields the head's input; and with its head replaced by chosen numbers,
 which shows what it does to logits afterwards. `check` then compares with the model's own logits.
 """

@@ -4,6 +4,7 @@ Whatever is wrong with one ends in a ValueError of one sentence, before anything
 """
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -170,10 +171,8 @@ def end_tokens(model_dir: str, tokenizer) -> list[int]:
     Raises ValueError where none does.
     """
     found = [tokenizer.eos_token_id]
-    try:
+    with suppress(OSError):  # many base models carry no generation_config.json
         found.append(GenerationConfig.from_pretrained(model_dir).eos_token_id)
-    except OSError:  # many base models carry no generation_config.json
-        pass
     # As written: an object of the architecture's class would add that class's default.
     written, _ = PreTrainedConfig.get_config_dict(model_dir)
     parts = [written, *(part for part in written.values() if isinstance(part, dict))]
@@ -188,7 +187,7 @@ def end_tokens(model_dir: str, tokenizer) -> list[int]:
 
 
 def check_limits(model_dir: str, tokenizer, longest: int) -> None:
-    """Raise ValueError where the tokenizer has ids, or sequences have positions, beyond the model's.
+    """Raise ValueError where the tokenizer's ids or the sequences' positions exceed the model's.
 
     longest: prompt + response, in tokens.
     """

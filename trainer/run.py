@@ -1,6 +1,7 @@
 """A run seen from outside: its folder, its progress bar, its clock, and how it is stopped."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import signal
@@ -92,21 +93,49 @@ def model_folder(model: str) -> str:
     return str(folder) if folder.exists() else model
 
 
+def lock_folder(out: Path) -> int:
+    """Make the folder if there is none, and let no other process write in it. Returns the lock.
+
+    The lock goes with the process, however that ends. Where no step was ever taken the folder is as
+    good as new, so its recipe is forgotten. Raises ValueError when another run has it.
+    """
+    checkpoint.make_folder(out)
+    if not os.access(out, os.W_OK):
+        raise ValueError(f"cannot write in {out}; give another --out, or change its permissions")
+    lock = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(
+            f"another process is training in {out}: wait until it ends, or give another --out"
+        ) from error
+    except OSError:
+        tqdm.write(f"{out} is on a file system without locks: start no second run there")
+    if not (out / "metrics.jsonl").exists() and not (out / "checkpoints").exists():
+        (out / "config.json").unlink(missing_ok=True)
+    return lock
+
+
 class Run:
     """One run's folder and screen. Only rank 0 writes and prints."""
 
     def __init__(self, recipe: str, config):
-        """Claim the folder. Raises ValueError when another recipe's run lies there."""
+        """Claim the folder for this process.
+
+        Raises ValueError when another recipe's run lies there, or a run is at work in it.
+        """
         scale = "-tiny" if config.tiny else ""
         self.recipe, self.config = recipe, config
         self.out = Path(config.out or f"runs/{recipe}{scale}-seed{config.seed}").expanduser()
         self.first = dist.get_rank() == 0
+        self.lock = lock_folder(self.out) if self.first else None  # held until the process ends
+        dist.barrier()
         checkpoint.claim(self.out, {"recipe": recipe, **dataclasses.asdict(config)})
         dist.barrier()
         self.phase_name, self.phase_start, self.seconds = None, 0.0, {}
         self.locked = self.stopping = self.ended = False
         self.step = 0
-        self.accuracy, self.durations = float("nan"), []
+        self.accuracy, self.durations, self.evaluation = float("nan"), [], 0.0
         self.board = _tensorboard(self.out) if self.first else None
 
     def say(self, text: str) -> None:
@@ -124,17 +153,20 @@ class Run:
         self.say(
             f"{self.recipe}: {config.model} on {len(problems)} problems, {config.steps} steps of "
             f"{config.prompts_per_step} prompts x {config.samples_per_prompt} responses of at most "
-            f"{config.max_response_tokens} tokens, {ranks} rank(s), in {self.out}"
+            f"{config.max_response_tokens} tokens, on {ranks} rank{'s' if ranks > 1 else ''}, "
+            f"in {self.out}"
         )
         state = {"step": 0, "data": fingerprint(problems), **state}
-        folder = checkpoint.latest_checkpoint(self.out)
+        folder = checkpoint.latest_checkpoint(self.out, self.say)
         if folder is not None:
             state = checkpoint.load_checkpoint(folder, state, policy, optimizer)
         checkpoint.forget_after(self.out / "metrics.jsonl", state["step"])
         if self.first:
             rollouts.forget_after(self.out / "rollouts", state["step"])
         if folder is not None:
-            self.say(f"Continuing {self.out} after step {state['step']}.")
+            left = config.steps - state["step"]
+            what = f"{left} steps are left" if left > 0 else "nothing is left to do; raise --steps"
+            self.say(f"Continuing after step {state['step']}: {what}.")
         return state
 
     # --- steps, and the end of them ---
@@ -202,7 +234,8 @@ class Run:
             metrics[f"seconds_{name}"] = round(spent, 4)
         if step > 0:
             metrics["seconds_step"] = round(time.perf_counter() - self.started, 4)
-            self.durations.append(metrics["seconds_step"])
+            self.durations.append(metrics["seconds_step"] - metrics.get("seconds_evaluate", 0.0))
+        self.evaluation = metrics.get("seconds_evaluate", self.evaluation)
         if not self.first:
             return
         self._append("metrics.jsonl", [metrics])
@@ -221,10 +254,14 @@ class Run:
             self._say_how_long(step)
 
     def _say_how_long(self, step: int) -> None:
-        hours = self.durations[-1] * (self.config.steps - step) / 3600
-        about = f"{hours:.1f} hours" if hours > 1 else f"{60 * hours:.0f} minutes"
-        left = self.config.steps - step
-        self.say(f"{self.durations[-1]:.3g} s a step: about {about} for the {left} steps left.")
+        """The second step, because the first one of a process is slower than the rest."""
+        ahead = range(step + 1, self.config.steps + 1)
+        evaluations = sum(self.due(later, self.config.eval_every) for later in ahead)
+        seconds = self.durations[-1] * len(ahead) + self.evaluation * evaluations
+        self.say(
+            f"{self.durations[-1]:.3g} s a step: about {in_words(seconds)} for the {len(ahead)} "
+            f"left, with {evaluations} evaluations."
+        )
 
     def keep_rollouts(
         self,
@@ -273,8 +310,14 @@ class Run:
         )
 
     def _append(self, name: str, objects: list[dict]) -> None:
-        with open(self.out / name, "a") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in objects))
+        try:
+            with open(self.out / name, "a") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in objects))
+        except OSError as error:
+            raise OSError(
+                f"cannot write {self.out / name} ({error.strerror}): make room, the same command "
+                f"continues the run"
+            ) from error
 
     def save_when_due(self, state: dict, policy, tokenizer, optimizer) -> None:
         """Save a checkpoint on schedule, at the end, or when a signal has told a rank to stop.
@@ -301,6 +344,19 @@ class Run:
             print_summary(rows, trained)
         print(f"Curves, metrics, rollouts and checkpoints: {self.out}")
         print(f"To read what it answered: python -m trainer.view {self.out}")
+
+
+def in_words(seconds: float) -> str:
+    """A length of time in its natural unit.
+
+    >>> in_words(50), in_words(600), in_words(8000), in_words(400000)
+    ('50 seconds', '10 minutes', '2.2 hours', '4.6 days')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds < 172800 else f"{seconds / 86400:.1f} days"
 
 
 def print_summary(rows: list[dict], trained: list[dict]) -> None:

@@ -1,0 +1,156 @@
+"""The command line: every value is checked before anything is loaded or claimed."""
+
+import sys
+
+import pytest
+from conftest import ROOT, python
+
+import justrl
+import liteppo
+import prorl
+from trainer import run as run_module
+from trainer.config import FREE, parse
+from trainer.run import Run, in_words
+
+RECIPES = {"justrl": justrl, "prorl": prorl, "liteppo": liteppo}
+
+
+@pytest.fixture
+def config(monkeypatch):
+    """config("justrl", "--steps", 3) -> the config of that command, in the embedded world."""
+
+    def config(recipe, *flags):
+        module = RECIPES[recipe]
+        command = [f"{recipe}.py", "--tiny", *map(str, flags)]
+        monkeypatch.setattr(sys, "argv", command)
+        return parse(module.Config, {"tiny": module.TINY}, module.__doc__)
+
+    return config
+
+
+REFUSED = [
+    ("--temperature", -1),
+    ("--temperature", 0),
+    ("--temperature", "nan"),
+    ("--temperature", "inf"),
+    ("--learning_rate", "nan"),
+    ("--learning_rate", 0),
+    ("--learning_rate", 1e3),
+    ("--eval_top_p", 0),
+    ("--eval_top_p", 1.5),
+    ("--eval_samples", 0),
+    ("--eval_every", -2),
+    ("--save_every", -7),
+    ("--prompts_per_step", 0),
+    ("--samples_per_prompt", 1),
+    ("--updates_per_step", 10**6),
+    ("--updates_per_step", 0),
+    ("--steps", 0),
+    ("--steps", "many"),
+    ("--seed", -1),
+    ("--max_response_tokens", 0),
+    ("--max_grad_norm", 0),
+    ("--weight_decay", -0.1),
+    ("--keep_checkpoints", 0),
+    ("--engine", "sglang"),
+    ("--engine_memory", 1),
+    ("--gradient_checkpointing", "maybe"),
+    ("--tokens_per_micro_batch", 0),
+    ("--data", ""),
+    ("--eval_data", "  "),
+    ("--model", ""),
+    ("--model", "no such folder"),
+    ("--model", "./nowhere"),
+    ("--out", "  "),
+    ("--out", "~no-such-user-here/run"),
+    ("--warmup_steps", -1),
+    ("--clip_low", 2),
+    ("--clip_high", -0.1),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("flag", "value"), REFUSED)
+def test_a_value_that_makes_no_sense_is_one_sentence(config, capsys, recipe, flag, value):
+    if flag == "--updates_per_step" and not hasattr(RECIPES[recipe].Config, "updates_per_step"):
+        pytest.skip("not a flag of this recipe")
+    with pytest.raises(SystemExit) as end:
+        config(recipe, f"{flag}={value}")
+    assert end.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"{recipe}.py: error: ")
+    assert flag in error
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_zero_and_minus_one_mean_never(config, recipe):
+    for value in (0, -1):
+        got = config(recipe, f"--eval_every={value}", f"--save_every={value}", "--eval_data=")
+        assert (got.eval_every, got.save_every) == (0, 0)
+
+
+def test_a_wrong_flag_gets_a_suggestion(config, capsys):
+    for wrong, right in (
+        ("--lerning_rate=1", "--learning_rate"),
+        ("--save-every=2", "--save_every"),
+        ("--sample_per_prompt=2", "--samples_per_prompt"),
+    ):
+        with pytest.raises(SystemExit):
+            config("justrl", wrong)
+        assert f"did you mean {right}?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        config("justrl", "--xyzzy")
+    assert "--help lists them all" in capsys.readouterr().err
+
+
+def test_a_wrong_folder_gets_a_suggestion(config, capsys, tmp_path):
+    (tmp_path / "model-small").mkdir()
+    with pytest.raises(SystemExit):
+        config("justrl", "--model", tmp_path / "model-smal")
+    assert f"did you mean {tmp_path / 'model-small'}?" in capsys.readouterr().err
+
+
+def test_fields_without_effect_are_free():
+    assert {"tokens_per_micro_batch", "gradient_checkpointing", "save_every"} <= FREE
+
+
+# --- the folder ---
+
+
+def test_one_run_owns_a_folder_until_its_process_ends(config, tmp_path):
+    out = tmp_path / "with a blank"
+    owner = Run("justrl", config("justrl", "--out", out))
+    with pytest.raises(ValueError, match=r"another process is training in .*with a blank"):
+        Run("justrl", config("justrl", "--out", out))
+    run_module.os.close(owner.lock)  # as the end of a process does, however it ends
+    assert Run("justrl", config("justrl", "--out", out)).out == out
+
+
+def test_a_folder_in_which_nothing_was_trained_is_as_good_as_new(config, tmp_path):
+    run = Run("justrl", config("justrl", "--out", tmp_path, "--seed", 1))
+    run_module.os.close(run.lock)
+    run = Run("justrl", config("justrl", "--out", tmp_path, "--seed", 2))
+    run_module.os.close(run.lock)
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match="seed: 2 there, 1 here"):
+        Run("justrl", config("justrl", "--out", tmp_path, "--seed", 1))
+
+
+def test_home_folders_are_found(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Run("justrl", config("justrl", "--out", "~/run")).out == tmp_path / "run"
+
+
+def test_lengths_of_time_have_natural_units():
+    seconds = (4, 600, 8000, 400000)
+    assert [in_words(s) for s in seconds] == ["4 seconds", "10 minutes", "2.2 hours", "4.6 days"]
+
+
+def test_windows_is_one_sentence(tmp_path):
+    script = tmp_path / "windows.py"
+    script.write_text("import os\ndel os.register_at_fork\nimport trainer.config\n")
+    done = python(script, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        "Windows is not supported: run this in WSL, on Linux or on macOS"
+    )
