@@ -97,6 +97,10 @@ def _shrink(config) -> None:
 
 def build(name: str, seed: int = 0):
     """The model, with lively weights: peaked enough distributions, no two positions alike."""
+    with torch.device("meta"):  # sizes that tiny_config does not know may be those of a real model
+        size = AutoModelForCausalLM.from_config(tiny_config(name)).num_parameters()
+    if size > 2e7:
+        raise ValueError(f"{name} would have {size / 1e6:.0f} million parameters")
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(tiny_config(name)).eval()
     with torch.no_grad():

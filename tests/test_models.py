@@ -71,7 +71,7 @@ def gradients(model, logps, micro):
 def walk(folder, out, sampling=True):
     """Everything that must hold for one architecture."""
     tokenizer = load_tokenizer(folder)
-    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    plain = load_model(folder, torch.float32)
     checkpointing = plain.supports_gradient_checkpointing
     policy = load_policy(folder, CPU, torch.float32, checkpointing)
 

@@ -95,7 +95,7 @@ class Head:
         )
 
     def check(self, model: nn.Module) -> None:
-        """On rank 0, compare log-probs with the model's own; then tell all ranks scale and soft cap.
+        """Compare log-probs with the model's own on rank 0; tell all ranks the scale and soft cap.
 
         On a short prompt, alone and padded in a batch. Raises ValueError where they differ.
         """

@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import signal
 import sys
@@ -229,6 +230,9 @@ class Run:
         """Append a step's metrics, with its seconds, to metrics.jsonl (and TensorBoard)."""
         self.phase(None)
         check_gap(step, metrics, self.say)
+        check_finite(step, metrics)
+        if skipped := metrics.get("skipped_updates"):
+            self.say(f"step {step}: {skipped} updates skipped, their gradient was not finite")
         metrics = {"step": step, **metrics}
         for name, spent in self.seconds.items():
             metrics[f"seconds_{name}"] = round(spent, 4)
@@ -344,6 +348,16 @@ class Run:
             print_summary(rows, trained)
         print(f"Curves, metrics, rollouts and checkpoints: {self.out}")
         print(f"To read what it answered: python -m trainer.view {self.out}")
+
+
+def check_finite(step: int, metrics: dict) -> None:
+    """Raise ValueError, naming it, where one of a step's numbers is not finite."""
+    for name, value in metrics.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(
+                f"step {step}: {name} is {value}, so nothing can be learnt from it. The last "
+                f"checkpoint is intact"
+            )
 
 
 def in_words(seconds: float) -> str:
