@@ -353,7 +353,7 @@ def import_everything() -> None:
     torch.set_num_threads(1)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    import matplotlib.pyplot
+    import matplotlib.pyplot  # noqa: F401
     import torch.utils.tensorboard
     from transformers.models.qwen2 import modeling_qwen2  # noqa: F401
 

@@ -20,7 +20,7 @@ from trainer.policy import load_policy, micro_batches, response_mask
 from trainer.rollout import make_engine, self_check
 
 CPU = torch.device("cpu")
-# In the default run: dense, experts, linear attention, state spaces; with a bias, scale or soft cap.
+# In the default run: dense, experts, linear attention, state spaces; bias, scale, soft cap.
 CHOSEN = """
 apertus arcee bamba bitnet bloom codegen cohere cohere2 ctrl deepseek_v3 diffllama ernie4_5
 exaone4 falcon falcon_mamba gemma gemma2 gemma3_text glm4 gpt2 gpt_bigcode gpt_neo gpt_neox
@@ -189,6 +189,12 @@ def test_weights_that_are_not_finite_are_refused(save):
         load_policy(folder, CPU, torch.float32, gradient_checkpointing=False)
 
 
+DAMAGES = [
+    *("pointer", "torn", "empty", "garbage", "gone", "config"),
+    *("missing shard", "missing tensors", "other sizes"),
+]
+
+
 def damage(folder, how):
     """Damage the weights of a folder as downloads do."""
     path = Path(folder) / "model.safetensors"
@@ -218,7 +224,7 @@ def damage(folder, how):
 
 @pytest.mark.parametrize(
     "how",
-    "pointer,torn,empty,garbage,gone,missing shard,missing tensors,other sizes,config".split(","),
+    DAMAGES,
 )
 def test_damaged_weights_are_one_sentence(save, how):
     folder = save("llama")

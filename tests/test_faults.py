@@ -1,0 +1,96 @@
+"""A run whose machine fails. bench/faults.py has the whole list, docs/faults.md its table."""
+
+import math
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, python
+
+from bench.faults import faults, is_sentence, page
+from trainer.checkpoint import DIGESTS, latest_checkpoint, save_checkpoint
+from trainer.policy import load_policy
+from trainer.run import check_finite
+
+
+class Nothing:
+    """Stands for a tokenizer, which writes nothing."""
+
+    def save_pretrained(self, folder):
+        pass
+
+
+@pytest.fixture
+def two_checkpoints(random_policy_dir, tmp_path):
+    policy = load_policy(random_policy_dir, torch.device("cpu"), torch.float32, False)
+    optimizer = torch.optim.AdamW(policy.parameters())
+    for step in (2, 4):
+        save_checkpoint(tmp_path, {"step": step}, policy, Nothing(), optimizer, keep=2)
+    return tmp_path
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.json", DIGESTS)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("how", ["flipped", "torn", "gone", "empty"])
+def test_a_damaged_newest_checkpoint_is_passed_over_and_named(two_checkpoints, name, how):
+    newest = two_checkpoints / "checkpoints" / "step_000004"
+    path = newest / name
+    if how == "flipped":
+        flip_a_bit(path)
+    elif how == "torn":
+        path.write_bytes(path.read_bytes()[:-7])
+    elif how == "empty":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    said = []
+    assert latest_checkpoint(two_checkpoints, said.append).name == "step_000002"
+    (sentence,) = said
+    assert sentence.startswith(f"{newest} is damaged (")
+    assert not newest.exists(), "or the next save would keep it as the newest"
+
+
+def test_a_whole_checkpoint_is_taken_in_silence(two_checkpoints):
+    said = []
+    assert latest_checkpoint(two_checkpoints, said.append).name == "step_000004"
+    assert said == []
+
+
+def test_no_whole_checkpoint_is_an_error_not_a_fresh_start(two_checkpoints):
+    for folder in (two_checkpoints / "checkpoints").iterdir():
+        flip_a_bit(folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is whole"):
+        latest_checkpoint(two_checkpoints, print)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_ends_the_run_with_its_name(bad):
+    check_finite(3, {"reward": 1.0, "event": "reset"})
+    with pytest.raises(ValueError, match=r"step 3: reward is -?(nan|inf)"):
+        check_finite(3, {"length": 2.0, "reward": bad})
+
+
+def test_the_table_has_a_row_a_fault_and_a_column_a_recipe():
+    cells = {name: "equal metrics" for name in faults("prorl", 20)}
+    lines = page({"justrl": {}, "prorl": cells}).splitlines()
+    assert "| fault | justrl | prorl |" in lines
+    assert "| SIGKILL inside a reset |  | equal metrics |" in lines
+    assert is_sentence("justrl.py: no room")
+    assert not is_sentence("Traceback (most recent call last):\njustrl.py: no room")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
+@pytest.mark.parametrize("recipe", ["justrl", "prorl", "liteppo"])
+def test_every_fault_ends_in_equal_metrics_or_one_sentence(recipe, tmp_path):
+    flags = ["--recipes", recipe, "--kills", 3, "--out", tmp_path / "faults.md"]
+    done = python("-m", "bench.faults", *flags, timeout=3000, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
