@@ -32,7 +32,8 @@ def sample(arguments) -> dict[str, float]:
     import torch
 
     from trainer.data import Sampling, chat_ids
-    from trainer.policy import load_tokenizer, start_ranks
+    from trainer.models import load_tokenizer
+    from trainer.policy import start_ranks
     from trainer.rollout import make_engine, request_seed
     from trainer.run import model_folder
     from trainer.sources.load import load_problems

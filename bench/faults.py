@@ -29,7 +29,7 @@ from bench.common import ROOT
 STEPS = 8
 FLAGS = (
     "--tiny --prompts_per_step 4 --samples_per_prompt 4 --eval_samples 2 --eval_every 2 "
-    "--save_every 2 --eval_data tiny:eval/easy --steps 8"
+    "--save_every 2 --steps 8"
 )
 OWN = {"justrl": [], "prorl": ["--reset_every", "3"], "liteppo": []}
 INF = float("inf")
@@ -40,7 +40,10 @@ class Bench:
 
     def __init__(self, recipe: str, folder: Path):
         self.recipe, self.folder = recipe, folder
-        self.command = [f"{recipe}.py", *FLAGS.split(), *OWN[recipe]]
+        held_out = folder / "held-out.jsonl"
+        rows = [{"problem": f"{n}+5=?", "answer": str(n + 5)} for n in range(1, 5)]
+        held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.command = [f"{recipe}.py", *FLAGS.split(), *OWN[recipe], "--eval_data", str(held_out)]
         start = time.perf_counter()
         done = self.run(folder / "whole")
         assert done[0] == 0, done[1]

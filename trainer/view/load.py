@@ -14,7 +14,7 @@ import numpy as np
 
 from rewards import robust_many, strict_box
 from trainer import rollouts
-from trainer.policy import load_tokenizer
+from trainer.models import load_tokenizer
 from trainer.run import model_folder
 from trainer.sources.logic import logic_score
 from trainer.view.tokens import Pieces
