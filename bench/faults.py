@@ -312,25 +312,25 @@ def main() -> None:
     if len(arguments.recipes) == 1:
         import_everything()
         (recipe,) = arguments.recipes
-        columns = {recipe: column(recipe, arguments.kills, arguments.only)}
+        columns = {recipe: column(recipe, arguments)}
     else:
         columns = columns_at_once(arguments)
-    if arguments.out.suffix == ".json":
-        arguments.out.write_text(json.dumps(columns))
-    else:
         arguments.out.write_text(page(columns))
     sys.exit(any("FAILED" in cell for cells in columns.values() for cell in cells.values()))
 
 
-def column(recipe: str, kills: int, only: str) -> dict[str, str]:
-    """{fault: what became of it} for one recipe."""
+def column(recipe: str, arguments) -> dict[str, str]:
+    """{fault: what became of it} for one recipe; written to --out after each fault."""
     cells = {}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(recipe, Path(folder))
-        for name, fault in faults(recipe, kills).items():
-            if only in name:
+        for name, fault in faults(recipe, arguments.kills).items():
+            if arguments.only in name:
                 cells[name] = fault(bench)
                 print(f"{recipe}: {name}: {cells[name]}", flush=True)
+                as_json = arguments.out.suffix == ".json"
+                text = json.dumps({recipe: cells}) if as_json else page({recipe: cells})
+                arguments.out.write_text(text)
     return cells
 
 

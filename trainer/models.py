@@ -3,6 +3,7 @@
 Whatever is wrong with one ends in a ValueError of one sentence, before anything is trained.
 """
 
+import math
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -196,14 +197,14 @@ def check_limits(model_dir: str, tokenizer, longest: int) -> None:
     except FAULTS as error:
         raise ValueError(f"cannot read the config of {model_dir}: {_line(error)}") from error
     positions = _positions(config)
-    if positions and longest > positions:
+    if positions and 0 < positions < longest:
         raise ValueError(
             f"a prompt and its response may take {longest} tokens, but the model has "
             f"{positions} positions: lower --max_prompt_tokens, --max_response_tokens or "
             f"--eval_max_tokens"
         )
-    rows = config.vocab_size
-    named = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    rows = getattr(config, "vocab_size", math.inf)
+    named = {token.content for token in getattr(tokenizer, "added_tokens_decoder", {}).values()}
     template = str(tokenizer.chat_template or "")
     ends = {tokenizer.eos_token, tokenizer.bos_token}
     for token, i in tokenizer.get_vocab().items():
