@@ -154,8 +154,7 @@ class Run:
         self.say(
             f"{self.recipe}: {config.model} on {len(problems)} problems, {config.steps} steps of "
             f"{config.prompts_per_step} prompts x {config.samples_per_prompt} responses of at most "
-            f"{config.max_response_tokens} tokens, on {ranks} rank{'s' if ranks > 1 else ''}, "
-            f"in {self.out}"
+            f"{config.max_response_tokens} tokens, {ranks} rank(s), in {self.out}"
         )
         state = {"step": 0, "data": fingerprint(problems), **state}
         folder = checkpoint.latest_checkpoint(self.out, self.say)
@@ -166,8 +165,8 @@ class Run:
             rollouts.forget_after(self.out / "rollouts", state["step"])
         if folder is not None:
             left = config.steps - state["step"]
-            what = f"{left} steps are left" if left > 0 else "nothing is left to do; raise --steps"
-            self.say(f"Continuing after step {state['step']}: {what}.")
+            what = f"{left} steps are left" if left > 0 else "Nothing is left: raise --steps"
+            self.say(f"Continuing {self.out} after step {state['step']}. {what}.")
         return state
 
     # --- steps, and the end of them ---
