@@ -94,6 +94,12 @@ def test_a_std_needs_two_rewards():
     assert losses.advantages(torch.tensor([[1.0], [0.0]]), "batch", "batch").abs().min() > 0.7
 
 
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_a_reward_that_is_not_finite_is_refused(bad):
+    with pytest.raises(ValueError, match="a reward is not finite"):
+        losses.advantages(torch.tensor([[1.0, bad], [0.0, 1.0]]))
+
+
 # --- log-probs + entropy ---
 
 M, D, V = 23, 16, 61
