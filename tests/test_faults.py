@@ -1,7 +1,11 @@
 """A run whose machine fails. bench/faults.py has the whole list, docs/faults.md its table."""
 
+import json
 import math
+import os
+import signal
 import sys
+import time
 
 import pytest
 import torch
@@ -87,6 +91,20 @@ def test_the_table_has_a_row_a_fault_and_a_column_a_recipe():
     assert "| SIGKILL inside a reset |  | equal metrics |" in lines
     assert is_sentence("justrl.py: no room")
     assert not is_sentence("Traceback (most recent call last):\njustrl.py: no room")
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(start, tmp_path):
+    flags = ["--tiny", "--steps", 1, "--prompts_per_step", 2, "--samples_per_prompt", 2]
+    flags += ["--eval_samples", 1, "--eval_every", 1, "--out", tmp_path / "run"]
+    metrics, script = tmp_path / "run" / "metrics.jsonl", start("justrl", *flags)
+    deadline = time.monotonic() + 120
+    while not metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(script.pid, signal.SIGKILL)
+    script.wait()
+    done = start("justrl", *flags).wait()
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [0, 1]
 
 
 @pytest.mark.slow

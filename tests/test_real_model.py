@@ -57,7 +57,8 @@ BY_VLLM = """
 import json, sys
 import torch
 from trainer.data import Sampling
-from trainer.policy import load_tokenizer, start_ranks
+from trainer.models import load_tokenizer
+from trainer.policy import start_ranks
 from trainer.rollout import make_engine
 
 start_ranks()

@@ -160,9 +160,11 @@ class Run:
         folder = checkpoint.latest_checkpoint(self.out, self.say)
         if folder is not None:
             state = checkpoint.load_checkpoint(folder, state, policy, optimizer)
-        checkpoint.forget_after(self.out / "metrics.jsonl", state["step"])
+        # Without a checkpoint the run begins again, with its first evaluation at step 0.
+        done = state["step"] if folder is not None else -1
+        checkpoint.forget_after(self.out / "metrics.jsonl", done)
         if self.first:
-            rollouts.forget_after(self.out / "rollouts", state["step"])
+            rollouts.forget_after(self.out / "rollouts", done)
         if folder is not None:
             left = config.steps - state["step"]
             what = f"{left} steps are left" if left > 0 else "Nothing is left: raise --steps"
