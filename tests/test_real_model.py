@@ -30,7 +30,12 @@ def test_two_steps_of_a_real_model(tmp_path, engine, ranks):
     flags = {"model": MODEL, "data": PROBLEMS, "eval_data": PROBLEMS, "engine": engine}
     flags["out"] = tmp_path / "run"
     flags |= {"steps": 2, "prompts_per_step": 2, "samples_per_prompt": 2, "updates_per_step": 2}
-    flags |= {"max_prompt_tokens": 128, "max_response_tokens": 24, "eval_every": 0}
+    flags |= {
+        "max_prompt_tokens": 128,
+        "max_response_tokens": 24,
+        "eval_every": 0,
+        "eval_max_tokens": 24,
+    }
     flags |= {"learning_rate": 1e-5, "warmup_steps": 0, "tokens_per_micro_batch": 512}
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
     done = python("justrl.py", *words, ranks=ranks, timeout=1500, env=ENVIRONMENT)
