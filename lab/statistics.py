@@ -61,13 +61,11 @@ def smallest_effect(metric: str, level: float) -> float:
 def t_test(differences: list[float]) -> tuple[float, float, float]:
     """(low, high, p): the 95 % t interval of the mean, and the two-sided test of its being zero.
 
-    Seeds that agree exactly are no case for a t test. That happens at a floor or a ceiling, such as
-    a rise from 0 to 1, so three or more of them count as certain.
+    Seeds that agree exactly are no case for a t test: then p is that of a sign test.
     """
     mean = fmean(differences)
     if max(differences) - min(differences) < 1e-9:
-        certain = abs(mean) > 1e-9 and len(differences) > 2
-        return mean, mean, 0.0 if certain else 1.0
+        return mean, mean, 2.0 ** (1 - len(differences)) if abs(mean) > 1e-9 else 1.0
     result = stats.ttest_1samp(differences, 0.0)
     interval = result.confidence_interval(0.95)
     return float(interval.low), float(interval.high), float(result.pvalue)
@@ -76,7 +74,7 @@ def t_test(differences: list[float]) -> tuple[float, float, float]:
 def seeds_needed(spread: float, width: float) -> int:
     """The fewest seeds whose 95 % interval is at most `width` wide; spread: std of a difference."""
     if spread < 1e-12:
-        return 2
+        return 6  # the fewest that a sign test can call significant
     count = 2
     while stats.t.ppf(0.975, count - 1) * spread / math.sqrt(count) > width / 2:
         count += 1

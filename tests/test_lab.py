@@ -115,9 +115,9 @@ A_ABOVE, B_ABOVE = Claim("eval_accuracy", ("a",), ("b",)), Claim("eval_accuracy"
         (A_ABOVE, (0.0, 0.0, 0.0), "no difference"),
         # Two seeds agree roughly, but t with one degree of freedom is wide.
         (A_ABOVE, (0.10, 0.20), "undecided"),
-        # Exact agreement has no t interval; three seeds of it count, two do not.
-        (A_ABOVE, (0.25, 0.25, 0.25), "as in the paper"),
-        (A_ABOVE, (0.25, 0.25), "undecided"),
+        # Exact agreement has no t interval: a sign test judges it, and takes six seeds.
+        (A_ABOVE, (0.25,) * 6, "as in the paper"),
+        (A_ABOVE, (0.25,) * 5, "undecided"),
     ],
 )
 def test_a_verdict_follows_from_interval_sign_and_size(claim, values, expected):
