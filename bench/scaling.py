@@ -1,10 +1,11 @@
 """How the time of a step grows: with tokens per step, and with context length.
 
-    python bench/scaling.py
+    python -m bench.scaling
 
-Real `justrl.py --tiny` runs on one thread, in processor seconds from metrics.jsonl, evaluations left out. First the
-tiny batch times 1, 4, 16 and 64; then 8 responses to each of 4 prompts from a random model of the same size that cannot
-stop, so that every response is exactly --max_response_tokens long. Writes results/scaling.json and scaling.png.
+Real `justrl.py --tiny` runs on one thread, in processor seconds from metrics.jsonl, without their
+evaluations. First the tiny batch times 1, 4, 16 and 64. Then 8 responses to each of 4 prompts, from
+a random model of the same size that cannot stop, so that every response is exactly
+--max_response_tokens long. Writes results/scaling.json and scaling.png.
 """
 
 import argparse
@@ -26,7 +27,7 @@ SHORT += ["--eval_max_tokens", 2, "--eval_every", 10**6, "--save_every", 10**6]
 
 
 def endless_model(folder: Path, longest: int) -> str:
-    """The tiny model's shape with random weights and an eos token that its vocabulary lacks: it never stops."""
+    """The tiny model's shape with random weights, and an eos token that it lacks: it never stops."""
     import torch
     from transformers import AutoConfig, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
@@ -42,7 +43,7 @@ def endless_model(folder: Path, longest: int) -> str:
 
 
 def measure(flags: list, steps: int) -> list[dict]:
-    """Run justrl.py; its steps' tokens and seconds by phase. The first warms up and is not counted."""
+    """Tokens and seconds by phase of justrl.py's steps. The first warms up and does not count."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *alone(ROOT / "justrl.py"),
@@ -62,7 +63,7 @@ def measure(flags: list, steps: int) -> list[dict]:
 
 
 def fastest(rows: list[dict]) -> dict[str, float]:
-    """The step that took least per token: the one that other programs on the machine disturbed least."""
+    """The step that took least per token: other programs on the machine disturbed it least."""
     row = min(rows, key=lambda row: row["seconds_step"] / row["tokens"])
     names = ["tokens", "length", *(f"seconds_{phase}" for phase in (*PHASES, "step"))]
     shares = {phase: row[f"seconds_{phase}"] / row["seconds_step"] for phase in PHASES}
@@ -78,7 +79,7 @@ def growth(points: list[dict], by: str) -> list[float]:
 
 
 def draw(path: Path, by_tokens: list[dict], by_context: list[dict]) -> None:
-    """Two panels, logarithmic: seconds of each phase over tokens a step and over response length."""
+    """Two logarithmic panels: seconds of each phase by tokens a step, and by response length."""
     import matplotlib
 
     matplotlib.use("Agg")

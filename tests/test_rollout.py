@@ -1,4 +1,4 @@
-"""rollout.py: samples that come from the softmax they claim to come from, and weights that arrive."""
+"""rollout.py: samples come from the softmax that they claim, and weights arrive."""
 
 import importlib.metadata
 import importlib.util
@@ -116,7 +116,7 @@ def test_request_seeds_are_pinned_and_all_different():
 
 
 def without_vllm(monkeypatch, packages=None):
-    """A machine with the given packages, {name: version}, and no others that matter here; no GPU."""
+    """A machine without a GPU, and with these packages alone of those that matter here."""
     packages = packages or {}
 
     def version(name):
@@ -180,7 +180,7 @@ needs_vllm = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def vllm_engine():
-    """(engine over the shipped base model, what was disturbed by its making). One for all tests: it takes a while."""
+    """(engine over the shipped base model, what its making disturbed). One for all tests."""
     start_ranks()
     torch.manual_seed(5), np.random.seed(6), random.seed(7)
     before = outside_state()
