@@ -27,7 +27,7 @@ SHORT += ["--eval_max_tokens", 2, "--eval_every", 10**6, "--save_every", 10**6]
 
 
 def endless_model(folder: Path, longest: int) -> str:
-    """The tiny model's shape with random weights, and an eos token that it lacks: it never stops."""
+    """The tiny model's shape with random weights and an eos token that it lacks: it never stops."""
     import torch
     from transformers import AutoConfig, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
