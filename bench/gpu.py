@@ -500,6 +500,7 @@ def main() -> None:
             os._exit(0)  # vLLM's own shutdown may wait for threads; the result is written
         return
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a part ends with its parent
     parts = arguments.parts or [p for p in PARTS if arguments.pretrained or p != "pretrained"]
     if "pretrained" in parts and not arguments.pretrained:
         sys.exit("gpu.py: the part pretrained needs --pretrained FOLDER, with a small real model")
