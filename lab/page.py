@@ -84,7 +84,9 @@ def page(results: dict[str, dict], judged: dict[str, list[Judged]]) -> str:
             parts += findings(name, experiment, results[name], judged[name])
         else:
             claims = "".join(f"\n- {claim}" for claim in experiment.claims)
-            parts.append(f"**Not run yet.** Its claims:\n{claims}")
+            parts.append(
+                fill(f"**Not run yet.** {experiment.found}") + f"\n\nIts claims:\n{claims}"
+            )
         parts.append(fill(f"**Try it.** {experiment.try_it}"))
     return "\n\n".join(parts) + "\n"
 

@@ -439,15 +439,17 @@ EXPERIMENTS["prorl_boundary"] = Experiment(
 )
 
 # Depths up to 12: a guess takes 8 tokens and the longest working 92.
-# The rate is the one of clip_higher. Before any arms are compared, a run of the 0.20 arm must show
-# that at least one token in a hundred meets the bound; that run has not been made yet.
+# The rate is the one of clip_higher.
 FORKS = """--data tiny:train/compose-1-12 --eval_data tiny:eval/compose-1-12 --max_prompt_tokens 64
  --max_response_tokens 96 --eval_max_tokens 96"""
 EXPERIMENTS["clip_higher_compose"] = Experiment(
     paper="The claims of `clip_higher`, in the world of compositions, whose answers fork: the "
     "first token decides between a guess and a working. The base works in 1 to 5 % of its answers, "
     "the aligned model in half; a guess takes 8 tokens and a working up to 92.",
-    found="",
+    found="Before arms are compared, one token in a hundred must meet the upper bound in the 0.20 "
+    "arm. In a first run of it, from the aligned model and with 16 steps, at most one in 800 does: "
+    "most tokens of a working are digits that leave no choice. A higher rate or more updates a "
+    "batch is to be tried first.",
     arms=cross(
         {"base": "--model tiny:compose", "aligned": "--model tiny:compose-aligned"},
         {
