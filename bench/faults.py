@@ -365,7 +365,7 @@ def import_everything() -> None:
     import trainer.plot
     import trainer.run
     import trainer.sources.load  # noqa: F401
-    from tiny.pretrain import problems  # noqa: F401
+    from tiny.world import problems  # noqa: F401
     from trainer import rollout  # noqa: F401
 
 
