@@ -83,7 +83,11 @@ class Head:
         return hidden_B_T_d
 
     def logps(
-        self, hidden_M_d: torch.Tensor, targets_M: torch.Tensor, temperature: float
+        self,
+        hidden_M_d: torch.Tensor,
+        targets_M: torch.Tensor,
+        temperature: float,
+        entropy_grad: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(log-probs [M], entropy [M]), see losses.token_logps."""
         return token_logps(
@@ -91,6 +95,7 @@ class Head:
             self.module.weight,
             targets_M,
             temperature,
+            entropy_grad=entropy_grad,
             bias=getattr(self.module, "bias", None),
             scale=self.scale,
             softcap=self.softcap,

@@ -168,6 +168,7 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.head = Head(model)
+        self.entropy_grad = False  # whether the entropy carries a gradient, for a bonus in the loss
 
     def forward(self, micro: "MicroBatch", temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         """(log-probs [M], entropy [M]) of the micro-batch's M response tokens, in nats.
@@ -181,7 +182,7 @@ class Policy(nn.Module):
         hidden_B_T_d = self.head.inputs(self.model, ids_B_T)
         predicts_B_T = mask_B_T[:, 1:]  # position t predicts token t + 1
         hidden_M_d, targets_M = hidden_B_T_d[:, :-1][predicts_B_T], ids_B_T[:, 1:][predicts_B_T]
-        return self.head.logps(hidden_M_d, targets_M, temperature)
+        return self.head.logps(hidden_M_d, targets_M, temperature, self.entropy_grad)
 
     def full_state(self):
         """Yield (name, whole tensor). Under FSDP every rank must walk it to the end."""
@@ -351,7 +352,7 @@ class MicroBatch:
         """Remember an update's log-probs. They are the old ones too where no update came before."""
         self.new_logps_M = logps_M.detach()
         if self.old_logps_M is None:
-            self.old_logps_M, self.entropy_M = self.new_logps_M, entropy_M
+            self.old_logps_M, self.entropy_M = self.new_logps_M, entropy_M.detach()
 
     def importance_M(self, cap: float) -> torch.Tensor | float:
         """Weights against engine mismatch, see losses.truncated_importance; 1 if cap is 0: off."""

@@ -1,0 +1,368 @@
+"""JustRL's Table 1, runnable: justrl.py's loop with every technique that JustRL leaves out as a flag.
+
+    python -m lab.table1 --tiny                             JustRL itself: justrl.py's metrics, digit by digit
+    python -m lab.table1 --tiny --entropy_target 0.5        one technique added
+    python -m lab.table1 --tiny --row polaris               a whole system, in the embedded world
+    python -m lab.table1 --row polaris                      the same at its published scale
+    python -m lab.table1 --tiny --stages '[{"until": 30, "max_response_tokens": 32}, {}]'
+
+The systems are in lab/systems.py, the techniques in lab/techniques.py, the table is docs/table1.md.
+With every flag off this is justrl.py. `diff justrl.py lab/table1.py` is what JustRL leaves out.
+
+A stage is a set of flags "until step N": --stages takes a JSON list of them, or a file with one.
+So --temperature, --samples_per_prompt, --max_response_tokens, --kl_coefficient and most others can
+change as a run goes on. A stage without "until" is the last, and lasts to the end.
+
+Where this deviates, and why:
+- All rows are judged by JustRL's verifier, so that they differ in their techniques alone;
+  --robust_verifier accepts more.
+- POLARIS looks for its first temperature by hand. Here a run begins with --temperature, and only
+  later stages search.
+- What a group needs to count as mixed is a spread of rewards, not of verdicts: with a length reward
+  almost every group is mixed.
+
+Shape suffixes: _P prompts, _G samples of a group, _B rows of a batch, _R response positions, _T
+sequence positions, _M response tokens end to end.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from statistics import fmean
+from typing import Literal
+
+import torch
+
+import losses
+from lab import systems, techniques
+from rewards import overlong_penalty, robust_many, strict_box
+from trainer.config import Flags, parse
+from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts
+from trainer.metrics import kl_metrics, step_metrics
+from trainer.policy import (
+    compute_dtype,
+    equal_slices,
+    gather,
+    load_policy,
+    load_reference,
+    load_tokenizer,
+    micro_batches,
+    my_share,
+    on_device,
+    optimizer_step,
+    response_mask,
+    set_learning_rate,
+    start_ranks,
+)
+from trainer.rollout import make_engine, request_seed, self_check
+from trainer.run import Run, launch, model_folder
+from trainer.sources.load import load_problems
+
+
+# (0) Hyperparameters, at the paper's values. "Table 2" is the paper's, "script" the authors'.
+# Below them the techniques, off.
+@dataclass
+class Config(Flags):
+    row: Literal["", *systems.ROWS] = ""  # a system of Table 1 (lab/systems.py)
+    model: str = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"  # hub id or local folder
+    data: str = "BytedTsinghua-SIA/DAPO-Math-17k"  # training problems: hub id or local file
+    eval_data: str = "math-ai/aime24,math-ai/aime25,math-ai/amc23"  # held-out problems
+    # appended to each problem (script)
+    instruction: str = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
+    seed: int = 1  # of data order and sampling (script)
+
+    steps: int = 4380  # rollout steps (section 4: the reported checkpoint)
+    prompts_per_step: int = 256  # prompts a step (Table 2)
+    samples_per_prompt: int = 8  # responses to each prompt: the group (Table 2)
+    updates_per_step: int = 4  # optimizer updates a step: mini-batches of 64 prompts (script)
+    temperature: float = 1.0  # of sampling; no top-p, no top-k (Table 2)
+    max_prompt_tokens: int = 1024  # longer prompts are dropped (Table 2)
+    max_response_tokens: int = 15360  # longer responses are cut (Table 2)
+
+    learning_rate: float = 1e-6  # AdamW, constant (Table 2)
+    warmup_steps: int = 10  # linear from 0, in rollout steps: the first trains with 0 (script)
+    weight_decay: float = 0.1  # AdamW (script)
+    max_grad_norm: float = 1.0  # global gradient norm (script)
+    clip_low: float = 0.2  # the ratio is clipped below at 1 - 0.2 (Table 2)
+    clip_high: float = 0.28  # and above at 1 + 0.28: clip-higher (Table 2)
+    dual_clip: float = 10.0  # the loss of a token with A < 0 is at most 10 |A| (script)
+
+    overlong_penalty: bool = False  # ablation (section 4.4): DAPO's soft penalty on long responses
+    overlong_buffer: int = 4096  # tokens before the limit over which it grows from 0 to -1
+    robust_verifier: bool = False  # ablation (section 4.4): equal in meaning, not to the letter
+
+    stages: str = ""  # ST, THP: a JSON list of sets of flags, each with "until": step; or its file
+    prompts_from: float = 0.0  # ST: leave out this share of the problems, those of shortest prompts
+    prompts_to: float = 1.0  # ST: and those beyond this share (FastCuRL trains on thirds)
+    hint_share: float = 0.0  # ST: share of the reference solution's characters given (QuestA)
+    hint_prefill: bool = False  # ST: as the start of the answer, not the end of the prompt
+    hint_shortest: int = 10  # ST: characters; a shorter hint is left out (QuestA)
+
+    entropy_coef: float = (
+        0.0  # EC: weight of the entropy bonus; where a target adapts it, its start
+    )
+    entropy_target: float = 0.0  # EC: nats a token; the bonus keeps the entropy there; 0: no target
+    entropy_step: float = 1e-4  # EC: change of the adaptive weight a step
+
+    kl_coefficient: float = 0.0  # RKL: weight of the KL penalty in the loss
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"  # RKL: see losses.kl_penalty
+    reset_every: int = 0  # RKL: steps between resets of the reference; 0: never
+    reset_patience: int = 0  # RKL: evaluations without a new best that bring a reset; 0: never
+    reset_kl_above: float = 0.0  # RKL: nats a token that bring a reset; 0: never
+    reset_share: float = 1.0  # RKL: how far a reset moves the reference: 1 hard, 0.6 a soft average
+    reset_optimizer: bool = False  # RKL: a reset also clears the optimizer (ProRL v1)
+
+    wrong_reward: float = -1.0  # the reward of a wrong answer; 0 in most other systems
+    truncated_scale: float = 1.0  # LC: factor of a truncated response's reward (ProRL v2: 0)
+    cosine_weight: float = 0.0  # LC: weight of the cosine length reward (ProRL v2)
+    cosine_min: float = 0.0  # LC: its value at the length limit
+    cosine_max: float = 1.0  # LC: and at length 0
+    cosine_on: int = 0  # LC: steps of a cycle with it; 0 and 0: always
+    cosine_off: int = 0  # LC: steps of a cycle without it
+
+    adaptive_temperature: bool = False  # AT: each stage begins as diverse as the last one (POLARIS)
+    rollout_rescue: bool = False  # RR: a right answer of old for a group that failed (POLARIS)
+    # DS: resample groups of equal rewards (DAPO), or put mixed ones in their place (POLARIS)
+    dynamic_sampling: Literal["off", "resample", "substitute"] = "off"
+    max_rounds: int = 10  # DS: batches sampled for one step at most
+    drop_above: float = 1.0  # DS: the next stage drops problems right more often (POLARIS: 0.9)
+
+    # (6): "center" does not divide; for the others see losses.py
+    advantage: Literal["grpo", "center", "reinforce++", "pass@k", "maxrl"] = "grpo"
+    pass_k: int = 4  # the k of --advantage pass@k (arXiv 2508.10751)
+    loss: Literal["clip", "reinforce"] = "clip"  # (9): "reinforce" has no ratio and no clip
+    icepop_low: float = 0.0  # (9): below it, a token's importance weight is 0 (0.5); 0: off
+    icepop_high: float = 5.0  # (9): and above it
+    token_budget: int = (
+        0  # end after the step that has sampled so many tokens in all; 0: by --steps
+    )
+
+    eval_every: int = 50  # steps between evaluations (script); 0: never
+    eval_samples: int = 32  # responses to each held-out problem (script)
+    eval_temperature: float = 0.7  # (script)
+    eval_top_p: float = 0.9  # (script)
+    eval_max_tokens: int = 31744  # (script)
+
+
+TINY = dict(
+    model="tiny:aligned",
+    data="tiny:train/mixed",
+    eval_data="tiny:eval/mixed",
+    instruction="",  # the embedded world's model knows no English
+    seed=0,
+    steps=60,
+    prompts_per_step=32,
+    learning_rate=1e-4,
+    max_prompt_tokens=48,
+    max_response_tokens=64,
+    overlong_buffer=24,
+    hint_prefill=True,  # it has never seen a prompt with a heading
+    hint_shortest=2,
+    eval_every=10,
+    eval_samples=4,
+    eval_max_tokens=64,
+    tokens_per_micro_batch=8192,
+    gradient_checkpointing=False,
+    save_every=20,
+)
+RECIPE = "table1"  # the name of its run folders
+
+
+# (4) Reward: +1 or -1, is the last box the answer to the letter? Also for truncated responses.
+def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> None:
+    """Set `right`, the verdict, and `reward`, which is trained on, of each rollout."""
+    texts, answers = [r.text for r in rollouts], [p.answer for p in problems]
+    verdicts = map(strict_box, texts, answers)
+    if config.robust_verifier:
+        verdicts = robust_many(texts, answers)
+    for rollout, verdict in zip(rollouts, verdicts, strict=True):
+        rollout.right = float(verdict > 0)
+        rollout.reward = verdict if rollout.right else config.wrong_reward
+        if config.overlong_penalty:
+            length, limit = len(rollout.response_ids), config.max_response_tokens
+            rollout.reward += overlong_penalty(length, limit, config.overlong_buffer)
+
+
+def command_line() -> Config:
+    """The command line as a config: the defaults, then the row's values, then the flags given."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--row", default="")
+    first.add_argument("--steps", default="")
+    known, _ = first.parse_known_args()
+    steps = int(known.steps) if known.steps.isdecimal() and int(known.steps) else TINY["steps"]
+    presets = {"tiny": TINY}
+    if known.row in systems.ROWS:
+        tiny = any(word.startswith("--tiny") for word in sys.argv[1:])
+        name, values = ("tiny", systems.tiny_preset(known.row, TINY, steps))
+        if not tiny:
+            name, values = ("row", systems.preset(known.row))
+        presets = {name: values}
+    config = parse(Config, presets, __doc__)
+    try:
+        return replace(config, stages=techniques.stages_text(config.stages))
+    except ValueError as error:
+        sys.exit(f"table1.py: {error}")
+
+
+def main(config: Config) -> None:
+    device = start_ranks(one_thread=config.tiny)
+    run = Run(RECIPE, config)
+    model_dir = model_folder(config.model)
+    tokenizer = load_tokenizer(model_dir)
+
+    # (1) Prompt: the instruction stands in the user's turn, after the problem.
+    # ST: hints need the solutions too, and each stage has its own flags.
+    stages = techniques.read_stages(config)
+    hints = any(stage.config.hint_share for stage in stages)
+    problems = load_problems(config.data, solutions=hints)
+    template = Template(suffix=config.instruction, max_tokens=config.max_prompt_tokens)
+
+    problems = encode_prompts(problems, tokenizer, template)
+    held_out = encode_prompts(load_problems(config.eval_data), tokenizer, template)
+    order = Order(len(problems), config.seed)
+
+    # (2) Sampling: the engine reports log-probs of the distribution that it samples from.
+    # ST: the longest that any stage samples; AT, THP: each step has its own.
+    training = Sampling(max(stage.config.max_response_tokens for stage in stages))
+    evaluation = Sampling(config.eval_max_tokens, config.eval_temperature, config.eval_top_p)
+    raw_logps = False
+
+    longest = config.max_prompt_tokens + max(training.max_tokens, evaluation.max_tokens)
+    engine = make_engine(
+        config.engine,
+        model_dir,
+        tokenizer,
+        max_length=longest,
+        dtype=compute_dtype(device),
+        memory=config.engine_memory,
+        raw_logps=raw_logps,
+    )
+    policy = load_policy(model_dir, device, compute_dtype(device), config.gradient_checkpointing)
+    optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=config.weight_decay)
+
+    # (3) What a checkpoint keeps beside these two: ST, AT, RR and DS remember, EC adapts, and RKL
+    # has a reference policy.
+    state = {"position": 0, "keep_rate": 1.0, "tokens": 0, "stage": 0, "success": {}, "dropped": []}
+    state |= {"temperature": config.temperature, "diversity": 0.0, "rescue": {}, "rescued": 0}
+    state |= {"entropy": None, "entropy_coef": config.entropy_coef, "best": -1.0, "stalled": 0}
+    if any(stage.config.kl_coefficient for stage in stages):
+        state["reference"] = load_reference(model_dir, compute_dtype(device))
+    policy.entropy_grad = any(s.config.entropy_coef or s.config.entropy_target for s in stages)
+    present, encode = None, partial(encode_prompts, tokenizer=tokenizer, template=template)
+
+    state = run.resume(state, problems, policy, optimizer)
+    engine.load_weights(policy)
+    self_check(engine, policy, problems[0].prompt_ids)
+    cut = partial(micro_batches, budget=config.tokens_per_micro_batch, device=device)
+
+    def sample(batch, count, sampling, step, first=0) -> list[list[Rollout]]:
+        """`count` scored responses to each problem, on every rank; each rank samples its share."""
+        run.phase("rollout")
+        seeds = [request_seed(config.seed, step, first + p) for p in range(len(batch))]
+        mine = my_share(batch)
+        groups = engine.generate([p.prompt_ids for p in mine], count, my_share(seeds), sampling)
+        run.phase("reward")
+        for rollout in chain(*groups):
+            rollout.text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
+        reward(list(chain(*groups)), [problem for problem in mine for _ in range(count)], config)
+        run.phase("rollout")
+        return gather(groups)
+
+    @run.timed("evaluate")
+    def evaluate() -> float:
+        """Held-out pass@1: the mean verdict over problems and samples, from the same seeds."""
+        groups = sample(held_out, config.eval_samples, evaluation, step=0)
+        return fmean(rollout.right for rollout in chain(*groups))
+
+    if state["step"] == 0 and config.eval_every:
+        run.log(0, {"eval_accuracy": evaluate()})
+
+    for step in run.steps(state["step"]):
+        # (5) Sample a batch. ST, THP: with the stage's flags and problems. AT: at a temperature of
+        # its own. RR: with right answers of old. DS: of groups with mixed rewards.
+        if 0 < config.token_budget <= state["tokens"]:
+            break
+        stage = techniques.stage_at(stages, step)
+        if stage is not present:
+            present, run.config = stage, stage.config
+            pool = techniques.enter_stage(stages, stage, problems, state, encode)
+            order = Order(len(pool), config.seed)
+            techniques.set_temperature(sample, pool, order, state, stage, step)
+        config = run.config = replace(stage.config, temperature=state["temperature"])
+        draw = partial(techniques.draw_groups, sample, state=state, run=run, step=step)
+        draw_batch = techniques.BATCHES[config.dynamic_sampling]
+        batch, groups, drawn = draw_batch(draw, pool, order, state, run)
+        if 0 < config.token_budget <= state["tokens"]:
+            config.steps = step  # the last one, which evaluates and saves
+
+        run.phase("sync")
+        engine.sleep()
+        rollouts = list(chain(*groups))
+        rewards_P_G = torch.tensor([[rollout.reward for rollout in group] for group in groups])
+
+        # (6) Advantage: group mean, group std; or what --advantage names.
+        advantages_P_G = techniques.advantages(rewards_P_G, groups, config)
+
+        run.phase("logps")
+        advantages, minibatches = advantages_P_G.flatten(), []
+        for rows in equal_slices(len(rollouts), config.updates_per_step):
+            # (7) A token's weight in the loss: the mean over all tokens of the mini-batch.
+            weights_B_R = losses.token_weights(response_mask(rollouts[rows]), "token")
+
+            minibatches.append(cut(rollouts[rows], advantages[rows], weights_B_R))
+
+        # (8) Old log-probs, of the policy that sampled (the first mini-batch's come with (9)). RKL:
+        # and the reference's.
+        with torch.no_grad():
+            for micro in chain(*minibatches[1:]):
+                micro.old_logps_M, micro.entropy_M = policy(micro, config.temperature)
+            if config.kl_coefficient:
+                with on_device(state["reference"], device) as reference:
+                    for micro in chain(*minibatches):
+                        micro.ref_logps_M, _ = reference(micro, config.temperature)
+
+        run.phase("update")
+        set_learning_rate(optimizer, config.learning_rate, step, config.warmup_steps)
+        grad_norms = []
+        for minibatch in minibatches:
+            for micro in minibatch:
+                logps_M, entropy_M = policy(micro, config.temperature)
+                micro.keep(logps_M, entropy_M)
+
+                # (9) Loss: clip-higher with dual clip. RKL: a KL penalty. EC: an entropy bonus.
+                loss_M = techniques.importance_M(micro, config) * techniques.policy_loss(
+                    logps_M, micro, config
+                )
+                if config.kl_coefficient:
+                    kl_M = losses.kl_penalty(logps_M, micro.ref_logps_M, config.kl_estimator)
+                    loss_M += config.kl_coefficient * kl_M
+                if bonus := techniques.entropy_coefficient(state, config):
+                    loss_M -= bonus * entropy_M
+
+                (micro.weights_M * loss_M).sum().backward()
+            grad_norms.append(optimizer_step(policy, optimizer, config.max_grad_norm))
+
+        run.phase("sync")
+        engine.load_weights(policy)
+        metrics = step_metrics(config, groups, minibatches, grad_norms, optimizer)
+        if run.due(step, config.eval_every):
+            metrics["eval_accuracy"] = evaluate()
+
+        # (10) RKL: a reset of the reference. EC: a new weight of the entropy bonus.
+        metrics |= drawn | {"sampled_tokens": state["tokens"]}
+        if config.kl_coefficient:
+            metrics |= kl_metrics(config, minibatches)
+            metrics |= techniques.reset_reference(step, metrics, state, policy, optimizer, config)
+        metrics |= techniques.adapt_entropy(state, metrics, config)
+
+        state["step"] = step
+        run.log(step, metrics)
+        run.log_samples(step, batch, groups, advantages_P_G)
+        run.save_when_due(state, policy, tokenizer, optimizer)
+    run.finish()
+
+
+if __name__ == "__main__":
+    launch(main, command_line())

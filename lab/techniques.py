@@ -1,0 +1,494 @@
+"""The techniques of JustRL's Table 1 that its loop leaves out, each as one small function.
+
+lab/table1.py calls them. The letters are the table's columns:
+
+    EC   entropy control        entropy_coefficient, adapt_entropy (JustRL has --clip_high)
+    THP  tuned hyperparameters  read_stages: a stage is a set of flags
+    TTP  tuned training prompt  nothing to do here: --instruction
+    RKL  reset of the KL reference    reset_reference
+    LC   length control         shape_reward; read_stages with a --max_response_tokens each
+    AT   adaptive temperature   set_temperature, diversity
+    RR   rollout rescue         rescue
+    DS   dynamic sampling       substituted_groups, enter_stage (and prorl.mixed_groups)
+    ST   split into stages      read_stages, enter_stage, stage_problems, with_hints
+
+What a later step depends on stands in `state`, which goes into the checkpoint, and all random
+choices are functions of (seed, step). So a resumed run is the run that nobody stopped.
+"""
+
+import json
+import math
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from itertools import chain
+from pathlib import Path
+
+import torch
+
+import losses
+from prorl import mixed_groups
+from trainer.config import FREE, Flags, first_fault
+from trainer.data import Order, Problem, Rollout, Sampling
+from trainer.metrics import rollout_metrics
+from trainer.policy import MicroBatch, Policy, copy_full
+from trainer.run import Run
+
+# --- ST, THP: stages, each a set of flags "until step N" ---
+
+# Fixed for a whole run: what is built before the first step, or compared over all of it.
+FIXED = FREE | {field.name for field in fields(Flags)}
+FIXED |= {"model", "data", "eval_data", "instruction", "seed", "row", "stages", "token_budget"}
+FIXED |= {"max_prompt_tokens", "weight_decay"}
+FIXED |= {"eval_every", "eval_samples", "eval_temperature", "eval_top_p", "eval_max_tokens"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps first to `until` train with this config. The last stage lasts as long as the run."""
+
+    first: int
+    until: int
+    config: object
+
+
+def stages_text(value: str) -> str:
+    """What --stages gives, as JSON: the text itself, or the content of the file it names.
+
+    Raises ValueError if it is neither.
+    """
+    if not value.strip() or value.lstrip().startswith("["):
+        return value
+    try:
+        return Path(value).expanduser().read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f'--stages takes a list such as [{{"until": 100, "temperature": 1.2}}, {{}}] or a file '
+            f"that holds one, not {value!r}"
+        ) from error
+
+
+def read_stages(config) -> list[Stage]:
+    """The stages of config.stages; without any, one that lasts for the whole run.
+
+    Raises ValueError, in a sentence, for a list that is none, a flag that does not exist or is
+    fixed for a whole run, a value that the flag refuses, and ends that do not grow.
+    """
+    try:
+        rows = json.loads(config.stages or "[{}]")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--stages is no JSON: {error}") from error
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("--stages must be a list of one set of flags a stage, such as [{}, {}]")
+    stages, first = [], 1
+    for number, row in enumerate(rows, 1):
+        until = row.get("until", None if number < len(rows) else max(first, config.steps))
+        if type(until) is not int or until < first:
+            raise ValueError(
+                f'stage {number} of --stages needs an "until", a step of at least {first}'
+            )
+        stages.append(Stage(first, until, stage_config(config, number, row)))
+        first = until + 1
+    return stages
+
+
+def stage_config(config, number: int, row: dict):
+    """config with a stage's flags. Raises ValueError as read_stages does."""
+    kinds = {field.name: type(getattr(config, field.name)) for field in fields(config)}
+    values = {}
+    for name, value in row.items():
+        if name == "until":
+            continue
+        if name not in kinds or name in FIXED:
+            why = "is fixed for the whole run" if name in kinds else "does not exist"
+            raise ValueError(f"stage {number} of --stages sets {name!r}, which {why}")
+        if kinds[name] is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kinds[name]:
+            raise ValueError(
+                f"stage {number} of --stages: {name} must be a {kinds[name].__name__}, not {value!r}"
+            )
+        values[name] = value
+    changed = replace(config, **values)
+    if fault := first_fault(changed) or contradiction(changed):
+        raise ValueError(f"stage {number} of --stages: {fault}")
+    return changed
+
+
+def contradiction(config) -> str | None:
+    """What cannot be had together, as one sentence that names the flags; None if nothing is."""
+    if config.advantage == "pass@k" and config.pass_k > config.samples_per_prompt:
+        return f"--pass_k must be at most --samples_per_prompt ({config.samples_per_prompt})"
+    if config.advantage == "maxrl" and (config.wrong_reward < 0 or config.overlong_penalty):
+        return "--advantage maxrl needs rewards of at least 0: give --wrong_reward 0, no penalty"
+    if config.prompts_from >= config.prompts_to:
+        return "--prompts_from must be below --prompts_to"
+    if config.icepop_low and config.icepop_high <= config.icepop_low:
+        return "--icepop_high must be above --icepop_low"
+    if config.icepop_low and config.tis_cap:
+        return "--icepop_low and --tis_cap exclude each other: both weigh engine mismatch"
+    return None
+
+
+def stage_at(stages: list[Stage], step: int) -> Stage:
+    return next((stage for stage in stages if step <= stage.until), stages[-1])
+
+
+def stage_problems(problems: list[Problem], config, state: dict) -> list[Problem]:
+    """The problems of a stage: a share by length of prompt (FastCuRL), without those dropped as
+    too easy (POLARIS).
+
+    The shortest prompts come first in the order that --prompts_from and --prompts_to cut.
+    """
+    order = sorted(range(len(problems)), key=lambda i: len(problems[i].prompt_ids))
+    low, high = (round(len(order) * share) for share in (config.prompts_from, config.prompts_to))
+    dropped = set(state["dropped"])
+    kept = [problems[i] for i in sorted(order[low:high]) if problems[i].text not in dropped]
+    if not kept:
+        raise ValueError(
+            "no problem is left for this stage: lower --prompts_from, or raise --prompts_to or "
+            "--drop_above"
+        )
+    return kept
+
+
+def enter_stage(
+    stages: list[Stage], stage: Stage, problems: list[Problem], state: dict, encode: Callable
+) -> list[Problem]:
+    """The problems that a stage trains on, with their prompts; encode makes prompts of problems.
+
+    Where a stage begins, and is not only resumed, the problems are dropped whose last group in the
+    stage before was right more often than that one's --drop_above.
+    """
+    number = stages.index(stage) + 1
+    if state["stage"] != number:
+        limit = stages[max(0, number - 2)].config.drop_above
+        easy = {text for text, share in state["success"].items() if share > limit}
+        state["dropped"] = sorted(easy.union(state["dropped"]))
+        state |= {"success": {}, "stage": number, "new_stage": True}
+    mine = stage_problems(problems, stage.config, state)
+    return encode(with_hints(mine, stage.config)) if stage.config.hint_share else mine
+
+
+# --- ST: hints from reference solutions (QuestA) ---
+
+HINT = "\n\n## Hint.\n"
+
+
+def with_hints(problems: list[Problem], config) -> list[Problem]:
+    """Each problem with the first --hint_share of the characters of its solution.
+
+    The hint stands at the end of the prompt, or with --hint_prefill at the start of the answer.
+    A hint of fewer than --hint_shortest characters is left out. Raises ValueError if no problem
+    has a solution long enough.
+    """
+    if not config.hint_share:
+        return problems
+    hinted = []
+    for problem in problems:
+        solution = problem.solution or chain_solution(problem.text)
+        hint = solution[: int(len(solution) * config.hint_share)]
+        if len(hint) < config.hint_shortest:
+            hinted.append(problem)
+        elif config.hint_prefill:
+            hinted.append(replace(problem, prefill=hint))
+        else:
+            hinted.append(replace(problem, text=problem.text + HINT + hint))
+    if all(one is other for one, other in zip(hinted, problems, strict=True)):
+        raise ValueError(
+            f"--hint_share {config.hint_share} needs solutions to take hints from, and no problem "
+            f"has one that is long enough"
+        )
+    return hinted
+
+
+def chain_solution(text: str) -> str:
+    r"""The worked solution of one of the embedded world's chains: "3+5-2=?" -> "8-2\n6\n".
+
+    "" for any other text.
+    """
+    if not re.fullmatch(r"\d+([+-]\d+)+=\?", text):
+        return ""
+    terms, lines = [int(term) for term in re.findall(r"[+-]?\d+", text)], []
+    while len(terms) > 1:
+        terms = [terms[0] + terms[1], *terms[2:]]
+        lines.append(str(terms[0]) + "".join(f"{term:+d}" for term in terms[1:]))
+    return "\n".join(lines) + "\n"
+
+
+# --- LC: length control by reward ---
+
+
+def shape_reward(rollout: Rollout, config, step: int) -> float:
+    """A response's reward after ProRL v2's two measures against length.
+
+    "Stop properly": a truncated response's reward times --truncated_scale. Cosine: plus
+    --cosine_weight times cosine_length_reward, in cycles of --cosine_on steps with it and
+    --cosine_off without.
+    """
+    reward = rollout.reward * (config.truncated_scale if rollout.truncated else 1.0)
+    cycle = config.cosine_on + config.cosine_off
+    if config.cosine_weight and (not cycle or (step - 1) % cycle < config.cosine_on):
+        length, limit = len(rollout.response_ids), config.max_response_tokens
+        bounds = config.cosine_min, config.cosine_max
+        reward += config.cosine_weight * cosine_length_reward(length, limit, *bounds)
+    return reward
+
+
+def cosine_length_reward(length: int, limit: int, low: float, high: float) -> float:
+    """low + (high - low) (1 + cos(pi length / limit)) / 2: `high` at length 0, `low` at the limit.
+
+    length and limit in tokens; a longer response gets `low`. Raises ValueError if limit is below 1.
+    """
+    if limit < 1:
+        raise ValueError(f"the length limit must be at least 1 token, not {limit}")
+    return low + (high - low) / 2 * (1 + math.cos(math.pi * min(length / limit, 1.0)))
+
+
+# --- RR: rollout rescue (POLARIS) ---
+
+
+def remember(problem: Problem, group: list[Rollout], state: dict) -> None:
+    """Keep the first right response of a group in the problem's one slot. The newest evicts."""
+    right = next((rollout for rollout in group if rollout.right == 1.0), None)
+    if right is not None:
+        state["rescue"][problem.text] = {
+            "response_ids": right.response_ids.tolist(),
+            "logps": right.logps.tolist(),
+            "truncated": bool(right.truncated),
+            "text": right.text,
+            "reward": right.reward,
+        }
+
+
+def rescue(problem: Problem, group: list[Rollout], state: dict, rng: random.Random) -> None:
+    """Where all responses of a group failed, put the stored right one in the place of one of them.
+
+    It is off-policy, and nothing corrects for that: the trainer's log-probs before the update count
+    as the old ones, as for every other response. The engine's are those of the day it was sampled,
+    so that the log-prob gap of the step is a little larger.
+    """
+    stored = state["rescue"].get(problem.text)
+    if stored and not any(rollout.right for rollout in group):
+        state["rescued"] += 1
+        arrays = {
+            "response_ids": group[0].response_ids.dtype.type(stored["response_ids"]),
+            "logps": group[0].logps.dtype.type(stored["logps"]),
+        }
+        place = int(rng.random() * len(group))
+        group[place] = Rollout(group[0].prompt_ids, right=1.0, **(stored | arrays))
+
+
+# --- DS: dynamic sampling; a batch with what was drawn for it ---
+
+
+def draw_groups(
+    sample: Callable, batch: list[Problem], state: dict, run: Run, step: int, first: int = 0
+) -> list[list[Rollout]]:
+    """Sample a group for each problem of a batch, count the tokens, and rescue failed groups.
+
+    sample is that of lab/table1.py; `first` counts the groups of earlier rounds of this step.
+    """
+    config = run.config
+    sampling = Sampling(config.max_response_tokens, config.temperature)
+    groups = sample(batch, config.samples_per_prompt, sampling, step, first)
+    state["tokens"] += rollout_metrics(groups)["tokens"]
+    for rollout in chain(*groups):
+        rollout.reward = shape_reward(rollout, config, step)
+    for place, (problem, group) in enumerate(zip(batch, groups, strict=True)):
+        if config.drop_above < 1:
+            state["success"][problem.text] = sum(r.right for r in group) / len(group)
+        if config.rollout_rescue:
+            rng = random.Random(f"rescue/{config.seed}/{step}/{first + place}")
+            rescue(problem, group, state, rng)
+            remember(problem, group, state)
+    return groups
+
+
+def next_batch(draw: Callable, problems: list[Problem], order: Order, state: dict, run: Run):
+    """JustRL's batch: no group is dropped or replaced, whatever its rewards."""
+    places = order[state["position"] : state["position"] + run.config.prompts_per_step]
+    state["position"] += len(places)
+    batch = [problems[i] for i in places]
+    return batch, draw(batch), {}
+
+
+def substituted_groups(
+    draw: Callable, problems: list[Problem], order: Order, state: dict, run: Run
+) -> tuple[list[Problem], list[list[Rollout]], dict]:
+    """POLARIS's batch: every group of equal rewards is replaced by a random mixed one.
+
+    Mixed groups are repeated only when all of them have been used. Where no more than a third is
+    mixed, the batch is given up for the next one, at most --max_rounds times; then the step trains
+    on the batch as it is. Same arguments and results as prorl.mixed_groups.
+    """
+    count, mixed, everything = run.config.prompts_per_step, [], []
+    rng = random.Random(f"substitute/{run.config.seed}/{state['position']}")
+    while 3 * len(mixed) <= count and len(everything) < count * run.config.max_rounds:
+        places = order[state["position"] : state["position"] + count]
+        state["position"] += count
+        batch = [problems[i] for i in places]
+        groups = draw(batch, first=len(everything))
+        everything += groups
+        mixed = [p for p, group in enumerate(groups) if len({r.reward for r in group}) > 1]
+    chosen = list(range(count))
+    if 3 * len(mixed) > count:
+        bad = [p for p in chosen if p not in mixed]
+        for place, p in enumerate(bad):
+            if place % len(mixed) == 0:
+                good = sorted(mixed, key=lambda _: rng.random())
+            chosen[p] = good[place % len(mixed)]
+    metrics = {"sampled_groups": len(everything), "mixed_groups": len(mixed)}
+    batch, groups = [batch[p] for p in chosen], [groups[p] for p in chosen]
+    return batch, groups, rollout_metrics(everything) | metrics
+
+
+BATCHES = {"off": next_batch, "resample": mixed_groups, "substitute": substituted_groups}
+
+
+# --- AT: adaptive temperature (POLARIS) ---
+
+TEMPERATURE_STEP, TEMPERATURE_RANGE = 0.05, 0.5
+
+
+def diversity(groups: list[list[Rollout]], n: int = 4) -> float:
+    """The share of distinct n-grams of tokens among all those of a group; mean over the groups.
+
+    A group without any n-gram counts as 0.
+    """
+    shares = []
+    for group in groups:
+        ids = [rollout.response_ids.tolist() for rollout in group]
+        grams = [tuple(one[i : i + n]) for one in ids for i in range(len(one) - n + 1)]
+        shares.append(len(set(grams)) / max(1, len(grams)))
+    return sum(shares) / len(shares)
+
+
+def set_temperature(
+    sample: Callable, problems: list[Problem], order: Order, state: dict, stage: Stage, step: int
+) -> None:
+    """Set state["temperature"] where a stage begins: to the flag's value, or with
+    --adaptive_temperature to that at which answers are as diverse as when the stage before began.
+
+    The first stage keeps the flag's value, and later ones look from the present value upwards, in
+    steps of 0.05 and by at most 0.5. They sample the stage's first batch again at each.
+    """
+    if not state.pop("new_stage", False):
+        return
+    config = stage.config
+    if not config.adaptive_temperature:
+        state["temperature"] = config.temperature
+        return
+    start = state["position"]
+    batch = [problems[i] for i in order[start : start + config.prompts_per_step]]
+
+    def diversity_at(temperature: float) -> float:
+        sampling = Sampling(config.max_response_tokens, temperature)
+        groups = sample(batch, config.samples_per_prompt, sampling, step)
+        state["tokens"] += rollout_metrics(groups)["tokens"]
+        return diversity(groups)
+
+    highest = state["temperature"] + TEMPERATURE_RANGE - 1e-9
+    temperature = state["temperature"]
+    seen = diversity_at(temperature)
+    while seen < state["diversity"] and temperature < highest:
+        temperature = round(temperature + TEMPERATURE_STEP, 6)
+        seen = diversity_at(temperature)
+    state |= {"temperature": temperature, "diversity": seen}
+
+
+# --- (6) and (9): advantages and weights ---
+
+
+def advantages(rewards_P_G: torch.Tensor, groups: list[list[Rollout]], config) -> torch.Tensor:
+    """The advantages that --advantage names, [P, G]; see losses.py for each."""
+    if config.advantage == "pass@k":
+        right_P_G = torch.tensor([[r.right == 1.0 for r in group] for group in groups])
+        return losses.pass_at_k_advantages(right_P_G, config.pass_k)
+    if config.advantage == "maxrl":
+        return losses.maxrl_advantages(rewards_P_G)
+    if config.advantage == "reinforce++":
+        lengths_P_G = torch.tensor([[len(r.response_ids) for r in group] for group in groups])
+        centered_P_G = losses.advantages(rewards_P_G, center="group", scale="none")
+        return losses.normalize_over_tokens(centered_P_G, lengths_P_G)
+    scale = {"grpo": "group", "center": "none"}[config.advantage]
+    return losses.advantages(rewards_P_G, center="group", scale=scale)
+
+
+def importance_M(micro: MicroBatch, config) -> torch.Tensor | float:
+    """Weights against engine mismatch: IcePop's if --icepop_low is set, else as --tis_cap says."""
+    if not config.icepop_low:
+        return micro.importance_M(config.tis_cap)
+    bounds = config.icepop_low, config.icepop_high
+    return losses.icepop_importance(micro.old_logps_M, micro.engine_logps_M, *bounds)
+
+
+def policy_loss(logps_M: torch.Tensor, micro: MicroBatch, config) -> torch.Tensor:
+    """JustRL's clipped loss, or with --loss reinforce the one without ratio and clip."""
+    if config.loss == "reinforce":
+        return losses.reinforce_loss(logps_M, micro.advantages_M)
+    bounds = config.clip_low, config.clip_high, config.dual_clip
+    return losses.clipped_policy_loss(logps_M, micro.old_logps_M, micro.advantages_M, *bounds)
+
+
+# --- EC: entropy control ---
+
+
+def entropy_coefficient(state: dict, config) -> float:
+    """The weight of the entropy bonus in this step's loss.
+
+    With --entropy_target it adapts, and is 0 while the entropy of the step before is above the
+    target.
+    """
+    if not config.entropy_target:
+        return config.entropy_coef
+    low = state["entropy"] is not None and state["entropy"] <= config.entropy_target
+    return state["entropy_coef"] if low else 0.0
+
+
+def adapt_entropy(state: dict, metrics: dict, config) -> dict:
+    """After a step: adapt the bonus's weight to the step's entropy. Returns it, for the metrics."""
+    if not config.entropy_target:
+        return {}
+    entropy, target = metrics["entropy"], config.entropy_target
+    weight = losses.adapt_entropy_coefficient(
+        state["entropy_coef"], entropy, target, config.entropy_step
+    )
+    state |= {"entropy": entropy, "entropy_coef": weight}
+    return {"entropy_coef": weight}
+
+
+# --- RKL: resets of the KL reference ---
+
+
+def reset_reference(step, metrics: dict, state: dict, policy: Policy, optimizer, config) -> dict:
+    """Move the reference to the policy if a reset is due. Returns {"event": "reset"} then, else {}.
+
+    Due every --reset_every steps, after --reset_patience evaluations without a new best, or when
+    the KL exceeds --reset_kl_above. The reference goes --reset_share of the way: 1 is ProRL's hard
+    reset, 0.6 an average that follows the policy softly. Only with --reset_optimizer is the
+    optimizer cleared, as in ProRL v1.
+    """
+    accuracy = metrics.get("eval_accuracy")
+    if accuracy is not None:
+        state["stalled"] = 0 if accuracy > state["best"] else state["stalled"] + 1
+        state["best"] = max(state["best"], accuracy)
+    scheduled = config.reset_every > 0 and step % config.reset_every == 0
+    stalled = 0 < config.reset_patience <= state["stalled"]
+    if not (scheduled or stalled or 0 < config.reset_kl_above < metrics["kl"]):
+        return {}
+    blend(state["reference"], policy, config.reset_share)
+    if config.reset_optimizer:
+        optimizer.state.clear()
+    state |= {"best": -1.0 if accuracy is None else accuracy, "stalled": 0}
+    return {"event": "reset"}
+
+
+@torch.no_grad()
+def blend(reference: Policy, policy: Policy, share: float) -> None:
+    """reference <- (1 - share) reference + share policy, weight by weight."""
+    own = reference.model.state_dict()
+    for name, tensor in policy.full_state():
+        new = tensor.to(own[name].device, own[name].dtype)
+        copy_full(own[name], new if share == 1.0 else own[name].lerp(new, share))
