@@ -90,7 +90,7 @@ ROWS = {
         updates_per_step=2,
         temperature=0.6,
         kl_coefficient=1e-3,
-        stages=[  # its data L1, L2, L3 as thirds by length of prompt; the last length of time is ours
+        stages=[  # its data L1, L2, L3 as thirds by length of prompt; the last end is ours
             dict(until=160, max_response_tokens=8192, prompts_to=1 / 3),
             dict(
                 until=750,
@@ -214,9 +214,9 @@ ROWS = {
 }
 
 STEPPED = ("reset_every", "cosine_on", "cosine_off")  # in steps, as "until" is
-MOST_SAMPLES = 64  # a prompt, in the embedded world
-# Of a row, in the embedded world. Its models' answers fall apart at the temperature that Qwen3
-# needs; and 1.7B models from elsewhere are its one model, the other base being its other one.
+MOST_SAMPLES, RESPONSES = 64, 128  # a prompt and a step, in the embedded world
+# Of a row, in the embedded world. Qwen3's temperature of 1.5 is far beyond the zone of its model,
+# and what another base is to JustRL is its untuned model here.
 TINY_ROWS = {
     "polaris": dict(temperature=1.1),
     "justrl-nemotron": dict(model="tiny:base"),
@@ -238,9 +238,10 @@ def tiny_preset(name: str, tiny: dict, steps: int) -> dict:
 
     - lengths: the row's longest limit becomes the world's;
     - ends of stages, resets and cycles: the row's steps become `steps`;
-    - learning rates: the row's first becomes the world's;
-    - prompts: the row's first batch becomes as many responses as JustRL's there, and a group has at
-      most 64.
+    - the learning rate becomes the world's;
+    - prompts: the row's first batch becomes 128 responses, and a group has at most 64.
+
+    A row that names no batch (JustRL's two) keeps that of --tiny.
 
     tiny: the values of --tiny.
     """
@@ -251,8 +252,7 @@ def tiny_preset(name: str, tiny: dict, steps: int) -> dict:
         [row.get("max_response_tokens", 1), *(s.get("max_response_tokens", 1) for s in stages)]
     )
     samples = min(MOST_SAMPLES, row.get("samples_per_prompt", 8))
-    prompts = max(1, tiny["prompts_per_step"] * 8 // samples)
-    first = row.get("prompts_per_step", 256)
+    prompts, first = RESPONSES // samples, row.get("prompts_per_step", 256)
 
     def scaled(values: dict) -> dict:
         new = dict(values)
@@ -268,7 +268,9 @@ def tiny_preset(name: str, tiny: dict, steps: int) -> dict:
             new["samples_per_prompt"] = min(MOST_SAMPLES, new["samples_per_prompt"])
         return new
 
-    values = scaled(row) | tiny | dict(samples_per_prompt=samples, prompts_per_step=prompts)
+    values = scaled(row) | tiny
+    if {"samples_per_prompt", "prompts_per_step"} & row.keys():
+        values |= dict(samples_per_prompt=samples, prompts_per_step=prompts)
     values |= TINY_ROWS.get(name, {})
     if stages:
         ends, scaled_stages = 0, []

@@ -1,6 +1,6 @@
-"""JustRL's Table 1, runnable: justrl.py's loop with every technique that JustRL leaves out as a flag.
+"""JustRL's Table 1, runnable: justrl.py's loop with all that JustRL leaves out, as flags.
 
-    python -m lab.table1 --tiny                             JustRL itself: justrl.py's metrics, digit by digit
+    python -m lab.table1 --tiny                             JustRL itself, digit by digit
     python -m lab.table1 --tiny --entropy_target 0.5        one technique added
     python -m lab.table1 --tiny --row polaris               a whole system, in the embedded world
     python -m lab.table1 --row polaris                      the same at its published scale
@@ -135,9 +135,8 @@ class Config(Flags):
     loss: Literal["clip", "reinforce"] = "clip"  # (9): "reinforce" has no ratio and no clip
     icepop_low: float = 0.0  # (9): below it, a token's importance weight is 0 (0.5); 0: off
     icepop_high: float = 5.0  # (9): and above it
-    token_budget: int = (
-        0  # end after the step that has sampled so many tokens in all; 0: by --steps
-    )
+    # end by sampled tokens instead of by --steps, over which a --row then only spreads its stages
+    token_budget: int = 0
 
     eval_every: int = 50  # steps between evaluations (script); 0: never
     eval_samples: int = 32  # responses to each held-out problem (script)
@@ -167,6 +166,7 @@ TINY = dict(
     gradient_checkpointing=False,
     save_every=20,
 )
+MOST_STEPS = 999_999  # where tokens end a run
 RECIPE = "table1"  # the name of its run folders
 
 
@@ -200,8 +200,12 @@ def command_line() -> Config:
             name, values = ("row", systems.preset(known.row))
         presets = {name: values}
     config = parse(Config, presets, __doc__)
+    if config.token_budget:
+        config.steps = MOST_STEPS
     try:
-        return replace(config, stages=techniques.stages_text(config.stages))
+        config = replace(config, stages=techniques.stages_text(config.stages))
+        techniques.read_stages(config)
+        return config
     except ValueError as error:
         sys.exit(f"table1.py: {error}")
 

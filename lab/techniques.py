@@ -107,7 +107,7 @@ def stage_config(config, number: int, row: dict):
             value = float(value)
         if type(value) is not kinds[name]:
             raise ValueError(
-                f"stage {number} of --stages: {name} must be a {kinds[name].__name__}, not {value!r}"
+                f"stage {number} of --stages: {name} takes a {kinds[name].__name__}, not {value!r}"
             )
         values[name] = value
     changed = replace(config, **values)
