@@ -16,6 +16,7 @@ What a later step depends on stands in `state`, which goes into the checkpoint, 
 choices are functions of (seed, step). So a resumed run is the run that nobody stopped.
 """
 
+import base64
 import json
 import math
 import random
@@ -24,7 +25,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
+import numpy as np
 import torch
 
 import losses
@@ -96,6 +99,7 @@ def read_stages(config) -> list[Stage]:
 def stage_config(config, number: int, row: dict):
     """config with a stage's flags. Raises ValueError as read_stages does."""
     kinds = {field.name: type(getattr(config, field.name)) for field in fields(config)}
+    choices = {f.name: get_args(f.type) for f in fields(config) if get_origin(f.type) is Literal}
     values = {}
     for name, value in row.items():
         if name == "until":
@@ -108,6 +112,11 @@ def stage_config(config, number: int, row: dict):
         if type(value) is not kinds[name]:
             raise ValueError(
                 f"stage {number} of --stages: {name} takes a {kinds[name].__name__}, not {value!r}"
+            )
+        if value not in choices.get(name, (value,)):
+            raise ValueError(
+                f"stage {number} of --stages: --{name} is one of {', '.join(choices[name])}, "
+                f"not {value}"
             )
         values[name] = value
     changed = replace(config, **values)
@@ -249,13 +258,18 @@ def cosine_length_reward(length: int, limit: int, low: float, high: float) -> fl
 # --- RR: rollout rescue (POLARIS) ---
 
 
+def packed(array: np.ndarray) -> str:
+    """An array of ids (int32) or log-probs (float32) as text for JSON, exact and compact."""
+    return base64.b64encode(array.tobytes()).decode()
+
+
 def remember(problem: Problem, group: list[Rollout], state: dict) -> None:
     """Keep the first right response of a group in the problem's one slot. The newest evicts."""
     right = next((rollout for rollout in group if rollout.right == 1.0), None)
     if right is not None:
         state["rescue"][problem.text] = {
-            "response_ids": right.response_ids.tolist(),
-            "logps": right.logps.tolist(),
+            "response_ids": packed(right.response_ids),
+            "logps": packed(right.logps),
             "truncated": bool(right.truncated),
             "text": right.text,
             "reward": right.reward,
@@ -270,14 +284,19 @@ def rescue(problem: Problem, group: list[Rollout], state: dict, rng: random.Rand
     so that the log-prob gap of the step is a little larger.
     """
     stored = state["rescue"].get(problem.text)
-    if stored and not any(rollout.right for rollout in group):
-        state["rescued"] += 1
-        arrays = {
-            "response_ids": group[0].response_ids.dtype.type(stored["response_ids"]),
-            "logps": group[0].logps.dtype.type(stored["logps"]),
-        }
-        place = int(rng.random() * len(group))
-        group[place] = Rollout(group[0].prompt_ids, right=1.0, **(stored | arrays))
+    if not stored or any(rollout.right for rollout in group):
+        return
+    state["rescued"] += 1
+    ids, logps = (base64.b64decode(stored[name]) for name in ("response_ids", "logps"))
+    group[int(rng.random() * len(group))] = Rollout(
+        prompt_ids=group[0].prompt_ids,
+        response_ids=np.frombuffer(ids, np.int32).copy(),
+        logps=np.frombuffer(logps, np.float32).copy(),
+        truncated=stored["truncated"],
+        text=stored["text"],
+        right=1.0,
+        reward=stored["reward"],
+    )
 
 
 # --- DS: dynamic sampling; a batch with what was drawn for it ---

@@ -1,0 +1,561 @@
+"""lab/table1.py: JustRL with everything off, each technique by its rule, each system a command."""
+
+import dataclasses
+import json
+import math
+import random
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from test_lockstep import drift, markers
+
+import justrl
+import trainer.plot
+from lab import complexity, systems, table1, techniques
+from trainer.config import first_fault
+from trainer.data import Order, Problem, Rollout
+from trainer.policy import Policy
+
+SMALL = ["--tiny", "--engine", "transformers", "--warmup_steps", "0"]
+SMALL += ["--eval_samples", "1", "--save_every", "0"]
+
+
+def config(**values):
+    return dataclasses.replace(table1.Config(), **values)
+
+
+def command_line(monkeypatch, *flags):
+    monkeypatch.setattr(sys, "argv", ["table1.py", *map(str, flags)])
+    return table1.command_line()
+
+
+def rows(out):
+    seen = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in seen]
+
+
+def run(monkeypatch, out, *flags):
+    monkeypatch.setattr(trainer.plot, "plot_run", lambda *_: None)
+    table1.main(command_line(monkeypatch, *SMALL, "--out", out, *flags))
+    return rows(out)
+
+
+PROBLEMS = {"3+5-2=?": "6", "9-2+1=?": "8", "7+6-4=?": "9", "2+2+9-3=?": "10", "8+8-9+5=?": "12"}
+
+
+@pytest.fixture
+def problems(tmp_path):
+    file = tmp_path / "problems.jsonl"
+    lines = [json.dumps({"problem": p, "answer": a}) + "\n" for p, a in PROBLEMS.items()]
+    file.write_text("".join(lines))
+    return str(file)
+
+
+def rollout(length=3, right=0.0, reward=None, ids=None, truncated=False):
+    ids = np.array(range(length) if ids is None else ids, dtype=np.int32)
+    reward = right if reward is None else reward
+    return Rollout(
+        prompt_ids=np.array([5], dtype=np.int32),
+        response_ids=ids,
+        logps=-np.ones(len(ids), dtype=np.float32),
+        truncated=truncated,
+        text=str(ids.tolist()),
+        right=right,
+        reward=reward,
+    )
+
+
+# --- with everything off it is JustRL ---
+
+
+def test_the_loop_is_justrl_s_but_under_numbered_markers():
+    justrl_text, text = (
+        (ROOT / name).read_text().partition("\nif __name__")[0]
+        for name in ("justrl.py", "lab/table1.py")
+    )
+    found = drift(justrl_text, text)
+    assert not found, "justrl.py and lab/table1.py have drifted apart:\n" + "\n".join(found)
+    assert markers(text.partition("\ndef main(")[2]) == [1, 2, 3, 5, 6, 7, 8, 9, 10]
+
+
+def test_justrl_s_hyperparameters_are_all_there_with_their_values():
+    own = {field.name: field.default for field in dataclasses.fields(table1.Config)}
+    for field in dataclasses.fields(justrl.Config):
+        assert own[field.name] == field.default
+    assert table1.TINY.items() >= justrl.TINY.items()
+
+
+def test_off_it_repeats_justrl_s_metrics_to_the_last_digit(monkeypatch, tmp_path, problems):
+    flags = ["--prompts_per_step", "4", "--steps", "3", "--eval_every", "3"]
+    flags += ["--eval_data", problems]
+    plain = dataclasses.replace(
+        justrl.Config(**justrl.TINY),
+        **dict(tiny=True, engine="transformers", warmup_steps=0, eval_samples=1, save_every=0),
+        **dict(prompts_per_step=4, steps=3, eval_every=3, eval_data=problems),
+        out=str(tmp_path / "justrl"),
+    )
+    monkeypatch.setattr(trainer.plot, "plot_run", lambda *_: None)
+    justrl.main(plain)
+    expected = rows(tmp_path / "justrl")
+    seen = run(monkeypatch, tmp_path / "table1", *flags)
+    assert [{k: v for k, v in row.items() if k != "sampled_tokens"} for row in seen] == expected
+    assert seen[-1]["sampled_tokens"] == sum(row["tokens"] for row in expected[1:])
+
+
+# --- the rows ---
+
+
+def test_the_rows_are_table_1_s_and_document_themselves():
+    assert list(systems.ROWS) == list(systems.TICKS)
+    assert len(systems.ROWS) == 11
+    text = (ROOT / "docs" / "table1.md").read_text()
+    for name, ticks in systems.TICKS.items():
+        (row,) = [line for line in text.splitlines() if f"`--row {name}`" in line]
+        cells = [cell.strip() for cell in row.split("|")[2 : 2 + len(systems.COLUMNS)]]
+        assert [c for c, cell in zip(systems.COLUMNS, cells, strict=True) if cell] == ticks.split()
+
+
+@pytest.mark.parametrize("tiny", [False, True])
+@pytest.mark.parametrize("name", systems.ROWS)
+def test_a_row_is_a_valid_config(monkeypatch, name, tiny):
+    # The paper's scale is refused without a GPU; a model from elsewhere is not.
+    flags = ["--tiny"] * tiny + ["--model", "some/other"] * (not tiny)
+    seen = command_line(monkeypatch, "--row", name, *flags)
+    assert seen.row == name and first_fault(seen) is None
+    stages = techniques.read_stages(seen)
+    assert stages[-1].until == seen.steps
+    longest = max(stage.config.max_response_tokens for stage in stages)
+    if tiny:
+        assert longest == table1.TINY["max_response_tokens"]
+        assert seen.steps == table1.TINY["steps"] and seen.model.startswith("tiny:")
+    assert len(stages) == max(1, len(systems.ROWS[name].get("stages", [])))
+
+
+@pytest.mark.parametrize("name", systems.ROWS)
+def test_a_row_runs_in_the_embedded_world(monkeypatch, tmp_path, name):
+    small = ["--prompts_per_step", "4", "--samples_per_prompt", "4", "--eval_every", "0"]
+    seen = run(monkeypatch, tmp_path / name, "--row", name, "--steps", "2", *small)
+    assert [row["step"] for row in seen] == [1, 2]
+    assert all(math.isfinite(row["grad_norm"]) and row["logp_gap"] < 0.05 for row in seen)
+
+
+def test_flags_given_win_over_the_row_s(monkeypatch):
+    seen = command_line(monkeypatch, "--tiny", "--row", "polaris", "--temperature", 0.9)
+    assert seen.temperature == 0.9 and seen.rollout_rescue
+
+
+def test_a_resumed_run_is_the_run_that_nobody_stopped(monkeypatch, tmp_path, problems):
+    stages = [
+        {"until": 2, "max_response_tokens": 32},
+        {"until": 4, "prompts_from": 0.3, "hint_share": 0.5, "samples_per_prompt": 6},
+        {"kl_coefficient": 0.01},
+    ]
+    flags = ["--data", problems, "--stages", json.dumps(stages), "--eval_every", "0"]
+    flags += ["--prompts_per_step", "3", "--samples_per_prompt", "4", "--wrong_reward", "0"]
+    flags += ["--rollout_rescue", "--dynamic_sampling", "substitute", "--adaptive_temperature"]
+    flags += ["--drop_above", "0.9", "--entropy_coef", "0.01", "--entropy_target", "0.3"]
+    flags += [
+        "--cosine_weight",
+        "0.1",
+        "--cosine_on",
+        "1",
+        "--cosine_off",
+        "2",
+        "--reset_every",
+        "3",
+    ]
+    whole = run(monkeypatch, tmp_path / "whole", *flags, "--steps", "6")
+    parts = tmp_path / "parts"
+    for steps in ("1", "4", "6"):  # within a stage and at the end of one
+        seen = run(monkeypatch, parts, *flags, "--steps", steps)
+    assert seen == whole
+    states = [
+        json.loads((out / "checkpoints" / "step_000006" / "state.json").read_text())
+        for out in (tmp_path / "whole", parts)
+    ]
+    assert states[0] == states[1]
+    assert states[0]["stage"] == 3 and states[0]["rescue"]
+
+
+def test_a_token_budget_ends_a_run_and_a_finished_run_is_left_as_it_is(
+    monkeypatch, tmp_path, problems
+):
+    flags = [
+        "--eval_data",
+        problems,
+        "--prompts_per_step",
+        "4",
+        "--eval_every",
+        "1000",
+        "--token_budget",
+        "1000",
+    ]
+    seen = run(monkeypatch, tmp_path / "run", *flags)
+    assert seen[-2]["sampled_tokens"] < 1000 <= seen[-1]["sampled_tokens"]
+    assert "eval_accuracy" in seen[-1]
+    assert run(monkeypatch, tmp_path / "run", *flags)[1:] == seen[1:]
+
+
+# --- ST, THP: stages ---
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ("no such file", "takes a list"),
+        ("[{]", "no JSON"),
+        ("[]", "must be a list"),
+        ("[3]", "must be a list"),
+        ('[{"temperature": 1.0}, {}]', 'stage 1 of --stages needs an "until"'),
+        ('[{"until": 5}, {"until": 5}, {}]', "at least 6"),
+        ('[{"until": true}, {}]', 'needs an "until"'),
+        ('[{"until": 2, "temprature": 1.0}, {}]', "'temprature', which does not exist"),
+        ('[{"model": "x"}]', "'model', which is fixed"),
+        ('[{"steps": 7}]', "'steps', which is fixed"),
+        ('[{"temperature": "hot"}]', "takes a float, not 'hot'"),
+        ('[{"samples_per_prompt": 8.5}]', "takes a int"),
+        ('[{"temperature": -1}]', "stage 1 of --stages: --temperature must be above 0"),
+        ('[{"advantage": "maxrl"}]', "rewards of at least 0"),
+        ('[{"advantage": "pass@k", "pass_k": 9}]', "at most --samples_per_prompt"),
+        ('[{"prompts_from": 0.6, "prompts_to": 0.5}]', "below --prompts_to"),
+        ('[{"icepop_low": 0.5, "tis_cap": 2.0}]', "fixed"),
+        ('[{"icepop_low": 6}]', "--icepop_high"),
+        ('[{"dynamic_sampling": "sometimes"}]', "--dynamic_sampling"),
+    ],
+)
+def test_wrong_stages_are_refused_in_one_sentence(monkeypatch, stages, words):
+    with pytest.raises(SystemExit) as end:
+        command_line(monkeypatch, "--tiny", "--stages", stages)
+    assert words in str(end.value)
+    assert str(end.value).startswith("table1.py: ") and "\n" not in str(end.value)
+
+
+def test_stages_are_sets_of_flags_until_a_step(tmp_path, monkeypatch):
+    file = tmp_path / "stages.json"
+    file.write_text('[{"until": 3, "temperature": 1}, {"until": 5, "clip_high": 0.4}, {}]')
+    seen = command_line(monkeypatch, "--tiny", "--steps", 8, "--stages", file)
+    assert seen.stages == file.read_text()
+    stages = techniques.read_stages(seen)
+    spans = [(stage.first, stage.until) for stage in stages]
+    assert spans == [(1, 3), (4, 5), (6, 8)]
+    assert [techniques.stage_at(stages, step).first for step in (1, 3, 4, 5, 6, 9)] == [
+        *(1, 1, 4, 4, 6, 6)
+    ]
+    assert stages[1].config.clip_high == 0.4 and stages[2].config.clip_high == 0.28
+
+
+def problem(text, length):
+    return Problem(text=text, answer="1", prompt_ids=list(range(length)))
+
+
+LENGTHS = (5, 1, 3, 2, 6, 4)
+
+
+def test_a_stage_trains_on_its_share_by_length_without_what_was_too_easy():
+    problems = [problem(name, length) for name, length in zip("abcdef", LENGTHS, strict=True)]
+    state = {"stage": 0, "dropped": [], "success": {}}
+    first = config(prompts_to=0.5, drop_above=0.75)
+    stages = [techniques.Stage(1, 2, first), techniques.Stage(3, 9, config(prompts_from=0.5))]
+    enter = lambda stage: techniques.enter_stage(stages, stage, problems, state, None)  # noqa: E731
+    assert [p.text for p in enter(stages[0])] == ["b", "c", "d"]  # in their own order
+    state["success"] = {"b": 1.0, "a": 0.8, "e": 0.75}
+    assert [p.text for p in enter(stages[1])] == ["e", "f"]
+    assert state["dropped"] == ["a", "b"] and state["success"] == {}
+    state["success"] = {"e": 1.0}
+    assert [p.text for p in enter(stages[1])] == ["e", "f"]  # resumed, not begun
+    with pytest.raises(ValueError, match="no problem is left"):
+        techniques.stage_problems(problems, config(), {"dropped": list("abcdef")})
+
+
+def test_hints_are_the_first_characters_of_the_solution():
+    long = Problem("What?", "7", solution="abcdefghijklmnopqrstuvwxyz")
+    short = Problem("How?", "7", solution="abc")
+    seen = techniques.with_hints([long, short], config(hint_share=0.5))
+    assert seen[0].text == "What?\n\n## Hint.\nabcdefghijklm" and seen[1] is short
+    (prefilled,) = techniques.with_hints([long], config(hint_share=0.5, hint_prefill=True))
+    assert prefilled.prefill == "abcdefghijklm" and prefilled.text == "What?"
+    assert techniques.with_hints([long], config()) == [long]
+    with pytest.raises(ValueError, match="needs solutions"):
+        techniques.with_hints([short], config(hint_share=0.5))
+
+
+def test_a_chain_of_the_embedded_world_is_worked_out():
+    assert techniques.chain_solution("3+5-2+10=?") == "8-2+10\n6+10\n16\n"
+    assert techniques.chain_solution("What is 3+5?") == ""
+
+
+# --- LC: length control ---
+
+
+def test_cosine_length_reward():
+    def seen(length):
+        return techniques.cosine_length_reward(length, 100, -0.5, 1.0)
+
+    assert [seen(n) for n in (0, 50, 100, 150)] == pytest.approx([1.0, 0.25, -0.5, -0.5])
+    assert seen(25) == pytest.approx(-0.5 + 0.75 * (1 + math.sqrt(0.5)))
+    with pytest.raises(ValueError, match="at least 1 token"):
+        techniques.cosine_length_reward(3, 0, 0, 1)
+
+
+def test_rewards_by_length_come_in_cycles_and_a_cut_answer_earns_a_share():
+    base = config(cosine_weight=0.2, cosine_on=2, cosine_off=3, max_response_tokens=10)
+    one = rollout(length=5, right=1.0)
+    seen = [techniques.shape_reward(one, base, step) for step in range(1, 9)]
+    assert seen == pytest.approx([1.1, 1.1, 1, 1, 1, 1.1, 1.1, 1])
+    always = dataclasses.replace(base, cosine_on=0, cosine_off=0)
+    assert techniques.shape_reward(one, always, 4) == pytest.approx(1.1)
+    cut = rollout(length=10, right=1.0, truncated=True)
+    assert techniques.shape_reward(cut, config(truncated_scale=0.0), 1) == 0.0
+    assert techniques.shape_reward(cut, config(), 1) == 1.0
+
+
+# --- RR: rollout rescue ---
+
+
+def test_a_group_that_failed_gets_the_newest_right_answer_of_its_problem():
+    state, rng = {"rescue": {}, "rescued": 0}, random.Random(0)
+    one, other = Problem("a", "1"), Problem("b", "1")
+    for ids in ([1, 2], [3, 4, 5]):
+        right = rollout(right=1.0, ids=ids, reward=0.7)
+        techniques.remember(one, [rollout(), right, rollout(right=1.0, ids=[9])], state)
+    techniques.remember(other, [rollout()], state)
+    state = json.loads(json.dumps(state))  # as in a checkpoint
+    group = [rollout(length=2) for _ in range(4)]
+    techniques.rescue(other, group, state, rng)
+    assert not any(r.right for r in group) and state["rescued"] == 0
+    techniques.rescue(one, group, state, rng)
+    (place,) = [i for i, r in enumerate(group) if r.right]
+    assert group[place].response_ids.tolist() == [3, 4, 5] and group[place].reward == 0.7
+    assert group[place].response_ids.dtype == np.int32 and group[place].logps.dtype == np.float32
+    assert len(group[place].logps) == 3 and state["rescued"] == 1
+    before = list(group)
+    techniques.rescue(one, group, state, rng)  # one is right now
+    assert group == before
+
+
+# --- DS: dynamic sampling ---
+
+
+def batch_of(mixed_by_round, rounds=10, seed=0):
+    """substituted_groups over rounds of 6 groups, of which these are mixed."""
+    asked = []
+
+    def draw(batch, first=0):
+        mixed = mixed_by_round[min(len(asked), len(mixed_by_round) - 1)]
+        asked.append((first, [problem.text for problem in batch]))
+        return [[rollout(right=float(i in mixed)), rollout(right=0.0)] for i in range(len(batch))]
+
+    problems = [Problem(str(i), "1") for i in range(40)]
+    state = {"position": 0}
+    run = SimpleNamespace(config=config(prompts_per_step=6, max_rounds=rounds, seed=seed))
+    order = Order(len(problems), 0)
+    batch, groups, metrics = techniques.substituted_groups(draw, problems, order, state, run)
+    return asked, [p.text for p in batch], groups, metrics, state
+
+
+def test_groups_of_equal_rewards_are_replaced_by_mixed_ones_of_the_same_batch():
+    asked, batch, groups, metrics, state = batch_of([{0, 2, 5}])
+    (_, names) = asked[0]
+    assert all(len({r.reward for r in group}) == 2 for group in groups)
+    assert [batch[i] for i in (0, 2, 5)] == [names[i] for i in (0, 2, 5)]
+    # Three are needed for three places: each is used once before any is used again.
+    assert sorted([batch[i] for i in (1, 3, 4)]) == sorted(names[i] for i in (0, 2, 5))
+    assert metrics["mixed_groups"] == 3 and state["position"] == 6
+
+
+def test_a_batch_with_a_third_of_mixed_groups_is_given_up():
+    asked, batch, _, metrics, state = batch_of([{0, 1}, {0, 1}, {0, 1, 2}])
+    assert [first for first, _ in asked] == [0, 6, 12]
+    assert set(batch) <= set(asked[2][1]) and metrics["sampled_groups"] == 18
+    assert state["position"] == 18
+
+
+def test_after_the_last_round_the_batch_is_trained_on_as_it_is():
+    asked, batch, _, _, _ = batch_of([{1}], rounds=2)
+    assert len(asked) == 2 and batch == asked[1][1]
+
+
+# --- AT: adaptive temperature ---
+
+
+def test_diversity_is_the_share_of_distinct_four_grams():
+    same = [rollout(ids=[1, 2, 3, 4, 5]), rollout(ids=[1, 2, 3, 4, 5])]
+    other = [rollout(ids=[1, 2, 3, 4, 5]), rollout(ids=[6, 7, 8, 9])]
+    assert techniques.diversity([same]) == 0.5
+    assert techniques.diversity([same, other]) == 0.75
+    assert techniques.diversity([[rollout(ids=[1])]]) == 0.0
+
+
+def test_a_stage_begins_at_the_temperature_that_restores_the_diversity(monkeypatch):
+    seen = []
+
+    def sample(batch, count, sampling, step):
+        seen.append(sampling.temperature)
+        return [[rollout()]]
+
+    monkeypatch.setattr(techniques, "diversity", lambda groups: seen[-1] - drop)
+    adaptive = config(adaptive_temperature=True, temperature=1.0, prompts_per_step=1)
+    state = {"temperature": 1.0, "diversity": 0.0, "position": 0, "tokens": 0}
+    args = [Problem("a", "1")], Order(1, 0), state
+
+    def begin(current, new=True):
+        state.update({"new_stage": True} if new else {})
+        techniques.set_temperature(sample, *args, techniques.Stage(1, 9, current), 1)
+
+    drop = 0.0
+    begin(adaptive)
+    assert state["temperature"] == 1.0 and state["diversity"] == 1.0
+    drop = 0.12
+    begin(adaptive)
+    assert seen[1:] == [1.0, 1.05, 1.1, 1.15] and state["temperature"] == 1.15
+    drop = 9.0  # it can never be reached
+    begin(adaptive)
+    assert state["temperature"] == pytest.approx(1.65)
+    assert state["tokens"] == 3 * len(seen)
+    begin(config(temperature=0.7), new=False)
+    assert state["temperature"] == pytest.approx(1.65)  # resumed
+    begin(config(temperature=0.7))
+    assert state["temperature"] == 0.7 and "new_stage" not in state
+
+
+# --- EC, RKL, and the advantages ---
+
+
+def test_the_entropy_bonus_works_below_its_target_alone():
+    state = {"entropy": None, "entropy_coef": 0.01}
+    assert techniques.entropy_coefficient(state, config(entropy_coef=0.5)) == 0.5
+    target = config(entropy_coef=0.01, entropy_target=0.3, entropy_step=0.001)
+    assert techniques.entropy_coefficient(state, target) == 0.0
+    assert techniques.adapt_entropy(state, {"entropy": 0.2}, target)["entropy_coef"] == 0.011
+    assert techniques.entropy_coefficient(state, target) == 0.011
+    techniques.adapt_entropy(state, {"entropy": 0.4}, target)
+    assert state["entropy_coef"] == pytest.approx(0.01)
+    assert techniques.entropy_coefficient(state, target) == 0.0
+    assert techniques.adapt_entropy(state, {"entropy": 0.2}, config()) == {}
+
+
+def test_an_entropy_bonus_keeps_the_entropy_up(monkeypatch, tmp_path):
+    flags = ["--prompts_per_step", "8", "--steps", "4", "--eval_every", "0"]
+    ends = [
+        run(monkeypatch, tmp_path / coef, *flags, "--entropy_coef", coef)[-1]["entropy"]
+        for coef in ("0.0", "0.3")
+    ]
+    assert ends[1] > ends[0] + 0.02
+
+
+class Toy(torch.nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((3,), value))
+
+
+def reset(step=4, kl=0.0, accuracy=None, share=1.0, **flags):
+    policy, reference = Policy(Toy(1.0)), Policy(Toy(0.0))
+    optimizer = torch.optim.AdamW(policy.parameters())
+    policy.model.weight.grad = torch.ones(3)
+    optimizer.step()
+    state = {"reference": reference, "best": 0.5, "stalled": 0}
+    metrics = {"kl": kl} | ({} if accuracy is None else {"eval_accuracy": accuracy})
+    seen = config(reset_share=share, **flags)
+    event = techniques.reset_reference(step, metrics, state, policy, optimizer, seen)
+    moved = reference.model.weight[0].item() / policy.model.weight[0].item()
+    return event, moved, len(optimizer.state), state
+
+
+@pytest.mark.parametrize(
+    ("given", "due"),
+    [
+        (dict(reset_every=2), True),
+        (dict(reset_every=3), False),
+        (dict(kl=0.2, reset_kl_above=0.1), True),
+        (dict(kl=0.1, reset_kl_above=0.2), False),
+        (dict(accuracy=0.4, reset_patience=1), True),
+        (dict(accuracy=0.6, reset_patience=1), False),
+        (dict(kl=9.0, accuracy=0.1), False),
+    ],
+)
+def test_what_resets_the_reference(given, due):
+    event, moved, kept, state = reset(**given)
+    assert event == ({"event": "reset"} if due else {})
+    assert moved == pytest.approx(float(due)) and kept == 1
+    if due:
+        assert state["stalled"] == 0 and state["best"] == given.get("accuracy", -1.0)
+
+
+def test_a_soft_reset_goes_a_share_of_the_way_and_a_cleared_optimizer_is_empty():
+    _, moved, kept, _ = reset(reset_every=2, share=0.6, reset_optimizer=True)
+    assert moved == pytest.approx(0.6) and kept == 0
+
+
+def test_each_advantage_is_its_own():
+    groups = [[rollout(2, 1.0), rollout(4, 0.0), rollout(8, 0.0), rollout(1, 0.0)]]
+    rewards = torch.tensor([[r.reward for r in group] for group in groups])
+    names = ("grpo", "center", "reinforce++", "pass@k", "maxrl")
+    seen = {
+        name: techniques.advantages(rewards, groups, config(advantage=name, pass_k=2))
+        for name in names
+    }
+    assert seen["center"].tolist() == [[0.75, -0.25, -0.25, -0.25]]
+    assert seen["grpo"][0, 0].item() == pytest.approx(1.5, abs=1e-4)
+    assert seen["maxrl"].tolist() == [[3.0, -1.0, -1.0, -1.0]]
+    assert seen["pass@k"][0, 0].item() == pytest.approx(1.0)
+    weights = torch.tensor([2, 4, 8, 1]) / 15
+    assert (weights * seen["reinforce++"][0]).sum().item() == pytest.approx(0, abs=1e-6)
+
+
+# --- the experiment ---
+
+
+def test_student_s_t():
+    seen = [complexity.t_quantile(0.95, freedom) for freedom in (1, 2, 5, 30)]
+    assert seen == pytest.approx([12.706, 4.303, 2.571, 2.042], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", complexity.ARMS)
+def test_an_arm_is_a_command(monkeypatch, name):
+    module, *words = complexity.command(name, 1)
+    assert module == "lab.table1"
+    seen = command_line(monkeypatch, *words)
+    assert seen.token_budget == complexity.BUDGET and seen.seed == 1
+    techniques.read_stages(seen)
+
+
+def made_up(gain, noise=0.001, seeds=3):
+    generator = random.Random(0)
+    runs = []
+    for seed in range(seeds):
+        for name, arm in complexity.ARMS.items():
+            accuracy = 0.5 + 0.1 * seed + gain(arm) + generator.gauss(0, noise)
+            runs.append({"arm": name, "seed": seed, "accuracy": accuracy})
+    return {"budget": 1, "runs": runs}
+
+
+def test_verdicts_follow_the_rule():
+    flat = complexity.gains(made_up(lambda arm: 0.0))
+    assert {one.verdict for one in flat} == {"no difference"}
+    assert complexity.answer(flat).startswith("not necessary")
+    rising = made_up(lambda arm: 0.05 * arm.techniques)
+    assert complexity.answer(complexity.gains(rising)).startswith("necessary here: ")
+    assert complexity.slope(rising)[0] == pytest.approx(0.05, abs=0.002)
+    noisy = complexity.gains(made_up(lambda arm: 0.0, noise=0.1))
+    assert complexity.answer(noisy).startswith("undecided")
+    worse = complexity.gains(made_up(lambda arm: -0.05 * (arm.kind == "system")))
+    assert sum(one.verdict == "worse" for one in worse) == len(complexity.SYSTEMS)
+
+
+def test_a_seed_that_is_not_whole_does_not_count():
+    result = made_up(lambda arm: 0.0)
+    result["runs"] = result["runs"][:-1]
+    assert list(complexity.whole_seeds(result)) == [0, 1]
+    result["runs"] = result["runs"][: len(complexity.ARMS) + 1]
+    with pytest.raises(ValueError, match="two seeds"):
+        complexity.gains(result)
+
+
+def test_lines_of_code_leave_out_what_is_no_code():
+    source = 'def f(a):\n    """Doc.\n\n    More."""\n    # why\n    return (\n        a\n    )\n\n'
+    assert len(complexity.code_lines(source)) == 4
