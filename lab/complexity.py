@@ -212,7 +212,7 @@ def collect() -> dict:
 
 # --- judge ---
 
-RULE = """For each seed, an arm's last held-out accuracy minus JustRL's is its gain. Its interval comes
+RULE = """For each seed, an arm's last held-out accuracy minus JustRL's is its gain. Its interval is
 from an analysis of variance of all accuracies by arm and seed: what neither explains is noise, of
 one size for all arms. The intervals hold at 95 % for all arms together, 1 - 0.05 / arms for each
 (Bonferroni).
@@ -356,8 +356,8 @@ def table(result: dict, found: list[Gain]) -> str:
         gain = f"{one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f})" if one else ""
         lines.append(
             f"| {name} | {arm.techniques} | {lines_of(arm.code)} | {means['accuracy']:.3f} "
-            f"| {gain} | {one.verdict if one else ''} | {means['entropy']:.3f} | {means['steps']:.1f} "
-            f"| {means['sampled_tokens']:,.0f} | {means['cpu_seconds']:.1f} |"
+            f"| {gain} | {one.verdict if one else ''} | {means['entropy']:.3f} "
+            f"| {means['steps']:.1f} | {means['sampled_tokens']:,.0f} | {means['cpu_seconds']:.1f} |"
         )
     return "\n".join(lines)
 

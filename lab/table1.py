@@ -26,6 +26,7 @@ sequence positions, _M response tokens end to end.
 """
 
 import argparse
+import re
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,6 +35,7 @@ from statistics import fmean
 from typing import Literal
 
 import torch
+from transformers.hf_argparser import string_to_bool
 
 import losses
 from lab import systems, techniques
@@ -100,9 +102,7 @@ class Config(Flags):
     hint_prefill: bool = False  # ST: as the start of the answer, not the end of the prompt
     hint_shortest: int = 10  # ST: characters; a shorter hint is left out (QuestA)
 
-    entropy_coef: float = (
-        0.0  # EC: weight of the entropy bonus; where a target adapts it, its start
-    )
+    entropy_coef: float = 0.0  # EC: weight of the entropy bonus; under a target, where it starts
     entropy_target: float = 0.0  # EC: nats a token; the bonus keeps the entropy there; 0: no target
     entropy_step: float = 1e-4  # EC: change of the adaptive weight a step
 
@@ -187,19 +187,25 @@ def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> 
 
 def command_line() -> Config:
     """The command line as a config: the defaults, then the row's values, then the flags given."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--row", default="")
-    first.add_argument("--steps", default="")
-    known, _ = first.parse_known_args()
-    steps = int(known.steps) if known.steps.isdecimal() and int(known.steps) else TINY["steps"]
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--row")
+    early.add_argument("--steps")
+    early.add_argument("--tiny", nargs="?", const="true", default="false")
+    given, _ = early.parse_known_args()
     presets = {"tiny": TINY}
-    if known.row in systems.ROWS:
-        tiny = any(word.startswith("--tiny") for word in sys.argv[1:])
-        name, values = ("tiny", systems.tiny_preset(known.row, TINY, steps))
-        if not tiny:
-            name, values = ("row", systems.preset(known.row))
-        presets = {name: values}
+    if given.row in systems.ROWS:
+        steps = (
+            int(given.steps) if re.fullmatch("[1-9][0-9]*", given.steps or "") else TINY["steps"]
+        )
+        presets = {"row": systems.preset(given.row)}
+        if string_to_bool(given.tiny):
+            presets = {"tiny": systems.tiny_preset(given.row, TINY, steps)}
     config = parse(Config, presets, __doc__)
+    published = not config.tiny and config.model == systems.ROWS.get(given.row, {}).get("model")
+    if published and not torch.cuda.is_available():
+        sys.exit(
+            f"table1.py: --row {given.row} needs a GPU at its published scale: try it with --tiny"
+        )
     if config.token_budget:
         config.steps = MOST_STEPS
     try:

@@ -143,6 +143,13 @@ def test_a_row_runs_in_the_embedded_world(monkeypatch, tmp_path, name):
     assert all(math.isfinite(row["grad_norm"]) and row["logp_gap"] < 0.05 for row in seen)
 
 
+def test_a_row_at_its_published_scale_asks_for_a_gpu(monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SystemExit, match="--row polaris needs a GPU .* --tiny"):
+        command_line(monkeypatch, "--tiny", "false", "--row", "polaris")
+
+
 def test_flags_given_win_over_the_row_s(monkeypatch):
     seen = command_line(monkeypatch, "--tiny", "--row", "polaris", "--temperature", 0.9)
     assert seen.temperature == 0.9 and seen.rollout_rescue

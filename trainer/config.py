@@ -151,11 +151,12 @@ RANGES = {
         'must be "all" or how many groups to keep: 0, 1, 2, ...',
         lambda value: value == "all" or (value.isascii() and value.isdecimal()),
     ),
-    **dict.fromkeys(("entropy_coef", "entropy_target", "entropy_step", "hint_share"), at_least(0)),
+    **dict.fromkeys(("entropy_coef", "entropy_target", "entropy_step"), at_least(0)),
     **dict.fromkeys(("cosine_weight", "cosine_on", "cosine_off", "token_budget"), at_least(0)),
     **dict.fromkeys(("reset_kl_above", "truncated_scale", "icepop_low"), at_least(0)),
     **dict.fromkeys(("prompts_to", "drop_above", "reset_share"), SHARE),
     **dict.fromkeys(("hint_shortest", "pass_k"), at_least(1)),
+    "hint_share": ("must be from 0 to 1", lambda value: 0 <= value <= 1),
     "prompts_from": ("must be at least 0 and below 1", lambda value: 0 <= value < 1),
     "logic_weight": ("must be at least 0 and below 1", lambda value: 0 <= value < 1),
 }
