@@ -212,8 +212,8 @@ def collect() -> dict:
 
 # --- judge ---
 
-RULE = """For each seed, an arm's last held-out accuracy minus JustRL's is its gain. Its interval is
-from an analysis of variance of all accuracies by arm and seed: what neither explains is noise, of
+RULE = """For each seed, an arm's last held-out accuracy minus JustRL's is its gain. Its interval
+comes from an analysis of variance of all accuracies by arm and seed: what neither explains is noise, of
 one size for all arms. The intervals hold at 95 % for all arms together, 1 - 0.05 / arms for each
 (Bonferroni).
 
