@@ -38,8 +38,8 @@ RUNS, RESULTS = ROOT / "lab" / "runs" / "complexity", ROOT / "lab" / "results" /
 PROBLEMS, BUDGET, STEPS = 64, 24_000, 11  # training problems, sampled tokens, and JustRL's steps
 COMMON = f"""--tiny --engine transformers --data lab/runs/complexity/problems.jsonl
  --token_budget {BUDGET} --warmup_steps 2 --eval_samples 2 --save_every 0"""
-# JustRL's batch of the rows in the embedded world, 128 responses.
-BATCH = f"--prompts_per_step {systems.RESPONSES // 8} --samples_per_prompt 8"
+# The batch of the systems in the embedded world: 128 responses.
+BATCH = "--prompts_per_step 16 --samples_per_prompt 8"
 HALF = STEPS // 2
 FEWER = dict(samples_per_prompt=16, prompts_per_step=8)
 
@@ -213,9 +213,9 @@ def collect() -> dict:
 # --- judge ---
 
 RULE = """For each seed, an arm's last held-out accuracy minus JustRL's is its gain. Its interval
-comes from an analysis of variance of all accuracies by arm and seed: what neither explains is noise, of
-one size for all arms. The intervals hold at 95 % for all arms together, 1 - 0.05 / arms for each
-(Bonferroni).
+comes from an analysis of variance of all accuracies by arm and seed: what neither explains is
+noise, of one size for all arms. The intervals hold at 95 % for all arms together, 1 - 0.05 / arms
+for each (Bonferroni).
 
 Three points are worth talking about. An arm is "better" if its interval is above zero, "worse" if
 below, "no difference" if it lies within three points of zero, else "undecided". Complexity is
@@ -353,11 +353,12 @@ def table(result: dict, found: list[Gain]) -> str:
             for key in ("accuracy", "entropy", "steps", "sampled_tokens", "cpu_seconds")
         }
         one = by_name.get(name)
+        cost = f"{means['sampled_tokens']:,.0f} | {means['cpu_seconds']:.1f}"
         gain = f"{one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f})" if one else ""
         lines.append(
             f"| {name} | {arm.techniques} | {lines_of(arm.code)} | {means['accuracy']:.3f} "
             f"| {gain} | {one.verdict if one else ''} | {means['entropy']:.3f} "
-            f"| {means['steps']:.1f} | {means['sampled_tokens']:,.0f} | {means['cpu_seconds']:.1f} |"
+            f"| {means['steps']:.1f} | {cost} |"
         )
     return "\n".join(lines)
 

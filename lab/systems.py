@@ -214,8 +214,8 @@ ROWS = {
 }
 
 STEPPED = ("reset_every", "cosine_on", "cosine_off")  # in steps, as "until" is
-MOST_SAMPLES, RESPONSES = 64, 128  # a prompt and a step, in the embedded world
-# Of a row, in the embedded world. Qwen3's temperature of 1.5 is far beyond the zone of its model,
+MOST_SAMPLES = 64  # a prompt, where a row is scaled down
+# Of a row in the embedded world. Qwen3's temperature of 1.5 is far beyond the zone of its model,
 # and what another base is to JustRL is its untuned model here.
 TINY_ROWS = {
     "polaris": dict(temperature=1.1),
@@ -233,26 +233,24 @@ def as_flags(values: dict) -> dict:
     return values | stages
 
 
-def tiny_preset(name: str, tiny: dict, steps: int) -> dict:
-    """The flags of a row in the embedded world: the same algorithm, and in proportion
+def scaled_preset(name: str, scale: str, base: dict, steps: int) -> dict:
+    """The flags of a row at the scale of --tiny or --small: the same algorithm, and in proportion
 
-    - lengths: the row's longest limit becomes the world's;
+    - lengths: the row's longest limit becomes the scale's;
     - ends of stages, resets and cycles: the row's steps become `steps`;
-    - the learning rate becomes the world's;
-    - prompts: the row's first batch becomes 128 responses, and a group has at most 64.
+    - the learning rate becomes the scale's;
+    - prompts: the row's first batch becomes half as many responses as JustRL's at that scale, and a
+      group has at most 64. A row that names no batch (JustRL's two) keeps that of the scale.
 
-    A row that names no batch (JustRL's two) keeps that of --tiny.
-
-    tiny: the values of --tiny.
+    scale: "tiny" or "small", with its flags in base.
     """
     row = ROWS[name]
     stages = row.get("stages", [])
     total = row.get("steps", steps)
-    longest = max(
-        [row.get("max_response_tokens", 1), *(s.get("max_response_tokens", 1) for s in stages)]
-    )
+    limits = [values.get("max_response_tokens", 1) for values in (row, *stages)]
+    longest = max(limits)
     samples = min(MOST_SAMPLES, row.get("samples_per_prompt", 8))
-    prompts, first = RESPONSES // samples, row.get("prompts_per_step", 256)
+    prompts, first = base["prompts_per_step"] * 4 // samples, row.get("prompts_per_step", 256)
 
     def scaled(values: dict) -> dict:
         new = dict(values)
@@ -261,17 +259,18 @@ def tiny_preset(name: str, tiny: dict, steps: int) -> dict:
                 new[key] = max(1, round(new[key] * steps / total))
         if "max_response_tokens" in new:
             share = new["max_response_tokens"] / longest
-            new["max_response_tokens"] = round(tiny["max_response_tokens"] * share)
+            new["max_response_tokens"] = round(base["max_response_tokens"] * share)
         if "prompts_per_step" in new:
             new["prompts_per_step"] = max(1, round(new["prompts_per_step"] * prompts / first))
         if "samples_per_prompt" in new:
             new["samples_per_prompt"] = min(MOST_SAMPLES, new["samples_per_prompt"])
         return new
 
-    values = scaled(row) | tiny
+    values = scaled(row) | base
     if {"samples_per_prompt", "prompts_per_step"} & row.keys():
         values |= dict(samples_per_prompt=samples, prompts_per_step=prompts)
-    values |= TINY_ROWS.get(name, {})
+    if scale == "tiny":
+        values |= TINY_ROWS.get(name, {})
     if stages:
         ends, scaled_stages = 0, []
         for stage in stages:

@@ -40,8 +40,9 @@ from transformers.hf_argparser import string_to_bool
 import losses
 from lab import systems, techniques
 from rewards import overlong_penalty, robust_many, strict_box
+from trainer import presets
 from trainer.config import Flags, parse
-from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts
+from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts, without
 from trainer.metrics import kl_metrics, step_metrics
 from trainer.policy import (
     compute_dtype,
@@ -70,7 +71,7 @@ class Config(Flags):
     row: Literal["", *systems.ROWS] = ""  # a system of Table 1 (lab/systems.py)
     model: str = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"  # hub id or local folder
     data: str = "BytedTsinghua-SIA/DAPO-Math-17k"  # training problems: hub id or local file
-    eval_data: str = "math-ai/aime24,math-ai/aime25,math-ai/amc23"  # held-out problems
+    eval_data: str = "aime24,aime25,amc23"  # held-out problems
     # appended to each problem (script)
     instruction: str = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
     seed: int = 1  # of data order and sampling (script)
@@ -145,27 +146,9 @@ class Config(Flags):
     eval_max_tokens: int = 31744  # (script)
 
 
-TINY = dict(
-    model="tiny:aligned",
-    data="tiny:train/mixed",
-    eval_data="tiny:eval/mixed",
-    instruction="",  # the embedded world's model knows no English
-    seed=0,
-    steps=60,
-    prompts_per_step=32,
-    learning_rate=1e-4,
-    max_prompt_tokens=48,
-    max_response_tokens=64,
-    overlong_buffer=24,
-    hint_prefill=True,  # it has never seen a prompt with a heading
-    hint_shortest=2,
-    eval_every=10,
-    eval_samples=4,
-    eval_max_tokens=64,
-    tokens_per_micro_batch=8192,
-    gradient_checkpointing=False,
-    save_every=20,
-)
+# Scale alone changes, never the algorithm. The embedded world's model has never seen a heading.
+TINY = presets.TINY | dict(overlong_buffer=24, hint_prefill=True, hint_shortest=2)
+SMALL = presets.SMALL | dict(overlong_buffer=256)
 MOST_STEPS = 999_999  # where tokens end a run
 RECIPE = "table1"  # the name of its run folders
 
@@ -186,22 +169,27 @@ def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> 
 
 
 def command_line() -> Config:
-    """The command line as a config: the defaults, then the row's values, then the flags given."""
+    """The command line as a config: the defaults, then the row's values, then the flags given.
+
+    With --tiny or --small a row shrinks to that scale, see systems.scaled_preset.
+    """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--row")
     early.add_argument("--steps")
-    early.add_argument("--tiny", nargs="?", const="true", default="false")
+    for name in ("tiny", "small"):
+        early.add_argument(f"--{name}", nargs="?", const="true", default="false")
     given, _ = early.parse_known_args()
-    presets = {"tiny": TINY}
+    scales = {"tiny": TINY, "small": SMALL}
     if given.row in systems.ROWS:
-        steps = (
-            int(given.steps) if re.fullmatch("[1-9][0-9]*", given.steps or "") else TINY["steps"]
-        )
-        presets = {"row": systems.preset(given.row)}
-        if string_to_bool(given.tiny):
-            presets = {"tiny": systems.tiny_preset(given.row, TINY, steps)}
-    config = parse(Config, presets, __doc__)
-    published = not config.tiny and config.model == systems.ROWS.get(given.row, {}).get("model")
+        steps = int(given.steps) if re.fullmatch("[1-9][0-9]*", given.steps or "") else None
+        scales = {
+            name: systems.scaled_preset(given.row, name, scale, steps or scale["steps"])
+            for name, scale in scales.items()
+        }
+        if not string_to_bool(given.tiny) and not string_to_bool(given.small):
+            scales = {"row": systems.preset(given.row)}
+    config = parse(Config, scales, __doc__)
+    published = "row" in scales and config.model == systems.ROWS[given.row].get("model")
     if published and not torch.cuda.is_available():
         sys.exit(
             f"table1.py: --row {given.row} needs a GPU at its published scale: try it with --tiny"
@@ -227,10 +215,16 @@ def main(config: Config) -> None:
     stages = techniques.read_stages(config)
     hints = any(stage.config.hint_share for stage in stages)
     problems = load_problems(config.data, solutions=hints)
-    template = Template(suffix=config.instruction, max_tokens=config.max_prompt_tokens)
+    template = Template(
+        suffix=config.instruction,
+        max_tokens=config.max_prompt_tokens,
+        keep_system=config.keep_system,
+    )
 
     problems = encode_prompts(problems, tokenizer, template)
     held_out = encode_prompts(load_problems(config.eval_data), tokenizer, template)
+    if config.decontaminate:
+        problems = without(problems, held_out)
     order = Order(len(problems), config.seed)
 
     # (2) Sampling: the engine reports log-probs of the distribution that it samples from.
@@ -274,8 +268,10 @@ def main(config: Config) -> None:
         mine = my_share(batch)
         groups = engine.generate([p.prompt_ids for p in mine], count, my_share(seeds), sampling)
         run.phase("reward")
-        for rollout in chain(*groups):
-            rollout.text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
+        for problem, group in zip(mine, groups, strict=True):
+            for rollout in group:
+                text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
+                rollout.text = problem.prefill + text
         reward(list(chain(*groups)), [problem for problem in mine for _ in range(count)], config)
         run.phase("rollout")
         return gather(groups)
@@ -284,6 +280,7 @@ def main(config: Config) -> None:
     def evaluate() -> float:
         """Held-out pass@1: the mean verdict over problems and samples, from the same seeds."""
         groups = sample(held_out, config.eval_samples, evaluation, step=0)
+        run.keep_held_out(held_out, groups)
         return fmean(rollout.right for rollout in chain(*groups))
 
     if state["step"] == 0 and config.eval_every:
@@ -368,8 +365,8 @@ def main(config: Config) -> None:
         metrics |= techniques.adapt_entropy(state, metrics, config)
 
         state["step"] = step
+        run.keep_rollouts(step, batch, groups, advantages_P_G, minibatches)
         run.log(step, metrics)
-        run.log_samples(step, batch, groups, advantages_P_G)
         run.save_when_due(state, policy, tokenizer, optimizer)
     run.finish()
 
