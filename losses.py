@@ -121,7 +121,7 @@ def maxrl_advantages(rewards_P_G: torch.Tensor) -> torch.Tensor:
 
 
 def normalize_over_tokens(advantages_P_G: torch.Tensor, lengths_P_G: torch.Tensor) -> torch.Tensor:
-    """Shift and scale advantages so that over all *tokens* of the batch they have mean 0, variance 1.
+    """Shift and scale advantages to mean 0 and variance 1 over all *tokens* of the batch.
 
         A <- (A - mean) / sqrt(max(variance, 1e-8))
 
