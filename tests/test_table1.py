@@ -146,7 +146,7 @@ def test_a_row_runs_in_the_embedded_world(monkeypatch, tmp_path, name):
 def test_a_row_at_its_published_scale_asks_for_a_gpu(monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    with pytest.raises(SystemExit, match=r"--row polaris needs a GPU .*: try --tiny"):
+    with pytest.raises(SystemExit, match=r"--row polaris needs a GPU .* --tiny"):
         command_line(monkeypatch, "--tiny", "false", "--row", "polaris")
 
 
