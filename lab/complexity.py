@@ -20,7 +20,6 @@ import io
 import json
 import math
 import shlex
-import subprocess
 import sys
 import time
 import tokenize
@@ -28,9 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, linear_regression, stdev
 
+import matplotlib.pyplot as plt
+from scipy import stats
+
 import losses
 import prorl
 from lab import systems, table1, techniques
+from trainer import plot
 from trainer.sources.load import load_problems
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,8 +161,6 @@ def run_all(seeds: int) -> None:
         for problem in load_problems("tiny:train/mixed")[:PROBLEMS]
     ]
     (RUNS / "problems.jsonl").write_text("\n".join(rows) + "\n")
-    show = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(show, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     wanted = [(name, seed) for seed in range(seeds) for name in ARMS]
     for number, (name, seed) in enumerate(wanted, 1):
         words = command(name, seed)
@@ -177,7 +178,6 @@ def run_all(seeds: int) -> None:
         record = measure(folder)
         if record["sampled_tokens"] < BUDGET:  # Ctrl-C or SIGTERM ended it, and it has saved
             sys.exit("lab.complexity: stopped; the same command goes on.")
-        record["commit"] = commit
         record["cpu_seconds"] = round(time.process_time() - start, 1)
         (folder / "done.json").write_text(json.dumps(record) + "\n")
 
@@ -233,28 +233,6 @@ class Gain:
     verdict: str
 
 
-def t_quantile(confidence: float, freedom: int) -> float:
-    """The two-sided quantile of Student's t: that share of it lies within plus or minus the result.
-
-    By bisection of its distribution function, a trapezoid sum over the angle arctan(t / sqrt(n)):
-    with it, t's density becomes a power of a cosine.
-    """
-
-    def within(t: float) -> float:
-        def area(angle: float) -> float:
-            steps = 4000
-            values = [math.cos(angle * i / steps) ** (freedom - 1) for i in range(steps + 1)]
-            return (sum(values) - (values[0] + values[-1]) / 2) * angle / steps
-
-        return area(math.atan(t / math.sqrt(freedom))) / area(math.pi / 2)
-
-    low, high = 0.0, 1e6
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if within(middle) < confidence else (low, middle)
-    return high
-
-
 def whole_seeds(result: dict) -> dict[int, dict[str, float]]:
     """{seed: {arm: accuracy}} of the seeds that all arms have done."""
     seen: dict[int, dict[str, float]] = {}
@@ -279,7 +257,7 @@ def gains(result: dict) -> list[Gain]:
         for name in ARMS
     )
     freedom = (len(ARMS) - 1) * (len(seen) - 1)
-    half = t_quantile(1 - 0.05 / (len(ARMS) - 1), freedom)
+    half = stats.t.ppf(1 - 0.05 / (len(ARMS) - 1) / 2, freedom)
     half *= math.sqrt(2 * noise / freedom / len(seen))
     found = []
     for name in ARMS:
@@ -317,7 +295,7 @@ def slope(result: dict) -> tuple[float, float, float]:
         linear_regression(counts, [one[name] for name in ARMS]).slope
         for one in whole_seeds(result).values()
     ]
-    half = t_quantile(0.95, len(slopes) - 1) * stdev(slopes) / math.sqrt(len(slopes))
+    half = stats.t.ppf(0.975, len(slopes) - 1) * stdev(slopes) / math.sqrt(len(slopes))
     return fmean(slopes), fmean(slopes) - half, fmean(slopes) + half
 
 
@@ -363,53 +341,50 @@ def table(result: dict, found: list[Gain]) -> str:
     return "\n".join(lines)
 
 
-COLOURS = {"technique": ("#0072B2", "o"), "instead": ("#009E73", "D"), "system": ("#D55E00", "s")}
-WORDS = {"technique": "JustRL and one", "instead": "another advantage or loss", "system": "system"}
+WORDS = {
+    "technique": "JustRL and a technique, or without its own",
+    "instead": "another advantage or loss",
+    "system": "a system",
+}
+COLOURS = dict(zip(WORDS, plot.COLOURS, strict=False))
+MARKERS = dict(zip(WORDS, "oDs", strict=True))
 
 
 def draw(found: list[Gain], result: dict, out: Path) -> None:
     """Write the figure: gain against number of techniques, an arm a mark, with its interval."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (ax, names) = plt.subplots(1, 2, figsize=(11, 6), width_ratios=[1, 1])
-    ax.axhspan(-WORTH, WORTH, color="0.93")
-    names.axvspan(-WORTH, WORTH, color="0.93")
-    ax.axhline(0, color="black", linewidth=0.8)
-    names.axvline(0, color="black", linewidth=0.8)
-    groups: dict[int, list[Gain]] = {}
-    for one in found:
-        groups.setdefault(ARMS[one.arm].techniques, []).append(one)
-    for count, members in groups.items():
-        for place, one in enumerate(sorted(members, key=lambda one: one.mean)):
-            colour, marker = COLOURS[ARMS[one.arm].kind]
-            x = count + (place - (len(members) - 1) / 2) * min(0.12, 0.8 / len(members))
-            ax.plot([x, x], [one.low, one.high], color=colour, linewidth=1)
-            ax.plot(x, one.mean, marker, color=colour, markersize=5)
-    for place, one in enumerate(sorted(found, key=lambda one: one.mean)):
-        colour, marker = COLOURS[ARMS[one.arm].kind]
-        names.plot([one.low, one.high], [place, place], color=colour, linewidth=1)
-        names.plot(one.mean, place, marker, color=colour, markersize=5)
-    ordered = sorted(found, key=lambda one: one.mean)
-    names.set_yticks(range(len(ordered)), [one.arm for one in ordered], fontsize=7)
-    for kind, (colour, marker) in COLOURS.items():
-        ax.plot([], [], marker, color=colour, label=WORDS[kind])
-    ax.legend(frameon=False, fontsize=8)
-    reach = max(0.1, 1.3 * max(abs(one.mean) for one in found))
-    ax.set(ylim=(-reach, reach), xlabel="techniques", ylabel="gain in accuracy over JustRL")
-    names.set(xlim=(-reach, reach), xlabel="gain in accuracy over JustRL")
-    seeds = len(whole_seeds(result))
-    mean, low, high = slope(result)
-    figure.suptitle(
-        f"Complexity is {answer(found)}\n{seeds} paired seeds, {result['budget']:,} sampled tokens "
-        f"each; a technique more: {mean:+.4f} ({low:+.4f} to {high:+.4f})",
-        fontsize=10,
-    )
-    figure.tight_layout()
-    figure.savefig(out, dpi=130)
-    plt.close(figure)
+    with plt.rc_context(plot.STYLE | {"font.size": 8}):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 6), layout="constrained")
+        groups: dict[int, list[Gain]] = {}
+        for place, one in enumerate(sorted(found, key=lambda one: one.mean)):
+            mark = dict(color=COLOURS[ARMS[one.arm].kind], marker=MARKERS[ARMS[one.arm].kind])
+            right.plot([one.low, one.high], [place, place], color=mark["color"])
+            right.plot(one.mean, place, **mark)
+            groups.setdefault(ARMS[one.arm].techniques, []).append(one)
+        for count, members in groups.items():
+            for place, one in enumerate(members):  # side by side
+                mark = dict(color=COLOURS[ARMS[one.arm].kind], marker=MARKERS[ARMS[one.arm].kind])
+                x = count + (place - (len(members) - 1) / 2) * min(0.15, 0.8 / len(members))
+                left.plot([x, x], [one.low, one.high], color=mark["color"])
+                left.plot(x, one.mean, **mark)
+        for kind, words in WORDS.items():
+            mark = dict(color=COLOURS[kind], marker=MARKERS[kind], linestyle="")
+            left.plot([], [], label=words, **mark)
+        left.legend()
+        left.axhspan(-WORTH, WORTH, color="0.92", zorder=0)
+        right.axvspan(-WORTH, WORTH, color="0.92", zorder=0)
+        left.axhline(0, color="black", linewidth=0.8)
+        right.axvline(0, color="black", linewidth=0.8)
+        left.set(xlabel="techniques", ylabel="gain in accuracy over JustRL")
+        right.set(xlabel="gain in accuracy over JustRL")
+        right.set_yticks(range(len(found)), [o.arm for o in sorted(found, key=lambda o: o.mean)])
+        mean, low, high = slope(result)
+        figure.suptitle(
+            f"Complexity is {answer(found)}\n{len(whole_seeds(result))} paired seeds, "
+            f"{result['budget']:,} sampled tokens a run; a technique more: {mean:+.4f} "
+            f"({low:+.4f} to {high:+.4f})"
+        )
+        figure.savefig(out, dpi=130)
+        plt.close(figure)
 
 
 def judge() -> None:

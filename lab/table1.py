@@ -3,7 +3,8 @@
     python -m lab.table1 --tiny                             JustRL itself, digit by digit
     python -m lab.table1 --tiny --entropy_target 0.5        one technique added
     python -m lab.table1 --tiny --row polaris               a whole system, in the embedded world
-    python -m lab.table1 --row polaris                      the same at its published scale
+    python -m lab.table1 --small --row polaris              with a real model, on one 24 GB GPU
+    python -m lab.table1 --row polaris                      at its published scale
     python -m lab.table1 --tiny --stages '[{"until": 30, "max_response_tokens": 32}, {}]'
 
 The systems are in lab/systems.py, the techniques in lab/techniques.py, the table is docs/table1.md.
