@@ -52,10 +52,12 @@ from trainer.policy import (
     load_policy,
     load_reference,
     load_tokenizer,
+    make_optimizer,
     micro_batches,
     my_share,
     on_device,
     optimizer_step,
+    reduced_once,
     response_mask,
     set_learning_rate,
     start_ranks,
@@ -244,8 +246,10 @@ def main(config: Config) -> None:
         memory=config.engine_memory,
         raw_logps=raw_logps,
     )
-    policy = load_policy(model_dir, device, compute_dtype(device), config.gradient_checkpointing)
-    optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=config.weight_decay)
+    policy = load_policy(
+        model_dir, device, compute_dtype(device), config.gradient_checkpointing, config.offload
+    )
+    optimizer = make_optimizer(policy, config.weight_decay)
 
     # (3) What a checkpoint keeps beside these two: ST, AT, RR and DS remember, EC adapts, and RKL
     # has a reference policy.
@@ -335,7 +339,7 @@ def main(config: Config) -> None:
         set_learning_rate(optimizer, config.learning_rate, step, config.warmup_steps)
         grad_norms = []
         for minibatch in minibatches:
-            for micro in minibatch:
+            for micro in reduced_once(policy, minibatch):
                 logps_M, entropy_M = policy(micro, config.temperature)
                 micro.keep(logps_M, entropy_M)
 
