@@ -45,13 +45,13 @@ from trainer import presets
 from trainer.config import Flags, parse
 from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts, without
 from trainer.metrics import kl_metrics, step_metrics
+from trainer.models import load_tokenizer
 from trainer.policy import (
     compute_dtype,
     equal_slices,
     gather,
     load_policy,
     load_reference,
-    load_tokenizer,
     make_optimizer,
     micro_batches,
     my_share,

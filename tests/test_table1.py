@@ -18,7 +18,6 @@ import trainer.plot
 from lab import complexity, systems, table1, techniques
 from trainer.config import first_fault
 from trainer.data import Order, Problem, Rollout
-from trainer.policy import Policy
 
 SMALL = ["--tiny", "--engine", "transformers", "--warmup_steps", "0"]
 SMALL += ["--eval_samples", "1", "--save_every", "0"]
@@ -458,22 +457,28 @@ def test_an_entropy_bonus_keeps_the_entropy_up(monkeypatch, tmp_path):
     assert ends[1] > ends[0] + 0.02
 
 
-class Toy(torch.nn.Module):
+class Weights(torch.nn.Module):
+    """What a reset needs of a policy."""
+
     def __init__(self, value):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.full((3,), value))
+        self.model = torch.nn.Linear(1, 3, bias=False)
+        torch.nn.init.constant_(self.model.weight, value)
+
+    def full_state(self):
+        return self.model.state_dict().items()
 
 
 def reset(step=4, kl=0.0, accuracy=None, share=1.0, **flags):
-    policy, reference = Policy(Toy(1.0)), Policy(Toy(0.0))
+    policy, reference = Weights(1.0), Weights(0.0)
     optimizer = torch.optim.AdamW(policy.parameters())
-    policy.model.weight.grad = torch.ones(3)
+    policy.model.weight.grad = torch.ones(3, 1)
     optimizer.step()
     state = {"reference": reference, "best": 0.5, "stalled": 0}
     metrics = {"kl": kl} | ({} if accuracy is None else {"eval_accuracy": accuracy})
     seen = config(reset_share=share, **flags)
     event = techniques.reset_reference(step, metrics, state, policy, optimizer, seen)
-    moved = reference.model.weight[0].item() / policy.model.weight[0].item()
+    moved = (reference.model.weight[0] / policy.model.weight[0]).item()
     return event, moved, len(optimizer.state), state
 
 
