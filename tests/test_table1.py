@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import random
 import sys
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from test_lockstep import drift, markers
 
 import justrl
 import trainer.plot
+import trainer.run
 from lab import complexity, systems, table1, techniques
 from trainer.config import first_fault
 from trainer.data import Order, Problem, Rollout
@@ -38,8 +40,13 @@ def rows(out):
 
 
 def run(monkeypatch, out, *flags):
-    monkeypatch.setattr(trainer.plot, "plot_run", lambda *_: None)
-    table1.main(command_line(monkeypatch, *SMALL, "--out", out, *flags))
+    """The metrics of a run in this process, which gives the folder back as an ended one would."""
+    locks, lock_folder = [], trainer.run.lock_folder
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.run, "lock_folder", lambda out: locks.append(lock_folder(out)))
+        patch.setattr(trainer.plot, "plot_run", lambda *_: None)
+        table1.main(command_line(patch, *SMALL, "--out", out, *flags))
+    os.close(*locks)
     return rows(out)
 
 
