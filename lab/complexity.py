@@ -21,7 +21,6 @@ import json
 import math
 import shlex
 import sys
-import time
 import tokenize
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +168,6 @@ def run_all(seeds: int) -> None:
             continue
         print(f"{number} of {len(wanted)}: {name}, seed {seed}", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        start = time.process_time()
         sys.argv = words
         config = table1.command_line()
         log = io.StringIO()
@@ -178,7 +176,6 @@ def run_all(seeds: int) -> None:
         record = measure(folder)
         if record["sampled_tokens"] < BUDGET:  # Ctrl-C or SIGTERM ended it, and it has saved
             sys.exit("lab.complexity: stopped; the same command goes on.")
-        record["cpu_seconds"] = round(time.process_time() - start, 1)
         (folder / "done.json").write_text(json.dumps(record) + "\n")
 
 
@@ -189,8 +186,7 @@ def measure(folder: Path) -> dict:
     late = steps[-max(1, len(steps) // 4) :]
     return {
         "accuracy": steps[-1].get("eval_accuracy", math.nan),
-        "entropy": fmean(row["entropy"] for row in late),
-        "length": fmean(row["length"] for row in late),
+        "entropy": round(fmean(row["entropy"] for row in late), 6),
         "steps": len(steps),
         "sampled_tokens": steps[-1]["sampled_tokens"],
     }
@@ -317,26 +313,25 @@ def code_lines(source: str) -> set[int]:
 
 
 def table(result: dict, found: list[Gain]) -> str:
-    """One row an arm: techniques, lines of code, accuracy, gain, entropy and cost."""
+    """One row an arm: techniques, lines of code, accuracy, gain, entropy, steps, sampled tokens."""
     lines = [
         "| arm | techniques | lines | accuracy | gain over JustRL | verdict | entropy | steps "
-        "| tokens | CPU s |",
-        "|---|---:|---:|---:|---|---|---:|---:|---:|---:|",
+        "| tokens |",
+        "|---|---:|---:|---:|---|---|---:|---:|---:|",
     ]
     by_name = {one.arm: one for one in found}
     for name, arm in ARMS.items():
         runs = [run for run in result["runs"] if run["arm"] == name]
         means = {
             key: fmean(run[key] for run in runs)
-            for key in ("accuracy", "entropy", "steps", "sampled_tokens", "cpu_seconds")
+            for key in ("accuracy", "entropy", "steps", "sampled_tokens")
         }
         one = by_name.get(name)
-        cost = f"{means['sampled_tokens']:,.0f} | {means['cpu_seconds']:.1f}"
         gain = f"{one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f})" if one else ""
         lines.append(
             f"| {name} | {arm.techniques} | {lines_of(arm.code)} | {means['accuracy']:.3f} "
             f"| {gain} | {one.verdict if one else ''} | {means['entropy']:.3f} "
-            f"| {means['steps']:.1f} | {cost} |"
+            f"| {means['steps']:.1f} | {means['sampled_tokens']:,.0f} |"
         )
     return "\n".join(lines)
 
