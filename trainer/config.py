@@ -39,6 +39,11 @@ class Flags:
     save_every: int = 50  # steps between checkpoints; 0: only at the end
     keep_checkpoints: int = 2  # older ones are deleted
     keep_rollouts: str = "4"  # groups a step to read later (trainer/view), or "all"
+    check: bool = False  # measure whether this run fits here and how long it takes; train nothing
+    reward: str = ""  # FILE.py:FUNCTION, your own reward instead of the recipe's
+    # also log to this service, through its own package
+    report_to: Literal["none", "trackio", "wandb"] = "none"
+    push_to_hub: str = ""  # at the end, upload the trained model to this private hub repository
 
 
 # These may change between two commands on one run folder: they do not change what is computed.
@@ -52,6 +57,9 @@ FREE = {
     "save_every",
     "keep_checkpoints",
     "keep_rollouts",
+    "check",
+    "report_to",
+    "push_to_hub",
 }
 
 

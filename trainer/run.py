@@ -29,7 +29,12 @@ def launch(main: Callable, config) -> None:
     """Run main(config) and leave. What the user can correct becomes one sentence and status 1."""
     transformers_logging.disable_progress_bar()  # one bar on the screen, ours
     try:
-        main(config)
+        if getattr(config, "check", False):
+            from trainer.check import check  # here: a run has no need of it
+
+            check(config, model_folder(config.model))
+        else:
+            main(config)
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None:
