@@ -56,6 +56,7 @@ from trainer.config import Flags, parse
 from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts, without
 from trainer.metrics import step_metrics
 from trainer.models import load_tokenizer
+from trainer.own_reward import unless_own
 from trainer.policy import (
     compute_dtype,
     equal_slices,
@@ -122,6 +123,7 @@ RECIPE = "liteppo"  # the name of its run folders
 
 
 # (4) Reward: 1 or 0, is the last box equal to the answer in meaning?
+@unless_own
 def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> None:
     """Set `right`, the verdict, and `reward`, which is trained on, of each rollout."""
     texts, answers = [r.text for r in rollouts], [p.answer for p in problems]

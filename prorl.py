@@ -58,6 +58,7 @@ from trainer.config import Flags, parse
 from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts, without
 from trainer.metrics import kl_metrics, rollout_metrics, step_metrics
 from trainer.models import load_tokenizer
+from trainer.own_reward import unless_own
 from trainer.policy import (
     compute_dtype,
     equal_slices,
@@ -129,6 +130,7 @@ RECIPE = "prorl"  # the name of its run folders
 
 
 # (4) Reward: 1 or 0, right if either verifier accepts it. A puzzle has its own verifier: 0 to 1.
+@unless_own
 def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> None:
     """Set `right`, the verdict, and `reward`, which is trained on, of each rollout."""
     texts, answers = [r.text for r in rollouts], [p.answer for p in problems]

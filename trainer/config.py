@@ -8,6 +8,7 @@ its source stand in one line of the recipe:
 
 import argparse
 import difflib
+import importlib.util
 import inspect
 import math
 import re
@@ -16,8 +17,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+import huggingface_hub
 import torch
 from transformers.hf_argparser import string_to_bool
+
+from trainer.own_reward import load_reward
 
 
 @dataclass
@@ -194,7 +198,22 @@ def first_fault(config) -> str | None:
     limit, buffer = config.max_response_tokens, getattr(config, "overlong_buffer", 1)
     if getattr(config, "overlong_penalty", False) and buffer > limit:
         return f"--overlong_buffer must be at most --max_response_tokens ({limit}), not {buffer}"
-    return missing_model(config)
+    return missing_model(config) or missing_extras(config)
+
+
+def missing_extras(config) -> str | None:
+    """What is wrong with --reward, --report_to or --push_to_hub, before anything is loaded."""
+    service = config.report_to
+    if service != "none" and importlib.util.find_spec(service) is None:
+        return f"--report_to {service} needs its package: pip install {service}"
+    if config.push_to_hub and huggingface_hub.get_token() is None:
+        return "--push_to_hub needs a login to the Hugging Face hub: hf auth login"
+    if config.reward:
+        try:
+            load_reward(config.reward)
+        except ValueError as error:
+            return str(error)
+    return None
 
 
 def unknown_home(name: str, path: str) -> str | None:

@@ -1,0 +1,82 @@
+"""`--reward FILE.py:FUNCTION`: a reward of your own in place of a recipe's. See docs/own-reward.md.
+
+    def my_reward(texts: list[str], answers: list[str], rows: list[Problem]) -> list[float]
+
+texts: the responses. answers: the gold of each. rows: the problem of each. The function returns one
+finite number for each response.
+"""
+
+import importlib.util
+import math
+import traceback
+from collections.abc import Callable
+from functools import cache, wraps
+from pathlib import Path
+
+from trainer.data import Problem, Rollout
+
+
+@cache
+def load_reward(name: str) -> Callable:
+    """The function that FILE.py:FUNCTION names.
+
+    Raises ValueError if there is no such file or function, or if the file fails when it is read.
+    """
+    path, _, function = name.rpartition(":")
+    file = Path(path).expanduser()
+    if file.suffix != ".py" or not file.is_file():
+        raise ValueError(f"--reward {name}: no such file; give FILE.py:FUNCTION")
+    spec = importlib.util.spec_from_file_location(f"own_reward_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # anything may go wrong in a user's file
+        raise ValueError(f"--reward {name}: {_where(error, file)}") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise ValueError(f"--reward {name}: {file} defines no function {function!r}")
+    return found
+
+
+def unless_own(reward: Callable) -> Callable:
+    """Decorate a recipe's reward: with --reward, the user's function takes its place."""
+
+    @wraps(reward)
+    def either(rollouts: list[Rollout], problems: list[Problem], config) -> None:
+        if config.reward:
+            own_reward(config.reward, rollouts, problems)
+        else:
+            reward(rollouts, problems, config)
+
+    return either
+
+
+def own_reward(name: str, rollouts: list[Rollout], problems: list[Problem]) -> None:
+    """Set `reward` to the function's value, and `right` to that value cut to 0..1.
+
+    Raises ValueError if the function fails, or returns anything but one number for each response.
+    """
+    function = load_reward(name)
+    try:
+        returned = function([r.text for r in rollouts], [p.answer for p in problems], problems)
+        values = [float(value) for value in returned]
+    except Exception as error:  # anything may go wrong in a user's function
+        where = _where(error, Path(name.rpartition(":")[0]).expanduser())
+        raise ValueError(f"--reward {name}: {where}") from error
+    if len(values) != len(rollouts):
+        raise ValueError(
+            f"--reward {name} returned {len(values)} numbers for {len(rollouts)} responses"
+        )
+    for rollout, value in zip(rollouts, values, strict=True):
+        if not math.isfinite(value):
+            raise ValueError(f"--reward {name} returned {value} for the response {rollout.text!r}")
+        rollout.reward, rollout.right = value, min(1.0, max(0.0, value))
+
+
+def _where(error, file):
+    """What went wrong, and in which line of the user's file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == file]
+    lines = lines or [error.lineno] if isinstance(error, SyntaxError) else lines
+    place = f", line {lines[-1]}" if lines else ""
+    return f"{type(error).__name__}: {error}{place}"
