@@ -23,6 +23,7 @@ from trainer import checkpoint, rollouts
 from trainer.data import Problem, Rollout, fingerprint
 from trainer.metrics import check_gap
 from trainer.policy import MicroBatch, mean_over_ranks
+from trainer.publish import Reporter, before_and_after, push_to_hub, write_card
 
 
 def launch(main: Callable, config) -> None:
@@ -142,7 +143,8 @@ class Run:
         self.locked = self.stopping = self.ended = False
         self.step = 0
         self.accuracy, self.durations, self.evaluation = float("nan"), [], 0.0
-        self.board = _tensorboard(self.out) if self.first else None
+        values = dataclasses.asdict(config)
+        self.reporter = Reporter(self.out, recipe, values) if self.first else None
 
     def say(self, text: str) -> None:
         """Print above the progress bar."""
@@ -249,10 +251,7 @@ class Run:
         if not self.first:
             return
         self._append("metrics.jsonl", [metrics])
-        if self.board:
-            for name, value in metrics.items():
-                if isinstance(value, int | float):
-                    self.board.add_scalar(name, value, step)
+        self.reporter.log(step, metrics)
         self.accuracy = metrics.get("eval_accuracy", self.accuracy)
         if step > 0:
             self.bar.set_postfix_str(
@@ -341,19 +340,25 @@ class Run:
             checkpoint.save_checkpoint(self.out, state, policy, tokenizer, optimizer, keep=keep)
 
     def finish(self) -> None:
-        """Draw the curves and print what the run did and where the time went."""
+        """Draw the curves, print what the run did, and put a model card beside the weights."""
         if not self.first:
             return
         if self.board:
             self.board.close()
         from trainer.plot import plot_run  # here: matplotlib takes a second to import
 
-        plot_run(self.out, self.out / "curves.png")
+        curves = self.out / "curves.png"
+        plot_run(self.out, curves)
         rows = [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
-        if trained := [row for row in rows if row["step"] > 0]:
-            print_summary(rows, trained)
+        print_summary(rows)
+        config, defaults = dataclasses.asdict(self.config), dataclasses.asdict(type(self.config)())
+        trained = checkpoint.latest_checkpoint(self.out)
+        write_card(trained, self.recipe, config, rows, defaults, curves)
+        self.reporter.finish()
         print(f"Curves, metrics, rollouts and checkpoints: {self.out}")
         print(f"To read what it answered: python -m trainer.view {self.out}")
+        if self.config.push_to_hub and rows[-1]["step"] == self.config.steps:
+            print(f"The trained model: {push_to_hub(trained, self.config.push_to_hub)}")
 
 
 def check_finite(step: int, metrics: dict) -> None:
@@ -379,18 +384,15 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds < 172800 else f"{seconds / 86400:.1f} days"
 
 
-def print_summary(rows: list[dict], trained: list[dict]) -> None:
+def print_summary(rows: list[dict]) -> None:
     """Print the metrics of a run's first and last steps, and the share of time of each phase."""
-    edge = max(1, min(5, len(trained) // 2))
+    measures = before_and_after(rows)
+    if not measures:
+        return
     print(f"\n{'':24}{'before':>10}{'after':>10}")
-    measured = [row["eval_accuracy"] for row in rows if "eval_accuracy" in row]
-    if measured:
-        print(f"{'held-out pass@1':24}{measured[0]:10.3f}{measured[-1]:10.3f}")
-    for name in ("reward", "accuracy", "length", "truncated", "entropy", "logp_gap"):
-        before, after = (
-            sum(row[name] for row in part) / edge for part in (trained[:edge], trained[-edge:])
-        )
+    for name, (before, after) in measures.items():
         print(f"{name:24}{before:10.4g}{after:10.4g}")
+    trained = [row for row in rows if row["step"] > 0]
     phases = {key for row in trained for key in row if key.startswith("seconds_")}
     whole = sum(row["seconds_step"] for row in trained)
     shares = [
@@ -398,12 +400,3 @@ def print_summary(rows: list[dict], trained: list[dict]) -> None:
         for name in sorted(phases - {"seconds_step"})
     ]
     print(f"\n{len(trained)} steps in {whole:.0f} s: {', '.join(shares)}")
-
-
-def _tensorboard(out: Path):
-    """torch's own TensorBoard writer where the tensorboard package is installed, else None."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(out / "tensorboard")

@@ -1,0 +1,169 @@
+"""What leaves a run: numbers for a dashboard, a model card, the model for the hub.
+
+TensorBoard is written wherever its package is installed. `--report_to` adds trackio or wandb, and
+`--push_to_hub` uploads the trained model at the end. Only rank 0 calls any of this.
+"""
+
+import importlib
+import shlex
+from pathlib import Path
+from statistics import fmean
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError
+
+from trainer.checkpoint import write_atomically
+
+MEASURES = ("reward", "accuracy", "length", "truncated", "entropy", "logp_gap")
+# Of a checkpoint, what only a continued run needs.
+PRIVATE = ["optimizer.safetensors", "reference.safetensors", "state.json"]
+# Flags that say where a run was, not what it was.
+PLACES = ("out", "check", "report_to", "push_to_hub")
+PAPERS = {"justrl": "2512.16649", "prorl": "2505.24864", "liteppo": "2508.08221"}
+
+
+class Reporter:
+    """Sends a run's numbers to TensorBoard and, with --report_to, to trackio or wandb."""
+
+    def __init__(self, out: Path, recipe: str, config: dict):
+        """config: what the service shows as the run's; config["report_to"] is its name."""
+        self.board, self.service = _tensorboard(out), None
+        if config["report_to"] != "none":
+            self.service = importlib.import_module(config["report_to"])
+            # The same folder continues the same run there; a new run in its place is another one.
+            age = (out / "config.json").stat().st_mtime_ns
+            options = {"resume": "allow"}
+            if config["report_to"] == "wandb":
+                options |= {"id": f"{age:x}", "dir": str(out)}
+            self.service.init(project=recipe, name=out.name, config=config, **options)
+
+    def log(self, step: int, metrics: dict) -> None:
+        """Send the numbers of a step."""
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+        for name, value in numbers.items() if self.board else ():
+            self.board.add_scalar(name, value, step)
+        if self.service:
+            self.service.log(numbers, step=step)
+
+    def finish(self) -> None:
+        """Wait until everything has been sent."""
+        if self.board:
+            self.board.close()
+        if self.service:
+            self.service.finish()
+
+
+def _tensorboard(out: Path):
+    """torch's own TensorBoard writer where the tensorboard package is installed, else None."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(out / "tensorboard")
+
+
+def before_and_after(rows: list[dict]) -> dict[str, tuple[float, float]]:
+    """{measure: (before, after)} of a run's metrics; {} of one without a step.
+
+    Held-out pass@1 is that of the first and the last evaluation. The others are means over the
+    first and the last steps, at most five.
+    """
+    trained = [row for row in rows if row["step"] > 0]
+    if not trained:
+        return {}
+    found = {}
+    measured = [row["eval_accuracy"] for row in rows if "eval_accuracy" in row]
+    if measured:
+        found["held-out pass@1"] = measured[0], measured[-1]
+    edge = max(1, min(5, len(trained) // 2))
+    for name in MEASURES:
+        before, after = trained[:edge], trained[-edge:]
+        found[name] = fmean(row[name] for row in before), fmean(row[name] for row in after)
+    return found
+
+
+def model_card(recipe: str, config: dict, rows: list[dict], defaults: dict) -> str:
+    """The README.md of a trained model, with the hub's metadata on top.
+
+    defaults: the recipe's own values; the command on the card gives the flags that differ.
+    """
+    defaults = {name: value for name, value in defaults.items() if name not in PLACES}
+    changed = {k: config[k] for k, value in defaults.items() if config[k] != value}
+    command = [f"{recipe}.py", *(f"--{name}={value}" for name, value in changed.items())]
+    steps = rows[-1]["step"]
+    meta = ["library_name: transformers", "pipeline_tag: text-generation"]
+    meta += ["tags:", "- reinforcement-learning", "- grpo", f"- {recipe}"]
+    if _is_hub_id(config["model"]):
+        meta.append(f"base_model: {config['model']}")
+    if sets := [name for name in config["data"].split(",") if _is_hub_id(name.strip())]:
+        meta += ["datasets:", *(f"- {name.strip()}" for name in sets)]
+    measures = [
+        f"| {name} | {before:.4g} | {after:.4g} |"
+        for name, (before, after) in before_and_after(rows).items()
+    ]
+    flags = [f"| `{name}` | `{config[name]!r}` |" for name in defaults]
+    return "\n".join(
+        [
+            "---",
+            *meta,
+            "---",
+            "",
+            f"# {Path(config['model']).name}, trained with {recipe}",
+            "",
+            f"`{config['model']}` after {steps} of {config['steps']} steps of the recipe "
+            f"`{recipe}` (arXiv {PAPERS[recipe]}), by reinforcement learning on `{config['data']}`."
+            f" Held-out problems: `{config['eval_data']}`.",
+            "",
+            "```bash",
+            f"python {shlex.join(command)}",
+            "```",
+            "",
+            "| | before | after |",
+            "|---|---|---|",
+            *measures,
+            "",
+            f"Held-out pass@1: {config['eval_samples']} answers to each problem at temperature "
+            f"{config['eval_temperature']}. The other rows are means over the first and the last "
+            f"steps.",
+            "",
+            "![Curves of the run](curves.png)",
+            "",
+            "## All flags",
+            "",
+            "| flag | value |",
+            "|---|---|",
+            *flags,
+            "",
+        ]
+    )
+
+
+def _is_hub_id(name):
+    return name.count("/") == 1 and ":" not in name and not Path(name).expanduser().exists()
+
+
+def write_card(
+    folder: Path, recipe: str, config: dict, rows: list[dict], defaults: dict, curves: Path
+) -> None:
+    """Put README.md and curves.png into a checkpoint."""
+    (folder / "curves.png").write_bytes(curves.read_bytes())
+    write_atomically(folder / "README.md", model_card(recipe, config, rows, defaults))
+
+
+def push_to_hub(folder: Path, name: str) -> str:
+    """Upload a checkpoint to a private repository of the hub, made if there is none.
+
+    Returns its address. Raises ValueError, with the command that tries again, if that fails.
+    """
+    hub = huggingface_hub.HfApi()
+    try:
+        address = hub.create_repo(name, private=True, exist_ok=True)
+        hub.upload_folder(repo_id=address.repo_id, folder_path=folder, ignore_patterns=PRIVATE)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        private = " ".join(f"--exclude {name}" for name in PRIVATE)
+        raise ValueError(
+            f"the run is complete, but not uploaded ({reason}); try again with: hf upload --private"
+            f" {name} {folder} {private}"
+        ) from error
+    return str(address)
