@@ -1,0 +1,65 @@
+"""docs/one_step.ipynb runs, and shows what it shows on the page."""
+
+import json
+import re
+
+import pytest
+import run_notebook
+from conftest import ROOT
+
+NOTEBOOK = ROOT / "docs" / "one_step.ipynb"
+NUMBER = re.compile(r"-?\d+(?:\.\d*)?")
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return json.loads(NOTEBOOK.read_text())
+
+
+def shown(notebook):
+    """The text of all outputs, in order."""
+    texts = []
+    for cell in run_notebook.code_cells(notebook):
+        for output in cell["outputs"]:
+            texts.append("".join(output.get("text") or output["data"]["text/plain"]))
+    return texts
+
+
+def test_the_notebook_runs_and_shows_what_is_committed(committed):
+    again = json.loads(NOTEBOOK.read_text())
+    names = run_notebook.run(again)
+    assert len(shown(again)) == len(shown(committed)) >= 10
+    for text, other in zip(shown(again), shown(committed), strict=True):
+        assert NUMBER.sub("#", text) == NUMBER.sub("#", other)
+        numbers, others = (list(map(float, NUMBER.findall(t))) for t in (text, other))
+        assert numbers == pytest.approx(others, rel=0.05, abs=0.01)  # sums differ between CPUs
+    ratio_M = names["ratio_M"]
+    assert ratio_M[names["sign_M"] > 0].mean() > 1 > ratio_M[names["sign_M"] < 0].mean()
+    assert names["after"] < names["loss"]
+
+
+def test_cells_are_short_and_all_of_them_were_run(committed):
+    cells = run_notebook.code_cells(committed)
+    assert all(len(cell["source"]) < 10 for cell in cells)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+
+
+def test_the_steps_of_the_notebook_are_the_script_s(committed):
+    """Its markers are those of justrl.py, and so are the names of its tensors."""
+    text = "\n".join("".join(cell["source"]) for cell in committed["cells"])
+    assert set(re.findall(r"^## \((\d)\)", text, re.M)) == set("1456789")
+    script = (ROOT / "justrl.py").read_text()
+    for name in ("advantages_P_G", "weights_B_R", "old_logps_M", "optimizer_step", "micro_batches"):
+        assert name in text and name in script
+
+
+def test_the_runner_shows_prints_and_values_and_raises_what_a_cell_raises():
+    def notebook(*sources):
+        cells = [{"cell_type": "code", "source": [source]} for source in sources]
+        return {"cells": [{"cell_type": "markdown", "source": ["# x"]}, *cells]}
+
+    made = notebook("a = 2", "print('hi')\na + 1", "None")
+    assert run_notebook.run(made)["a"] == 2
+    assert shown(made) == ["hi\n", "3"]
+    with pytest.raises(ZeroDivisionError):
+        run_notebook.run(notebook("1 / 0"))
