@@ -38,9 +38,11 @@ from trainer.policy import (
     load_policy,
     load_reference,
     load_tokenizer,
+    make_optimizer,
     micro_batches,
     on_device,
     optimizer_step,
+    reduced_once,
     response_mask,
     set_learning_rate,
     start_ranks,
@@ -155,7 +157,8 @@ def advice(config, phase: str) -> str:
     """The flag that lowers the memory of a phase, as the end of a sentence."""
     longest = config.max_prompt_tokens + config.max_response_tokens
     if phase == "building":
-        return "take a smaller --model, or more GPUs with torchrun"
+        offload = "give --offload, " if torch.cuda.is_available() and not config.offload else ""
+        return f"{offload}take a smaller --model, or more GPUs with torchrun"
     if phase == "sampling":
         return "lower --max_response_tokens, --prompts_per_step or --samples_per_prompt"
     if phase == "saving a checkpoint":
@@ -164,8 +167,8 @@ def advice(config, phase: str) -> str:
         return "give --gradient_checkpointing true"
     if config.tokens_per_micro_batch >= 2 * longest:
         return f"lower --tokens_per_micro_batch, to {longest} at the least"
-    if torch.cuda.is_available() and config.engine_memory > 0.2:
-        return "lower --engine_memory"
+    if torch.cuda.is_available() and not config.offload:
+        return "give --offload, or lower --engine_memory"
     return "lower --max_response_tokens"
 
 
@@ -204,7 +207,7 @@ def refuse_what_cannot_fit(config, model_dir: str, device: torch.device, room: d
     On a CPU the system would end the process without a word.
     """
     count, ranks = parameters(model_dir), dist.get_world_size()
-    where = "device" if device.type == "cuda" else "host"
+    where = "device" if device.type == "cuda" and not config.offload else "host"
     needed = STATE_BYTES * count / (ranks if where == "device" else 1)
     if needed > room[where]:
         raise ValueError(
@@ -282,8 +285,10 @@ def measure(config, model_dir: str, device: torch.device, folder: Path) -> Costs
             dtype=dtype,
             memory=config.engine_memory,
         )
-        policy = load_policy(model_dir, device, dtype, config.gradient_checkpointing)
-        optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=config.weight_decay)
+        policy = load_policy(
+            model_dir, device, dtype, config.gradient_checkpointing, config.offload
+        )
+        optimizer = make_optimizer(policy, config.weight_decay)
         state = {"step": 0, "position": 0, "data": ""}
         if hasattr(config, "kl_coefficient"):
             state["reference"] = load_reference(model_dir, dtype)
@@ -407,7 +412,8 @@ def train(config, policy, optimizer, reference, rollouts, device, costs: Costs) 
             micro.ref_logps_M, _ = model(micro, config.temperature)
 
     def backward():
-        logps_M, _ = policy(micro, config.temperature)
+        (last,) = reduced_once(policy, [micro])
+        logps_M, _ = policy(last, config.temperature)
         loss_M = losses.clipped_policy_loss(
             logps_M, micro.old_logps_M, micro.advantages_M, config.clip_low, config.clip_high
         )
