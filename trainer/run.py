@@ -343,8 +343,6 @@ class Run:
         """Draw the curves, print what the run did, and put a model card beside the weights."""
         if not self.first:
             return
-        if self.board:
-            self.board.close()
         from trainer.plot import plot_run  # here: matplotlib takes a second to import
 
         curves = self.out / "curves.png"
