@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from trainer.data import chat_ids
-from trainer.policy import load_model, load_tokenizer
+from trainer.models import load_model, load_tokenizer
 
 NAMES = ["Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Henry", "Iris", "Jack"]
 THINGS = ["apples", "books", "coins", "pens", "eggs", "stamps", "cards", "shells"]

@@ -56,8 +56,13 @@ def test_two_ranks_check_together(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def out_of_memory(*_args, **_kwargs):
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+FORWARD = Policy.forward
+
+
+def no_room_for_gradients(self, micro, temperature):
+    if torch.is_grad_enabled():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    return FORWARD(self, micro, temperature)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +77,7 @@ def test_memory_that_runs_out_in_training_becomes_the_flag_to_change(
     changes, flag, tmp_path, monkeypatch, capsys
 ):
     """Whole command, error and all: one sentence, status 1, and no folder left."""
-    monkeypatch.setattr(Policy, "forward", out_of_memory)
+    monkeypatch.setattr(Policy, "forward", no_room_for_gradients)
     config = config_of("justrl", tmp_path / "run", **({"gradient_checkpointing": True} | changes))
     config.check = True
     with pytest.raises(SystemExit) as end:

@@ -31,13 +31,13 @@ import torch.distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import losses
-from trainer.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Problem, Rollout, Sampling, Template, encode_prompts
+from trainer.models import load_tokenizer
 from trainer.policy import (
     compute_dtype,
     load_policy,
     load_reference,
-    load_tokenizer,
     make_optimizer,
     micro_batches,
     on_device,
@@ -441,7 +441,7 @@ def save_and_load(config, folder: Path, state, policy, tokenizer, optimizer, cos
         )
     save = partial(save_checkpoint, folder, state, policy, tokenizer, optimizer, keep=1)
     costs.save, _ = seconds(save)
-    saved = latest_checkpoint(folder)
+    saved = folder / "checkpoints" / "step_000000"
     costs.disk = size_of(saved)
     load_checkpoint(saved, state, policy, optimizer)
 

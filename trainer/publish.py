@@ -12,11 +12,11 @@ from statistics import fmean
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
 
-from trainer.checkpoint import write_atomically
+from trainer.checkpoint import DIGESTS, write_atomically
 
 MEASURES = ("reward", "accuracy", "length", "truncated", "entropy", "logp_gap")
 # Of a checkpoint, what only a continued run needs.
-PRIVATE = ["optimizer.safetensors", "reference.safetensors", "state.json"]
+PRIVATE = ["optimizer.safetensors", "reference.safetensors", "state.json", DIGESTS]
 # Flags that say where a run was, not what it was.
 PLACES = ("out", "check", "report_to", "push_to_hub")
 PAPERS = {"justrl": "2512.16649", "prorl": "2505.24864", "liteppo": "2508.08221"}

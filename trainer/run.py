@@ -350,7 +350,7 @@ class Run:
         rows = [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
         print_summary(rows)
         config, defaults = dataclasses.asdict(self.config), dataclasses.asdict(type(self.config)())
-        trained = checkpoint.latest_checkpoint(self.out)
+        trained = max((self.out / "checkpoints").glob("step_??????"))
         write_card(trained, self.recipe, config, rows, defaults, curves)
         self.reporter.finish()
         print(f"Curves, metrics, rollouts and checkpoints: {self.out}")
