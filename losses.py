@@ -59,7 +59,7 @@ def advantages(
     if compared.get(scale, 2) < 2:
         raise ValueError(f"scale={scale!r} needs at least two rewards for a standard deviation")
     if not torch.isfinite(rewards_P_G).all():
-        raise ValueError("a reward is not finite, so it has no advantage: correct the reward function")
+        raise ValueError("a reward is not finite and has no advantage: correct the reward function")
     mean = rewards_P_G.mean(dim=1, keepdim=True) if center == "group" else rewards_P_G.mean()
     centered_P_G = rewards_P_G - mean
     if center == "group":
