@@ -41,7 +41,8 @@ from trainer.compare import RULE, compare, print_comparison, read_evaluation
 from trainer.config import SHARE, at_least
 from trainer.files import read_jsonl
 from trainer.models import load_tokenizer
-from trainer.policy import Policy, start_ranks
+from trainer.policy import Policy
+from trainer.ranks import start_ranks
 from trainer.report import by_task, evaluation, print_evaluation, report  # noqa: F401 (for callers)
 from trainer.run import launch, model_folder
 from trainer.sources.hub import BENCHMARKS

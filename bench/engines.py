@@ -33,7 +33,7 @@ def sample(arguments) -> dict[str, float]:
 
     from trainer.data import Sampling, chat_ids
     from trainer.models import load_tokenizer
-    from trainer.policy import start_ranks
+    from trainer.ranks import start_ranks
     from trainer.rollout import make_engine, request_seed
     from trainer.run import model_folder
     from trainer.sources.load import load_problems

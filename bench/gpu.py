@@ -152,8 +152,8 @@ def train(arguments, model_dir: str, shape: Shape, offload: bool = False) -> dic
         reduced_once,
         response_mask,
         set_learning_rate,
-        start_ranks,
     )
+    from trainer.ranks import start_ranks
 
     device = start_ranks()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -244,7 +244,8 @@ def engine(arguments, model_dir: str, shape: Shape) -> dict:
 
     import losses
     from trainer.data import Sampling
-    from trainer.policy import load_policy, micro_batches, response_mask, start_ranks
+    from trainer.policy import load_policy, micro_batches, response_mask
+    from trainer.ranks import start_ranks
     from trainer.rollout import choose_engine, make_engine, self_check
 
     device = start_ranks()

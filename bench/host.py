@@ -57,7 +57,8 @@ def made_up(answers: int, mean: int, limit: int):
 def step(arguments) -> dict:
     """A rank's seconds and megabytes of what a recipe does between sampling and training."""
     import losses
-    from trainer.policy import equal_slices, gather, micro_batches, my_share, response_mask
+    from trainer.policy import equal_slices, micro_batches, response_mask
+    from trainer.ranks import gather, my_share
 
     mine = my_share(made_up(arguments.answers, arguments.mean, arguments.limit))
     gather(mine[:1])  # connects the ranks
@@ -148,7 +149,7 @@ def on_two_ranks(part: str, arguments, **more) -> list[dict]:
 
 def rank_of_two(arguments) -> None:
     """What one rank does: its part, its result in a file, and an end without ceremony."""
-    from trainer.policy import start_ranks
+    from trainer.ranks import start_ranks
 
     start_ranks(one_thread=True)
     result = {"step": step, "loading": loading}[arguments.part](arguments)

@@ -335,7 +335,8 @@ def measure(shape: Shape, tokens: int) -> int:
     from transformers import Qwen2ForCausalLM
 
     from bench.logps import high_water, resident
-    from trainer.policy import MicroBatch, load_policy, start_ranks
+    from trainer.policy import MicroBatch, load_policy
+    from trainer.ranks import start_ranks
 
     start_ranks()
     with tempfile.TemporaryDirectory() as folder:

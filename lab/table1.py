@@ -49,19 +49,17 @@ from trainer.models import load_tokenizer
 from trainer.policy import (
     compute_dtype,
     equal_slices,
-    gather,
     load_policy,
     load_reference,
     make_optimizer,
     micro_batches,
-    my_share,
     on_device,
     optimizer_step,
     reduced_once,
     response_mask,
     set_learning_rate,
-    start_ranks,
 )
+from trainer.ranks import gather, my_share, start_ranks
 from trainer.rollout import make_engine, request_seed, self_check
 from trainer.run import Run, launch, model_folder
 from trainer.sources.load import load_problems

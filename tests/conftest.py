@@ -14,7 +14,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import losses
 from trainer.data import Rollout
-from trainer.policy import micro_batches, response_mask, start_ranks
+from trainer.policy import micro_batches, response_mask
+from trainer.ranks import start_ranks
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"  # public problem files, where there are any

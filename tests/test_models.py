@@ -323,7 +323,8 @@ import json, sys, torch
 from pathlib import Path
 from conftest import random_rollouts
 from test_models import batches_of, gradients
-from trainer.policy import full, load_policy, start_ranks
+from trainer.policy import (full, load_policy)
+from trainer.ranks import start_ranks
 torch.set_num_threads(1)
 device = start_ranks()
 for name, folder in json.loads(sys.argv[1]).items():

@@ -18,15 +18,14 @@ from trainer import policy as policy_module
 from trainer.metrics import TokenMeans
 from trainer.policy import (
     full,
-    gather,
     load_policy,
     load_reference,
     micro_batches,
-    my_share,
     optimizer_step,
     reduced_once,
     response_mask,
 )
+from trainer.ranks import gather, my_share
 
 CPU = torch.device("cpu")
 EVERYTHING = 1 << 30  # a budget that holds any mini-batch
@@ -117,7 +116,8 @@ def test_the_gradient_is_that_of_the_whole_loss_written_plainly(random_policy_di
 RANKS = """
 import json, sys, torch, torch.distributed
 from pathlib import Path
-from trainer.policy import gather, my_share, optimizer_step, start_ranks
+from trainer.policy import optimizer_step
+from trainer.ranks import (gather, my_share, start_ranks)
 from trainer.run import leave
 from test_policy import load_policy, one_update, some_groups
 torch.set_num_threads(1)

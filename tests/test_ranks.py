@@ -105,7 +105,7 @@ BLIND = """
 import os, sys
 from pathlib import Path
 from trainer.checkpoint import latest_checkpoint
-from trainer.policy import start_ranks
+from trainer.ranks import start_ranks
 from trainer.run import launch
 
 def main(out):

@@ -63,7 +63,7 @@ import json, sys
 import torch
 from trainer.data import Sampling
 from trainer.models import load_tokenizer
-from trainer.policy import start_ranks
+from trainer.ranks import start_ranks
 from trainer.rollout import make_engine
 
 start_ranks()

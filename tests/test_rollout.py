@@ -21,7 +21,8 @@ from transformers import AutoTokenizer
 from trainer import rollout
 from trainer.data import Sampling
 from trainer.metrics import GAP_FATAL, GAP_WARNING, check_gap
-from trainer.policy import load_policy, start_ranks
+from trainer.policy import load_policy
+from trainer.ranks import start_ranks
 from trainer.rollout import (
     choose_engine,
     request_seed,

@@ -45,8 +45,8 @@ from trainer.policy import (
     reduced_once,
     response_mask,
     set_learning_rate,
-    start_ranks,
 )
+from trainer.ranks import start_ranks
 from trainer.rollout import make_engine, self_check
 from trainer.sources.load import load_problems
 

@@ -23,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from trainer.config import FREE
-from trainer.policy import Policy, copy_full, full, load_model, mean_over_ranks
+from trainer.policy import Policy, copy_full, full, load_model
+from trainer.ranks import mean_over_ranks
 
 DIGESTS = "sha256.json"  # of the other files of a checkpoint
 

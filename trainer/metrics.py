@@ -9,7 +9,8 @@ import torch.distributed as dist
 
 import losses
 from trainer.data import Rollout
-from trainer.policy import MicroBatch, mean_over_ranks
+from trainer.policy import MicroBatch
+from trainer.ranks import mean_over_ranks
 
 
 class TokenMeans:

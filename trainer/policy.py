@@ -1,20 +1,12 @@
-"""The model in training: loading, log-probs of responses, micro-batches, ranks.
-
-Every rank holds the whole batch of rollouts (it is small: ids) and trains on its share. So every
-rank takes each decision about the batch (advantages, mini-batches, token weights) in the same way
-and without communication. Ranks meet in three places: `gather` after sampling, the gradient
-(FSDP2), and `mean_over_ranks` for the log.
+"""The model in training: log-probs of responses, sharding, micro-batches, the optimizer.
 
 Suffixes: see losses.py.
 """
 
-import datetime
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, zip_longest
 
 import numpy as np
 import torch
@@ -42,116 +34,6 @@ CUT_COST = {"cpu": 256, "one GPU": 1024, "GPUs": 2048}
 # The ranks' gradients are added up once an update instead of once a micro-batch if what that takes,
 # 4 bytes a parameter on every rank, is at most this share of a GPU.
 REDUCE_ONCE = 0.1
-
-
-# --- ranks ---
-
-
-def start_ranks(one_thread: bool = False) -> torch.device:
-    """Join the process group that torchrun describes, or make one of a single rank.
-
-    Returns this rank's device. A group of one costs nothing and spares every caller an `if`. It has
-    to exist before vLLM starts, which would otherwise make a default group of its own.
-
-    one_thread: compute on one thread. A tiny model is no faster on several, and its sums come out
-    alike on every machine.
-    """
-    if one_thread:
-        torch.set_num_threads(1)
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
-    if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        if "WORLD_SIZE" in os.environ:
-            longest_wait = datetime.timedelta(hours=2)  # the slowest rank may sample for long
-            dist.init_process_group(backend, timeout=longest_wait)
-        else:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    return device
-
-
-def my_share(items: list) -> list:
-    """This rank's part of items, dealt round robin. `gather` puts the parts together again.
-
-    Neighbours are alike (the problems of one benchmark, say), so each rank gets some of every kind.
-    """
-    return items[dist.get_rank() :: dist.get_world_size()]
-
-
-def gather(groups: list[list[Rollout]]) -> list[list[Rollout]]:
-    """The groups of all ranks, on every rank, in the order in which `my_share` dealt them.
-
-    A step may hold fifteen million tokens. They travel as a few flat arrays, and the rollouts that
-    come out are views of those.
-    """
-    if dist.get_world_size() == 1:
-        return groups
-    return [g for dealt in zip_longest(*_parts(groups)) for g in dealt if g is not None]
-
-
-def _parts(groups):
-    """The groups of each rank, one rank after the other."""
-    rollouts = list(chain(*groups))
-    texts = [r.text.encode("utf-8", "surrogatepass") for r in rollouts]
-    rows = [
-        [len(r.prompt_ids), len(r.response_ids), len(text), r.truncated, r.right, r.reward]
-        for r, text in zip(rollouts, texts, strict=True)
-    ]
-    text = _from_all_ranks([np.frombuffer(text, np.uint8) for text in texts], np.uint8)
-    del texts
-    ids = [array for r in rollouts for array in (r.prompt_ids, r.response_ids)]
-    arrays = [
-        _from_all_ranks([[len(group) for group in groups]], np.int64),
-        _from_all_ranks(rows, np.float64),  # which is exact for every count here
-        text,
-        _from_all_ranks(ids, np.int32),
-        _from_all_ranks([r.logps for r in rollouts], np.float32),
-    ]
-    for sizes, table, text, ids, logps in zip(*arrays, strict=True):
-        found = _rollouts(table.reshape(-1, 6).tolist(), text, ids, logps)
-        yield [[next(found) for _ in range(size)] for size in sizes]
-
-
-def _rollouts(rows, text, ids, logps):
-    id_start = logp_start = text_start = 0
-    for prompt, response, characters, truncated, right, reward in rows:
-        id_middle = id_start + int(prompt)
-        id_end, logp_end = id_middle + int(response), logp_start + int(response)
-        text_end = text_start + int(characters)
-        yield Rollout(
-            prompt_ids=ids[id_start:id_middle],
-            response_ids=ids[id_middle:id_end],
-            logps=logps[logp_start:logp_end],
-            truncated=bool(truncated),
-            text=str(text[text_start:text_end], "utf-8", "surrogatepass"),
-            right=right,
-            reward=reward,
-        )
-        id_start, logp_start, text_start = id_end, logp_end, text_end
-
-
-def _from_all_ranks(arrays: list, dtype: type) -> list[np.ndarray]:
-    """The arrays of each rank, joined to a flat one, in rank order."""
-    own, world = sum(map(len, arrays)), dist.get_world_size()
-    lengths = torch.zeros(world, 1, dtype=torch.int64)
-    dist.all_gather(list(lengths), torch.tensor([own]))
-    longest = int(lengths.max())
-    padded = np.zeros(longest, dtype)
-    if arrays:
-        np.concatenate([np.asarray(array, dtype) for array in arrays], out=padded[:own])
-    whole = torch.empty(world, longest, dtype=torch.from_numpy(padded).dtype)
-    if longest:
-        dist.all_gather(list(whole), torch.from_numpy(padded))
-    return [row[: int(length)].numpy() for row, length in zip(whole, lengths, strict=True)]
-
-
-def mean_over_ranks(values: list[float]) -> list[float]:
-    """Elementwise mean over the ranks, in float64."""
-    tensor = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(tensor)
-    return (tensor / dist.get_world_size()).tolist()
 
 
 # --- the model ---

@@ -22,8 +22,9 @@ from transformers.utils import logging as transformers_logging
 from trainer import checkpoint, rollouts
 from trainer.data import Problem, Rollout, fingerprint
 from trainer.metrics import check_gap
-from trainer.policy import MicroBatch, mean_over_ranks
+from trainer.policy import MicroBatch
 from trainer.publish import Reporter, before_and_after, push_to_hub, write_card
+from trainer.ranks import mean_over_ranks
 
 
 def launch(main: Callable, config) -> None:
