@@ -46,11 +46,7 @@ PROBES = [
 def load_model(model_dir: str, dtype: torch.dtype):
     """A causal language model. Raises ValueError, in one sentence, when model_dir holds none."""
     folder = Path(model_dir)
-    if folder.exists() and not (folder / "config.json").exists():
-        raise ValueError(
-            f"{model_dir} holds no config.json: give a folder written by save_pretrained, "
-            f"or a hub id"
-        )
+    _check_folder(folder)
     if pointer := next(filter(_is_lfs_pointer, folder.glob("*.safetensors")), None):
         raise ValueError(
             f"{pointer} is a git-lfs pointer, not the weights: run git lfs pull in that folder"
@@ -187,11 +183,19 @@ def end_tokens(model_dir: str, tokenizer) -> list[int]:
     return sorted(ids)
 
 
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not (folder / "config.json").exists():
+        raise ValueError(
+            f"{folder} holds no config.json: give a folder written by save_pretrained, or a hub id"
+        )
+
+
 def check_limits(model_dir: str, tokenizer, longest: int) -> None:
     """Raise ValueError where the tokenizer's ids or the sequences' positions exceed the model's.
 
     longest: prompt + response, in tokens.
     """
+    _check_folder(Path(model_dir))
     try:
         config = AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True)
     except FAULTS as error:
