@@ -75,7 +75,7 @@ def _is_lfs_pointer(path: Path) -> bool:
 
 def _line(error: Exception) -> str:
     """An error's first line, or its kind where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).strip()
 
 
 def _repair_generation_config(model) -> None:
@@ -135,9 +135,14 @@ def load_tokenizer(model_dir: str) -> PreTrainedTokenizerBase:
     try:
         opened = AutoTokenizer.from_pretrained(model_dir)
     except FAULTS as error:
-        if saved is None:
-            raise ValueError(f"cannot load a tokenizer from {model_dir}: {_line(error)}") from error
-        return saved
+        if saved is not None:
+            return saved
+        if folder.exists():
+            raise ValueError(
+                f"{model_dir} holds no tokenizer.json, and no other tokenizer that transformers "
+                f"can open: give a folder with a model and its tokenizer ({_line(error)})"
+            ) from error
+        raise ValueError(f"cannot load a tokenizer from {model_dir}: {_line(error)}") from error
     if saved is None or same_tokens(opened, saved):
         return opened
     if not dist.is_initialized() or dist.get_rank() == 0:
