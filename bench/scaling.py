@@ -27,16 +27,23 @@ SHORT += ["--eval_max_tokens", 2, "--eval_every", 10**6, "--save_every", 10**6]
 
 
 def endless_model(folder: Path, longest: int) -> str:
-    """The tiny model's shape with random weights and an eos token that it lacks: it never stops."""
+    """The tiny model's shape with random weights, except that it never ends: see the comment."""
     import torch
     from transformers import AutoConfig, PreTrainedTokenizerFast, Qwen2ForCausalLM
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(ROOT / "tiny" / "models" / "aligned")
     config = AutoConfig.from_pretrained(ROOT / "tiny" / "models" / "aligned")
-    tokenizer.add_special_tokens({"eos_token": "<|never|>"})
-    config.eos_token_id, config.max_position_embeddings = None, longest
+    config.max_position_embeddings, config.tie_word_embeddings = longest, False
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(config)
+    # The first number of the residual stream is 10 at every token, because no layer writes to it.
+    # The end token's logit looks at it alone, and is far below all others.
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 10.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
+        model.lm_head.weight[tokenizer.eos_token_id] = 0.0
+        model.lm_head.weight[tokenizer.eos_token_id, 0] = -1000.0
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)

@@ -111,9 +111,9 @@ from trainer.run import launch
 def main(out):
     start_ranks()
     own = out / f"machine{os.environ['RANK']}"
-    assert latest_checkpoint(out / "none yet") is None
-    assert latest_checkpoint(out / "machine0").name == "step_000002"
-    latest_checkpoint(own)
+    assert latest_checkpoint(out / "none yet", print) is None
+    assert latest_checkpoint(out / "machine0", print).name == "step_000002"
+    latest_checkpoint(own, print)
 
 launch(main, Path(sys.argv[1]))
 """

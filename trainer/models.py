@@ -132,17 +132,24 @@ def load_tokenizer(model_dir: str) -> PreTrainedTokenizerBase:
     except FAULTS as error:
         if folder.exists():
             raise ValueError(f"cannot load a tokenizer from {model_dir}: {_line(error)}") from error
+    opened, fault = None, "it encodes nothing"
     try:
         opened = AutoTokenizer.from_pretrained(model_dir)
     except FAULTS as error:
-        if saved is not None:
-            return saved
-        if folder.exists():
-            raise ValueError(
-                f"{model_dir} holds no tokenizer.json, and no other tokenizer that transformers "
-                f"can open: give a folder with a model and its tokenizer ({_line(error)})"
-            ) from error
-        raise ValueError(f"cannot load a tokenizer from {model_dir}: {_line(error)}") from error
+        fault = _line(error)
+    if saved is None and (opened is None or not opened("1 + 1").input_ids):
+        # Without any file of a tokenizer, transformers may still open an empty one.
+        where = (
+            "holds no tokenizer.json, and no other tokenizer"
+            if folder.exists()
+            else "has no tokenizer"
+        )
+        raise ValueError(
+            f"{model_dir} {where} that transformers can open: give a folder with a model and its "
+            f"tokenizer, or a hub id ({fault})"
+        )
+    if opened is None:
+        return saved
     if saved is None or same_tokens(opened, saved):
         return opened
     if not dist.is_initialized() or dist.get_rank() == 0:
