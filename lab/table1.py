@@ -257,7 +257,8 @@ def main(config: Config) -> None:
     if any(stage.config.kl_coefficient for stage in stages):
         state["reference"] = load_reference(model_dir, compute_dtype(device))
     policy.entropy_grad = any(s.config.entropy_coef or s.config.entropy_target for s in stages)
-    present, encode = None, partial(encode_prompts, tokenizer=tokenizer, template=template)
+    base, present = config, None
+    encode = partial(encode_prompts, tokenizer=tokenizer, template=template)
 
     state = run.resume(state, problems, policy, optimizer)
     engine.load_weights(policy)
@@ -366,6 +367,7 @@ def main(config: Config) -> None:
             metrics |= kl_metrics(config, minibatches)
             metrics |= techniques.reset_reference(step, metrics, state, policy, optimizer, config)
         metrics |= techniques.adapt_entropy(state, metrics, config)
+        run.config = replace(base, steps=config.steps)  # what the run is called by, without a stage
 
         state["step"] = step
         run.keep_rollouts(step, batch, groups, advantages_P_G, minibatches)

@@ -44,7 +44,7 @@ def run(monkeypatch, out, *flags):
     locks, lock_folder = [], trainer.run.lock_folder
     with monkeypatch.context() as patch:
         patch.setattr(trainer.run, "lock_folder", lambda out: locks.append(lock_folder(out)))
-        patch.setattr(trainer.plot, "plot_run", lambda *_: None)
+        patch.setattr(trainer.plot, "plot_run", lambda _, out: out.touch())
         table1.main(command_line(patch, *SMALL, "--out", out, *flags))
     os.close(*locks)
     return rows(out)
@@ -104,7 +104,7 @@ def test_off_it_repeats_justrl_s_metrics_to_the_last_digit(monkeypatch, tmp_path
         **dict(prompts_per_step=4, steps=3, eval_every=3, eval_data=problems),
         out=str(tmp_path / "justrl"),
     )
-    monkeypatch.setattr(trainer.plot, "plot_run", lambda *_: None)
+    monkeypatch.setattr(trainer.plot, "plot_run", lambda _, out: out.touch())
     justrl.main(plain)
     expected = rows(tmp_path / "justrl")
     seen = run(monkeypatch, tmp_path / "table1", *flags)
@@ -214,6 +214,8 @@ def test_a_token_budget_ends_a_run_and_a_finished_run_is_left_as_it_is(
     seen = run(monkeypatch, tmp_path / "run", *flags)
     assert seen[-2]["sampled_tokens"] < 1000 <= seen[-1]["sampled_tokens"]
     assert "eval_accuracy" in seen[-1]
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert "python -m lab.table1 --tiny" in (checkpoint / "README.md").read_text()
     assert run(monkeypatch, tmp_path / "run", *flags)[1:] == seen[1:]
 
 

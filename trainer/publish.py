@@ -19,7 +19,12 @@ MEASURES = ("reward", "accuracy", "length", "truncated", "entropy", "logp_gap")
 PRIVATE = ["optimizer.safetensors", "reference.safetensors", "state.json", DIGESTS]
 # Flags that say where a run was, not what it was.
 PLACES = ("out", "check", "report_to", "push_to_hub")
-PAPERS = {"justrl": "2512.16649", "prorl": "2505.24864", "liteppo": "2508.08221"}
+PAPERS = {
+    "justrl": "2512.16649",
+    "prorl": "2505.24864",
+    "liteppo": "2508.08221",
+    "table1": "2512.16649",  # lab/table1.py: JustRL's Table 1
+}
 
 
 class Reporter:
@@ -89,7 +94,8 @@ def model_card(recipe: str, config: dict, rows: list[dict], defaults: dict) -> s
     """
     defaults = {name: value for name, value in defaults.items() if name not in PLACES}
     changed = {k: config[k] for k, value in defaults.items() if config[k] != value}
-    command = [f"{recipe}.py", *(f"--{name}={value}" for name, value in changed.items())]
+    script = ["-m", "lab.table1"] if recipe == "table1" else [f"{recipe}.py"]
+    command = [*script, *(f"--{name}={value}" for name, value in changed.items())]
     steps = rows[-1]["step"]
     meta = ["library_name: transformers", "pipeline_tag: text-generation"]
     meta += ["tags:", "- reinforcement-learning", "- grpo", f"- {recipe}"]
