@@ -10,7 +10,8 @@ twice to train on half of it gets half as many updates. Seeds are paired: the sa
 same order and the same seeds of sampling. Everything else is what lab/table1.py --tiny sets.
 
 A killed run goes on with the same command. Arms run one after the other in this process, seed by
-seed, so that an experiment cut short has whole pairs.
+seed, so that an experiment cut short has whole pairs. A run ends with the step that passes the
+budget, so that one of large steps samples somewhat more.
 """
 
 import argparse
@@ -374,7 +375,7 @@ def draw(found: list[Gain], result: dict, out: Path) -> None:
         right.set_yticks(range(len(found)), [o.arm for o in sorted(found, key=lambda o: o.mean)])
         mean, low, high = slope(result)
         figure.suptitle(
-            f"Complexity is {answer(found)}\n{len(whole_seeds(result))} paired seeds, "
+            f"Is complexity necessary? {answer(found).capitalize()}\n{len(whole_seeds(result))} paired seeds, "
             f"{result['budget']:,} sampled tokens a run; a technique more: {mean:+.4f} "
             f"({low:+.4f} to {high:+.4f})"
         )
@@ -396,7 +397,7 @@ def judge() -> None:
     found = gains(result)
     draw(found, result, RESULTS / "figure.png")
     mean, low, high = slope(result)
-    text = f"{table(result, found)}\n\nComplexity is {answer(found)}.\n\nA technique more: "
+    text = f"{table(result, found)}\n\nIs complexity necessary? {answer(found).capitalize()}.\n\nA technique more: "
     text += f"{mean:+.4f} of accuracy (95 % interval {low:+.4f} to {high:+.4f}).\n\n{RULE}\n"
     (RESULTS / "table.md").write_text(text)
     print(text)
