@@ -375,9 +375,9 @@ def draw(found: list[Gain], result: dict, out: Path) -> None:
         right.set_yticks(range(len(found)), [o.arm for o in sorted(found, key=lambda o: o.mean)])
         mean, low, high = slope(result)
         figure.suptitle(
-            f"Is complexity necessary? {answer(found).capitalize()}\n{len(whole_seeds(result))} paired seeds, "
-            f"{result['budget']:,} sampled tokens a run; a technique more: {mean:+.4f} "
-            f"({low:+.4f} to {high:+.4f})"
+            f"Is complexity necessary? {answer(found).capitalize()}\n"
+            f"{len(whole_seeds(result))} paired seeds, {result['budget']:,} sampled tokens a run; "
+            f"a technique more: {mean:+.4f} ({low:+.4f} to {high:+.4f})"
         )
         figure.savefig(out, dpi=130)
         plt.close(figure)
@@ -397,8 +397,10 @@ def judge() -> None:
     found = gains(result)
     draw(found, result, RESULTS / "figure.png")
     mean, low, high = slope(result)
-    text = f"{table(result, found)}\n\nIs complexity necessary? {answer(found).capitalize()}.\n\nA technique more: "
-    text += f"{mean:+.4f} of accuracy (95 % interval {low:+.4f} to {high:+.4f}).\n\n{RULE}\n"
+    text = f"{table(result, found)}\n\n"
+    text += f"Is complexity necessary? {answer(found).capitalize()}.\n\n"
+    text += f"A technique more: {mean:+.4f} of accuracy "
+    text += f"(95 % interval {low:+.4f} to {high:+.4f}).\n\n{RULE}\n"
     (RESULTS / "table.md").write_text(text)
     print(text)
 
