@@ -24,6 +24,9 @@ show that a mechanism exists; they cannot show that it matters at scale.
     python -m lab prorl_boundary      # run one, and see what it says
     python -m lab page                # write this page again
 
+JustRL's own question, whether the complexity of other systems is necessary, has a script and a page
+of its own: [docs/table1.md](../docs/table1.md).
+
 Arms are compared at equal steps, with the same number of answers a step, unless the text says
 otherwise. In short:
 
