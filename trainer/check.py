@@ -322,11 +322,16 @@ def measure(config, model_dir: str, device: torch.device, folder: Path) -> Costs
 
 
 def host_now() -> int:
-    """Host memory of this process, in bytes; what it had at most where that is all one can know."""
+    """Host memory of this process, in bytes; its peak where the system does not tell."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
         return host_peak()
     return os.sysconf("SC_PAGE_SIZE") * int(statm.read_text().split()[1])
+
+
+def resamples(config) -> bool:
+    """Whether a step samples more groups than it trains on, until enough of them are mixed."""
+    return hasattr(config, "max_rounds") and getattr(config, "dynamic_sampling", "") != "off"
 
 
 def longest_prompts(problems: list[Problem], count: int, length: int, start: int = 0):
@@ -464,7 +469,7 @@ def step_seconds(config, costs: Costs, length: float) -> dict[str, float]:
     """Seconds of each phase of a step whose responses all have that many tokens."""
     ranks = dist.get_world_size()
     mine = config.prompts_per_step * config.samples_per_prompt / ranks
-    rounds = mine / costs.at_once / (KEPT_SHARE if hasattr(config, "max_rounds") else 1.0)
+    rounds = mine / costs.at_once / (KEPT_SHARE if resamples(config) else 1.0)
     tokens = mine * (costs.prompt_tokens + length)
     return {
         "rollout": rounds * (costs.prefill + length * costs.decode),
@@ -533,7 +538,7 @@ def table(config, costs: Costs, room: dict, device: str) -> str:
         f"{costs.at_once} responses at once, and {1 / costs.update:,.0f} tokens a second trained, "
         f"at full length, on each rank.",
     ]
-    if hasattr(config, "max_rounds"):
+    if resamples(config):
         lines.append(f"Assumed: {KEPT_SHARE:.0%} of the sampled groups have mixed rewards.")
     return "\n".join(lines)
 
