@@ -1,5 +1,6 @@
 """A run whose machine fails. bench/faults.py has the whole list, docs/faults.md its table."""
 
+import errno
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from conftest import ROOT, python
 from bench.faults import faults, is_sentence, page
 from trainer.checkpoint import DIGESTS, latest_checkpoint, save_checkpoint
 from trainer.policy import load_policy
-from trainer.run import check_finite
+from trainer.run import _sentence, check_finite
 
 
 class Nothing:
@@ -114,3 +115,12 @@ def test_every_fault_ends_in_equal_metrics_or_one_sentence(recipe, tmp_path):
     flags = ["--recipes", recipe, "--kills", 3, "--out", tmp_path / "faults.md"]
     done = python("-m", "bench.faults", *flags, timeout=3000, cwd=ROOT)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def test_a_full_disk_says_what_to_do_at_any_write():
+    error = OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl")
+    assert _sentence(error) == (
+        "no space left on the disk to write runs/a/metrics.jsonl: make room, the same command "
+        "continues the run"
+    )
+    assert _sentence(OSError(errno.ENOSPC, "No space left on device")).startswith("no space left")

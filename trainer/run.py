@@ -1,6 +1,7 @@
 """A run seen from outside: its folder, its progress bar, its clock, and how it is stopped."""
 
 import dataclasses
+import errno
 import fcntl
 import json
 import math
@@ -56,6 +57,9 @@ def _sentence(error: Exception) -> str | None:
         )
     if isinstance(error, MemoryError):
         return "out of memory on this machine: docs/running.md says how much a run takes"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" to write {error.filename}" if error.filename else ""
+        return f"no space left on the disk{where}: make room, the same command continues the run"
     if isinstance(error, ValueError | OSError):
         return str(error)
     # With other ranks there, a lost connection is the trace that a dead one leaves.
