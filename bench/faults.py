@@ -266,7 +266,7 @@ KILLS = {
     "after the optimizer's file": kill_at("trainer.checkpoint", "save_file", 2, after=True),
     "before the new folder's name": kill_at("pathlib:Path", "rename", 2),
     "after the new folder's name": kill_at("pathlib:Path", "rename", 2, after=True),
-    "inside a reset": kill_at("trainer.policy:Policy", "load_full_state", 1, after=True),
+    "inside a reset": kill_at("trainer.policy:Policy", "copy_from", 1, after=True),
 }
 
 
