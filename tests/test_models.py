@@ -323,8 +323,9 @@ import json, sys, torch
 from pathlib import Path
 from conftest import random_rollouts
 from test_models import batches_of, gradients
-from trainer.policy import (full, load_policy)
+from trainer.policy import full, load_policy
 from trainer.ranks import start_ranks
+from trainer.run import leave
 torch.set_num_threads(1)
 device = start_ranks()
 for name, folder in json.loads(sys.argv[1]).items():
@@ -338,8 +339,7 @@ for name, folder in json.loads(sys.argv[1]).items():
         norms = str(error)
     if torch.distributed.get_rank() == 0:
         Path(sys.argv[2], name + ".json").write_text(json.dumps(norms))
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
+leave()
 """
 
 
