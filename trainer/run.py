@@ -26,6 +26,7 @@ from trainer.metrics import check_gap
 from trainer.policy import MicroBatch
 from trainer.publish import Reporter, before_and_after, push_to_hub, write_card
 from trainer.ranks import mean_over_ranks
+from trainer.rollout import choose_engine
 
 
 def launch(main: Callable, config) -> None:
@@ -166,7 +167,8 @@ class Run:
         self.say(
             f"{self.recipe}: {config.model} on {len(problems)} problems, {config.steps} steps of "
             f"{config.prompts_per_step} prompts x {config.samples_per_prompt} responses of at most "
-            f"{config.max_response_tokens} tokens, {ranks} rank(s), in {self.out}"
+            f"{config.max_response_tokens} tokens, {choose_engine(config.engine)} engine, "
+            f"{ranks} rank(s), in {self.out}"
         )
         state = {"step": 0, "data": fingerprint(problems), **state}
         folder = checkpoint.latest_checkpoint(self.out, self.say)
