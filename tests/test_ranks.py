@@ -135,6 +135,7 @@ def test_a_checkpoint_that_one_machine_does_not_see_is_refused_by_all(tmp_path):
 
 
 @slow
+@slow
 @needs_vllm
 @pytest.mark.vllm
 def test_an_evaluation_with_less_work_than_ranks_ends(tmp_path):
@@ -150,7 +151,7 @@ def test_an_evaluation_with_less_work_than_ranks_ends(tmp_path):
         "vllm",
     ]
     done, _ = run_ranks(
-        ROOT / "evaluate.py", *flags, "--engine", "vllm", "--out", tmp_path / "evals"
+        "--", ROOT / "evaluate.py", *flags, "--engine", "vllm", "--out", tmp_path / "evals"
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "evals" / "eval.json").read_text())["settings"]["n"]
