@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from trainer import checkpoint, rollouts
 from trainer.data import Problem, Rollout, fingerprint
+from trainer.files import read_jsonl
 from trainer.metrics import check_gap
 from trainer.policy import MicroBatch
 from trainer.publish import Reporter, before_and_after, push_to_hub, write_card
@@ -354,7 +355,7 @@ class Run:
 
         curves = self.out / "curves.png"
         plot_run(self.out, curves)
-        rows = [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
+        rows = read_jsonl(self.out / "metrics.jsonl")
         print_summary(rows)
         config, defaults = dataclasses.asdict(self.config), dataclasses.asdict(type(self.config)())
         trained = max((self.out / "checkpoints").glob("step_??????"))
