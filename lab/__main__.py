@@ -1,14 +1,14 @@
-"""The papers' findings, tried in the embedded worlds: arms x paired seeds of the scripts, a figure,
-verdicts.
+"""The papers' findings, tried in the embedded worlds: arms, paired seeds, a figure, verdicts.
 
-    python -m lab                                      the experiments: what the paper claims, the
-    arms, the time python -m lab clip_higher [--seeds 5] [--jobs 2]   run one:
-    lab/results/clip_higher/{results.json,figure.png} python -m lab clip_higher --steps 8 --seeds 2
-    try it out: shorter, all of it under lab/runs/clip_higher-8steps python -m lab all
-    run all of them, one after the other python -m lab page                                 write
-    lab/README.md and the figures from the results there are
+    python -m lab                                   what there is, and how long it takes
+    python -m lab clip_higher                       run one; [--seeds 5] [--jobs 2]
+    python -m lab clip_higher --steps 8 --seeds 2   try it out, shorter
+    python -m lab all                               run all of them, one after the other
+    python -m lab page                              write lab/README.md from the results
 
-If a run is killed, the same command goes on. "It does not show at this scale" is a result.
+What a run measured goes to lab/results/NAME/results.json, with a figure; a try-out stays under
+lab/runs. If a run is killed, the same command goes on. "It does not show at this scale" is a
+result.
 """
 
 import argparse
@@ -43,8 +43,7 @@ def listing(seeds: int, jobs: int) -> str:
 
 
 def run_experiment(name: str, out: Path, *, seeds: int, jobs: int, steps: int | None) -> None:
-    """Run what is missing of an experiment, write results.json and figure.png, print the
-    verdicts."""
+    """Run what is missing of an experiment, write its results and figure, print the verdicts."""
     experiment = EXPERIMENTS[name]
     home, runs_home = out / "results" / name, out / "runs" / name
     trial = steps is not None and steps != experiment.steps
