@@ -122,7 +122,16 @@ class Config(Flags):
 
 
 # Scale alone changes, never the algorithm.
-TINY = presets.TINY | dict(prompts_per_step=16, reset_every=25)
+TINY = presets.TINY | dict(
+    model="tiny:compose",  # solves no chain of ten functions in 128 tries: a boundary to move
+    data="tiny:train/compose",
+    eval_data="tiny:eval/compose-10",
+    prompts_per_step=16,
+    max_prompt_tokens=64,
+    max_response_tokens=80,
+    eval_max_tokens=80,
+    reset_every=25,
+)
 SMALL = presets.SMALL | dict(prompts_per_step=16, reset_every=50)
 RECIPE = "prorl"  # the name of its run folders
 

@@ -31,7 +31,12 @@ FLAGS = (
     "--tiny --prompts_per_step 4 --samples_per_prompt 4 --eval_samples 2 --eval_every 2 "
     "--save_every 2 --steps 8"
 )
-OWN = {"justrl": [], "prorl": ["--reset_every", "3"], "liteppo": []}
+OWN = {
+    "justrl": [],
+    # A world where most groups are mixed.
+    "prorl": ["--reset_every", "3", "--model", "tiny:aligned", "--data", "tiny:train/mixed"],
+    "liteppo": [],
+}
 INF = float("inf")
 
 

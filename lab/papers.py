@@ -69,6 +69,9 @@ LITEPPO = "liteppo.py --updates_per_step 8"
 # The papers' four updates a batch.
 JUSTRL = "justrl.py --updates_per_step 4"
 PRORL = "prorl.py --updates_per_step 4 --reset_patience 0"
+# prorl.py --tiny starts in the world of compositions.
+MIXED = """--model tiny:aligned --data tiny:train/mixed --eval_data tiny:eval/mixed
+ --max_response_tokens 64 --eval_max_tokens 64"""
 EASY, HARD = (
     f"--data tiny:train/{level} --eval_data tiny:eval/{level}" for level in ("easy", "hard")
 )
@@ -124,83 +127,66 @@ EXPERIMENTS["normalization"] = Experiment(
     "fall.",
 )
 
-BOUNDS = ("0.20", "0.24", "0.28", "0.32", "0.40")
+# The world of forks. At depth 8 an answer takes 8 tokens if it guesses, and 104 if it works.
+FORKS = "--max_response_tokens 112 --eval_max_tokens 112"
+FORKS_BASE, FORKS_ALIGNED = f"--model tiny:forks {FORKS}", f"--model tiny:forks-aligned {FORKS}"
+SHORT, LONG, ALL = (
+    f"--data tiny:train/compose-{depths} --eval_data tiny:eval/compose-{depths}"
+    for depths in ("1-2", "3-8", "1-8")
+)
 EXPERIMENTS["clip_higher"] = Experiment(
     paper="Tricks or Traps, analysis 2. For base models, a higher upper bound of the clip changes "
     "entropy little and can hurt. For aligned ones it slows the loss of entropy and raises "
-    "accuracy. The smaller aligned model gains up to 0.32, the larger one is best at 0.28. The "
+    "accuracy; the smaller aligned model gains up to 0.32, the larger one is best at 0.28. The "
     "paper draws accuracy and entropy over steps, one line a bound.",
-    found="In the world of arithmetic the bound does almost nothing. It is met by two tokens in a "
-    "thousand at 0.20 and by one at 0.40; entropy does not change by a tenth, and accuracy varies "
-    "more from seed to seed than from bound to bound. An answer there has few tokens at which it "
-    "forks; `clip_higher_compose` tries it where it has.",
+    found="",
     arms=cross(
-        {
-            "base": BASE,
-            "aligned": ALIGNED,
-            "base small": "--model tiny:base-small",
-            "aligned small": "--model tiny:aligned-small",
-        },
-        # Three times the rate of the others. At theirs, one token in 10,000 meets the bound.
-        {bound: f"{LITEPPO} --learning_rate 3e-4 --clip_high {bound}" for bound in BOUNDS},
+        {"base": f"{FORKS_BASE} {ALL}", "aligned": f"{FORKS_ALIGNED} {ALL}"},
+        {bound: f"{LITEPPO} --clip_high {bound}" for bound in ("0.20", "0.28", "0.32")},
     ),
     claims=(
-        Claim(
-            "entropy",
-            ("aligned: 0.28", "aligned small: 0.28"),
-            ("aligned: 0.20", "aligned small: 0.20"),
-        ),
-        Claim(
-            "eval_accuracy",
-            ("aligned: 0.28", "aligned small: 0.28"),
-            ("aligned: 0.20", "aligned small: 0.20"),
-        ),
-        Claim(
-            "eval_accuracy", ("base: 0.20", "base small: 0.20"), ("base: 0.28", "base small: 0.28")
-        ),
+        Claim("entropy", ("aligned: 0.28",), ("aligned: 0.20",)),
+        Claim("eval_accuracy", ("aligned: 0.28",), ("aligned: 0.20",)),
+        Claim("eval_accuracy", ("base: 0.20",), ("base: 0.28",)),
         Claim("entropy", ("aligned: 0.28", "base: 0.20"), ("aligned: 0.20", "base: 0.28")),
-        Claim("eval_accuracy", ("aligned small: 0.32",), ("aligned small: 0.20",)),
         Claim("eval_accuracy", ("aligned: 0.28",), ("aligned: 0.32",)),
     ),
     panels=("eval_accuracy", "entropy", "clip_fraction_high"),
-    steps=32,
-    seconds=29,
-    try_it="`python liteppo.py --tiny --updates_per_step 8 --clip_high 0.4`, and look at "
-    "`clip_fraction_high`.",
+    steps=24,
+    seconds=40,
+    try_it="`python liteppo.py --tiny --model tiny:forks --data tiny:train/compose --eval_data "
+    "tiny:eval/compose --max_response_tokens 112 --eval_max_tokens 112 --updates_per_step 16`, "
+    "once more with `--clip_high 0.4`, and watch the marks in the answers.",
 )
 
 EXPERIMENTS["aggregation"] = Experiment(
     paper="Tricks or Traps, analysis 3. From a base model every token should weigh alike, most of "
     "all on hard data. From an aligned one every sequence should, in most settings. The paper "
     "compares the final accuracies as bars.",
-    found="Equal weight for every token is better on hard data, from the aligned model as well, "
-    "where the paper says the opposite. Answers are 5 to 64 tokens long, and the longest are those "
-    "that never stop: the token mean punishes them in full and keeps half as many. Our aligned "
-    "model is a short tuning away from the base, so that the paper's distinction between the two "
-    "can hardly show.",
+    found="",
     arms=cross(
         {
-            "base, easy": f"{BASE} {EASY}",
-            "base, hard": f"{BASE} {HARD}",
-            "aligned, easy": f"{ALIGNED} {EASY}",
-            "aligned, hard": f"{ALIGNED} {HARD}",
+            "base, short": f"{FORKS_BASE} {SHORT}",
+            "base, long": f"{FORKS_BASE} {LONG}",
+            "aligned, short": f"{FORKS_ALIGNED} {SHORT}",
+            "aligned, long": f"{FORKS_ALIGNED} {LONG}",
         },
         {how: f"{LITEPPO} --aggregation {how}" for how in ("token", "sequence")},
     ),
     claims=(
-        Claim("eval_accuracy", ("base, easy: token",), ("base, easy: sequence",)),
-        Claim("eval_accuracy", ("base, hard: token",), ("base, hard: sequence",)),
+        Claim("eval_accuracy", ("base, short: token",), ("base, short: sequence",)),
+        Claim("eval_accuracy", ("base, long: token",), ("base, long: sequence",)),
         Claim(
             "eval_accuracy",
-            ("base, hard: token", "base, easy: sequence"),
-            ("base, hard: sequence", "base, easy: token"),
+            ("base, long: token", "base, short: sequence"),
+            ("base, long: sequence", "base, short: token"),
         ),
-        Claim("eval_accuracy", ("aligned, easy: sequence",), ("aligned, easy: token",)),
-        Claim("eval_accuracy", ("aligned, hard: sequence",), ("aligned, hard: token",)),
+        Claim("eval_accuracy", ("aligned, short: sequence",), ("aligned, short: token",)),
+        Claim("eval_accuracy", ("aligned, long: sequence",), ("aligned, long: token",)),
     ),
     panels=("eval_accuracy", "length", "entropy"),
-    steps=40,
-    seconds=39,
+    steps=24,
+    seconds=40,
     try_it="`python liteppo.py --tiny --aggregation sequence`, and compare `length` and "
     "`truncated`.",
 )
@@ -252,7 +238,8 @@ EXPERIMENTS["overlong_filter"] = Experiment(
 
 DAPO = f"""prorl.py --updates_per_step 8 {BASE} --kl_coefficient 0 --reset_every 0 --reset_patience
 0
- --clip_high 0.28 --weight_decay 0 --temperature 0.99 --eval_temperature 0.99 --eval_top_p 0.99"""
+ --clip_high 0.28 --weight_decay 0 --temperature 0.99 --eval_temperature 0.99 --eval_top_p 0.99
+ --max_response_tokens 64 --eval_max_tokens 64"""
 EXPERIMENTS["lite_ppo"] = Experiment(
     paper="Tricks or Traps, section 5. From base models, Lite PPO (group mean, batch std, every "
     "token alike) ends above GRPO and DAPO, on easy and on hard data. On easy data the others "
@@ -340,11 +327,16 @@ EXPERIMENTS["prorl_reset"] = Experiment(
     "of the loss before any two arms were compared.",
     arms={
         "": {
-            "no KL": f"{PRORL} {NO_KL}",
-            **{f"KL {c}": f"{PRORL} --kl_coefficient {c} --reset_every 0" for c in ("1e-4", "1")},
-            **{f"KL {c}, resets": f"{PRORL} --kl_coefficient {c} {RESET}" for c in ("1e-4", "1")},
-            "KL 1, resets, optimizer kept": f"{PRORL} --kl_coefficient 1 {RESET} "
-            "--reset_optimizer False",
+            name: f"{PRORL} {MIXED} {flags}"
+            for name, flags in {
+                "no KL": NO_KL,
+                "KL 1e-4": "--kl_coefficient 1e-4 --reset_every 0",
+                "KL 1": "--kl_coefficient 1 --reset_every 0",
+                "KL 1e-4, resets": f"--kl_coefficient 1e-4 {RESET}",
+                "KL 1, resets": f"--kl_coefficient 1 {RESET}",
+                "KL 1, resets, optimizer kept": f"--kl_coefficient 1 {RESET} "
+                "--reset_optimizer False",
+            }.items()
         }
     },
     claims=(
@@ -374,7 +366,7 @@ EXPERIMENTS["prorl_boundary_arithmetic"] = Experiment(
     "On longer chains (`ood`) pass@1 rises by nine points while pass@128 falls by sixty: the "
     "base's answers differ so much that one of 128 is mostly right, and training makes the answers "
     "to a problem alike. `prorl_boundary` asks the question in a world without luck.",
-    arms={"": {"ProRL": f"{PRORL} {RESET} {ALIGNED}"}},
+    arms={"": {"ProRL": f"{PRORL} {RESET} {MIXED}"}},
     claims=(
         *(Claim(f"rise@1 {level}", ("ProRL",)) for level in LEVELS),
         Claim("rise@128 hard", ("ProRL",)),
@@ -436,37 +428,4 @@ EXPERIMENTS["prorl_boundary"] = Experiment(
     + ",".join(f"tiny/compose-{depth}" for depth in DEPTHS),
     points={"before": "tiny:compose", "midway": MIDDLE, "after": LAST},
     tasks=tuple(f"tiny/compose-{depth}" for depth in DEPTHS),
-)
-
-# Depths up to 12: a guess takes 8 tokens and the longest working 92.
-# The rate is the one of clip_higher.
-FORKS = """--data tiny:train/compose-1-12 --eval_data tiny:eval/compose-1-12 --max_prompt_tokens 64
- --max_response_tokens 96 --eval_max_tokens 96"""
-EXPERIMENTS["clip_higher_compose"] = Experiment(
-    paper="The claims of `clip_higher`, in the world of compositions, whose answers fork: the "
-    "first token decides between a guess and a working. The base works in 1 to 5 % of its answers, "
-    "the aligned model in half; a guess takes 8 tokens and a working up to 92.",
-    found="Before arms are compared, one token in a hundred must meet the upper bound in the 0.20 "
-    "arm. In a first run of it, from the aligned model and with 16 steps, at most one in 800 does: "
-    "most tokens of a working are digits that leave no choice. A higher rate or more updates a "
-    "batch is to be tried first.",
-    arms=cross(
-        {"base": "--model tiny:compose", "aligned": "--model tiny:compose-aligned"},
-        {
-            bound: f"{LITEPPO} {FORKS} --learning_rate 3e-4 --clip_high {bound}"
-            for bound in ("0.20", "0.28")
-        },
-    ),
-    claims=(
-        Claim("entropy", ("aligned: 0.28",), ("aligned: 0.20",)),
-        Claim("eval_accuracy", ("aligned: 0.28",), ("aligned: 0.20",)),
-        Claim("eval_accuracy", ("base: 0.20",), ("base: 0.28",)),
-        Claim("entropy", ("aligned: 0.28", "base: 0.20"), ("aligned: 0.20", "base: 0.28")),
-    ),
-    panels=("eval_accuracy", "entropy", "clip_fraction_high"),
-    steps=24,
-    seconds=60,
-    try_it="`python liteppo.py --tiny --model tiny:compose --data tiny:train/compose --eval_data "
-    "tiny:eval/compose --updates_per_step 8 --clip_high 0.4`, and see when the base begins to "
-    "work.",
 )

@@ -37,9 +37,10 @@ SMALL = [
 ]
 OWN = {
     "justrl": [],
-    "prorl": ["--reset_every", "3"],
+    # Resets on both sides of a kill, in a world where most groups are mixed.
+    "prorl": ["--reset_every", "3", "--model", "tiny:aligned", "--data", "tiny:train/mixed"],
     "liteppo": [],
-}  # prorl: with resets on both sides of a kill
+}
 
 
 @pytest.fixture(scope="module")
