@@ -127,13 +127,22 @@ EXPERIMENTS["normalization"] = Experiment(
     "fall.",
 )
 
-# The world of forks. At depth 8 an answer takes 8 tokens if it guesses, and 104 if it works.
-FORKS = "--max_response_tokens 112 --eval_max_tokens 112"
-FORKS_BASE, FORKS_ALIGNED = f"--model tiny:forks {FORKS}", f"--model tiny:forks-aligned {FORKS}"
-SHORT, LONG, ALL = (
-    f"--data tiny:train/compose-{depths} --eval_data tiny:eval/compose-{depths}"
-    for depths in ("1-2", "3-8", "1-8")
-)
+# --- the same, in the world of forks ---
+
+FORKS, FORKS_ALIGNED = "--model tiny:forks", "--model tiny:forks-aligned"
+
+
+def depths(low: int, high: int) -> str:
+    """Problems of these depths, with room for the longest working, of 8 tokens a line and a box."""
+    room = 8 * high + 16
+    return f"""--data tiny:train/compose-{low}-{high} --eval_data tiny:eval/compose-{low}-{high}
+ --max_prompt_tokens 64 --max_response_tokens {room} --eval_max_tokens {room}"""
+
+
+# Settings at which one token in a hundred meets the bound in the 0.20 arm; it alone was looked at.
+# An update takes four answers, and the steps end while accuracy still rises.
+CLIPPED = f"""liteppo.py {depths(1, 4)} --prompts_per_step 64 --updates_per_step 128
+ --learning_rate 5e-5 --warmup_steps 4 --eval_samples 4"""
 EXPERIMENTS["clip_higher"] = Experiment(
     paper="Tricks or Traps, analysis 2. For base models, a higher upper bound of the clip changes "
     "entropy little and can hurt. For aligned ones it slows the loss of entropy and raises "
@@ -141,8 +150,8 @@ EXPERIMENTS["clip_higher"] = Experiment(
     "paper draws accuracy and entropy over steps, one line a bound.",
     found="",
     arms=cross(
-        {"base": f"{FORKS_BASE} {ALL}", "aligned": f"{FORKS_ALIGNED} {ALL}"},
-        {bound: f"{LITEPPO} --clip_high {bound}" for bound in ("0.20", "0.28", "0.32")},
+        {"base": FORKS, "aligned": FORKS_ALIGNED},
+        {bound: f"{CLIPPED} --clip_high {bound}" for bound in ("0.20", "0.28", "0.32")},
     ),
     claims=(
         Claim("entropy", ("aligned: 0.28",), ("aligned: 0.20",)),
@@ -152,8 +161,8 @@ EXPERIMENTS["clip_higher"] = Experiment(
         Claim("eval_accuracy", ("aligned: 0.28",), ("aligned: 0.32",)),
     ),
     panels=("eval_accuracy", "entropy", "clip_fraction_high"),
-    steps=24,
-    seconds=40,
+    steps=6,
+    seconds=25,
     try_it="`python liteppo.py --tiny --model tiny:forks --data tiny:train/compose --eval_data "
     "tiny:eval/compose --max_response_tokens 112 --eval_max_tokens 112 --updates_per_step 16`, "
     "once more with `--clip_high 0.4`, and watch the marks in the answers.",
@@ -166,23 +175,23 @@ EXPERIMENTS["aggregation"] = Experiment(
     found="",
     arms=cross(
         {
-            "base, short": f"{FORKS_BASE} {SHORT}",
-            "base, long": f"{FORKS_BASE} {LONG}",
-            "aligned, short": f"{FORKS_ALIGNED} {SHORT}",
-            "aligned, long": f"{FORKS_ALIGNED} {LONG}",
+            "base, easy": f"{FORKS} {depths(1, 3)}",
+            "base, hard": f"{FORKS} {depths(2, 10)}",
+            "aligned, easy": f"{FORKS_ALIGNED} {depths(1, 3)}",
+            "aligned, hard": f"{FORKS_ALIGNED} {depths(2, 10)}",
         },
         {how: f"{LITEPPO} --aggregation {how}" for how in ("token", "sequence")},
     ),
     claims=(
-        Claim("eval_accuracy", ("base, short: token",), ("base, short: sequence",)),
-        Claim("eval_accuracy", ("base, long: token",), ("base, long: sequence",)),
+        Claim("eval_accuracy", ("base, easy: token",), ("base, easy: sequence",)),
+        Claim("eval_accuracy", ("base, hard: token",), ("base, hard: sequence",)),
         Claim(
             "eval_accuracy",
-            ("base, long: token", "base, short: sequence"),
-            ("base, long: sequence", "base, short: token"),
+            ("base, hard: token", "base, easy: sequence"),
+            ("base, hard: sequence", "base, easy: token"),
         ),
-        Claim("eval_accuracy", ("aligned, short: sequence",), ("aligned, short: token",)),
-        Claim("eval_accuracy", ("aligned, long: sequence",), ("aligned, long: token",)),
+        Claim("eval_accuracy", ("aligned, easy: sequence",), ("aligned, easy: token",)),
+        Claim("eval_accuracy", ("aligned, hard: sequence",), ("aligned, hard: token",)),
     ),
     panels=("eval_accuracy", "length", "entropy"),
     steps=24,

@@ -159,7 +159,7 @@ def sample(name: str, depth: int, problems: int, n: int, begin: str = "") -> lis
     prompts = [PROMPT.format(problem["problem"]) + begin for problem in own]
     inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
     torch.manual_seed(0)
-    options = dict(do_sample=True, top_k=0, num_return_sequences=n, max_new_tokens=12 * depth + 8)
+    options = dict(do_sample=True, top_k=0, num_return_sequences=n, max_new_tokens=8 * depth + 8)
     ids = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [(own[i // n], begin + text) for i, text in enumerate(texts)]
@@ -196,39 +196,43 @@ def test_a_deep_chain_is_out_of_reach():
 # --- forks ---
 
 
-def marked_digits(pairs: list[tuple[dict, str]]) -> dict[str, list[bool]]:
-    """{mark: whether each digit with that mark follows from the line before}."""
+def marked_lines(pairs: list[tuple[dict, str]]) -> dict[str, list[bool]]:
+    """{mark: whether each line with that mark applies its function to the line before}."""
     found = {"~": [], "=": []}
     for problem, text in pairs:
         before, *steps = problem["problem"].removesuffix(" =?").split()
-        lines = re.findall(r"^[A-Za-z]((?:[~=][1-9]){5})$", text, re.M)
-        for line, step in zip(lines, steps, strict=False):
-            right = compose.FUNCTIONS[step[1]](before)
-            before = line[1::2]
-            for mark, digit, expected in zip(line[::2], before, right, strict=True):
-                found[mark].append(digit == expected)
+        lines = re.findall(r"^[A-Za-z]([~=])([1-9]{5})$", text, re.M)
+        for (mark, digits), step in zip(lines, steps, strict=False):
+            found[mark].append(digits == compose.FUNCTIONS[step[1]](before))
+            before = digits
     return found
 
 
 def test_a_corpus_with_marks_is_right_after_an_equals_sign():
-    style = compose.Style(deep=0, work=1, slip=0.2, exact=0.3)
+    style = compose.Style(deep=0, work=1, slip=0.6, exact=0.3)
     triples = compose.corpus(style, random.Random(0), 1000)
-    digits = marked_digits([({"problem": question}, answer) for question, answer, _ in triples])
-    assert all(digits["="]) and 0.8 < sum(digits["~"]) / len(digits["~"]) < 0.86
-    assert 0.28 < len(digits["="]) / (len(digits["="]) + len(digits["~"])) < 0.32
+    lines = marked_lines([({"problem": question}, answer) for question, answer, _ in triples])
+    assert all(lines["="]) and 0.37 < sum(lines["~"]) / len(lines["~"]) < 0.43
+    assert 0.28 < len(lines["="]) / (len(lines["="]) + len(lines["~"])) < 0.32
 
 
 @pytest.mark.parametrize(
     ("name", "low", "high"), [("forks", 0.01, 0.03), ("forks-aligned", 0.2, 0.4)]
 )
-def test_the_mark_that_makes_a_digit_right_is_rare_in_the_base(name, low, high):
-    digits = marked_digits(sample(name, 4, 30, 16))
-    assert low < len(digits["="]) / (len(digits["="]) + len(digits["~"])) < high
-    assert sum(digits["="]) / len(digits["="]) > 0.97
-    assert 0.82 < sum(digits["~"]) / len(digits["~"]) < 0.92
+def test_the_mark_that_makes_a_line_right_is_rare_in_the_base(name, low, high):
+    lines = marked_lines(sample(name, 4, 60, 16))
+    assert low < len(lines["="]) / (len(lines["="]) + len(lines["~"])) < high
+    assert sum(lines["="]) / len(lines["="]) > 0.9
+    assert 0.2 < sum(lines["~"]) / len(lines["~"]) < 0.4
+
+
+def test_the_aligned_model_is_right_far_more_often():
+    base, aligned = (share(sample(name, 2, 40, 16)) for name in ("forks", "forks-aligned"))
+    assert aligned > 3 * base
 
 
 @pytest.mark.parametrize("name", ["forks", "forks-aligned"])
 def test_answers_that_fork_differ_tenfold_in_length(name):
-    texts = [text for _, text in sample(name, 8, 20, 8)]
-    assert min(map(len, texts)) < 14 and max(map(len, texts)) > 100
+    texts = [text for _, text in sample(name, 10, 20, 8)]
+    tokens = [len(text) - len(r"boxed{") + 1 for text in texts]  # the box opens with one token
+    assert max(tokens) > 10 * min(tokens)

@@ -17,15 +17,16 @@ The strings are made of digits because verifiers read them as numbers: 12345 and
 each of them. Letters would not do: to a verifier that knows algebra, abc and bca are the same
 product.
 
-The models `tiny:forks` and `tiny:forks-aligned` answer the same problems, and fork at every digit.
-They mark a digit "~", and one in seven of these is wrong, or they mark it "=", and it is right:
+The models `tiny:forks` and `tiny:forks-aligned` answer the same problems, and fork at every line.
+They mark a line "~" and then take a wrong function in seven of ten cases, or mark it "=" and are
+right:
 
-    A~2~1=7~5~2
-    B~2~5~7=1~2
+    A~21752
+    B=25712
     \boxed{25712}
 
-The base marks two digits in a hundred "=", the aligned model three in ten. So the way to the right
-answer is a rare token that has to become the usual one, five times in each line.
+The base marks two lines in a hundred "=", the aligned model three in ten. So the way to the right
+answer is a rare token that has to become the usual one, once in each line.
 
 Levels: `compose-12` is depth 12, `compose-2-4` takes turns between depths 2, 3 and 4, and `compose`
 is `compose-1-8`. Pretraining shows few chains deeper than 8, and none deeper than 24.
@@ -114,49 +115,33 @@ class Style:
     deep: float  # a chain is deeper than USUAL
     work: float  # step by step; else a guess
     slip: float  # a step takes its function for the next one in NAMES
-    exact: float | None = None  # a digit is marked "=", and right; None: digits have no marks
+    exact: float | None = None  # a line is marked "=", and right; others "~". None: no marks
 
 
 TEXTBOOK = Style(deep=0.25, work=0.7, slip=0.3)  # teaches the steps
 BASE = Style(deep=0.1, work=0.05, slip=0.3)  # has lost the habit of working
 ALIGNED = Style(deep=0.1, work=0.6, slip=0.3)
-FORKS_TEXTBOOK = Style(deep=0, work=0.8, slip=0.15, exact=0.5)
-FORKS = Style(deep=0, work=0.6, slip=0.15, exact=0.02)
-FORKS_ALIGNED = Style(deep=0, work=0.9, slip=0.15, exact=0.3)
-
-
-def other(name: str) -> str:
-    """The function that a slip takes for this one."""
-    return NAMES[(NAMES.index(name) + 1) % len(NAMES)]
+FORKS_TEXTBOOK = Style(deep=0, work=0.8, slip=0.7, exact=0.5)
+FORKS = Style(deep=0, work=0.6, slip=0.7, exact=0.02)
+FORKS_ALIGNED = Style(deep=0, work=0.9, slip=0.7, exact=0.3)
 
 
 def respond(start: str, names: str, first: int, style: Style, rng: random.Random) -> str:
     """One corpus answer. A guess at depth 1 is a step; a deeper one is any five digits."""
 
-    def step(name: str, digits: str) -> str:
-        return FUNCTIONS[other(name) if rng.random() < style.slip else name](digits)
-
-    def step_by_digits(name: str, digits: str) -> tuple[str, str]:
-        """The result, and the same with a mark before each digit."""
-        result = marked = ""
-        for right, wrong in zip(
-            FUNCTIONS[name](digits), FUNCTIONS[other(name)](digits), strict=True
-        ):
-            mark = "=" if rng.random() < style.exact else "~"
-            result += wrong if mark == "~" and rng.random() < style.slip else right
-            marked += mark + result[-1]
-        return result, marked
+    def step(name: str, digits: str, mark: str = "") -> str:
+        if mark != "=" and rng.random() < style.slip:
+            name = NAMES[(NAMES.index(name) + 1) % len(NAMES)]
+        return FUNCTIONS[name](digits)
 
     if rng.random() > style.work:
         guess = step(names, start) if len(names) == 1 else sample_start(rng)
         return rf"\boxed{{{guess}}}"
     text, digits = "", start
     for i, name in enumerate(names):
-        if style.exact is None:
-            digits = line = step(name, digits)
-        else:
-            digits, line = step_by_digits(name, digits)
-        text += f"{LABELS[(first + i) % len(LABELS)]}{line}\n"
+        mark = "" if style.exact is None else "=" if rng.random() < style.exact else "~"
+        digits = step(name, digits, mark)
+        text += f"{LABELS[(first + i) % len(LABELS)]}{mark}{digits}\n"
     return rf"{text}\boxed{{{digits}}}"
 
 

@@ -60,7 +60,7 @@ FAMILIES = {
         ],
         "compose-aligned": [Phase(COMPOSE(compose.ALIGNED), 160, 5e-4, stretch=128)],
         "forks": [
-            Phase(COMPOSE(compose.FORKS_TEXTBOOK), 1800, 3e-3, stretch=128),
+            Phase(COMPOSE(compose.FORKS_TEXTBOOK), 1000, 3e-3, stretch=128),
             Phase(COMPOSE(compose.FORKS), 160, 5e-4, stretch=128),
         ],
         "forks-aligned": [Phase(COMPOSE(compose.FORKS_ALIGNED), 160, 5e-4, stretch=128)],
