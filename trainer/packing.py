@@ -46,34 +46,33 @@ def pack(rollouts: list[Rollout], device: torch.device) -> Packed:
         if prompt not in starts:
             starts[prompt] = size
             size += len(prompt)
-        response = torch.arange(size, size + len(rollout.response_ids))
-        rows.append(torch.cat([torch.arange(len(prompt)) + starts[prompt], response]))
+        response = np.arange(size, size + len(rollout.response_ids))
+        rows.append(np.concatenate([np.arange(len(prompt)) + starts[prompt], response]))
         size += len(response)
-    ids_N, positions_N, source_N = torch.empty(3, size, dtype=torch.int64)
+    ids_N, positions_N, source_N = np.empty((3, size), dtype=np.int64)
     places, area = [], 0
     length_B = [len(row) for row in rows]
     longest_first = sorted(range(len(rows)), key=lambda i: -length_B[i])
     for cut in cut_rectangles(longest_first, length_B, cut_cost=RECTANGLE_COST):
         width = length_B[cut[0]]
-        place_B_T = torch.zeros(len(cut), width, dtype=torch.int64)
+        place_B_T = np.zeros((len(cut), width), dtype=np.int64)
         for line, i in enumerate(cut):
-            row, span = rows[i], torch.arange(length_B[i])
-            ids = np.concatenate([rollouts[i].prompt_ids, rollouts[i].response_ids])
-            place_B_T[line, span] = row
-            ids_N[row] = torch.as_tensor(ids, dtype=torch.int64)
-            positions_N[row] = span
-            source_N[row] = area + line * width + span
-        places.append(place_B_T.to(device))
-        area += place_B_T.numel()
+            row, length = rows[i], length_B[i]
+            place_B_T[line, :length] = row
+            ids_N[row] = np.concatenate([rollouts[i].prompt_ids, rollouts[i].response_ids])
+            positions_N[row] = np.arange(length)
+            source_N[row] = area + line * width + positions_N[row]
+        places.append(torch.from_numpy(place_B_T).to(device))
+        area += place_B_T.size
     predicts_M = [
         row[len(rollout.prompt_ids) - 1 : -1] for row, rollout in zip(rows, rollouts, strict=True)
     ]
     return Packed(
-        ids_1_N=ids_N[None].to(device),
-        positions_1_N=positions_N[None].to(device),
+        ids_1_N=torch.from_numpy(ids_N[None]).to(device),
+        positions_1_N=torch.from_numpy(positions_N[None]).to(device),
         places=places,
-        source_N=source_N.to(device),
-        predicts_M=torch.cat(predicts_M).to(device),
+        source_N=torch.from_numpy(source_N).to(device),
+        predicts_M=torch.from_numpy(np.concatenate(predicts_M)).to(device),
     )
 
 
