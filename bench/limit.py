@@ -162,7 +162,6 @@ def main() -> None:
     parser.add_argument("--out", help="default: bench/results/limit_tiny.json, limit.json else")
     arguments = parser.parse_args()
     start_ranks(one_thread=True)
-    torch.set_num_threads(1)
     tiny, folder = arguments.model.startswith("tiny:"), model_folder(arguments.model)
     rollouts = sample(folder, tiny)
     policy = load_policy(folder, CPU, torch.float32, gradient_checkpointing=False)
