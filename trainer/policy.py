@@ -375,9 +375,8 @@ def _may_reduce_once(policy: Policy) -> bool:
 
 
 def make_optimizer(policy: Policy, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over a policy; on a GPU the fused one, which alone is quick with sharded tensors."""
-    fused = torch.cuda.is_available()
-    return torch.optim.AdamW(policy.parameters(), weight_decay=weight_decay, fused=fused)
+    """AdamW over a policy. Fused, it reads and writes each number once."""
+    return torch.optim.AdamW(policy.parameters(), weight_decay=weight_decay, fused=True)
 
 
 def set_learning_rate(
