@@ -47,7 +47,7 @@ TINY_MODEL = "tiny:aligned"
 # Of one step: those of justrl.py --tiny, and fewer of a real model.
 PROMPTS, UPDATES = {True: TINY["prompts_per_step"], False: 4}, {True: 4, False: 2}
 SAMPLES, MAX_TOKENS, LEARNING_RATE = 8, TINY["max_response_tokens"], TINY["learning_rate"]
-PROMPT_TOKENS = 64
+PROMPT_TOKENS = 128
 PROBLEM = "What is the sum of the first {} odd numbers? Explain each step, then give the answer."
 
 
