@@ -3,14 +3,16 @@
     python3 -m venv ~/venv-trl
     ~/venv-trl/bin/pip install trl==1.16.0 torch==2.13.0 transformers==5.19.0 datasets==5.2.0
     python -m bench.trl_compare --trl_python ~/venv-trl/bin/python
+    python -m bench.trl_compare --trl_python ~/venv-trl/bin/python --model FOLDER   a real model
 
 Both sides are whole programs. Each runs in processes of its own on one thread, and they take turns
 (ours, TRL, ours, TRL, ...). Time is the processor's, so other programs disturb neither side.
 
 Both train tiny/models/aligned in float32 on the same prompts in the same order: 32 prompts a step,
-8 samples of at most 96 tokens for each, at temperature 1, sampled by transformers. Both make 4
+8 samples of at most 64 tokens for each, at temperature 1, sampled by transformers. Both make 4
 AdamW updates a step, of 64 sequences each, without a reference model, with clip 0.2 / 0.28, dual
-clip 10, the mean over tokens, and the strict-box reward. The phases are
+clip 10, the mean over tokens, and the strict-box reward. With a real model it is 4 prompts a step
+and 2 updates of 16 sequences each. The phases are
 
     rollout   engine.generate                                  GRPOTrainer._generate
     logps     log-probs before the update, without gradient    the same (ours skips the first
@@ -36,11 +38,17 @@ from statistics import median
 from bench.common import alone, one_thread, read_steps, save, versions
 from rewards import strict_box
 from trainer.files import read_jsonl
+from trainer.presets import TINY
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PHASES = ("rollout", "logps", "update", "step")
-PROMPTS, SAMPLES, UPDATES, MAX_TOKENS = 32, 8, 4, 96  # of justrl.py --tiny
+TINY_MODEL = "tiny:aligned"
+# Of one step: those of justrl.py --tiny, and fewer of a real model.
+PROMPTS, UPDATES = {True: TINY["prompts_per_step"], False: 4}, {True: 4, False: 2}
+SAMPLES, MAX_TOKENS, LEARNING_RATE = 8, TINY["max_response_tokens"], TINY["learning_rate"]
+PROMPT_TOKENS = 128
+PROBLEM = "What is the sum of the first {} odd numbers? Explain each step, then give the answer."
 
 
 def compare(arguments) -> dict:
@@ -50,7 +58,7 @@ def compare(arguments) -> dict:
         problems = Path(folder) / "problems.jsonl"
         write_problems(problems, arguments)
         for index in range(arguments.rounds):
-            sides = {"ours": run_ours(arguments, Path(folder) / f"ours{index}")}
+            sides = {"ours": run_ours(arguments, problems, Path(folder) / f"ours{index}")}
             for size in arguments.trl_micro_batch:
                 out = Path(folder) / f"trl{index}-{size}.json"
                 times, trl_versions = run_trl(arguments, problems, size, out)
@@ -71,9 +79,10 @@ def compare(arguments) -> dict:
         "what": "processor seconds of a phase, and TRL's over ours: "
         "medians over rounds, of medians over steps",
         "settings": {
+            "model": Path(arguments.model).name,
             "prompts": arguments.prompts,
             "samples": SAMPLES,
-            "updates": UPDATES,
+            "updates": arguments.updates,
             "max_tokens": MAX_TOKENS,
         },
         "rounds": arguments.rounds,
@@ -88,11 +97,14 @@ def compare(arguments) -> dict:
     }
 
 
-def run_ours(arguments, out: Path) -> dict[str, float]:
+def run_ours(arguments, problems: Path, out: Path) -> dict[str, float]:
     """Run justrl.py. Returns the medians of its phases over the steps."""
     command = [*alone(ROOT / "justrl.py", arguments.python), "--tiny", "--engine", "transformers"]
     command += ["--out", out, "--steps", arguments.steps, "--prompts_per_step", arguments.prompts]
-    command += ["--eval_samples", 1, "--eval_every", 10**6, "--save_every", 10**6]
+    command += ["--updates_per_step", arguments.updates, "--max_prompt_tokens", PROMPT_TOKENS]
+    command += ["--eval_samples", 1, "--eval_every", 0, "--save_every", 10**6]
+    if arguments.model != TINY_MODEL:
+        command += ["--model", arguments.model, "--data", problems, "--eval_data", problems]
     run(command, one_thread())
     return phases([rename(row) for row in read_steps(out)])
 
@@ -103,7 +115,8 @@ def run_trl(
     """Run TRL's side. Returns the medians of its phases over the steps, and its versions."""
     command = [arguments.trl_python, "-m", "bench.trl_compare", "--worker"]
     command += ["--trl_micro_batch", micro_batch, "--problems", problems, "--out", out]
-    command += ["--prompts", arguments.prompts, "--steps", arguments.steps]
+    command += ["--model", arguments.model, "--steps", arguments.steps]
+    command += ["--prompts", arguments.prompts]
     run(command, one_thread())
     result = json.loads(out.read_text())
     return phases(result["steps"]), result["versions"]
@@ -132,13 +145,16 @@ def phases(steps: list[dict]) -> dict[str, float]:
 
 
 def write_problems(path: Path, arguments) -> None:
-    """Write the problems that justrl.py --tiny will see, in its order."""
+    """Write the problems that justrl.py will see: those of --tiny, in its order, or arithmetic."""
     from trainer.data import Order
     from trainer.sources.load import load_problems
 
-    problems = load_problems("tiny:train/mixed")
-    order = Order(len(problems), 0)[0 : arguments.prompts * arguments.steps]
-    rows = [{"text": problems[i].text, "answer": problems[i].answer} for i in order]
+    count = arguments.prompts * arguments.steps
+    rows = [{"problem": PROBLEM.format(n), "answer": str(n * n)} for n in range(10, 10 + count)]
+    if arguments.model == TINY_MODEL:
+        problems = load_problems("tiny:train/mixed")
+        order = Order(len(problems), 0)[0:count]
+        rows = [{"problem": problems[i].text, "answer": problems[i].answer} for i in order]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -149,10 +165,10 @@ def train_with_trl(arguments) -> None:
     from trl import GRPOConfig, GRPOTrainer
 
     (micro_batch,) = arguments.trl_micro_batch
-    sequences = arguments.prompts * SAMPLES
-    accumulate = sequences // UPDATES // micro_batch
+    updates = arguments.updates
+    accumulate = arguments.prompts * SAMPLES // updates // micro_batch
     rows = [
-        {"prompt": [{"role": "user", "content": row["text"]}], "answer": row["answer"]}
+        {"prompt": [{"role": "user", "content": row["problem"]}], "answer": row["answer"]}
         for row in read_jsonl(arguments.problems)
     ]
 
@@ -190,17 +206,18 @@ def train_with_trl(arguments) -> None:
                 steps[-1]["logps"] += time.process_time() - start
             return outputs
 
-    model_dir = str(ROOT / "tiny" / "models" / "aligned")
+    tiny = arguments.model == TINY_MODEL
+    model_dir = str(ROOT / "tiny" / "models" / "aligned") if tiny else arguments.model
     config = GRPOConfig(
         output_dir=str(Path(arguments.out).with_suffix(".run")),
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=accumulate,
-        steps_per_generation=UPDATES * accumulate,
+        steps_per_generation=updates * accumulate,
         num_iterations=1,
         num_generations=SAMPLES,
         max_completion_length=MAX_TOKENS,
         temperature=1.0,
-        max_steps=UPDATES * arguments.steps,
+        max_steps=updates * arguments.steps,
         shuffle_dataset=False,
         beta=0.0,
         epsilon=0.2,
@@ -208,9 +225,9 @@ def train_with_trl(arguments) -> None:
         delta=10.0,
         loss_type="dapo",
         scale_rewards="group",
-        learning_rate=3e-4,
+        learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant_with_warmup",
-        warmup_steps=10 * UPDATES,
+        warmup_steps=10 * updates,
         weight_decay=0.1,
         adam_beta2=0.999,
         max_grad_norm=1.0,
@@ -218,7 +235,7 @@ def train_with_trl(arguments) -> None:
         use_cpu=True,
         gradient_checkpointing=False,
         save_strategy="no",
-        logging_steps=UPDATES,
+        logging_steps=updates,
         report_to=[],
         disable_tqdm=True,
         seed=0,
@@ -247,15 +264,20 @@ def main() -> None:
     add("--python", default=sys.executable, help="runs justrl.py (default: this one)")
     add("--trl_python", default=str(ROOT.parent / "venv-trl/bin/python"), help="runs TRL")
     sizes = "sequences at once"
-    add("--trl_micro_batch", type=int, nargs="+", default=[64, 16, 8], help=sizes)
+    add("--trl_micro_batch", type=int, nargs="+", default=[64, 16], help=sizes)
+    add("--model", default=TINY_MODEL, help="a folder with a real model")
     add("--rounds", type=int, default=5)
     steps = "steps of each run; the first is not counted"
     add("--steps", type=int, default=6, help=steps)
-    add("--prompts", type=int, default=PROMPTS, help="prompts a step")
-    add("--out", default=str(HERE / "results/trl_compare.json"))
+    add("--prompts", type=int, help="prompts a step (default: 32, 4 of a real model)")
+    add("--out", help="default: results/trl_compare.json, trl_compare_real.json for a real model")
     add("--worker", action="store_true", help=argparse.SUPPRESS)
     add("--problems", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    tiny = arguments.model == TINY_MODEL
+    arguments.prompts, arguments.updates = arguments.prompts or PROMPTS[tiny], UPDATES[tiny]
+    whole = arguments.prompts * SAMPLES // arguments.updates
+    arguments.trl_micro_batch = sorted({min(size, whole) for size in arguments.trl_micro_batch})
     if arguments.worker:
         return train_with_trl(arguments)
     if not Path(arguments.trl_python).exists():
@@ -264,7 +286,8 @@ def main() -> None:
             f"or give --trl_python"
         )
     result = compare(arguments)
-    save(arguments.out, result)
+    name = "trl_compare.json" if tiny else "trl_compare_real.json"
+    save(arguments.out or HERE / "results" / name, result)
     print(rounded(result["ratios"], 2))
 
 

@@ -263,7 +263,12 @@ def main(config: Config) -> None:
     state = run.resume(state, problems, policy, optimizer)
     engine.load_weights(policy)
     self_check(engine, policy, problems[0].prompt_ids)
-    cut = partial(micro_batches, budget=config.tokens_per_micro_batch, device=device)
+    cut = partial(
+        micro_batches,
+        budget=config.tokens_per_micro_batch,
+        device=device,
+        share_prompts=policy.shares_prompts,
+    )
 
     def sample(batch, count, sampling, step, first=0) -> list[list[Rollout]]:
         """`count` scored responses to each problem, on every rank; each rank samples its share."""

@@ -12,8 +12,9 @@ import torch
 from conftest import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bench import gpu, host, logps, memory, scaling, trl_compare
+from bench import gpu, host, limit, logps, memory, scaling, trl_compare
 from bench.memory import GB, MODELS, QWEN_1_5B, Shape
+from trainer.policy import load_policy
 
 
 @pytest.fixture
@@ -340,6 +341,27 @@ def test_training_flops():
     assert flops == pytest.approx(weights + attention, rel=1e-4)
     untied = Shape(**(vars(QWEN_1_5B) | {"tied": False}))
     assert gpu.training_flops(untied, 1, 16384) == flops  # the embedding is a look-up
+
+
+# --- the limit ---
+
+
+def test_the_limit_counts_the_products_of_the_layers_the_head_and_attention(random_policy_dir):
+    policy = load_policy(random_policy_dir, torch.device("cpu"), torch.float32, False)
+    products = limit.Products(policy, [(50, 20, [(2, 10), (3, 5)])])
+    config, head = policy.model.config, policy.head.module
+    layers = policy.model.model.layers
+    weights = sum(p.numel() for p in layers.parameters() if p.ndim == 2)
+    attention = 12 * config.num_hidden_layers * config.hidden_size * (2 * 10**2 + 3 * 5**2)
+    assert products.operations == 6 * (50 * weights + 20 * head.weight.numel()) + attention
+    products.run()
+
+
+def test_the_limit_is_measured_on_the_embedded_world(bench):
+    result = bench(limit, "--rounds", 1)
+    assert 0 < result["ratios"]["products"] < result["ratios"]["unshared"] < 2
+    layers = result["tokens_of_the_layers"]
+    assert result["response_tokens"] < layers["products"] < layers["unshared"]
 
 
 # --- against TRL ---

@@ -43,10 +43,10 @@ def save(tmp_path):
     return save
 
 
-def batches_of(rollouts, budget=60):
+def batches_of(rollouts, budget=60, **options):
     advantages = torch.randn(len(rollouts), generator=torch.Generator().manual_seed(1))
     weights = losses.token_weights(response_mask(rollouts), "token")
-    return micro_batches(rollouts, advantages, weights, budget=budget, device=CPU)
+    return micro_batches(rollouts, advantages, weights, budget=budget, device=CPU, **options)
 
 
 def own_logps(model, micro, temperature):
@@ -76,7 +76,9 @@ def walk(folder, out, sampling=True):
     policy = load_policy(folder, CPU, torch.float32, checkpointing)
 
     # Log-probs and gradients are those of the model's own logits, with blocks recomputed.
-    (micro,) = batches_of(random_rollouts(3, vocab_size=256, shortest=4), budget=1000)
+    rollouts = random_rollouts(3, vocab_size=256, shortest=4)
+    rollouts[2].prompt_ids = rollouts[0].prompt_ids
+    (micro,) = batches_of(rollouts, budget=1000, share_prompts=policy.shares_prompts)
     logps, _ = policy(micro, 0.8)
     own = own_logps(plain, micro, 0.8)
     torch.testing.assert_close(logps, own, atol=1e-5, rtol=1e-6)

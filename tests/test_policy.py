@@ -5,6 +5,7 @@ rank must not disturb.
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 
 import numpy as np
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM
 import losses
 from trainer import policy as policy_module
 from trainer.metrics import TokenMeans
+from trainer.packing import pack
 from trainer.policy import (
     full,
     load_policy,
@@ -343,6 +345,38 @@ def test_micro_batches_stay_within_the_budget_of_padded_tokens():
     assert (
         max(micro.ids_B_T.shape[0] for micro in one_batch(rollouts, budget=5)) == 1
     )  # too long for it: alone
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_samples_that_share_their_prompt_train_as_they_do_apart(random_policy_dir, checkpointing):
+    policy, rollouts = load(random_policy_dir, checkpointing), random_rollouts(9, longest=30)
+    assert policy.shares_prompts
+    for i, rollout in enumerate(rollouts):
+        rollout.prompt_ids = rollouts[i - i % 4].prompt_ids
+    advantages, weights = torch.arange(-4.0, 5.0), response_mask(rollouts) / 100
+    found = []
+    for budget, share in ((EVERYTHING, False), (EVERYTHING, True), (90, True), (5, True)):
+        cut = partial(micro_batches, budget=budget, device=CPU, share_prompts=share)
+        batches = cut(rollouts, advantages, weights)
+        logps = [policy(micro, 0.8)[0].detach() for micro in batches]
+        backward(policy, batches, 0.8)
+        logps = torch.cat(by_rollout(batches, rollouts, logps))
+        found.append((logps, gradient(policy)))
+    for logps, grad in found[1:]:
+        torch.testing.assert_close(logps, found[0][0], atol=1e-5, rtol=1e-5)
+        assert_same_gradient(grad, found[0][1])
+
+
+def test_a_shared_prompt_is_computed_once_and_nothing_is_padded():
+    rollouts = random_rollouts(6, longest=30)
+    for rollout in rollouts:
+        rollout.prompt_ids = rollouts[0].prompt_ids
+    packed = pack(rollouts, CPU)
+    responses = sum(len(rollout.response_ids) for rollout in rollouts)
+    assert packed.ids_1_N.shape == (1, len(rollouts[0].prompt_ids) + responses)
+    assert len(packed.predicts_M) == responses
+    standing = torch.cat([place_B_T.flatten() for place_B_T in packed.places])
+    assert torch.equal(standing[packed.source_N], torch.arange(packed.ids_1_N.shape[1]))
 
 
 def test_gradient_checkpointing_gives_the_same_gradient(random_policy_dir):

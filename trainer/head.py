@@ -69,8 +69,11 @@ class Head:
             )
         return scale, softcap
 
-    def inputs(self, model: nn.Module, ids_B_T: torch.Tensor) -> torch.Tensor:
-        """The head's input [B, T, d]: the model's own forward pass, up to its head."""
+    def inputs(self, model: nn.Module, ids_B_T: torch.Tensor, **options) -> torch.Tensor:
+        """The head's input [B, T, d]: the model's own forward pass, up to its head.
+
+        options: what the model takes beside the ids.
+        """
         seen = []
 
         def keep(hidden: torch.Tensor) -> torch.Tensor:
@@ -78,7 +81,7 @@ class Head:
             return hidden
 
         with replaced(self.module, keep):
-            model(input_ids=ids_B_T, **self.options)
+            model(input_ids=ids_B_T, **self.options, **options)
         (hidden_B_T_d,) = seen
         return hidden_B_T_d
 

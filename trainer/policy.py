@@ -25,11 +25,12 @@ from losses import truncated_importance
 from trainer.data import Rollout
 from trainer.head import Head
 from trainer.models import blocks_of, checkpoint_activations, load_model
+from trainer.packing import Packed, cut_rectangles, pack, share_prompts
 
 # The cost of one more micro-batch, in padded tokens: split only if that saves more padding. It is a
 # little Python on a CPU. On a GPU every kernel is launched again, and with several ranks every
 # weight is gathered again.
-CUT_COST = {"cpu": 256, "one GPU": 1024, "GPUs": 2048}
+CUT_COST = {"cpu": 128, "one GPU": 1024, "GPUs": 2048}
 
 # The ranks' gradients are added up once an update instead of once a micro-batch if what that takes,
 # 4 bytes a parameter on every rank, is at most this share of a GPU.
@@ -51,6 +52,7 @@ class Policy(nn.Module):
         self.model = model
         self.head = Head(model)
         self.entropy_grad = False  # whether the entropy carries a gradient, for a bonus in the loss
+        self.shares_prompts = False  # whether it computes the tokens of micro.packed, if given
 
     def forward(self, micro: "MicroBatch", temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         """(log-probs [M], entropy [M]) of the micro-batch's M response tokens, in nats.
@@ -61,9 +63,13 @@ class Policy(nn.Module):
         right, and without a mask torch takes its flash kernel.
         """
         ids_B_T, mask_B_T = micro.ids_B_T, micro.mask_B_T
-        hidden_B_T_d = self.head.inputs(self.model, ids_B_T)
         predicts_B_T = mask_B_T[:, 1:]  # position t predicts token t + 1
-        hidden_M_d, targets_M = hidden_B_T_d[:, :-1][predicts_B_T], ids_B_T[:, 1:][predicts_B_T]
+        targets_M = ids_B_T[:, 1:][predicts_B_T]
+        if self.shares_prompts and (packed := micro.packed) is not None:
+            hidden_1_N_d = self.head.inputs(self.model, packed.ids_1_N, **packed.options())
+            hidden_M_d = nn.functional.embedding(packed.predicts_M, hidden_1_N_d[0])
+        else:
+            hidden_M_d = self.head.inputs(self.model, ids_B_T)[:, :-1][predicts_B_T]
         return self.head.logps(hidden_M_d, targets_M, temperature, self.entropy_grad)
 
     def full_state(self):
@@ -115,7 +121,10 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 def load_reference(model_dir: str, dtype: torch.dtype) -> Policy:
     """A frozen policy of that dtype in host memory. Move it to the device only to use it."""
-    return Policy(load_model(model_dir, dtype)).requires_grad_(False)
+    model = load_model(model_dir, dtype)
+    policy = Policy(model).requires_grad_(False)
+    policy.shares_prompts = dtype == torch.float32 and share_prompts(model)
+    return policy
 
 
 @contextmanager
@@ -150,6 +159,8 @@ def load_policy(
 
     offload: keep weights, gradients and the optimizer's state in host memory, where the optimizer
     then works too. The device holds the layer that it computes with.
+
+    On a CPU, in one process, the samples of a prompt share it where the model can: see packing.py.
     """
     model = _load_on_rank_0(model_dir)
     policy = Policy(model)
@@ -157,6 +168,7 @@ def load_policy(
         checkpoint_activations(model)
     policy.head.check(model)
     if device.type == "cpu" and dist.get_world_size() == 1 and not offload:
+        policy.shares_prompts = share_prompts(model)
         return policy
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     place = CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy()
@@ -224,6 +236,7 @@ class MicroBatch:
     weights_M: torch.Tensor  # of the token in the loss of its global mini-batch
     engine_logps_M: torch.Tensor  # as the sampling engine reported them
     rollouts: list[Rollout] = field(default_factory=list)  # its rows; their tokens lie end to end
+    packed: Packed | None = None  # the same sequences for a policy that shares prompts
     old_logps_M: torch.Tensor | None = None  # the trainer's own, before the first update
     entropy_M: torch.Tensor | None = None  # of the policy that old_logps_M belong to
     new_logps_M: torch.Tensor | None = None  # those of the update, for the metrics
@@ -263,56 +276,51 @@ def micro_batches(
     *,
     budget: int,
     device: torch.device,
+    share_prompts: bool = False,
 ) -> list[MicroBatch]:
     """Cut one global mini-batch into this rank's micro-batches.
 
     advantages_B: of each response. weights_B_R: from losses.token_weights, over response positions.
     budget: padded tokens of one micro-batch; a longer sequence gets one to itself.
+    share_prompts: for a policy that does so, on one rank. The sequences keep their order, in which
+        the samples of a prompt stand together, and no padding counts.
 
-    Sequences are sorted by length and cut where that saves most padding. They are dealt round
-    robin, so that ranks get equal work. All ranks get equally many micro-batches, some perhaps
-    empty, because FSDP's ranks compute in step.
+    Otherwise the sequences are sorted by length and cut where that saves most padding. They are
+    dealt round robin, so that ranks get equal work. All ranks get equally many micro-batches, some
+    perhaps empty, because FSDP's ranks compute in step.
     """
     length_B = [len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts]
-    longest_first = sorted(range(len(rollouts)), key=lambda i: -length_B[i])
-    world = dist.get_world_size()
-    cost = CUT_COST["cpu" if device.type == "cpu" else "one GPU" if world == 1 else "GPUs"]
-    cuts_by_rank = [
-        _cut(longest_first[rank::world], length_B, budget, cost) for rank in range(world)
-    ]
-    cuts = cuts_by_rank[dist.get_rank()]
-    empty = [[]] * (max(map(len, cuts_by_rank)) - len(cuts))
-    return [
+    if share_prompts:
+        cuts, empty = _fill(length_B, budget), []
+    else:
+        longest_first = sorted(range(len(rollouts)), key=lambda i: -length_B[i])
+        world = dist.get_world_size()
+        cost = CUT_COST["cpu" if device.type == "cpu" else "one GPU" if world == 1 else "GPUs"]
+        cuts_by_rank = [
+            cut_rectangles(longest_first[rank::world], length_B, cost, budget)
+            for rank in range(world)
+        ]
+        cuts = cuts_by_rank[dist.get_rank()]
+        empty = [[]] * (max(map(len, cuts_by_rank)) - len(cuts))
+    micros = [
         rectangle([rollouts[i] for i in rows], advantages_B[rows], weights_B_R[rows], device)
         for rows in cuts + empty
     ]
+    for micro in micros:
+        micro.packed = pack(micro.rollouts, device) if share_prompts else None
+    return micros
 
 
-def _cut(
-    longest_first: list[int], length_B: list[int], budget: int, cut_cost: int
-) -> list[list[int]]:
-    """Cut a list of rows into rectangles within the budget at the least cost.
-
-    The cost is the number of padded tokens, and cut_cost for each rectangle. The first row of a
-    rectangle is its longest and sets the width. cheapest[end] is the cost of the best cuts of the
-    first `end` rows, and starts[end] is where the last of them begins.
-    """
-    cheapest, starts = [0], [0]
-    for end in range(1, len(longest_first) + 1):
-        options = []
-        for start in reversed(range(end)):
-            area = (end - start) * length_B[longest_first[start]]
-            if options and area > budget:
-                break
-            options.append((cheapest[start] + area + cut_cost, start))
-        cost, start = min(options)
-        cheapest.append(cost)
-        starts.append(start)
-    cuts, end = [], len(longest_first)
-    while end:
-        cuts.append(longest_first[starts[end] : end])
-        end = starts[end]
-    return cuts[::-1]
+def _fill(length_B: list[int], budget: int) -> list[list[int]]:
+    """Cut the rows, in their order, where the next one would exceed the budget."""
+    cuts, room = [], 0
+    for row, length in enumerate(length_B):
+        if not cuts or length > room:
+            cuts.append([])
+            room = budget
+        cuts[-1].append(row)
+        room -= length
+    return cuts
 
 
 def rectangle(rollouts, advantages_B, weights_B_R, device) -> MicroBatch:
@@ -367,9 +375,8 @@ def _may_reduce_once(policy: Policy) -> bool:
 
 
 def make_optimizer(policy: Policy, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over a policy; on a GPU the fused one, which alone is quick with sharded tensors."""
-    fused = torch.cuda.is_available()
-    return torch.optim.AdamW(policy.parameters(), weight_decay=weight_decay, fused=fused)
+    """AdamW over a policy. Fused, it reads and writes each number once."""
+    return torch.optim.AdamW(policy.parameters(), weight_decay=weight_decay, fused=True)
 
 
 def set_learning_rate(
