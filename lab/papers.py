@@ -423,8 +423,8 @@ EXPERIMENTS["prorl_boundary"] = Experiment(
         }
     },
     claims=(
-        *(Claim(f"rise@1 compose-{depth}", ("ProRL",)) for depth in (2, 8, 10, 12, 14)),
-        *(Claim(f"rise@128 compose-{depth}", ("ProRL",)) for depth in (2, 8, 10, 12, 14)),
+        *(Claim(f"rise@1 compose-{depth}", ("ProRL",)) for depth in (1, 8, 10, 12, 14)),
+        *(Claim(f"rise@128 compose-{depth}", ("ProRL",)) for depth in (1, 8, 10, 12, 14)),
         Claim("weak_start_strong_gain", ("ProRL",)),
     ),
     panels=(),
@@ -433,7 +433,7 @@ EXPERIMENTS["prorl_boundary"] = Experiment(
     try_it="`python prorl.py --tiny --model tiny:compose --data tiny:train/compose --eval_data "
     "tiny:eval/compose-10 --eval_max_tokens 100`, and watch the accuracy on chains that training "
     "never shows.",
-    evaluate="--temperature 1.0 --top_p 1.0 --max_tokens 128 --n 128 --limit 8 --benchmarks "
+    evaluate="--temperature 1.0 --top_p 1.0 --max_tokens 128 --n 128 --limit 16 --benchmarks "
     + ",".join(f"tiny/compose-{depth}" for depth in DEPTHS),
     points={"before": "tiny:compose", "midway": MIDDLE, "after": LAST},
     tasks=tuple(f"tiny/compose-{depth}" for depth in DEPTHS),
