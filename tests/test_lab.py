@@ -195,7 +195,7 @@ def test_without_a_name_it_lists_papers_arms_and_times():
     assert done.returncode == 0, done.stderr
     for name, experiment in EXPERIMENTS.items():
         assert f"{name}  (" in done.stdout and experiment.paper[:40] in done.stdout
-    assert "20 arms x 5 seeds, about" in done.stdout and "group/none" in done.stdout
+    assert "6 arms x 5 seeds, about" in done.stdout and "group/none" in done.stdout
 
 
 @pytest.mark.parametrize(
