@@ -11,9 +11,10 @@ Both on one thread, in turn, in processor seconds. The responses are sampled fir
                 head, and of each layer's attention, forward two and backward four. They are on
                 random numbers of the same shapes. No activation, and nothing computed twice.
     unshared    the same products if every response had its prompt to itself, without any padding
+    padded      the update phase without sharing: right-padded rectangles of whole sequences
 
-The two ratios are those of products and unshared over update: 1 is the limit. Where the samples of
-a prompt share it, the second may exceed 1.
+The ratios are those over update. For products and unshared 1 is the limit; where the samples of a
+prompt share it, unshared may exceed it. That of padded says what sharing gains.
 """
 
 import argparse
@@ -61,9 +62,9 @@ def sample(folder: str, tiny: bool):
     return [rollout for group in groups for rollout in group]
 
 
-def cut(policy, rollouts, updates: int, budget: int):
+def cut(rollouts, updates: int, budget: int, share_prompts: bool):
     """The step's mini-batches, with advantages of 1 and -1."""
-    micros = partial(micro_batches, budget=budget, device=CPU, share_prompts=policy.shares_prompts)
+    micros = partial(micro_batches, budget=budget, device=CPU, share_prompts=share_prompts)
     advantages_B = torch.tensor([(-1.0) ** row for row in range(len(rollouts))])
     minibatches = []
     for rows in equal_slices(len(rollouts), updates):
@@ -166,15 +167,17 @@ def main() -> None:
     rollouts = sample(folder, tiny)
     policy = load_policy(folder, CPU, torch.float32, gradient_checkpointing=False)
     optimizer = make_optimizer(policy, 0.1)
-    again = partial(cut, policy, rollouts, 4 if tiny else 1, arguments.budget)
+    cuts = partial(cut, rollouts, 4 if tiny else 1, arguments.budget)
+    again = partial(cuts, policy.shares_prompts)
     micros = [micro for minibatch in again() for micro in minibatch]
     work = {}
     for name, shared in (("products", True), ("unshared", False)):
         work[name] = Products(policy, [shapes(micro, shared) for micro in micros])
     rounds = []
     for _ in range(arguments.rounds + 1):
-        minibatches = again()
-        row = {"update": seconds(lambda cuts=minibatches: update(policy, optimizer, cuts))}
+        row = {}
+        for name, minibatches in (("update", again()), ("padded", cuts(False))):
+            row[name] = seconds(partial(update, policy, optimizer, minibatches))
         row |= {name: seconds(products.run) for name, products in work.items()}
         rounds.append(row)
         print(row, flush=True)
@@ -186,7 +189,9 @@ def main() -> None:
             name: sum(tokens for tokens, _, _ in products.micros) for name, products in work.items()
         },
         "seconds": {name: median(row[name] for row in rounds) for name in rounds[0]},
-        "ratios": {name: median(row[name] / row["update"] for row in rounds) for name in work},
+        "ratios": {
+            name: median(row[name] / row["update"] for row in rounds) for name in (*work, "padded")
+        },
         "gflops": {
             name: products.operations / 1e9 / median(row[name] for row in rounds)
             for name, products in work.items()
