@@ -89,7 +89,7 @@ class GrowingLayer(DynamicLayer):
     products then run along neighbours.
     """
 
-    BLOCK = 64  # tokens that the rooms grow by at least
+    BLOCK = 16  # tokens that the rooms grow by at least
 
     def __init__(self, longest: int):
         super().__init__()
