@@ -146,6 +146,14 @@ def test_batching_dropping_finished_rows_and_drawing_ahead_change_nothing(engine
             same_samples(usual, engine.generate(PROMPTS, 4, SEEDS, Sampling(80)))
 
 
+def test_sequences_decoded_together_fit_in_memory(engine):
+    usual = engine.generate(PROMPTS, 4, SEEDS, Sampling(80))
+    assert engine.prompts_at_once(4, 100) == engine.BATCH // 4
+    engine.cache_room = 9.9 * 100 * engine.bytes_per_token
+    assert [engine.prompts_at_once(n, 100) for n in (1, 4, 20)] == [9, 2, 1]
+    same_samples(usual, engine.generate(PROMPTS, 4, SEEDS, Sampling(80)))
+
+
 def test_samples_are_a_function_of_their_seed(engine):
     one, again = (
         engine.generate(PROMPTS, 2, SEEDS, Sampling(20)),

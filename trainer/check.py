@@ -33,6 +33,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import losses
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Problem, Rollout, Sampling, Template, encode_prompts
+from trainer.memory import device_memory, host_memory
 from trainer.models import load_tokenizer
 from trainer.policy import (
     compute_dtype,
@@ -99,24 +100,6 @@ def check(config, model_dir: str) -> None:
 
 
 # --- memory ---
-
-
-def device_memory(device: torch.device) -> int:
-    """Bytes of the GPU that this process may use; 0 without one."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-
-
-def host_memory() -> int:
-    """Bytes of host memory that are free or can be freed, within the limit of the container."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    info = Path("/proc/meminfo")
-    if info.exists():
-        values = dict(line.split(":") for line in info.read_text().splitlines())
-        free = 1024 * int(values["MemAvailable"].split()[0])
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and (text := limit.read_text().strip()) != "max":
-        free = min(free, int(text) - int(used.read_text()))
-    return free
 
 
 def host_peak() -> int:
@@ -357,7 +340,11 @@ def sample(config, engine, problems: list[Problem], costs: Costs) -> tuple[list[
     engine.stop_ids = engine.stop_ids[:0]  # so that no response ends early
     count, limit = config.samples_per_prompt, config.max_response_tokens
     mine = math.ceil(config.prompts_per_step / dist.get_world_size())
-    prompts = min(mine, math.ceil(getattr(engine, "BATCH", AT_ONCE) / count))
+    if hasattr(engine, "prompts_at_once"):
+        most = engine.prompts_at_once(count, config.max_prompt_tokens + limit)
+    else:
+        most = math.ceil(AT_ONCE / count)
+    prompts = min(mine, most)
     costs.at_once = prompts * count
     burst, times = min(BURST, limit - 1), []
     for start, tokens in ((0, 1), (1, 1), (2, 1 + burst)):  # the first round warms the engine up
@@ -381,23 +368,10 @@ def sample(config, engine, problems: list[Problem], costs: Costs) -> tuple[list[
     return rollouts, cache_bytes(config, engine, costs.at_once)
 
 
-@torch.inference_mode()
 def cache_bytes(config, engine, responses: int) -> int:
     """Bytes of the key-value cache of that many responses at full length."""
-    model = getattr(engine, "model", None)
-    if model is None:
-        return 0
-    length = min(8, config.max_prompt_tokens)
-    ids = torch.zeros(1, length, dtype=torch.int64, device=model.device)
-    cache = model(input_ids=ids, use_cache=True).past_key_values
-    tensors = [
-        tensor
-        for layer in cache.layers
-        for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None))
-        if isinstance(tensor, torch.Tensor)
-    ]
     longest = config.max_prompt_tokens + config.max_response_tokens
-    return sum(tensor.nbytes for tensor in tensors) // length * longest * responses
+    return getattr(engine, "bytes_per_token", 0) * longest * responses
 
 
 def train(config, policy, optimizer, reference, rollouts, device, costs: Costs) -> None:

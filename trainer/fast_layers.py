@@ -72,7 +72,9 @@ def grouped_attention(module, query, key, value, attention_mask, **options):
     scores = torch.bmm(query, key.transpose(1, 2))
     if attention_mask is not None:
         scores.view(B, heads, -1).add_(attention_mask[:, 0])
-    return torch.bmm(scores.softmax(dim=-1), value).view(B, 1, heads, -1), None
+    probs = scores.softmax(dim=-1)
+    output = torch.bmm(value.transpose(1, 2), probs.transpose(1, 2)).transpose(1, 2)
+    return output.reshape(B, 1, heads, -1), None
 
 
 AttentionInterface.register("grouped", grouped_attention)
@@ -83,8 +85,11 @@ class GrowingLayer(DynamicLayer):
     """The library's cache layer with room to grow: what is in it stays where it is.
 
     `keys` and `values` [B, heads, T, d] are the part in use of `rooms`, two tensors with space for
-    more tokens, up to `longest`.
+    more tokens, up to `longest`. Values lie in memory as [B, heads, d, T]: both of attention's
+    products then run along neighbours.
     """
+
+    BLOCK = 16  # tokens that the rooms grow by at least
 
     def __init__(self, longest: int):
         super().__init__()
@@ -120,16 +125,18 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = self.keys[:count], self.values[:count]
 
     def _move(self, rows) -> None:
-        """Copy these rows into rooms of twice the length."""
-        length, rooms = self.get_seq_length(), []
-        for states in (self.keys, self.values):
-            states = states[rows]
-            B, heads, _, d = states.shape
-            room = states.new_empty(B, heads, max(length + 1, min(2 * length, self.longest)), d)
+        """Copy these rows into rooms that are a little longer: reading across a gap is slow."""
+        keys, values = self.keys[rows], self.values[rows]
+        B, heads, length, d = keys.shape
+        space = length + max(self.BLOCK, length // 8)
+        space = max(length + 1, min(space, self.longest))
+        self.rooms = (
+            keys.new_empty(B, heads, space, d),
+            values.new_empty(B, heads, values.shape[-1], space).transpose(2, 3),
+        )
+        for room, states in zip(self.rooms, (keys, values), strict=True):
             room[:, :, :length] = states
-            rooms.append(room)
-        self.rooms = rooms
-        self.keys, self.values = (room[:, :, :length] for room in rooms)
+        self.keys, self.values = (room[:, :, :length] for room in self.rooms)
 
 
 class PackedLinear(nn.Module):

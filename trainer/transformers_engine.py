@@ -15,13 +15,15 @@ from transformers import DynamicCache
 
 from trainer.data import Rollout, Sampling
 from trainer.fast_layers import growing_cache, load_packed, speed_up
+from trainer.memory import device_memory, host_memory
 from trainer.policy import load_model
 
 
 class TransformersEngine:
     """Plain batched decoding."""
 
-    BATCH = 512  # sequences decoded together
+    BATCH = 512  # sequences decoded together at most, fewer where their cache needs more than this
+    CACHE_SHARE = 0.25  # of the memory that is free at the start
     DRAWS = 64  # uniform numbers drawn ahead per sequence
 
     def __init__(
@@ -45,6 +47,8 @@ class TransformersEngine:
         self.max_length = max_length
         self.raw_logps = raw_logps
         self.ordinary = speed_up(self.model)
+        self.bytes_per_token = self._bytes_per_token()
+        self.cache_room = self.CACHE_SHARE * (device_memory(self.device) or host_memory())
 
     @torch.inference_mode()
     def generate(self, prompts, n: int, seeds, sampling: Sampling) -> list[list[Rollout]]:
@@ -55,11 +59,27 @@ class TransformersEngine:
                 f"prompt + response of {longest} tokens is over the engine's limit "
                 f"of {self.max_length}"
             )
-        groups, prompts_at_once = [], max(1, self.BATCH // n)
-        for start in range(0, len(prompts), prompts_at_once):
-            rows = slice(start, start + prompts_at_once)
+        groups, at_once = [], self.prompts_at_once(n, longest)
+        for start in range(0, len(prompts), at_once):
+            rows = slice(start, start + at_once)
             groups += self._decode(prompts[rows], n, seeds[rows], sampling)
         return groups
+
+    def prompts_at_once(self, n: int, length: int) -> int:
+        """Prompts whose n sequences each are decoded together: their cache must fit in memory."""
+        fit = int(self.cache_room / max(1, self.bytes_per_token * length))
+        return max(1, min(self.BATCH, fit) // n)
+
+    @torch.inference_mode()
+    def _bytes_per_token(self) -> int:
+        """Of one sequence's keys and values. One token is run to see them."""
+        cache = DynamicCache(config=self.model.config)
+        ids = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
+        self._forward(ids, ids == 0, ids, cache)
+        states = [
+            getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")
+        ]
+        return sum(tensor.nbytes for tensor in states if isinstance(tensor, torch.Tensor))
 
     def _decode(self, prompts, n, seeds, sampling) -> list[list[Rollout]]:
         """Decode N = P n sequences in one batch. Its B rows are those that are not finished."""
