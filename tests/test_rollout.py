@@ -19,6 +19,7 @@ from conftest import (
 from transformers import AutoTokenizer
 
 from trainer import rollout
+from trainer.checkpoint import save_checkpoint
 from trainer.data import Sampling
 from trainer.metrics import GAP_FATAL, GAP_WARNING, check_gap
 from trainer.policy import load_policy
@@ -346,6 +347,24 @@ def test_vllm_never_samples_rows_beyond_the_tokenizer(vllm_engine, wide_engine, 
     samples = flat(engine.generate(PROMPTS, answers, SEEDS, sampling))
     assert max(i for sample in samples for i in sample.response_ids) >= length
     model.compute_logits = masked
+
+
+@needs_vllm
+@pytest.mark.vllm
+def test_vllm_opens_a_checkpoint_with_the_weights_that_were_trained(tmp_path, base_prompts):
+    """Not with those of ProRL's reference, which lie beside them under the same names."""
+    tokenizer, policy, reference = AutoTokenizer.from_pretrained(BASE), load(BASE), load(BASE)
+    optimizer = torch.optim.AdamW(perturbed(policy).parameters(), lr=1e-6)
+    for parameter in policy.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    state = {"step": 1, "data": "none", "reference": reference}
+    save_checkpoint(tmp_path, state, policy, tokenizer, optimizer, keep=1)
+    saved = str(tmp_path / "checkpoints" / "step_000001")
+    engine = rollout.make_engine("vllm", saved, tokenizer, max_length=64, dtype=torch.float32)
+    samples = flat(engine.generate([p[:30] for p in base_prompts], 1, list(range(12)), Sampling(9)))
+    assert trainer_gap(policy, samples, 1.0) < 1e-4
+    assert trainer_gap(reference, samples, 1.0) > GAP_FATAL
 
 
 @pytest.fixture(scope="module")
