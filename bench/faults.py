@@ -291,8 +291,8 @@ def faults(recipe: str, kills: int) -> dict[str, Callable[[Bench], str]]:
     moments = list(KILLS)
     if recipe != "prorl":
         moments.remove("inside a reset")
-    damages = ("model.safetensors flipped", "model.safetensors torn", "optimizer.safetensors torn")
-    damages += ("state.json gone", "config.json torn")
+    damages = ("model.safetensors flipped", "model.safetensors torn")
+    damages += ("training/optimizer.safetensors torn", "state.json gone", "config.json torn")
     return {
         f"SIGKILL at {kills} random moments": lambda bench: bench.kills(kills),
         **{f"SIGKILL {m}": lambda bench, m=m: bench.kill_inside(m) for m in moments},

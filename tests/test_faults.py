@@ -40,7 +40,8 @@ def flip_a_bit(path):
     path.write_bytes(data)
 
 
-FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.json", DIGESTS)
+MOMENTS = "training/optimizer.safetensors"
+FILES = ("model.safetensors", MOMENTS, "state.json", "config.json", DIGESTS)
 
 
 @pytest.mark.parametrize("name", FILES)

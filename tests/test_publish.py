@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub.utils import filter_repo_objects
 
 from trainer import publish
 from trainer.config import parse
@@ -144,8 +145,10 @@ class Hub:
         return types.SimpleNamespace(repo_id=f"me/{name}")
 
     def upload_folder(self, **options):
-        files = {path.name for path in Path(options["folder_path"]).iterdir()}
-        self.calls.append(("upload", files - set(options["ignore_patterns"]), options["repo_id"]))
+        folder, ignored = Path(options["folder_path"]), options["ignore_patterns"]
+        files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+        files = set(filter_repo_objects(files, ignore_patterns=ignored))
+        self.calls.append(("upload", files, options["repo_id"]))
 
 
 def test_an_upload_is_private_and_leaves_out_what_only_a_continued_run_needs(trained, monkeypatch):
@@ -155,7 +158,7 @@ def test_an_upload_is_private_and_leaves_out_what_only_a_continued_run_needs(tra
     (_, name, options), (_, files, target) = hub.calls
     assert (name, target) == ("mine", "me/mine") and options["private"] is True
     assert {"README.md", "curves.png", "config.json", "model.safetensors"} <= files
-    assert not files & {"optimizer.safetensors", "state.json", "sha256.json"}
+    assert not files & {"training/optimizer.safetensors", "state.json", "sha256.json"}
 
 
 def test_a_finished_run_uploads_once_and_a_failed_upload_loses_nothing(tmp_path, monkeypatch):

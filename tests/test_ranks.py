@@ -135,7 +135,6 @@ def test_a_checkpoint_that_one_machine_does_not_see_is_refused_by_all(tmp_path):
 
 
 @slow
-@slow
 @needs_vllm
 @pytest.mark.vllm
 def test_an_evaluation_with_less_work_than_ranks_ends(tmp_path):

@@ -244,8 +244,8 @@ def assert_same_run(out, whole):
     assert kept_files(out) == kept_files(whole)
     assert checkpoints(out) == checkpoints(whole)
     last = f"checkpoints/step_{STEPS:06d}"
-    for path in (whole / last).glob("*.safetensors"):
-        one, other = load_file(path), load_file(out / last / path.name)
+    for path in (whole / last).rglob("*.safetensors"):
+        one, other = load_file(path), load_file(out / path.relative_to(whole))
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one), path.name
     assert json.loads((out / last / "state.json").read_text()) == json.loads(

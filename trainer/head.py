@@ -18,6 +18,7 @@ from torch import nn
 from losses import token_logps
 
 HUGE = 1e6  # a logit that any soft cap cuts off
+FAULTS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
 
 
 class Head:
@@ -32,7 +33,7 @@ class Head:
             self.module = model.get_output_embeddings()
             weight = getattr(self.module, "weight", None)
             if weight is None or weight.ndim != 2:
-                raise ValueError(f"{self.name} is not supported: it has no single output head")
+                raise Unsupported(f"{self.name} is not supported: it has no single output head")
             accepted = inspect.signature(model.forward).parameters
             takes_all = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
             self.options = {"use_cache": False} if takes_all or "use_cache" in accepted else {}
@@ -50,7 +51,7 @@ class Head:
         with replaced(self.module, lambda hidden: raw_V.expand(*hidden.shape[:-1], -1).clone()):
             logits_1_T_V = model(input_ids=ids_1_T, **self.options).logits.float()
         if logits_1_T_V.shape != (*ids_1_T.shape, len(raw_V)):
-            raise ValueError(f"{self.name} is not supported: its logits are not those of its head")
+            raise Unsupported(f"{self.name} is not supported: its logits are not those of its head")
         own_V = logits_1_T_V[0, -1]
         slope, top = own_V[1].item(), own_V[2].item()
         # Some models round their logits to their own dtype.
@@ -63,7 +64,7 @@ class Head:
         known_V = raw_V.double() * scale
         known_V = known_V if softcap is None else softcap * torch.tanh(known_V / softcap)
         if not torch.allclose(known_V, own_V.double(), rtol=rounding, atol=rounding):
-            raise ValueError(
+            raise Unsupported(
                 f"{self.name} is not supported: it changes its logits in a way that is neither a "
                 f"scale nor a soft cap"
             )
@@ -127,7 +128,7 @@ class Head:
         padded_2_T[1, :-1] = padded_2_T[1, 1:].clone()
         logits_M_V = model(input_ids=ids_1_T, **self.options).logits[0, :-1].float()
         if not torch.isfinite(logits_M_V).all():
-            raise ValueError("the model's logits are not finite: its weights are damaged")
+            raise Unsupported("the model's logits are not finite: its weights are damaged")
         own_M = logits_M_V.log_softmax(dim=-1).gather(-1, targets_M[:, None])[:, 0]
         # Rounding grows with the logits; what this is to find is far larger.
         tolerance = 1e-5 * max(10.0, logits_M_V.abs().max().item())
@@ -138,15 +139,24 @@ class Head:
             hidden_M_d = self.inputs(model, ids_B_T)[0, : len(targets_M)]
             gap = (self.logps(hidden_M_d, targets_M, 1.0)[0] - own_M).abs().max().item()
             if not gap <= tolerance:
-                raise ValueError(f"{self.name} is not supported: {fault} ({gap:.2g} nats)")
+                raise Unsupported(f"{self.name} is not supported: {fault} ({gap:.2g} nats)")
+
+
+class Unsupported(ValueError):
+    """What this file has to say of a model, in one sentence."""
 
 
 @contextmanager
 def one_sentence(name: str) -> Iterator[None]:
-    """Turn what a model's code raises on plain token ids into a ValueError."""
+    """Turn what a model's code raises on plain token ids into a ValueError.
+
+    Not what says nothing of the model: that memory has run out, or that another rank has ended.
+    """
     try:
         yield
-    except (RuntimeError, TypeError, AttributeError, LookupError, AssertionError) as error:
+    except (Unsupported, torch.OutOfMemoryError, dist.DistError):
+        raise
+    except FAULTS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{name} is not supported: it fails on a plain prompt ({reason})"

@@ -12,11 +12,11 @@ from statistics import fmean
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
 
-from trainer.checkpoint import DIGESTS, write_atomically
+from trainer.checkpoint import DIGESTS, TRAINING, write_atomically
 
 MEASURES = ("reward", "accuracy", "length", "truncated", "entropy", "logp_gap")
 # Of a checkpoint, what only a continued run needs.
-PRIVATE = ["optimizer.safetensors", "reference.safetensors", "state.json", DIGESTS]
+PRIVATE = [f"{TRAINING}/*", "state.json", DIGESTS]
 # Flags that say where a run was, not what it was.
 PLACES = ("out", "check", "report_to", "push_to_hub")
 PAPERS = {
@@ -167,7 +167,7 @@ def push_to_hub(folder: Path, name: str) -> str:
         hub.upload_folder(repo_id=address.repo_id, folder_path=folder, ignore_patterns=PRIVATE)
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        private = " ".join(f"--exclude {name}" for name in PRIVATE)
+        private = " ".join(f"--exclude {shlex.quote(name)}" for name in PRIVATE)
         raise ValueError(
             f"the run is complete, but not uploaded ({reason}); try again with: hf upload --private"
             f" {name} {folder} {private}"

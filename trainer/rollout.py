@@ -27,7 +27,7 @@ from trainer.policy import rectangle, response_mask
 from trainer.transformers_engine import TransformersEngine
 
 # Each minor version of vLLM has broken somebody's weight push: an untested one is refused.
-TESTED_VLLM = ("0.32.0",)
+TESTED_VLLM = {"0.32.0": "torch 2.13", "0.26.0": "torch 2.11"}  # each with the torch that it pins
 
 
 def request_seed(seed: int, step: int, prompt: int) -> int:
@@ -61,8 +61,9 @@ def choose_engine(kind: str) -> str:
                 "--engine transformers"
             )
         if version.split("+")[0] not in TESTED_VLLM:
+            tested = ", or ".join(f"vllm=={v} for {pins}" for v, pins in TESTED_VLLM.items())
             raise ValueError(
-                f"vLLM {version} is untested here: pip install vllm=={TESTED_VLLM[-1]}, or use "
+                f"vLLM {version} is untested here: pip install {tested}; or use "
                 f"--engine transformers"
             )
     return kind

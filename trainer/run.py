@@ -91,7 +91,8 @@ def leave(status: int | str = 0) -> None:
     if status == 0:
         dist.barrier()  # nobody leaves while another still talks to it
     elif isinstance(status, str):
-        tqdm.write(status, file=sys.stderr)  # on a line of its own, above a bar
+        # On a line of its own: above this rank's bar, or after rank 0's, which tqdm cannot see.
+        tqdm.write(f"\n{status}" if dist.get_rank() else status, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status if isinstance(status, int) else 1)
