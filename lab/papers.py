@@ -275,8 +275,7 @@ EXPERIMENTS["lite_ppo"] = Experiment(
     panels=("eval_accuracy", "entropy", "length"),
     steps=56,
     seconds=47,
-    try_it="`python prorl.py --tiny --model tiny:base --kl_coefficient 0`, and compare "
-    "`sampled_groups`.",
+    try_it="`python prorl.py --tiny --kl_coefficient 0`, and compare `sampled_groups`.",
 )
 
 # --- JustRL (arXiv 2512.16649) ---
@@ -430,9 +429,8 @@ EXPERIMENTS["prorl_boundary"] = Experiment(
     panels=(),
     steps=40,
     seconds=300,
-    try_it="`python prorl.py --tiny --model tiny:compose --data tiny:train/compose --eval_data "
-    "tiny:eval/compose-10 --eval_max_tokens 100`, and watch the accuracy on chains that training "
-    "never shows.",
+    try_it="`python prorl.py --tiny`, and watch the accuracy on chains of ten, which training never "
+    "shows.",
     evaluate="--temperature 1.0 --top_p 1.0 --max_tokens 128 --n 128 --limit 16 --benchmarks "
     + ",".join(f"tiny/compose-{depth}" for depth in DEPTHS),
     points={"before": "tiny:compose", "midway": MIDDLE, "after": LAST},
