@@ -351,19 +351,33 @@ def test_vllm_never_samples_rows_beyond_the_tokenizer(vllm_engine, wide_engine, 
     model.compute_logits = masked
 
 
-@needs_vllm
-@pytest.mark.vllm
-def test_vllm_opens_a_checkpoint_with_the_weights_that_were_trained(tmp_path, base_prompts):
-    """Not with those of ProRL's reference, which lie beside them under the same names."""
-    tokenizer, policy, reference = AutoTokenizer.from_pretrained(BASE), load(BASE), load(BASE)
-    optimizer = torch.optim.AdamW(perturbed(policy).parameters(), lr=1e-6)
+@pytest.fixture(scope="module")
+def checkpoint_engine(tmp_path_factory):
+    """(engine over a checkpoint with moments and a reference, its policy, the reference).
+
+    For the module's length, because an engine that goes takes vLLM's groups from the others.
+    """
+    start_ranks()
+    out, tokenizer = tmp_path_factory.mktemp("checkpoint"), AutoTokenizer.from_pretrained(BASE)
+    policy, reference = perturbed(load(BASE)), load(BASE)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
     for parameter in policy.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     state = {"step": 1, "data": "none", "reference": reference}
-    save_checkpoint(tmp_path, state, policy, tokenizer, optimizer, keep=1)
-    saved = str(tmp_path / "checkpoints" / "step_000001")
+    save_checkpoint(out, state, policy, tokenizer, optimizer, keep=1)
+    saved = str(out / "checkpoints" / "step_000001")
     engine = rollout.make_engine("vllm", saved, tokenizer, max_length=64, dtype=torch.float32)
+    return engine, policy, reference
+
+
+@needs_vllm
+@pytest.mark.vllm
+def test_vllm_opens_a_checkpoint_with_the_weights_that_were_trained(
+    checkpoint_engine, base_prompts
+):
+    """Not with those of ProRL's reference, which lie beside them under the same names."""
+    engine, policy, reference = checkpoint_engine
     samples = flat(engine.generate([p[:30] for p in base_prompts], 1, list(range(12)), Sampling(9)))
     assert trainer_gap(policy, samples, 1.0) < 1e-4
     assert trainer_gap(reference, samples, 1.0) > GAP_FATAL
