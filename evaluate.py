@@ -36,10 +36,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import rewards
 from trainer import data, plot, rollout
-from trainer.checkpoint import make_folder, write_atomically
 from trainer.compare import RULE, compare, print_comparison, read_evaluation
 from trainer.config import SHARE, at_least
-from trainer.files import read_jsonl
+from trainer.files import make_folder, read_jsonl, write_atomically
 from trainer.models import load_tokenizer
 from trainer.policy import Policy
 from trainer.ranks import start_ranks

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.common import ROOT
+from trainer.files import read_jsonl
 
 STEPS = 8
 FLAGS = (
@@ -229,7 +230,7 @@ def rank_of(launcher: int) -> int:
 
 
 def timeless(out: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    rows = read_jsonl(out / "metrics.jsonl")
     return [{k: v for k, v in row.items() if not k.startswith("seconds_")} for row in rows]
 
 

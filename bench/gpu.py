@@ -51,6 +51,7 @@ import torch
 
 from bench.common import one_thread, read_steps, save
 from bench.memory import QWEN_1_5B, Shape, parameters
+from trainer.files import read_jsonl
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -325,8 +326,7 @@ def recipe(arguments, flags: list, steps: int) -> dict:
         subprocess.run([str(part) for part in [*command, "--steps", steps, *flags]], check=True)
         shutil.copy(out / "curves.png", Path(arguments.out).with_suffix(".png"))
         rows = read_steps(out)
-        lines = (out / "metrics.jsonl").read_text().splitlines()
-    evaluated = [row for row in map(json.loads, lines) if "eval_accuracy" in row]
+        evaluated = [row for row in read_jsonl(out / "metrics.jsonl") if "eval_accuracy" in row]
     timed = rows[len(rows) // 2 :]
     names = [name for name in timed[-1] if name.startswith("seconds_")]
     seconds = {name: sum(row.get(name, 0.0) for row in timed) / len(timed) for name in names}

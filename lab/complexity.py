@@ -34,6 +34,7 @@ import losses
 import prorl
 from lab import systems, table1, techniques
 from trainer import plot
+from trainer.files import read_jsonl
 from trainer.sources.load import load_problems
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,7 +183,7 @@ def run_all(seeds: int) -> None:
 
 def measure(folder: Path) -> dict:
     """What a run came to: its last accuracy, the entropy of its last quarter, its costs."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = read_jsonl(folder / "metrics.jsonl")
     steps = [row for row in rows if row["step"] > 0]
     late = steps[-max(1, len(steps) // 4) :]
     return {

@@ -429,8 +429,8 @@ EXPERIMENTS["prorl_boundary"] = Experiment(
     panels=(),
     steps=40,
     seconds=300,
-    try_it="`python prorl.py --tiny`, and watch the accuracy on chains of ten, which training never "
-    "shows.",
+    try_it="`python prorl.py --tiny`, and watch the accuracy on chains of ten, which "
+    "training never shows.",
     evaluate="--temperature 1.0 --top_p 1.0 --max_tokens 128 --n 128 --limit 16 --benchmarks "
     + ",".join(f"tiny/compose-{depth}" for depth in DEPTHS),
     points={"before": "tiny:compose", "midway": MIDDLE, "after": LAST},

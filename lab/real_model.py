@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from trainer.data import chat_ids
+from trainer.files import read_jsonl
 from trainer.models import load_model, load_tokenizer
 
 NAMES = ["Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Henry", "Iris", "Jack"]
@@ -121,8 +122,7 @@ def main() -> None:
     if arguments.command == "problems":
         write_problems(arguments.folder)
     else:
-        lines = (arguments.folder / "form.jsonl").read_text().splitlines()
-        rows = [json.loads(line) for line in lines]
+        rows = read_jsonl(arguments.folder / "form.jsonl")
         cold_start(arguments.model, rows, arguments.out, arguments.steps, arguments.rate)
 
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from viewer import HOSTILE, make_evaluation, make_hostile_run, make_run, write_step
 
-from trainer.checkpoint import write_atomically
+from trainer.files import write_atomically
 from trainer.models import load_tokenizer
 from trainer.view.load import Grader, load
 from trainer.view.page import render

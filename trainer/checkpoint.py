@@ -13,7 +13,6 @@ killed at any moment.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from trainer.config import FREE
+from trainer.files import make_folder, write_atomically
 from trainer.policy import Policy, copy_full, full, load_model
 from trainer.ranks import mean_over_ranks
 
@@ -52,29 +52,6 @@ def claim(out: Path, config: dict) -> None:
     elif dist.get_rank() == 0:
         make_folder(out)
         write_atomically(path, json.dumps(config, indent=1) + "\n")
-
-
-def make_folder(out: Path) -> None:
-    """Raises ValueError, with what to do, where no folder can be made."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"cannot make the folder {out} ({error.strerror}); give another --out"
-        ) from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a kill, sees the old content or the new, never half."""
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        aside.write_text(text)
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OSError(
-            f"cannot write {path} ({error.strerror}): make room, then give the same command again"
-        ) from error
 
 
 def latest_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:

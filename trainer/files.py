@@ -1,6 +1,7 @@
-"""Reading the .jsonl files that runs and evaluations append to."""
+"""Folders and files of runs and evaluations."""
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,3 +17,26 @@ def read_jsonl(path: str | Path) -> list[dict]:
             with suppress(json.JSONDecodeError):
                 rows.append(json.loads(line))
     return rows
+
+
+def make_folder(out: Path) -> None:
+    """Raises ValueError, with what to do, where no folder can be made."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"cannot make the folder {out} ({error.strerror}); give another --out"
+        ) from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a kill, sees the old content or the new, never half."""
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        aside.write_text(text)
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OSError(
+            f"cannot write {path} ({error.strerror}): make room, then give the same command again"
+        ) from error

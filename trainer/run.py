@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from trainer import checkpoint, rollouts
 from trainer.data import Problem, Rollout, fingerprint
-from trainer.files import read_jsonl
+from trainer.files import make_folder, read_jsonl
 from trainer.metrics import check_gap
 from trainer.policy import MicroBatch
 from trainer.publish import Reporter, before_and_after, push_to_hub, write_card
@@ -114,7 +114,7 @@ def lock_folder(out: Path) -> int:
     The lock goes with the process, however that ends. Where no step was ever taken the folder is as
     good as new, so its recipe is forgotten. Raises ValueError when another run has it.
     """
-    checkpoint.make_folder(out)
+    make_folder(out)
     if not os.access(out, os.W_OK):
         raise ValueError(f"cannot write in {out}; give another --out, or change its permissions")
     lock = os.open(out, os.O_RDONLY)

@@ -17,7 +17,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from trainer.checkpoint import write_atomically
+from trainer.files import write_atomically
 from trainer.view.load import Grader, Source, load
 from trainer.view.page import render
 from trainer.view.text import show
