@@ -148,7 +148,15 @@ EXPERIMENTS["clip_higher"] = Experiment(
     "entropy little and can hurt. For aligned ones it slows the loss of entropy and raises "
     "accuracy; the smaller aligned model gains up to 0.32, the larger one is best at 0.28. The "
     "paper draws accuracy and entropy over steps, one line a bound.",
-    found="",
+    found="In this world the bound is met: in the 0.20 arms by 1.0 % of the tokens from the base "
+    "and by 1.8 % from the aligned model, at the steps where the mark that makes a line "
+    "right turns from rare to usual. (In arithmetic it is met by 0.2 %, so no arms are "
+    "compared there.) A higher bound makes that turn faster: after five steps the base has "
+    "an accuracy of 0.86 at 0.28, and of 0.78 at 0.20. The claims are about the end, and "
+    "there the arms are nearly level: from the base, 0.28 is three points ahead, the other "
+    "way round than the paper says, and not decided with these seeds; from the aligned "
+    "model there is no difference. Entropy falls a little faster with a higher bound, not "
+    "more slowly: what is learnt here is one right way, and the bound lets it win sooner.",
     arms=cross(
         {"base": FORKS, "aligned": FORKS_ALIGNED},
         {bound: f"{CLIPPED} --clip_high {bound}" for bound in ("0.20", "0.28", "0.32")},
