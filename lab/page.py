@@ -14,11 +14,12 @@ from lab.statistics import RULE, VERDICTS, Judged, judge, measure_claim
 OPENING = """# The papers' findings, tried in the embedded worlds
 
 Three papers say what matters in reinforcement learning of language models. Here their claims are
-tested on [two small worlds](../tiny/README.md): chains of arithmetic, and compositions of opaque
-functions. An experiment compares arms, each one a command line of `justrl.py`, `prorl.py` or
-`liteppo.py`, over paired seeds: the same problems and the same seeds of sampling. What all arms
-share was fixed before any two of them were compared, and no arm was tuned. Worlds this small can
-show that a mechanism exists; they cannot show that it matters at scale.
+tested in [small worlds](../tiny/README.md): chains of arithmetic, compositions of opaque functions,
+and the same with answers that fork at every line. An experiment compares arms, each one a command
+line of `justrl.py`, `prorl.py` or `liteppo.py`, over paired seeds: the same problems and the same
+seeds of sampling. What all arms share was fixed before any two of them were compared, and no arm
+was tuned. Worlds this small can show that a mechanism exists; they cannot show that it matters at
+scale.
 
     python -m lab                     # the experiments, their arms and how long they take
     python -m lab prorl_boundary      # run one, and see what it says
@@ -35,11 +36,11 @@ otherwise. In short:
   question has no answer (prorl_boundary_arithmetic).
 - A KL penalty that is felt slows the learning, and a reset of the reference lets it go on
   (prorl_reset).
-- On hard data, a mean over tokens beats a mean over answers (aggregation), and at equal steps
-  DAPO's dynamic sampling beats Lite PPO (lite_ppo). Neither is what the paper says.
+- At equal steps DAPO's dynamic sampling beats Lite PPO (lite_ppo). The paper says the opposite.
 - A robust verifier in training costs JustRL accuracy on longer chains (justrl_ablations).
-- How advantages are scaled, and where the clip's upper bound lies, changes accuracy by less than
-  the seeds do (normalization, clip_higher)."""
+- Where a rare token has to become the usual one, a higher upper bound of the clip lets it rise
+  sooner, from any start; in the end the arms are nearly level (clip_higher).
+- How advantages are scaled changes accuracy by less than the seeds do (normalization)."""
 
 
 def read_results(out: Path) -> dict[str, dict]:
