@@ -180,7 +180,15 @@ EXPERIMENTS["aggregation"] = Experiment(
     paper="Tricks or Traps, analysis 3. From a base model every token should weigh alike, most of "
     "all on hard data. From an aligned one every sequence should, in most settings. The paper "
     "compares the final accuracies as bars.",
-    found="",
+    found="Answers are 8 tokens long where the model guesses, and up to 88 where it works: as "
+    "training goes on, they grow from 31 tokens to 55 on hard data, because only workings "
+    "are right. On easy data the weights of tokens make no difference. On hard data the "
+    "means lie within two points of each other, but the seeds differ by far more, above all "
+    "from the aligned model, so that nothing is decided: a run of 24 steps ends while "
+    "accuracy still rises steeply, and a seed that finds the turn a step later is many "
+    "points behind. The earlier runs of this experiment in the world of arithmetic found "
+    "that token weights help on hard data by three points; there, answers that never stop "
+    "weigh more in a mean over tokens, and here there are next to none.",
     arms=cross(
         {
             "base, easy": f"{FORKS} {depths(1, 3)}",
