@@ -76,7 +76,7 @@ def draw_curves(cells, experiment: Experiment, result: dict) -> list:
             }
             panel = PANELS[metric]
             if facet:
-                panel = panel._replace(title=f"{facet}: {panel.title.lower()}")
+                panel = panel._replace(title=f"{facet}:\n{panel.title.lower()}")
             ax = cells[row][column] if len(experiment.arms) > 1 else cells[0][row]
             block = max(1, result["steps"] // 30)
             plot.draw_metric(ax, panel, groups, last=result["steps"], block=block)

@@ -184,11 +184,10 @@ EXPERIMENTS["aggregation"] = Experiment(
     "training goes on, they grow from 31 tokens to 55 on hard data, because only workings "
     "are right. On easy data the weights of tokens make no difference. On hard data the "
     "means lie within two points of each other, but the seeds differ by far more, above all "
-    "from the aligned model, so that nothing is decided: a run of 24 steps ends while "
-    "accuracy still rises steeply, and a seed that finds the turn a step later is many "
-    "points behind. The earlier runs of this experiment in the world of arithmetic found "
-    "that token weights help on hard data by three points; there, answers that never stop "
-    "weigh more in a mean over tokens, and here there are next to none.",
+    "from the aligned model, whose accuracy is unsteady late in training; so nothing is "
+    "decided there. The earlier runs of this experiment in the world of arithmetic found "
+    "that on hard data a mean over tokens is better by three points; there, answers that "
+    "never stop weigh more in that mean, and here there are next to none.",
     arms=cross(
         {
             "base, easy": f"{FORKS} {depths(1, 3)}",
