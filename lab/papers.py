@@ -187,7 +187,7 @@ EXPERIMENTS["aggregation"] = Experiment(
     "from the aligned model, whose accuracy is unsteady late in training; so nothing is "
     "decided there. The earlier runs of this experiment in the world of arithmetic found "
     "that on hard data a mean over tokens is better by three points; there, answers that "
-    "never stop weigh more in that mean, and here there are next to none.",
+    "never stop weigh more in that mean, and here there are none.",
     arms=cross(
         {
             "base, easy": f"{FORKS} {depths(1, 3)}",
