@@ -419,16 +419,18 @@ EXPERIMENTS["prorl_boundary"] = Experiment(
     "unsolved at any k to solved, and graph_color improves at sizes larger than those trained on. "
     "The distributions of pass@1 shift to the right.",
     found="The base solves no chain of 12 within 128 answers, and of the chains of 10 one in "
-    "sixteen. After 40 steps of ProRL on depths 1 to 8, 91 % of the chains of 10 and 58 % of "
-    "those of 12 are solved within 128, though training never shows such depths. Depths 1 and "
-    "2 were mostly solved within 128 before, and only pass@1 can rise (diminish). From depth "
-    "3 on the gain in pass@128 has mostly come midway (plateau). It goes on in the second "
-    "half (sustained) at depths 10, 12 and 14 with one or two seeds of five. Over the ten "
-    "depths, the weaker the start, the stronger the gain, but for depth 14, which stays "
-    "nearly out of reach: the base loses its place in chains of that length. RL makes steps "
-    "reliable that a model can already do, and so joins more of them; it adds none. All is "
-    "measured at temperature 1 without nucleus, with 128 answers to each of sixteen problems "
-    "a depth, because at the paper's 0.6 and 0.95 the base hardly ever works.",
+    "sixteen. After 40 steps of ProRL on depths 1 to 8, 91 % of the chains of 10 and 58 % "
+    "of those of 12 are solved within 128, though training never shows such depths. Depths "
+    "1 and 2 were mostly solved within 128 before, and only pass@1 can rise (diminish). "
+    "From depth 3 on the gain in pass@128 has mostly come midway (plateau). It goes on in "
+    "the second half (sustained) at depths 10, 12 and 14 with one or two seeds of five. "
+    "Over the ten depths, the weaker the start, the stronger the gain, but for depth 14, "
+    "which stays nearly out of reach: the base loses its place in chains of that length. RL "
+    "makes steps reliable that a model can already do, and so joins more of them; it adds "
+    "none. All is measured at temperature 1 without nucleus, with 128 answers to each of "
+    "sixteen problems a depth, because at the paper's 0.6 and 0.95 the base hardly ever "
+    "works. The claims name depth 1, where the base is strongest; in an earlier run of "
+    "three seeds and eight problems a depth they named depth 2.",
     # Sixteen samples, as in the paper. Of eight, answers that are right once in a hundred are
     # hardly ever mixed with wrong ones, and dynamic sampling has little to train on.
     arms={
