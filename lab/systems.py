@@ -51,6 +51,10 @@ PRORL_V2 = dict(
     icepop_high=5.0,
 )
 
+# Stages of FastCuRL: half a batch, and on its data L2.
+HALF = dict(prompts_per_step=64, updates_per_step=1)
+L2 = HALF | dict(max_response_tokens=16384, prompts_from=1 / 3, prompts_to=2 / 3)
+
 ROWS = {
     "still-3": OTHERS
     | dict(
@@ -92,41 +96,10 @@ ROWS = {
         kl_coefficient=1e-3,
         stages=[  # its data L1, L2, L3 as thirds by length of prompt; the last end is ours
             dict(until=160, max_response_tokens=8192, prompts_to=1 / 3),
-            dict(
-                until=750,
-                max_response_tokens=16384,
-                prompts_per_step=64,
-                updates_per_step=1,
-                prompts_from=1 / 3,
-                prompts_to=2 / 3,
-            ),
-            dict(
-                until=980,
-                max_response_tokens=24576,
-                prompts_per_step=64,
-                updates_per_step=1,
-                prompts_from=2 / 3,
-            ),
-            dict(
-                until=1560,
-                max_response_tokens=16384,
-                prompts_per_step=64,
-                updates_per_step=1,
-                samples_per_prompt=16,
-                prompts_from=1 / 3,
-                prompts_to=2 / 3,
-            ),
-            dict(
-                until=2000,
-                max_response_tokens=16384,
-                prompts_per_step=64,
-                updates_per_step=1,
-                samples_per_prompt=16,
-                prompts_from=1 / 3,
-                prompts_to=2 / 3,
-                kl_coefficient=0.0,
-                entropy_coef=1e-6,
-            ),
+            L2 | dict(until=750),
+            HALF | dict(until=980, max_response_tokens=24576, prompts_from=2 / 3),
+            L2 | dict(until=1560, samples_per_prompt=16),
+            L2 | dict(until=2000, samples_per_prompt=16, kl_coefficient=0.0, entropy_coef=1e-6),
         ],
     ),
     "prorl-v1": dict(
