@@ -18,6 +18,7 @@ from torch import nn
 from losses import token_logps
 
 HUGE = 1e6  # a logit that any soft cap cuts off
+# What a model's own code may raise on plain token ids.
 FAULTS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
 
 

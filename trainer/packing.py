@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from trainer.data import Rollout
+from trainer.head import FAULTS
 
 # A rectangle more costs as much as this many tokens of padding in attention, on a CPU.
 RECTANGLE_COST = 128
@@ -136,7 +137,7 @@ def _says_the_same(model) -> bool:
     packed = pack(rollouts, embedding_V_d.device)
     try:
         together_M_V = model(packed.ids_1_N, **packed.options()).logits[0, packed.predicts_M]
-    except (RuntimeError, TypeError, AttributeError, LookupError, ValueError):
+    except FAULTS:
         return False
     alone = [model(torch.tensor([sequence])).logits[0, 5:-1] for sequence in sequences]
     alone_M_V = torch.cat(alone)
