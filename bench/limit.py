@@ -62,9 +62,9 @@ def sample(folder: str, tiny: bool):
     return [rollout for group in groups for rollout in group]
 
 
-def cut(rollouts, updates: int, budget: int, share_prompts: bool):
-    """The step's mini-batches, with advantages of 1 and -1."""
-    micros = partial(micro_batches, budget=budget, device=CPU, share_prompts=share_prompts)
+def cut(rollouts, updates: int, budget: int, policy=None):
+    """The step's mini-batches, with advantages of 1 and -1; padded without a policy."""
+    micros = partial(micro_batches, budget=budget, device=CPU, policy=policy)
     advantages_B = torch.tensor([(-1.0) ** row for row in range(len(rollouts))])
     minibatches = []
     for rows in equal_slices(len(rollouts), updates):
@@ -168,7 +168,7 @@ def main() -> None:
     policy = load_policy(folder, CPU, torch.float32, gradient_checkpointing=False)
     optimizer = make_optimizer(policy, 0.1)
     cuts = partial(cut, rollouts, 4 if tiny else 1, arguments.budget)
-    again = partial(cuts, policy.shares_prompts)
+    again = partial(cuts, policy)
     micros = [micro for minibatch in again() for micro in minibatch]
     work = {}
     for name, shared in (("products", True), ("unshared", False)):
@@ -176,7 +176,7 @@ def main() -> None:
     rounds = []
     for _ in range(arguments.rounds + 1):
         row = {}
-        for name, minibatches in (("update", again()), ("padded", cuts(False))):
+        for name, minibatches in (("update", again()), ("padded", cuts())):
             row[name] = seconds(partial(update, policy, optimizer, minibatches))
         row |= {name: seconds(products.run) for name, products in work.items()}
         rounds.append(row)

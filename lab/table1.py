@@ -263,12 +263,7 @@ def main(config: Config) -> None:
     state = run.resume(state, problems, policy, optimizer)
     engine.load_weights(policy)
     self_check(engine, policy, problems[0].prompt_ids)
-    cut = partial(
-        micro_batches,
-        budget=config.tokens_per_micro_batch,
-        device=device,
-        share_prompts=policy.shares_prompts,
-    )
+    cut = partial(micro_batches, budget=config.tokens_per_micro_batch, device=device, policy=policy)
 
     def sample(batch, count, sampling, step, first=0) -> list[list[Rollout]]:
         """`count` scored responses to each problem, on every rank; each rank samples its share."""

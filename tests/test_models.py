@@ -79,7 +79,7 @@ def walk(folder, out, sampling=True):
     # Log-probs and gradients are those of the model's own logits, with blocks recomputed.
     rollouts = random_rollouts(3, vocab_size=256, shortest=4)
     rollouts[2].prompt_ids = rollouts[0].prompt_ids
-    (micro,) = batches_of(rollouts, budget=1000, share_prompts=policy.shares_prompts)
+    (micro,) = batches_of(rollouts, budget=1000, policy=policy)
     logps, _ = policy(micro, 0.8)
     own = own_logps(plain, micro, 0.8)
     torch.testing.assert_close(logps, own, atol=1e-5, rtol=1e-6)

@@ -356,7 +356,7 @@ def test_samples_that_share_their_prompt_train_as_they_do_apart(random_policy_di
     advantages, weights = torch.arange(-4.0, 5.0), response_mask(rollouts) / 100
     found = []
     for budget, share in ((EVERYTHING, False), (EVERYTHING, True), (90, True), (5, True)):
-        cut = partial(micro_batches, budget=budget, device=CPU, share_prompts=share)
+        cut = partial(micro_batches, budget=budget, device=CPU, policy=policy if share else None)
         batches = cut(rollouts, advantages, weights)
         logps = [policy(micro, 0.8)[0].detach() for micro in batches]
         backward(policy, batches, 0.8)

@@ -379,8 +379,9 @@ def train(config, policy, optimizer, reference, rollouts, device, costs: Costs) 
     advantages = torch.tensor([(-1.0) ** row for row in range(len(rollouts))])
     weights_B_R = losses.token_weights(response_mask(rollouts), "token")
     budget = max(config.tokens_per_micro_batch, 1)
-    cut = partial(micro_batches, budget=budget, device=device, share_prompts=policy.shares_prompts)
-    micro = cut(rollouts, advantages, weights_B_R)[0]
+    micro, *_ = micro_batches(
+        rollouts, advantages, weights_B_R, budget=budget, device=device, policy=policy
+    )
     tokens = micro.ids_B_T.numel()
 
     def forward():

@@ -276,21 +276,22 @@ def micro_batches(
     *,
     budget: int,
     device: torch.device,
-    share_prompts: bool = False,
+    policy: Policy | None = None,
 ) -> list[MicroBatch]:
     """Cut one global mini-batch into this rank's micro-batches.
 
     advantages_B: of each response. weights_B_R: from losses.token_weights, over response positions.
     budget: padded tokens of one micro-batch; a longer sequence gets one to itself.
-    share_prompts: for a policy that does so, on one rank. The sequences keep their order, in which
-        the samples of a prompt stand together, and no padding counts.
+    policy: where it shares prompts, on one rank, the micro-batches are packed for it. The sequences
+        keep their order, in which the samples of a prompt stand together, and no padding counts.
 
     Otherwise the sequences are sorted by length and cut where that saves most padding. They are
     dealt round robin, so that ranks get equal work. All ranks get equally many micro-batches, some
     perhaps empty, because FSDP's ranks compute in step.
     """
     length_B = [len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts]
-    if share_prompts:
+    packed = policy is not None and policy.shares_prompts
+    if packed:
         cuts, empty = _fill(length_B, budget), []
     else:
         longest_first = sorted(range(len(rollouts)), key=lambda i: -length_B[i])
@@ -307,7 +308,7 @@ def micro_batches(
         for rows in cuts + empty
     ]
     for micro in micros:
-        micro.packed = pack(micro.rollouts, device) if share_prompts else None
+        micro.packed = pack(micro.rollouts, device) if packed else None
     return micros
 
 
