@@ -2,6 +2,7 @@
 
     python -m lab                                   what there is, and how long it takes
     python -m lab clip_higher                       run one; [--seeds 5] [--jobs 2]
+    python -m lab clip_higher --most 40             then give each claim the seeds that it needs
     python -m lab clip_higher --steps 8 --seeds 2   try it out, shorter
     python -m lab all                               run all of them, one after the other
     python -m lab page                              write lab/README.md from the results
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from lab import figure, page, run
 from lab.papers import EXPERIMENTS, Experiment
-from lab.statistics import RULE
+from lab.statistics import RULE, seeds_for_arms
 
 
 def minutes(experiment: Experiment, seeds: int, jobs: int) -> int:
@@ -42,8 +43,13 @@ def listing(seeds: int, jobs: int) -> str:
     return "\n\n".join(blocks)
 
 
-def run_experiment(name: str, out: Path, *, seeds: int, jobs: int, steps: int | None) -> None:
-    """Run what is missing of an experiment, write its results and figure, print the verdicts."""
+def run_experiment(
+    name: str, out: Path, *, seeds: int, most: int = 0, jobs: int, steps: int | None
+) -> None:
+    """Run what is missing of an experiment, write its results and figure, print the verdicts.
+
+    seeds: of the pilot. most: above it, arms get what the pilot says they need, at most so many.
+    """
     experiment = EXPERIMENTS[name]
     home, runs_home = out / "results" / name, out / "runs" / name
     trial = steps is not None and steps != experiment.steps
@@ -52,10 +58,18 @@ def run_experiment(name: str, out: Path, *, seeds: int, jobs: int, steps: int | 
     steps = steps or experiment.steps
     time = minutes(experiment, seeds, jobs)
     print(f"{name}: about {time} minutes at {experiment.steps} steps, here {steps}")
-    runs = run.plan(experiment, runs_home, seeds, steps)
+    arms = list(experiment.commands())
+    runs = run.plan(experiment, runs_home, dict.fromkeys(arms, seeds), steps)
     run.carry_out_all(name, runs, jobs)
-
     result = run.collect(name, experiment, runs, steps)
+    if most > seeds:
+        pilot = page.measure(experiment, result)
+        needed = seeds_for_arms(pilot, arms, seeds, most)
+        print("seeds by the pilot's variance: " + ", ".join(f"{a} {n}" for a, n in needed.items()))
+        runs = run.plan(experiment, runs_home, needed, steps)
+        run.carry_out_all(name, runs, jobs)
+        result = run.collect(name, experiment, runs, steps)
+
     home.mkdir(parents=True, exist_ok=True)
     (home / "results.json").write_text(json.dumps(result) + "\n")
     results = page.read_results(out) | {name: result}
@@ -75,6 +89,9 @@ def main() -> None:
     )
     parser.add_argument("name", nargs="?", help="an experiment, all, or page; none: list them")
     parser.add_argument("--seeds", type=int, default=5, help="paired seeds, two at least (5)")
+    parser.add_argument(
+        "--most", type=int, default=0, help="seeds of an arm whose claims need more than --seeds"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each (2)")
     parser.add_argument("--steps", type=int, help="try it out with fewer steps")
     parser.add_argument(
@@ -91,6 +108,10 @@ def main() -> None:
             )
         if args.seeds < 2 or args.jobs < 1 or (args.steps is not None and args.steps < 2):
             raise ValueError("it takes two --seeds at least, one of --jobs and two --steps")
+        if args.most and args.most < args.seeds:
+            raise ValueError(
+                f"--most {args.most} is less than the {args.seeds} --seeds of the pilot"
+            )
         if args.name is None:
             print(listing(args.seeds, args.jobs))
         elif args.name == "page":
@@ -99,7 +120,14 @@ def main() -> None:
             print(f"Written to {out / 'README.md'}")
         else:
             for name in EXPERIMENTS if args.name == "all" else [args.name]:
-                run_experiment(name, out, seeds=args.seeds, jobs=args.jobs, steps=args.steps)
+                run_experiment(
+                    name,
+                    out,
+                    seeds=args.seeds,
+                    most=args.most,
+                    jobs=args.jobs,
+                    steps=args.steps,
+                )
     except (ValueError, OSError) as error:
         sys.exit(f"lab: {error}")
     except KeyboardInterrupt:

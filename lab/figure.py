@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from collections import Counter
 from pathlib import Path
 from statistics import fmean
 
@@ -36,7 +37,7 @@ def draw(experiment: Experiment, result: dict, judged: list[Judged], out: Path) 
     above, below = 2.3 * rows, 0.7 + 0.33 * len(judged)  # inches
     with plt.rc_context(plot.STYLE | {"font.size": 8, "axes.titlesize": 9}):
         figure = plt.figure(figsize=(WIDTH, above + below), layout="constrained")
-        note = f"{result['seeds']} paired seeds"
+        note = f"{seed_counts(result)} paired seeds"
         if rows:
             upper, lower = figure.subfigures(2, 1, height_ratios=[above, below])
             cells = upper.subplots(rows, columns, squeeze=False)
@@ -85,6 +86,12 @@ def draw_curves(cells, experiment: Experiment, result: dict) -> list:
 
 def runs_of(result: dict, name: str) -> list[dict]:
     return [run for run in result["runs"] if run["arm"] == name]
+
+
+def seed_counts(result: dict) -> str:
+    """How many seeds the arms have: "5", or "5 to 25" where they differ."""
+    counts = Counter(run["arm"] for run in result["runs"]).values()
+    return " to ".join(map(str, sorted({min(counts), max(counts)})))
 
 
 def as_rows(curves: dict, metric: str) -> list[dict]:

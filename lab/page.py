@@ -51,15 +51,17 @@ def read_results(out: Path) -> dict[str, dict]:
 
 def judge_all(results: dict[str, dict]) -> dict[str, list[Judged]]:
     """{experiment: its claims with their verdicts}. All claims are judged together."""
-    measured = {
-        name: [measure_claim(claim, by_arm(result)) for claim in EXPERIMENTS[name].claims]
-        for name, result in results.items()
-    }
+    measured = {name: measure(EXPERIMENTS[name], result) for name, result in results.items()}
     verdicts = iter(judge([one for claims in measured.values() for one in claims]))
     return {
         name: [replace(one, verdict=next(verdicts)) for one in claims]
         for name, claims in measured.items()
     }
+
+
+def measure(experiment: Experiment, result: dict) -> list[Judged]:
+    """The claims of an experiment with their differences and no verdict yet."""
+    return [measure_claim(claim, by_arm(result)) for claim in experiment.claims]
 
 
 def by_arm(result: dict) -> dict[str, dict[int, dict]]:
@@ -118,13 +120,14 @@ def power(judged: dict[str, list[Judged]]) -> str:
     most = max((one.seeds_needed for one in lacking), default=0)
     return (
         f"Of the {len(undecided)} undecided claims, {len(lacking)} lack seeds: by the variance "
-        f"seen, they take up to {most} (last column of each table). `python -m lab NAME --seeds N` "
+        f"seen, they take up to {most} (last column of each table). `python -m lab NAME --most N` "
         "adds them."
     )
 
 
 def findings(name: str, experiment: Experiment, result: dict, claims: list[Judged]) -> list[str]:
-    when = f"{result['seeds']} seeds, {result['steps']} steps, run on {result['date']}"
+    seeds = figure.seed_counts(result)
+    when = f"{seeds} seeds, {result['steps']} steps, run on {result['date']}"
     pictures = [f"![{name}](results/{name}/figure.png)"]
     if not has_curves(result):  # runs of an older format kept them as a picture alone
         pictures.insert(0, f"![curves of {name}](results/{name}/curves.png)")
@@ -144,10 +147,11 @@ def has_curves(result: dict) -> bool:
 
 
 def claim_table(claims: list[Judged]) -> str:
-    lines = ["| claim | difference | verdict | seeds needed |", "|---|---|---|---:|"]
+    lines = ["| claim | difference | verdict | seeds | needed |", "|---|---|---|---:|---:|"]
     for one in claims:
         needed = str(one.seeds_needed) if one.seeds_needed <= 1000 else "over 1,000"
-        lines.append(f"| {one.claim} | {one} | **{one.verdict}** | {needed} |")
+        seeds = len(one.differences)
+        lines.append(f"| {one.claim} | {one} | **{one.verdict}** | {seeds} | {needed} |")
     return "\n".join(lines)
 
 

@@ -45,12 +45,16 @@ class Run:
     checkpoint: Path  # the last one: there when the script has done all its steps
 
 
-def plan(experiment: Experiment, runs: Path, seeds: int, steps: int) -> list[Run]:
-    """All runs, seed by seed, so that an experiment cut short has whole pairs."""
+def plan(experiment: Experiment, runs: Path, seeds: dict[str, int], steps: int) -> list[Run]:
+    """All runs, seed by seed, so that an experiment cut short has whole pairs.
+
+    seeds: {arm: how many}. Every arm begins with seed 0, so that arms share all they can.
+    """
     return [
         plan_run(experiment, name, command, runs, seed, steps)
-        for seed in range(seeds)
+        for seed in range(max(seeds.values()))
         for name, command in experiment.commands().items()
+        if seed < seeds[name]
     ]
 
 
@@ -235,5 +239,4 @@ def collect(name: str, experiment: Experiment, runs: list[Run], steps: int) -> d
             }
         )
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    seeds = len({run.seed for run in runs})
-    return {"experiment": name, "date": today, "seeds": seeds, "steps": steps, "runs": records}
+    return {"experiment": name, "date": today, "steps": steps, "runs": records}

@@ -23,9 +23,12 @@ chosen after the runs of 2026-11-22 had been seen and before all later ones. The
 - else **undecided**.
 
 Significant means that the claim survives Benjamini and Hochberg's procedure over all claims of all
-experiments: of the claims called significant, at most 5 % are expected to be false. Seeds needed is
-the number that makes the interval, by the variance seen here, no wider than the smallest effect
-worth talking about, or than the effect seen where that is larger."""
+experiments: of the claims called significant, at most 5 % are expected to be false.
+
+Seeds needed is the number that makes the interval, by the variance seen, no wider than the smallest
+effect worth talking about, or than the effect seen where that is larger. A pilot of a few seeds
+says how many that is. Then each arm gets as many as its claims need, at most `--most`, and nobody
+looks in between: a claim that the pilot has decided gets its seeds as well."""
 
 VERDICTS = ("as in the paper", "opposite", "no difference", "undecided")
 FALSE_DISCOVERIES = 0.05
@@ -89,7 +92,7 @@ def measure_claim(claim: Claim, seen: dict[str, dict[int, dict]]) -> Judged:
     def mean(arms: tuple[str, ...], seed: int) -> float:
         return fmean(seen[name][seed][claim.metric] for name in arms) if arms else 0.0
 
-    seeds = sorted(seen[claim.more[0]])
+    seeds = sorted(set.intersection(*(set(seen[name]) for name in claim.more + claim.less)))
     differences = [mean(claim.more, seed) - mean(claim.less, seed) for seed in seeds]
     level = fmean(abs(mean((name,), seed)) for name in claim.more + claim.less for seed in seeds)
     low, high, p = t_test(differences)
@@ -97,6 +100,15 @@ def measure_claim(claim: Claim, seen: dict[str, dict[int, dict]]) -> Judged:
     middle = fmean(differences)
     needed = seeds_needed(stdev(differences), max(worth, abs(middle))) if worth else 2
     return Judged(claim, differences, middle, low, high, p, worth, needed)
+
+
+def seeds_for_arms(pilot: list[Judged], arms: list[str], least: int, most: int) -> dict[str, int]:
+    """{arm: seeds}: what the claims about it need by the pilot, between least and most."""
+    seeds = dict.fromkeys(arms, least)
+    for judged in pilot:
+        for arm in judged.claim.more + judged.claim.less:
+            seeds[arm] = max(seeds[arm], min(most, judged.seeds_needed))
+    return seeds
 
 
 def verdict(judged: Judged, q: float) -> str:

@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,11 @@ def lab_in(*arguments):
     )
 
 
+def plan_all(experiment, folder, seeds, steps):
+    """The runs of an experiment whose arms all get so many seeds."""
+    return run.plan(experiment, folder, dict.fromkeys(experiment.commands(), seeds), steps)
+
+
 # --- the tables of papers.py ---
 
 
@@ -36,7 +42,7 @@ def test_arms_take_flags_that_their_scripts_have_and_differ_from_each_other(
     name, monkeypatch, tmp_path
 ):
     experiment, configs = EXPERIMENTS[name], []
-    for planned in run.plan(experiment, tmp_path, 1, experiment.steps):
+    for planned in plan_all(experiment, tmp_path, 1, experiment.steps):
         script, *flags = planned.commands[0]
         module = importlib.import_module(script.removesuffix(".py"))
         monkeypatch.setattr(sys, "argv", [script, *flags])
@@ -63,15 +69,19 @@ def test_claims_name_arms_of_their_experiment_and_panels_are_known(name):
 
 
 def test_runs_come_seed_by_seed_and_share_their_seed(tmp_path):
-    runs = run.plan(EXPERIMENTS["aggregation"], tmp_path, seeds=3, steps=64)
+    runs = plan_all(EXPERIMENTS["aggregation"], tmp_path, 3, 64)
     assert [planned.seed for planned in runs] == [0] * 8 + [1] * 8 + [2] * 8
     assert len({planned.folder for planned in runs}) == 24
     for planned in runs:
         assert planned.commands[0][planned.commands[0].index("--seed") + 1] == str(planned.seed)
+    few = dict.fromkeys(EXPERIMENTS["aggregation"].commands(), 2)
+    runs = run.plan(EXPERIMENTS["aggregation"], tmp_path, few | {"base, hard: token": 4}, steps=64)
+    assert [planned.seed for planned in runs] == [0] * 8 + [1] * 8 + [2, 3]
+    assert {planned.arm for planned in runs[16:]} == {"base, hard: token"}
 
 
 def test_the_boundary_is_measured_before_midway_and_after(tmp_path):
-    (planned, _) = run.plan(EXPERIMENTS["prorl_boundary_arithmetic"], tmp_path, seeds=2, steps=120)
+    (planned, _) = plan_all(EXPERIMENTS["prorl_boundary_arithmetic"], tmp_path, 2, 120)
     train, before, midway, after, compare = planned.commands
     assert train[0] == "prorl.py" and compare[1] == "--compare"
     measured = [command[1].rpartition("/")[2] for command in (before, midway, after)]
@@ -174,6 +184,25 @@ def test_the_seeds_needed_resolve_the_smallest_effect():
     assert large.seeds_needed < 5 < small.seeds_needed
 
 
+def test_each_arm_gets_the_seeds_that_its_claims_need():
+    arms = ["a", "b", "c"]
+    one, two = Claim("eval_accuracy", ("a",), ("b",)), Claim("m", ("a",))
+    noisy = statistics.measure_claim(one, seen(0.08, -0.06, 0.09, -0.07))
+    calm = statistics.measure_claim(two, seen(0.010, 0.012, 0.009, 0.011))
+    assert calm.seeds_needed < 4 < noisy.seeds_needed < 300
+    need = noisy.seeds_needed
+    assert statistics.seeds_for_arms([calm], arms, 4, 40) == dict.fromkeys(arms, 4)
+    assert statistics.seeds_for_arms([noisy, calm], arms, 4, 300) == {"a": need, "b": need, "c": 4}
+    assert statistics.seeds_for_arms([noisy], arms, 4, 40) == {"a": 40, "b": 40, "c": 4}
+
+
+def test_arms_of_unequal_seeds_are_compared_over_those_they_share():
+    measured = seen(0.1, 0.2, 0.3)
+    measured["b"] |= {3: {"m": 9.0, "eval_accuracy": 9.0}}
+    judged = statistics.measure_claim(A_ABOVE, measured)
+    assert judged.differences == pytest.approx([0.1, 0.2, 0.3])
+
+
 def test_measures_are_means_over_the_last_quarter(tmp_path):
     rows = [{"step": 0, "eval_accuracy": 0.9}]
     rows += [
@@ -200,7 +229,11 @@ def test_without_a_name_it_lists_papers_arms_and_times():
 
 @pytest.mark.parametrize(
     "arguments, word",
-    [(["clip_hihger"], "clip_higher"), (["aggregation", "--seeds", "1"], "--seeds")],
+    [
+        (["clip_hihger"], "clip_higher"),
+        (["aggregation", "--seeds", "1"], "--seeds"),
+        (["aggregation", "--seeds", "6", "--most", "5"], "--most 5"),
+    ],
 )
 def test_a_wrong_command_gets_one_sentence(arguments, word, tmp_path):
     done = lab_in(*arguments, "--out", tmp_path)
@@ -217,7 +250,10 @@ def test_the_page_in_the_repository_is_what_its_results_say():
         assert result["steps"] == EXPERIMENTS[name].steps and result["date"]
         arms = {(one["arm"], one["seed"]) for one in result["runs"]}
         names = EXPERIMENTS[name].commands()
-        assert arms == {(arm, seed) for arm in names for seed in range(result["seeds"])}
+        counts = Counter(arm for arm, _ in arms)
+        assert counts.keys() == names.keys() and min(counts.values()) >= 4
+        # Each arm begins with seed 0, so that arms of unequal numbers are paired.
+        assert arms == {(arm, seed) for arm, count in counts.items() for seed in range(count)}
 
 
 # --- an experiment, end to end ---
@@ -265,16 +301,25 @@ def test_an_experiment_runs_is_killed_and_goes_on(tmp_path, capfd, monkeypatch):
     assert "small: 100%" in capfd.readouterr().err
     # Nothing is left to do.
     command_line.run_experiment("small", tmp_path, seeds=2, jobs=2, steps=None)
-    page.write_page(tmp_path)
     assert first.stat().st_mtime_ns == kept
+    pilot = json.loads((tmp_path / "results" / "small" / "results.json").read_text())
+    needed = page.measure(experiment, pilot)[0].seeds_needed
+    # The pilot's two seeds say how many it takes; three are allowed.
+    command_line.run_experiment("small", tmp_path, seeds=2, most=3, jobs=2, steps=None)
+    said = capfd.readouterr().out
+    assert f"easy: Lite PPO {min(3, needed)}, easy: GRPO {min(3, needed)}" in said
+    assert needed > 2
 
+    page.write_page(tmp_path)
     result = json.loads((tmp_path / "results" / "small" / "results.json").read_text())
-    assert (result["seeds"], result["steps"]) == (2, 3)
+    assert result["steps"] == 3
     assert [(r["arm"], r["seed"]) for r in result["runs"]] == [
         ("easy: Lite PPO", 0),
         ("easy: GRPO", 0),
         ("easy: Lite PPO", 1),
         ("easy: GRPO", 1),
+        ("easy: Lite PPO", 2),
+        ("easy: GRPO", 2),
     ]
     for record in result["runs"]:
         (command,) = record["commands"]
@@ -294,7 +339,7 @@ def test_an_experiment_runs_is_killed_and_goes_on(tmp_path, capfd, monkeypatch):
 def test_a_failing_run_is_named_with_the_script_s_words(tmp_path):
     arms = {"": {"a": "liteppo.py --model tiny:nowhere"}}
     broken = dataclasses.replace(small(tmp_path), arms=arms)
-    (planned, *_) = run.plan(broken, tmp_path, seeds=2, steps=3)
+    (planned, *_) = plan_all(broken, tmp_path, 2, 3)
     with pytest.raises(ValueError, match=r"did not finish.*no tiny model .nowhere."):
         run.carry_out_all("broken", [planned], jobs=1)
     assert run.finished(planned) == {}
