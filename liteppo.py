@@ -9,7 +9,7 @@ The algorithm; the numbers stand again at the lines below:
 
     for each step:
         (5) sample 128 problems, 8 answers each, from the current policy
-        (4) reward 1 if the last \boxed{} is right, else 0
+        (4) reward 1 if the last \\boxed{} is right, else 0
         (6) advantage A = (reward - group mean) / (std of all rewards + 1e-6)
         (7) each of the batch's T tokens weighs 1/T in the loss
         (8) old = log pi(token) of the policy that sampled

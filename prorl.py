@@ -10,7 +10,7 @@ The algorithm; the numbers stand again at the lines below:
     for each step:
         until the batch has 256 groups:
             (5) sample problems, 16 answers each; keep the groups whose rewards are not all equal
-            (4) reward 1 if the last \boxed{} is right, else 0
+            (4) reward 1 if the last \\boxed{} is right, else 0
         (6) advantage A = (reward - group mean) / (group std + 1e-6)
         (7) split into 4 mini-batches; each of a mini-batch's T tokens weighs 1/T in its loss
         (8) old = log pi(token) of the policy that sampled, ref = that of the reference

@@ -92,3 +92,13 @@ def test_no_module_is_found_by_tricks():
     for path in tracked():
         if path.endswith(".py") and Path(path).name != Path(__file__).name:
             assert not trick.search((ROOT / path).read_text()), path
+
+
+def test_docstrings_hold_what_their_source_shows():
+    """An unescaped backslash turns "\\boxed" into a backspace and "oxed", also in --help."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef
+    for path in tracked():
+        if path.endswith(".py"):
+            for node in ast.walk(ast.parse((ROOT / path).read_text())):
+                text = (ast.get_docstring(node) or "") if isinstance(node, documented) else ""
+                assert text.replace("\n", "").isprintable(), f"{path}: {text[:60]!r}"
