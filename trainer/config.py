@@ -82,6 +82,9 @@ def parse(config_class: type, presets: dict[str, dict], doc: str):
         description=doc, usage=usage, formatter_class=Help, allow_abbrev=False
     )
     comments = field_comments(config_class)
+    recipe = parser.add_argument_group("the recipe")
+    others = parser.add_argument_group("how it runs, alike for all recipes")
+    shared = {field.name for field in fields(Flags)}
     for field in fields(config_class):
         kind = {"type": field.type}
         if field.type is bool:
@@ -89,7 +92,8 @@ def parse(config_class: type, presets: dict[str, dict], doc: str):
         elif get_origin(field.type) is Literal:
             kind = {"choices": get_args(field.type)}
         text = comments[field.name].replace("%", "%%")
-        parser.add_argument(f"--{field.name}", default=field.default, help=text, **kind)
+        group = others if field.name in shared else recipe
+        group.add_argument(f"--{field.name}", default=field.default, help=text, **kind)
     chosen = [name for name in presets if getattr(parser.parse_known_args()[0], name)]
     if len(chosen) > 1:
         parser.error(f"--{chosen[0]} and --{chosen[1]} exclude each other: give one of them")
