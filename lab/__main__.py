@@ -22,7 +22,7 @@ from pathlib import Path
 
 from lab import figure, page, run
 from lab.papers import EXPERIMENTS, Experiment
-from lab.statistics import RULE, seeds_for_arms
+from lab.statistics import RULE, more_seeds
 
 
 def minutes(experiment: Experiment, seeds: int, jobs: int) -> int:
@@ -48,7 +48,7 @@ def run_experiment(
 ) -> None:
     """Run what is missing of an experiment, write its results and figure, print the verdicts.
 
-    seeds: of the pilot. most: above it, arms get what the pilot says they need, at most so many.
+    seeds: of every arm. most: arms whose claims need more get what they need, up to so many.
     """
     experiment = EXPERIMENTS[name]
     home, runs_home = out / "results" / name, out / "runs" / name
@@ -58,17 +58,13 @@ def run_experiment(
     steps = steps or experiment.steps
     time = minutes(experiment, seeds, jobs)
     print(f"{name}: about {time} minutes at {experiment.steps} steps, here {steps}")
-    arms = list(experiment.commands())
-    runs = run.plan(experiment, runs_home, dict.fromkeys(arms, seeds), steps)
-    run.carry_out_all(name, runs, jobs)
-    result = run.collect(name, experiment, runs, steps)
-    if most > seeds:
-        pilot = page.measure(experiment, result)
-        needed = seeds_for_arms(pilot, arms, seeds, most)
-        print("seeds by the pilot's variance: " + ", ".join(f"{a} {n}" for a, n in needed.items()))
-        runs = run.plan(experiment, runs_home, needed, steps)
+    done, wanted = {}, dict.fromkeys(experiment.commands(), seeds)
+    while wanted != done:
+        print("seeds: " + ", ".join(f"{arm} {count}" for arm, count in wanted.items()))
+        runs = run.plan(experiment, runs_home, wanted, steps)
         run.carry_out_all(name, runs, jobs)
         result = run.collect(name, experiment, runs, steps)
+        done, wanted = wanted, more_seeds(page.measure(experiment, result), wanted, most)
 
     home.mkdir(parents=True, exist_ok=True)
     (home / "results.json").write_text(json.dumps(result) + "\n")
@@ -90,7 +86,7 @@ def main() -> None:
     parser.add_argument("name", nargs="?", help="an experiment, all, or page; none: list them")
     parser.add_argument("--seeds", type=int, default=5, help="paired seeds, two at least (5)")
     parser.add_argument(
-        "--most", type=int, default=0, help="seeds of an arm whose claims need more than --seeds"
+        "--most", type=int, default=0, help="go on to so many where claims need more than --seeds"
     )
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each (2)")
     parser.add_argument("--steps", type=int, help="try it out with fewer steps")
@@ -109,9 +105,7 @@ def main() -> None:
         if args.seeds < 2 or args.jobs < 1 or (args.steps is not None and args.steps < 2):
             raise ValueError("it takes two --seeds at least, one of --jobs and two --steps")
         if args.most and args.most < args.seeds:
-            raise ValueError(
-                f"--most {args.most} is less than the {args.seeds} --seeds of the pilot"
-            )
+            raise ValueError(f"--most {args.most} is less than --seeds {args.seeds}")
         if args.name is None:
             print(listing(args.seeds, args.jobs))
         elif args.name == "page":

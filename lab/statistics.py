@@ -26,9 +26,9 @@ Significant means that the claim survives Benjamini and Hochberg's procedure ove
 experiments: of the claims called significant, at most 5 % are expected to be false.
 
 Seeds needed is the number that makes the interval, by the variance seen, no wider than the smallest
-effect worth talking about, or than the effect seen where that is larger. A pilot of a few seeds
-says how many that is. Then each arm gets as many as its claims need, at most `--most`, and nobody
-looks in between: a claim that the pilot has decided gets its seeds as well."""
+effect worth talking about, or than the effect seen where that is larger. With `--most N` an
+experiment goes on after its first seeds until each arm has as many as its claims need, or N. When
+it stops does not depend on a verdict: a claim that is decided early gets its seeds as well."""
 
 VERDICTS = ("as in the paper", "opposite", "no difference", "undecided")
 FALSE_DISCOVERIES = 0.05
@@ -102,13 +102,13 @@ def measure_claim(claim: Claim, seen: dict[str, dict[int, dict]]) -> Judged:
     return Judged(claim, differences, middle, low, high, p, worth, needed)
 
 
-def seeds_for_arms(pilot: list[Judged], arms: list[str], least: int, most: int) -> dict[str, int]:
-    """{arm: seeds}: what the claims about it need by the pilot, between least and most."""
-    seeds = dict.fromkeys(arms, least)
-    for judged in pilot:
+def more_seeds(claims: list[Judged], seeds: dict[str, int], most: int) -> dict[str, int]:
+    """{arm: seeds}: at least those it has, up to `most` if a claim about it needs more."""
+    needed = dict(seeds)
+    for judged in claims:
         for arm in judged.claim.more + judged.claim.less:
-            seeds[arm] = max(seeds[arm], min(most, judged.seeds_needed))
-    return seeds
+            needed[arm] = max(needed[arm], min(most, judged.seeds_needed))
+    return needed
 
 
 def verdict(judged: Judged, q: float) -> str:
