@@ -91,6 +91,12 @@ PAIRS = [json.loads(line) for line in (HERE / "answer_pairs.jsonl").read_text().
             ["18.9", r"\frac{737}{39} \approx 19.9", r"18.9 \approx \frac{737}{39}"],
         ),
         (
+            r"\frac{1}{2}",
+            [r"\frac12 \text{ (or } 0.5)", r"\large \frac12"],
+            [r"\frac12 \text{ (or } 0.6)", r"\large 2"],
+        ),
+        (r"\binom{5}{2}", [r"{5\choose2}", r"{5 \choose 3}"], [r"{5\choose1}"]),
+        (
             r"\frac{2}{\pi}-1",
             [r"\frac2\pi-1", r"-1+\frac2\pi"],
             [r"\frac2\pi+1", r"\frac{2}{\pi-1}"],
