@@ -45,7 +45,8 @@ def draw(experiment: Experiment, result: dict, judged: list[Judged], out: Path) 
             handles = draw_above(cells, experiment, result)
             draw_claims(lower.subplots(), judged)
             note += ", in bands from the lowest to the highest"
-            upper.legend(handles=handles, loc="outside lower center", ncols=5, title=note)
+            columns = 5 if len(handles) <= 5 else 3
+            upper.legend(handles=handles, loc="outside lower center", ncols=columns, title=note)
         else:
             draw_claims(figure.subplots(), judged)
             figure.suptitle(f"{note}; the curves of this older run stand in curves.png", fontsize=8)
@@ -57,14 +58,14 @@ def grid(experiment: Experiment, has_curves: bool, has_ladders: bool) -> tuple[i
     """Rows and columns of the panels above the claims."""
     if has_curves:
         metrics, facets = len(experiment.panels), len(experiment.arms)
-        return (metrics, facets) if facets > 1 else (1, metrics)
+        return (metrics, facets) if facets > 1 else (math.ceil(metrics / 2), 2)
     if has_ladders:  # a panel a task, and two more
         return math.ceil((len(experiment.tasks) + 2) / COLUMNS), COLUMNS
     return 0, 0
 
 
 def draw_curves(cells, experiment: Experiment, result: dict) -> list:
-    """Metrics over steps: with several facets a column each, with one the panels side by side."""
+    """Metrics over steps: with several facets a column each, with one in two columns."""
     labels: dict[str, None] = {}
     for column, (facet, commands) in enumerate(experiment.arms.items()):
         labels |= dict.fromkeys(commands)
@@ -78,9 +79,11 @@ def draw_curves(cells, experiment: Experiment, result: dict) -> list:
             panel = PANELS[metric]
             if facet:
                 panel = panel._replace(title=f"{facet}:\n{panel.title.lower()}")
-            ax = cells[row][column] if len(experiment.arms) > 1 else cells[0][row]
+            ax = cells[row][column] if len(experiment.arms) > 1 else cells.flat[row]
             block = max(1, result["steps"] // 30)
             plot.draw_metric(ax, panel, groups, last=result["steps"], block=block)
+    for ax in cells.flat[len(experiment.panels) * len(experiment.arms) :]:
+        ax.remove()
     return [plt.Line2D([], [], label=label, **plot.line_style(i)) for i, label in enumerate(labels)]
 
 

@@ -344,11 +344,12 @@ EXPERIMENTS["prorl_reset"] = Experiment(
     "lets training go on. The paper has no ablation of it: its figure is one long run with its "
     "resets marked.",
     found="With a penalty that is felt (coefficient 1, one hundredth of the loss), the paper's "
-    "account can be seen whole: the penalty holds entropy up and slows the learning, and resets "
-    "win back five points of accuracy. With the report's coefficient of 1e-4 a tiny model moves so "
-    "little that the penalty is a hundred-thousandth of its loss, and no arm differs. Whether a "
-    "reset also clears the optimizer makes no difference. Coefficient 1 was picked for its share "
-    "of the loss before any two arms were compared.",
+    "account can be seen whole: the penalty holds entropy up and costs six points of "
+    "accuracy, and resets win all of them back. With the report's coefficient of 1e-4 a "
+    "tiny model moves so little that the penalty is a hundred-thousandth of its loss, and "
+    "neither accuracy nor entropy differs. Whether a reset also clears the optimizer "
+    "makes no difference. Coefficient 1 was picked for its share of the loss before any "
+    "two arms were compared.",
     arms={
         "": {
             name: f"{PRORL} {MIXED} {flags}"
