@@ -149,15 +149,15 @@ EXPERIMENTS["clip_higher"] = Experiment(
     "entropy little and can hurt. For aligned ones it slows the loss of entropy and raises "
     "accuracy; the smaller aligned model gains up to 0.32, the larger one is best at 0.28. The "
     "paper draws accuracy and entropy over steps, one line a bound.",
-    found="In this world the bound is met: in the 0.20 arms by 1.0 % of the tokens from the base "
-    "and by 1.8 % from the aligned model, at the steps where the mark that makes a line "
-    "right turns from rare to usual. (In arithmetic it is met by 0.2 %, so no arms are "
-    "compared there.) A higher bound makes that turn faster: after five steps the base has "
-    "an accuracy of 0.86 at 0.28, and of 0.78 at 0.20. The claims are about the end, and "
-    "there the arms are nearly level: from the base, 0.28 is three points ahead, the other "
-    "way round than the paper says, and not decided with these seeds; from the aligned "
-    "model there is no difference. Entropy falls a little faster with a higher bound, not "
-    "more slowly: what is learnt here is one right way, and the bound lets it win sooner.",
+    found="In this world the bound is met: in the 0.20 arms by 1.0 % of the tokens from the "
+    "base and by 1.8 % from the aligned model, at the steps where the mark that makes a "
+    "line right turns from rare to usual. (In arithmetic it is met by 0.2 %, so no arms "
+    "are compared there.) A higher bound makes that turn faster, from either model: after "
+    "five steps the base has an accuracy of 0.83 at 0.28, and of 0.73 at 0.20. After six "
+    "the aligned arms are level, and from the base 0.28 is still four points ahead, the "
+    "other way round than the paper says. Entropy falls a little faster with a higher "
+    "bound, not more slowly: what is learnt here is one right way, and the bound lets it "
+    "win sooner.",
     arms=cross(
         {"base": FORKS, "aligned": FORKS_ALIGNED},
         {bound: f"{CLIPPED} --clip_high {bound}" for bound in ("0.20", "0.28", "0.32")},
@@ -269,11 +269,15 @@ EXPERIMENTS["lite_ppo"] = Experiment(
     paper="Tricks or Traps, section 5. From base models, Lite PPO (group mean, batch std, every "
     "token alike) ends above GRPO and DAPO, on easy and on hard data. On easy data the others "
     "collapse after a peak.",
-    found="Lite PPO and GRPO end level, and DAPO ends above both: the opposite of the paper. DAPO "
-    "is the ProRL script without KL penalty and resets, so with dynamic sampling, clip-higher and "
-    "the token mean. It samples until every group is mixed, late in training 56 groups for 16 on "
-    "easy data and 29 on hard. Arms are compared at equal steps, as in the paper, so that DAPO's "
-    "lead is bought with more answers. The paper's collapse comes after hundreds of steps.",
+    found="DAPO ends three points above Lite PPO, on easy and on hard data: the opposite of the "
+    "paper. Lite PPO and GRPO end level on easy data. On hard data Lite PPO is ahead by a "
+    "point and a half, with an interval from next to nothing to just over three; the rule "
+    "leaves that undecided, though the seeds that it asks for are there. DAPO is the "
+    "ProRL script without KL penalty and resets, so with dynamic sampling, clip-higher "
+    "and the token mean. It samples until every group is mixed, late in training 59 "
+    "groups for 16 on easy data and 31 on hard. Arms are compared at equal steps, as in "
+    "the paper, so that DAPO's lead is bought with more answers. The paper's collapse "
+    "comes after hundreds of steps.",
     arms=cross(
         {"easy": EASY, "hard": HARD},
         {
