@@ -26,7 +26,8 @@ scale.
     python -m lab page                # write this page again
 
 JustRL's own question, whether the complexity of other systems is necessary, has a script and a page
-of its own: [docs/table1.md](../docs/table1.md).
+of its own: [docs/table1.md](../docs/table1.md). At equal sampled tokens, no technique and no system
+gains three points on JustRL there.
 
 Arms are compared at equal steps, with the same number of answers a step, unless the text says
 otherwise. In short:
@@ -39,8 +40,9 @@ otherwise. In short:
 - At equal steps DAPO's dynamic sampling beats Lite PPO (lite_ppo). The paper says the opposite.
 - A robust verifier in training costs JustRL accuracy on longer chains (justrl_ablations).
 - Where a rare token has to become the usual one, a higher upper bound of the clip lets it rise
-  sooner, from any start; in the end the arms are nearly level (clip_higher).
-- How advantages are scaled changes accuracy by less than the seeds do (normalization)."""
+  sooner, and from a base model the arm with the lower bound is still behind at the end
+  (clip_higher). The paper finds the gain with aligned models alone.
+- How advantages are scaled makes no difference to accuracy (normalization)."""
 
 
 def read_results(out: Path) -> dict[str, dict]:
