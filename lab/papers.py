@@ -182,13 +182,13 @@ EXPERIMENTS["aggregation"] = Experiment(
     "all on hard data. From an aligned one every sequence should, in most settings. The paper "
     "compares the final accuracies as bars.",
     found="Answers are 8 tokens long where the model guesses, and up to 88 where it works: as "
-    "training goes on, they grow from 31 tokens to 55 on hard data, because only workings "
-    "are right. On easy data the weights of tokens make no difference. On hard data the "
-    "means lie within two points of each other, but the seeds differ by far more, above all "
-    "from the aligned model, whose accuracy is unsteady late in training; so nothing is "
-    "decided there. The earlier runs of this experiment in the world of arithmetic found "
-    "that on hard data a mean over tokens is better by three points; there, answers that "
-    "never stop weigh more in that mean, and here there are none.",
+    "training goes on, they grow from 34 tokens to 56 on hard data from the base, because "
+    "only workings are right. On easy data the weights of tokens make no difference. On "
+    "hard data the means lie within two points of each other, a little against the paper; "
+    "but the seeds differ by far more, as accuracy is unsteady late in training, so that "
+    "the last claims are undecided. Earlier runs of this experiment in the world of "
+    "arithmetic found that on hard data a mean over tokens is better by three points; "
+    "there, answers that never stop weigh more in that mean, and here there are none.",
     arms=cross(
         {
             "base, easy": f"{FORKS} {depths(1, 3)}",
