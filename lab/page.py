@@ -42,7 +42,8 @@ otherwise. In short:
 - Where a rare token has to become the usual one, a higher upper bound of the clip lets it rise
   sooner, and from a base model the arm with the lower bound is still behind at the end
   (clip_higher). The paper finds the gain with aligned models alone.
-- How advantages are scaled makes no difference to accuracy (normalization)."""
+- How advantages are scaled, and whether tokens or sequences weigh alike, makes no difference to
+  accuracy (normalization, aggregation)."""
 
 
 def read_results(out: Path) -> dict[str, dict]:

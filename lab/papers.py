@@ -183,12 +183,12 @@ EXPERIMENTS["aggregation"] = Experiment(
     "compares the final accuracies as bars.",
     found="Answers are 8 tokens long where the model guesses, and up to 88 where it works: as "
     "training goes on, they grow from 34 tokens to 56 on hard data from the base, because "
-    "only workings are right. On easy data the weights of tokens make no difference. On "
-    "hard data the means lie within two points of each other, a little against the paper; "
-    "but the seeds differ by far more, as accuracy is unsteady late in training, so that "
-    "the last claims are undecided. Earlier runs of this experiment in the world of "
-    "arithmetic found that on hard data a mean over tokens is better by three points; "
-    "there, answers that never stop weigh more in that mean, and here there are none.",
+    "only workings are right. How tokens are weighed makes no difference all the same, "
+    "from either model, on easy data or on hard. On hard data that took 31 seeds, because "
+    "accuracy is unsteady late in training. It was to take more by the variance, but the "
+    "time was up. Earlier runs of this experiment in the world of arithmetic found that "
+    "on hard data a mean over tokens is better by three points; there, answers that never "
+    "stop weigh more in that mean, and here there are none.",
     arms=cross(
         {
             "base, easy": f"{FORKS} {depths(1, 3)}",
