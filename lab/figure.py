@@ -45,8 +45,8 @@ def draw(experiment: Experiment, result: dict, judged: list[Judged], out: Path) 
             handles = draw_above(cells, experiment, result)
             draw_claims(lower.subplots(), judged)
             note += ", in bands from the lowest to the highest"
-            columns = 5 if len(handles) <= 5 else 3
-            upper.legend(handles=handles, loc="outside lower center", ncols=columns, title=note)
+            wide = 5 if len(handles) <= 5 else 3
+            upper.legend(handles=handles, loc="outside lower center", ncols=wide, title=note)
         else:
             draw_claims(figure.subplots(), judged)
             figure.suptitle(f"{note}; the curves of this older run stand in curves.png", fontsize=8)
@@ -79,7 +79,7 @@ def draw_curves(cells, experiment: Experiment, result: dict) -> list:
             panel = PANELS[metric]
             if facet:
                 panel = panel._replace(title=f"{facet}:\n{panel.title.lower()}")
-            ax = cells[row][column] if len(experiment.arms) > 1 else cells.flat[row]
+            ax = cells.flat[row * len(experiment.arms) + column]
             block = max(1, result["steps"] // 30)
             plot.draw_metric(ax, panel, groups, last=result["steps"], block=block)
     for ax in cells.flat[len(experiment.panels) * len(experiment.arms) :]:

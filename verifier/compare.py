@@ -380,7 +380,8 @@ _ASSIGNMENTS = re.compile(  # names, perhaps with an index, a prime and argument
 )
 _ABOUT = (
     r"(?:or |which is |i\.?e\.?,? )?"
-    r"(?:\b(?<!\\)(?:about|approx(?:imately|\.)?|roughly|nearly|around)|\\approx|\\sim|(?<=\()(?:=|or\b))"
+    r"(?:\b(?<!\\)(?:about|approx(?:imately|\.)?|roughly|nearly|around)|\\approx|\\sim"
+    r"|(?<=\()(?:=|or\b))"
 )
 _REMARK = re.compile(rf"(?P<exact>.*?[^\s,;(])\s*[,;]?\s*\(?\s*{_ABOUT}\s*(?P<about>[^()]*?)\s*\)?")
 
