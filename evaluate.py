@@ -35,19 +35,21 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import rewards
-from trainer import data, plot, rollout
-from trainer.compare import RULE, compare, print_comparison, read_evaluation
-from trainer.config import SHARE, at_least
-from trainer.files import make_folder, read_jsonl, write_atomically
-from trainer.models import load_tokenizer
-from trainer.policy import Policy
+from tools import plot
+from tools.evaluation.comparison import RULE, compare, print_comparison, read_evaluation
+from tools.evaluation.statistics import distinct_4gram, majority, margin, pass_at_k  # noqa: F401
+from tools.evaluation.tables import by_task, evaluation, print_evaluation, report  # noqa: F401 (for callers)
+from trainer import data
+from trainer.policy.policy import Policy
+from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import start_ranks
-from trainer.report import by_task, evaluation, print_evaluation, report  # noqa: F401 (for callers)
-from trainer.run import launch, model_folder
+from trainer.run.files import make_folder, read_jsonl, write_atomically
+from trainer.run.flags import SHARE, at_least
+from trainer.run.run import launch, model_folder
+from trainer.sampler import engine as rollout
 from trainer.sources.hub import BENCHMARKS
 from trainer.sources.load import load_problems
 from trainer.sources.logic import logic_score, tagged_answer
-from trainer.statistics import distinct_4gram, majority, margin, pass_at_k  # noqa: F401
 
 # n: answers to each problem. JustRL samples fewer for the three large benchmarks, large_n.
 PROTOCOLS = {

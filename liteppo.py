@@ -51,13 +51,9 @@ import torch
 
 import losses
 from rewards import robust_many
-from trainer import presets
-from trainer.config import Flags, parse
+from tools.plot import plot_run
 from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts, without
-from trainer.metrics import step_metrics
-from trainer.models import load_tokenizer
-from trainer.own_reward import unless_own
-from trainer.policy import (
+from trainer.policy.policy import (
     compute_dtype,
     equal_slices,
     load_policy,
@@ -68,9 +64,14 @@ from trainer.policy import (
     response_mask,
     set_learning_rate,
 )
+from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import gather, my_share, start_ranks
-from trainer.rollout import make_engine, request_seed, self_check
-from trainer.run import Run, launch, model_folder
+from trainer.run import presets
+from trainer.run.flags import Flags, parse
+from trainer.run.metrics import step_metrics
+from trainer.run.own_reward import unless_own
+from trainer.run.run import Run, launch, model_folder
+from trainer.sampler.engine import make_engine, request_seed, self_check
 from trainer.sources.load import load_problems
 
 
@@ -267,7 +268,7 @@ def main(config: Config) -> None:
         run.keep_rollouts(step, batch, groups, advantages_P_G, minibatches)
         run.log(step, metrics)
         run.save_when_due(state, policy, tokenizer, optimizer)
-    run.finish()
+    run.finish(plot_run)
 
 
 if __name__ == "__main__":

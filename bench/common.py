@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from trainer.files import read_jsonl
+from trainer.run.files import read_jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"

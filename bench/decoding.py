@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM
 
 from bench.common import RESULTS, save
 from trainer.data import Sampling, chat_ids
-from trainer.fast_layers import PackedLinear, grouped_attention
-from trainer.models import load_tokenizer
+from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import start_ranks
-from trainer.transformers_engine import TransformersEngine, _draw, _truncate
+from trainer.sampler.cpu import TransformersEngine, _draw, _truncate
+from trainer.sampler.cpu_layers import PackedLinear, grouped_attention
 
 ROWS, LAYERS, HEADS, KEY_HEADS, D, VOCABULARY = 128, 30, 9, 3, 64, 49152
 SHAPES = [(576, 576), (576, 192), (576, 192), (576, 576), (576, 1536), (576, 1536), (1536, 576)]

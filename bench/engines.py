@@ -32,10 +32,10 @@ def sample(arguments) -> dict[str, float]:
     import torch
 
     from trainer.data import Sampling, chat_ids
-    from trainer.models import load_tokenizer
+    from trainer.policy.pretrained import load_tokenizer
     from trainer.ranks import start_ranks
-    from trainer.rollout import make_engine, request_seed
-    from trainer.run import model_folder
+    from trainer.run.run import model_folder
+    from trainer.sampler.engine import make_engine, request_seed
     from trainer.sources.load import load_problems
 
     start_ranks()

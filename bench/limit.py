@@ -29,8 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 import losses
 from bench.common import RESULTS, save
 from trainer.data import Sampling, chat_ids
-from trainer.models import load_tokenizer
-from trainer.policy import (
+from trainer.policy.policy import (
     equal_slices,
     load_policy,
     make_optimizer,
@@ -39,9 +38,10 @@ from trainer.policy import (
     response_mask,
     set_learning_rate,
 )
+from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import start_ranks
-from trainer.rollout import make_engine, request_seed
-from trainer.run import model_folder
+from trainer.run.run import model_folder
+from trainer.sampler.engine import make_engine, request_seed
 from trainer.sources.load import load_problems
 
 CPU = torch.device("cpu")

@@ -37,8 +37,8 @@ from statistics import median
 
 from bench.common import alone, one_thread, read_steps, save, versions
 from rewards import strict_box
-from trainer.files import read_jsonl
-from trainer.presets import TINY
+from trainer.run.files import read_jsonl
+from trainer.run.presets import TINY
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

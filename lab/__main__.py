@@ -20,9 +20,11 @@ import sys
 import textwrap
 from pathlib import Path
 
-from lab import figure, page, run
+from lab import arms as run
+from lab import figure
+from lab import pages as page
 from lab.papers import EXPERIMENTS, Experiment
-from lab.statistics import RULE, more_seeds
+from lab.verdicts import RULE, more_seeds
 
 
 def minutes(experiment: Experiment, seeds: int, jobs: int) -> int:

@@ -33,8 +33,8 @@ from scipy import stats
 import losses
 import prorl
 from lab import systems, table1, techniques
-from trainer import plot
-from trainer.files import read_jsonl
+from tools import plot
+from trainer.run.files import read_jsonl
 from trainer.sources.load import load_problems
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,8 +9,8 @@ from statistics import fmean
 import matplotlib.pyplot as plt
 
 from lab.papers import Experiment, arm
-from lab.statistics import Judged
-from trainer import plot
+from lab.verdicts import Judged
+from tools import plot
 
 WIDTH = 9.0  # inches: readable when a README shows it 800 pixels wide
 COLUMNS = 4  # of pass@k panels

@@ -334,7 +334,7 @@ EXPERIMENTS["justrl_ablations"] = Experiment(
     steps=56,
     seconds=55,
     try_it="`python justrl.py --tiny --robust_verifier True`, and read the "
-    "answers: `python -m trainer.view runs/justrl-tiny-seed0`.",
+    "answers: `python -m tools.view runs/justrl-tiny-seed0`.",
     evaluate="--benchmarks tiny,tiny/ood --n 8 --max_tokens 96",
     points={"after": LAST},
 )

@@ -23,8 +23,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from trainer.data import chat_ids
-from trainer.files import read_jsonl
-from trainer.models import load_model, load_tokenizer
+from trainer.policy.pretrained import load_model, load_tokenizer
+from trainer.run.files import read_jsonl
 
 NAMES = ["Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Henry", "Iris", "Jack"]
 THINGS = ["apples", "books", "coins", "pens", "eggs", "stamps", "cards", "shells"]

@@ -32,11 +32,11 @@ import torch
 
 import losses
 from prorl import mixed_groups
-from trainer.config import FREE, Flags, first_fault
 from trainer.data import Order, Problem, Rollout, Sampling
-from trainer.metrics import rollout_metrics
-from trainer.policy import MicroBatch, Policy, copy_full
-from trainer.run import Run
+from trainer.policy.policy import MicroBatch, Policy, copy_full
+from trainer.run.flags import FREE, Flags, first_fault
+from trainer.run.metrics import rollout_metrics
+from trainer.run.run import Run
 
 # --- ST, THP: stages, each a set of flags "until step N" ---
 

@@ -14,7 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import losses
 from trainer.data import Rollout
-from trainer.policy import micro_batches, response_mask
+from trainer.policy.policy import micro_batches, response_mask
 from trainer.ranks import start_ranks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,7 +139,8 @@ def python(*arguments, ranks=1, timeout=300, **options) -> subprocess.CompletedP
 FORGE = """
 import atexit, json, os, resource, runpy, sys, traceback
 import losses, rewards, tiny.pretrain, tiny.world
-import trainer.checkpoint, trainer.plot, trainer.policy, trainer.rollout, trainer.run
+import trainer.run.checkpoint, trainer.policy.policy, trainer.sampler.engine, trainer.run.run
+import tools.plot
 import trainer.sources.load
 from transformers.models.qwen2 import modeling_qwen2
 tiny.world.problems("train", "mixed")

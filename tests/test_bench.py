@@ -13,9 +13,11 @@ import torch
 from conftest import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bench import gpu, host, limit, logps, memory, scaling, trl_compare
-from bench.memory import GB, MODELS, QWEN_1_5B, Shape
-from trainer.policy import load_policy
+from bench import formula as memory
+from bench import gpu, host, limit, scaling, trl_compare
+from bench import kernel as logps
+from bench.formula import GB, MODELS, QWEN_1_5B, Shape
+from trainer.policy.policy import load_policy
 
 
 @pytest.fixture

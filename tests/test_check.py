@@ -11,9 +11,9 @@ import pytest
 import torch
 from conftest import python, save_random_model
 
-import trainer.check as checking
-from trainer.policy import Policy
-from trainer.run import launch, model_folder
+import trainer.run.check as checking
+from trainer.policy.policy import Policy
+from trainer.run.run import launch, model_folder
 
 FEW = {"prompts_per_step": 2, "samples_per_prompt": 2, "tokens_per_micro_batch": 128}
 FEW |= {"max_response_tokens": 16, "eval_max_tokens": 16}
@@ -190,7 +190,7 @@ def test_the_estimates_follow_from_the_unit_costs():
 
 
 def test_the_cache_of_all_responses_is_counted_at_full_length(tmp_path):
-    from trainer.transformers_engine import TransformersEngine
+    from trainer.sampler.cpu import TransformersEngine
 
     folder = save_random_model(tmp_path / "model", layers=3)
     engine = TransformersEngine(folder, 40, [1], 200, torch.float32)
@@ -201,7 +201,7 @@ def test_the_cache_of_all_responses_is_counted_at_full_length(tmp_path):
 
 def test_a_check_is_no_part_of_the_recipe():
     """A run may be checked, reported and uploaded without becoming another run."""
-    from trainer.config import FREE
+    from trainer.run.flags import FREE
 
     assert {"check", "report_to", "push_to_hub"} <= FREE
     assert "reward" not in FREE

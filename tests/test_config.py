@@ -8,9 +8,9 @@ from conftest import ROOT, python
 import justrl
 import liteppo
 import prorl
-from trainer import run as run_module
-from trainer.config import FREE, parse
-from trainer.run import Run, in_words
+from trainer.run import run as run_module
+from trainer.run.flags import FREE, parse
+from trainer.run.run import Run, in_words
 
 RECIPES = {"justrl": justrl, "prorl": prorl, "liteppo": liteppo}
 
@@ -148,7 +148,7 @@ def test_lengths_of_time_have_natural_units():
 
 def test_windows_is_one_sentence(tmp_path):
     script = tmp_path / "windows.py"
-    script.write_text("import os\ndel os.register_at_fork\nimport trainer.config\n")
+    script.write_text("import os\ndel os.register_at_fork\nimport trainer.run.flags\n")
     done = python(script, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr.strip() == (

@@ -17,10 +17,11 @@ from conftest import ENVIRONMENT, ROOT, SHARED, python, save_random_model
 import evaluate
 import rewards
 from tiny import pretrain as tiny
-from trainer import data, statistics
-from trainer.compare import compare
-from trainer.files import read_jsonl
-from trainer.report import by_task, report
+from tools.evaluation import statistics
+from tools.evaluation.comparison import compare
+from tools.evaluation.tables import by_task, report
+from trainer import data
+from trainer.run.files import read_jsonl
 from trainer.sources.load import load_problems
 
 NINE = {
@@ -189,7 +190,7 @@ def test_two_ranks_give_what_one_gives(uninterrupted, tmp_path):
 MADE_TOGETHER = """
 import runpy, sys
 import torch.distributed as dist
-from trainer import rollout
+from trainer.sampler import engine as rollout
 
 make_engine = rollout.make_engine
 

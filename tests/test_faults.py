@@ -13,9 +13,9 @@ import torch
 from conftest import ROOT, python
 
 from bench.faults import faults, is_sentence, page
-from trainer.checkpoint import DIGESTS, latest_checkpoint, save_checkpoint
-from trainer.policy import load_policy
-from trainer.run import _sentence, check_finite
+from trainer.policy.policy import load_policy
+from trainer.run.checkpoint import DIGESTS, latest_checkpoint, save_checkpoint
+from trainer.run.run import _sentence, check_finite
 
 
 class Nothing:

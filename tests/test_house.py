@@ -13,12 +13,16 @@ FLOORS = [
     {"losses", "verifier", "tiny"},
     {"rewards"},
     {"trainer"},
+    {"tools"},
     {"justrl", "prorl", "liteppo", "evaluate"},
     {"lab"},
     {"bench"},
     {"tests"},
 ]
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# The same inside trainer/.
+TRAINER = [{"machine", "data", "ranks"}, {"sources", "policy"}, {"sampler"}, {"run"}]
+TRAINER_ROOMS = {room: floor for floor, rooms in enumerate(TRAINER) for room in rooms}
 
 
 def tracked():
@@ -71,6 +75,15 @@ def test_no_import_points_upward():
         here = ROOMS[module.partition(".")[0]]
         for other in imported:
             assert ROOMS[other.partition(".")[0]] <= here, f"{module} imports {other}"
+            if module.startswith("trainer.") and other.startswith("trainer."):
+                rooms = TRAINER_ROOMS[module.split(".")[1]], TRAINER_ROOMS[other.split(".")[1]]
+                assert rooms[1] <= rooms[0], f"{module} imports {other}"
+
+
+def test_no_module_name_occurs_twice():
+    names = [Path(path).name for path in tracked() if path.endswith(".py")]
+    twice = {name for name in names if names.count(name) > 1} - {"__init__.py", "__main__.py"}
+    assert not twice
 
 
 def test_imports_form_no_circle():

@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from lab import figure, page, papers, run, statistics
+from lab import arms as run
+from lab import figure, papers
+from lab import pages as page
+from lab import verdicts as statistics
 from lab.papers import EXPERIMENTS, Claim
-from trainer.config import parse
+from trainer.run.flags import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 

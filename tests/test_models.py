@@ -13,12 +13,18 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import losses
-from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Sampling
-from trainer.head import one_sentence
-from trainer.models import blocks_of, check_limits, end_tokens, load_model, load_tokenizer
-from trainer.policy import load_policy, micro_batches, response_mask
-from trainer.rollout import make_engine, self_check
+from trainer.policy.logps import one_sentence
+from trainer.policy.policy import load_policy, micro_batches, response_mask
+from trainer.policy.pretrained import (
+    blocks_of,
+    check_limits,
+    end_tokens,
+    load_model,
+    load_tokenizer,
+)
+from trainer.run.checkpoint import load_checkpoint, save_checkpoint
+from trainer.sampler.engine import make_engine, self_check
 
 CPU = torch.device("cpu")
 # In the default run: dense, experts, linear attention, state spaces; bias, scale, soft cap.
@@ -344,9 +350,9 @@ import json, sys, torch
 from pathlib import Path
 from conftest import random_rollouts
 from test_models import batches_of, gradients
-from trainer.policy import full, load_policy
+from trainer.policy.policy import full, load_policy
 from trainer.ranks import start_ranks
-from trainer.run import leave
+from trainer.run.run import leave
 torch.set_num_threads(1)
 device = start_ranks()
 for name, folder in json.loads(sys.argv[1]).items():

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from trainer.data import Problem, Rollout
-from trainer.own_reward import load_reward, own_reward
+from trainer.run.own_reward import load_reward, own_reward
 
 PAGE = (ROOT / "docs" / "own-reward.md").read_text()
 

@@ -8,8 +8,8 @@ import pytest
 from matplotlib import pyplot as plt
 from test_evaluate import BASE, TRAINED, made_up
 
-from trainer import plot
-from trainer.compare import compare
+from tools import plot
+from tools.evaluation.comparison import compare
 
 
 def make_run(folder: Path, steps: int, seed: int = 0, kl: bool = False, resets: tuple = ()) -> Path:

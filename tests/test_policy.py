@@ -15,10 +15,8 @@ from conftest import ENVIRONMENT, ROOT, python, random_rollouts, save_random_mod
 from transformers import AutoModelForCausalLM
 
 import losses
-from trainer import policy as policy_module
-from trainer.metrics import TokenMeans
-from trainer.packing import pack
-from trainer.policy import (
+from trainer.policy import policy as policy_module
+from trainer.policy.policy import (
     full,
     load_policy,
     load_reference,
@@ -27,7 +25,9 @@ from trainer.policy import (
     reduced_once,
     response_mask,
 )
+from trainer.policy.shared_prompts import pack
 from trainer.ranks import gather, my_share
+from trainer.run.metrics import TokenMeans
 
 CPU = torch.device("cpu")
 EVERYTHING = 1 << 30  # a budget that holds any mini-batch
@@ -118,9 +118,9 @@ def test_the_gradient_is_that_of_the_whole_loss_written_plainly(random_policy_di
 RANKS = """
 import json, sys, torch, torch.distributed
 from pathlib import Path
-from trainer.policy import optimizer_step
+from trainer.policy.policy import optimizer_step
 from trainer.ranks import (gather, my_share, start_ranks)
-from trainer.run import leave
+from trainer.run.run import leave
 from test_policy import load_policy, one_update, some_groups
 torch.set_num_threads(1)
 device = start_ranks(); rank = torch.distributed.get_rank()
@@ -415,7 +415,7 @@ def test_the_gradient_is_clipped_to_the_global_norm(random_policy_dir):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_non_finite_gradient_is_skipped_and_told(random_policy_dir, bad):
-    from trainer.metrics import gradient_metrics
+    from trainer.run.metrics import gradient_metrics
 
     policy, rollouts = load(random_policy_dir), random_rollouts(6)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-2)

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from huggingface_hub.utils import filter_repo_objects
 
-from trainer import publish
-from trainer.config import parse
+from trainer.run import publish
+from trainer.run.flags import parse
 
 RECIPES = ["justrl", "prorl", "liteppo"]
 SERVICE = """

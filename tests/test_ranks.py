@@ -33,10 +33,10 @@ ENGINES = [
 FAULTY = """
 import os, runpy, sys
 import torch
-import trainer.policy, trainer.checkpoint
+import trainer.policy.policy, trainer.run.checkpoint
 
 fault, rank = os.environ["FAULT"], int(os.environ["RANK"])
-step = trainer.policy.optimizer_step
+step = trainer.policy.policy.optimizer_step
 count = 0
 
 def faulty_step(*arguments):
@@ -54,9 +54,9 @@ def faulty_step(*arguments):
 def full_disk(*arguments, **options):
     raise OSError(28, "No space left on device")
 
-trainer.policy.optimizer_step = faulty_step
+trainer.policy.policy.optimizer_step = faulty_step
 if fault == "disk" and rank == 0:
-    trainer.checkpoint.save_file = full_disk
+    trainer.run.checkpoint.save_file = full_disk
 sys.argv = ["justrl.py", *sys.argv[1:]]
 runpy.run_path("justrl.py", run_name="__main__")
 """
@@ -104,9 +104,9 @@ def test_a_rank_with_a_fault_ends_them_all(tmp_path, fault, engine):
 BLIND = """
 import os, sys
 from pathlib import Path
-from trainer.checkpoint import latest_checkpoint
+from trainer.run.checkpoint import latest_checkpoint
 from trainer.ranks import start_ranks
-from trainer.run import launch
+from trainer.run.run import launch
 
 def main(out):
     start_ranks()

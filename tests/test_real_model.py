@@ -62,9 +62,9 @@ BY_VLLM = """
 import json, sys
 import torch
 from trainer.data import Sampling
-from trainer.models import load_tokenizer
+from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import start_ranks
-from trainer.rollout import make_engine
+from trainer.sampler.engine import make_engine
 
 start_ranks()
 folder, ids = sys.argv[1], json.loads(sys.argv[2])

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from trainer.rollouts import TOKEN_COLUMNS, read
+from trainer.run.kept import TOKEN_COLUMNS, read
 
 RECIPES = ["justrl", "prorl", "liteppo"]
 STEPS = 8

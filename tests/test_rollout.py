@@ -1,4 +1,4 @@
-"""rollout.py: samples come from the softmax that they claim, and weights arrive."""
+"""engine.py: samples come from the softmax that they claim, and weights arrive."""
 
 import importlib.metadata
 import importlib.util
@@ -19,18 +19,18 @@ from conftest import (
 )
 from transformers import AutoTokenizer
 
-from trainer import rollout
-from trainer.checkpoint import save_checkpoint
 from trainer.data import Sampling
-from trainer.metrics import GAP_FATAL, GAP_WARNING, check_gap
-from trainer.policy import load_policy
+from trainer.policy.policy import load_policy
 from trainer.ranks import start_ranks
-from trainer.rollout import (
+from trainer.run.checkpoint import save_checkpoint
+from trainer.run.metrics import GAP_FATAL, GAP_WARNING, check_gap
+from trainer.sampler import engine as rollout
+from trainer.sampler.cpu import TransformersEngine
+from trainer.sampler.engine import (
     choose_engine,
     request_seed,
     self_check,
 )
-from trainer.transformers_engine import TransformersEngine
 
 CPU = torch.device("cpu")
 BASE = str(ROOT / "tiny" / "models" / "base")

@@ -15,11 +15,11 @@ from conftest import ROOT
 from test_lockstep import drift, markers
 
 import justrl
-import trainer.plot
-import trainer.run
+import tools.plot
+import trainer.run.run
 from lab import complexity, systems, table1, techniques
-from trainer.config import first_fault
 from trainer.data import Order, Problem, Rollout
+from trainer.run.flags import first_fault
 
 SMALL = ["--tiny", "--engine", "transformers", "--warmup_steps", "0"]
 SMALL += ["--eval_samples", "1", "--save_every", "0"]
@@ -41,10 +41,10 @@ def rows(out):
 
 def run(monkeypatch, out, *flags):
     """The metrics of a run in this process, which gives the folder back as an ended one would."""
-    locks, lock_folder = [], trainer.run.lock_folder
+    locks, lock_folder = [], trainer.run.run.lock_folder
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.run, "lock_folder", lambda out: locks.append(lock_folder(out)))
-        patch.setattr(trainer.plot, "plot_run", lambda _, out: out.touch())
+        patch.setattr(trainer.run.run, "lock_folder", lambda out: locks.append(lock_folder(out)))
+        patch.setattr(tools.plot, "plot_run", lambda _, out: out.touch())
         table1.main(command_line(patch, *SMALL, "--out", out, *flags))
     os.close(*locks)
     return rows(out)
@@ -104,7 +104,7 @@ def test_off_it_repeats_justrl_s_metrics_to_the_last_digit(monkeypatch, tmp_path
         **dict(prompts_per_step=4, steps=3, eval_every=3, eval_data=problems),
         out=str(tmp_path / "justrl"),
     )
-    monkeypatch.setattr(trainer.plot, "plot_run", lambda _, out: out.touch())
+    monkeypatch.setattr(tools.plot, "plot_run", lambda _, out: out.touch())
     justrl.main(plain)
     expected = rows(tmp_path / "justrl")
     seen = run(monkeypatch, tmp_path / "table1", *flags)

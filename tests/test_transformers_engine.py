@@ -1,4 +1,4 @@
-"""transformers_engine.py: samples that come from the softmax they claim to come from."""
+"""cpu.py: samples that come from the softmax they claim to come from."""
 
 import random
 
@@ -10,10 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import DynamicLayer
 
 from trainer.data import Sampling
-from trainer.fast_layers import GrowingLayer, PackedLinear
-from trainer.metrics import GAP_FATAL
-from trainer.policy import load_policy, micro_batches
-from trainer.transformers_engine import TransformersEngine, _draw, _truncate
+from trainer.policy.policy import load_policy, micro_batches
+from trainer.run.metrics import GAP_FATAL
+from trainer.sampler.cpu import TransformersEngine, _draw, _truncate
+from trainer.sampler.cpu_layers import GrowingLayer, PackedLinear
 
 CPU = torch.device("cpu")
 EOS = 1

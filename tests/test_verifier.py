@@ -17,11 +17,11 @@ import pytest
 
 from verifier import equal
 from verifier.compare import LONGEST
-from verifier.evaluate import same, values
 from verifier.normalise import normalise
 from verifier.numbers import parse_number
 from verifier.parse import Unreadable, parse
 from verifier.units import conflict, parse_unit
+from verifier.values import same, values
 
 HERE = Path(__file__).parent
 PAIRS = [json.loads(line) for line in (HERE / "answer_pairs.jsonl").read_text().splitlines()]

@@ -7,10 +7,10 @@ import shutil
 import pytest
 from viewer import HOSTILE, make_evaluation, make_hostile_run, make_run, write_step
 
-from trainer.files import write_atomically
-from trainer.models import load_tokenizer
-from trainer.view.load import Grader, load
-from trainer.view.page import render
+from tools.view.load import Grader, load
+from tools.view.page import render
+from trainer.policy.pretrained import load_tokenizer
+from trainer.run.files import write_atomically
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is missing: tests/requirements-browser.txt"

@@ -10,7 +10,7 @@ from lab import real_model
 from rewards import strict_box
 from tiny.pretrain import base_model
 from trainer.data import Problem, Template, encode_prompts
-from trainer.models import load_tokenizer
+from trainer.policy.pretrained import load_tokenizer
 from trainer.sources.load import load_problems
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from trainer import rollouts
 from trainer.data import Problem, Rollout
+from trainer.run import kept as rollouts
 
 # Text that would be more than text, if the page or the terminal let it.
 HOSTILE = {

@@ -3,7 +3,7 @@
 Every rank holds the whole batch of rollouts (it is small: ids) and trains on its share. So every
 rank takes each decision about the batch (advantages, mini-batches, token weights) in the same way
 and without communication. Ranks meet in three places: `gather` after sampling, the gradient
-(FSDP2, in policy.py), and `mean_over_ranks` for the log.
+(FSDP2, in policy/policy.py), and `mean_over_ranks` for the log.
 """
 
 import datetime

@@ -11,11 +11,11 @@ import functools
 import itertools
 import re
 
-from .evaluate import proportional, rounds_to, same
 from .normalise import END, TEXT, Spelling, key, normalise
 from .numbers import parse_number, same_number
 from .parse import MINUS_ONE, Tree, Unreadable, parse, symbols
 from .units import ambiguous, conflict
+from .values import proportional, rounds_to, same
 
 LONGEST = 300  # characters of an expression that is evaluated; the longest MATH-500 answer has 159
 DEEPEST = 20  # brackets inside brackets

@@ -9,8 +9,9 @@ import torch.distributed as dist
 
 import losses
 from trainer.data import Rollout
-from trainer.policy import MicroBatch
+from trainer.policy.policy import MicroBatch
 from trainer.ranks import mean_over_ranks
+from trainer.sampler.engine import GAP_FATAL, GAP_WARNING
 
 
 class TokenMeans:
@@ -126,12 +127,6 @@ def kl_metrics(config, minibatches: list[list[MicroBatch]]) -> dict[str, float]:
         "kl": means["kl"],
         "kl_loss_share": penalty / max(penalty + means["policy_loss"], 1e-12),
     }
-
-
-# Mean |engine log-prob - trainer log-prob| over a batch, in nats. Healthy: 1e-6 in float32, 0.01 to
-# 0.02 in bfloat16. Weights that are stale by a few updates or wrongly packed show 0.2 and more.
-GAP_WARNING = 0.05
-GAP_FATAL = 0.2
 
 
 def check_gap(step: int, metrics: dict, say: Callable[[str], None]) -> None:

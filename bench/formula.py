@@ -1,18 +1,19 @@
 """GPU memory of a run, from a formula: does it fit, and how large is --tokens_per_micro_batch?
 
-    python -m bench.memory                 docs/running.md's tables: the three default models
-    python -m bench.memory --model DIR     any Qwen2- or Qwen3-like model, from its config.json
-    python -m bench.memory --check         activations by the formula against a measured CPU peak
+    python -m bench.formula                 docs/running.md's tables: the three default models
+    python -m bench.formula --model DIR     any Qwen2- or Qwen3-like model, from its config.json
+    python -m bench.formula --check         activations by the formula against a measured CPU peak
 
 **Computed, not measured on a GPU.** What a CPU can check is checked: parameter counts against
 transformers' own models (tests/test_bench.py), and bytes of activations a token against the peak of
 a small model (--check).
 
-What is counted follows policy.py and rollout.py: float32 master weights, gradients and AdamW
-moments, sharded over the ranks by FSDP2, or in host memory with --offload; bfloat16 copies of what
-is being computed with, whole; one saved hidden state a layer (gradient checkpointing); one layer
-recomputed at a time; the head in chunks; the engine asleep while the trainer works. Where the ranks
-add up their gradients once an update, each holds a whole gradient until then.
+What is counted follows trainer/policy/policy.py and trainer/sampler/engine.py: float32 master
+weights, gradients and AdamW moments, sharded over the ranks by FSDP2, or in host memory with
+--offload; bfloat16 copies of what is being computed with, whole; one saved hidden state a layer
+(gradient checkpointing); one layer recomputed at a time; the head in chunks; the engine asleep
+while the trainer works. Where the ranks add up their gradients once an update, each holds a whole
+gradient until then.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.common import one_thread, save
-from trainer.policy import REDUCE_ONCE
+from trainer.policy.policy import REDUCE_ONCE
 
 HERE = Path(__file__).resolve().parent
 GB = 1e9
@@ -334,8 +335,8 @@ def measure(shape: Shape, tokens: int) -> int:
     import torch
     from transformers import Qwen2ForCausalLM
 
-    from bench.logps import high_water, resident
-    from trainer.policy import MicroBatch, load_policy
+    from bench.kernel import high_water, resident
+    from trainer.policy.policy import MicroBatch, load_policy
     from trainer.ranks import start_ranks
 
     start_ranks()

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from rewards import robust_many, strict_box
-from trainer import rollouts
-from trainer.models import load_tokenizer
-from trainer.run import model_folder
+from tools.view.tokens import Pieces
+from trainer.policy.pretrained import load_tokenizer
+from trainer.run import kept as rollouts
+from trainer.run.run import model_folder
 from trainer.sources.logic import logic_score
-from trainer.view.tokens import Pieces
 
 
 @dataclass

@@ -3,7 +3,7 @@
 Our own loop around the model's forward pass rather than `generate`, for what `generate` cannot do:
 a random stream per sample, log-probs of the samples without keeping all logits, one prefill for the
 n samples of a prompt, and dropping finished rows from the batch while the long ones go on.
-What makes it fast on a CPU is in fast_layers.py.
+What makes it fast on a CPU is in cpu_layers.py.
 """
 
 import inspect
@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from trainer.data import Rollout, Sampling
-from trainer.fast_layers import growing_cache, load_packed, speed_up
-from trainer.memory import device_memory, host_memory
-from trainer.policy import load_model
+from trainer.machine import device_memory, host_memory
+from trainer.policy.policy import load_model
+from trainer.sampler.cpu_layers import growing_cache, load_packed, speed_up
 
 
 class TransformersEngine:

@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from trainer.data import Rollout
-from trainer.head import FAULTS
+from trainer.policy.logps import FAULTS
 
 # A rectangle more costs as much as this many tokens of padding in attention, on a CPU.
 RECTANGLE_COST = 128

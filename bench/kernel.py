@@ -1,7 +1,7 @@
 """losses.token_logps against the plain log-softmax: peak memory and time of forward and backward.
 
-    python -m bench.logps                  the head of a 1.5B model, in float32 on a CPU
-    python -m bench.logps --device cuda    the same in bfloat16 on a GPU
+    python -m bench.kernel                  the head of a 1.5B model, in float32 on a CPU
+    python -m bench.kernel --device cuda    the same in bfloat16 on a GPU
 
 The head has 4,096 tokens, width 1,536 and a vocabulary of 151,936. Each measurement is a process of
 its own on one thread. They run in turn, `--rounds` times. On a CPU the time is the processor's, and
@@ -113,7 +113,7 @@ def main() -> None:
         return
     variants = ["plain", "plain + entropy", *(f"chunk {chunk}" for chunk in arguments.chunks)]
     shape = {f"--{key}": getattr(arguments, key) for key in ("tokens", "width", "vocabulary")}
-    worker_command = [sys.executable, "-m", "bench.logps", "--device", arguments.device]
+    worker_command = [sys.executable, "-m", "bench.kernel", "--device", arguments.device]
     for flag, size in shape.items():
         worker_command += [flag, str(size)]
     measured = {variant: [] for variant in variants}

@@ -21,7 +21,7 @@ import huggingface_hub
 import torch
 from transformers.hf_argparser import string_to_bool
 
-from trainer.own_reward import load_reward
+from trainer.run.own_reward import load_reward
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Flags:
     offload: bool = False  # keep master weights and optimizer state in host memory: slower, fits
     save_every: int = 50  # steps between checkpoints; 0: only at the end
     keep_checkpoints: int = 2  # older ones are deleted
-    keep_rollouts: str = "4"  # groups a step to read later (trainer/view), or "all"
+    keep_rollouts: str = "4"  # groups a step to read later (tools/view), or "all"
     check: bool = False  # measure whether this run fits here and how long it takes; train nothing
     reward: str = ""  # FILE.py:FUNCTION, your own reward instead of the recipe's
     # also log to this service, through its own package

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from lab import figure
 from lab.papers import EXPERIMENTS, Experiment
-from lab.statistics import RULE, VERDICTS, Judged, judge, measure_claim
+from lab.verdicts import RULE, VERDICTS, Judged, judge, measure_claim
 
 OPENING = """# The papers' findings, tried in the embedded worlds
 

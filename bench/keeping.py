@@ -1,6 +1,6 @@
 """What keeping rollouts costs at the paper's scale: processor seconds and megabytes a step.
 
-    python -m bench.rollouts
+    python -m bench.keeping
 
 A step of 256 prompts x 8 responses of 7,000 tokens (about what JustRL's run ends with), with
 made-up numbers of realistic spread: most tokens nearly certain, a few not. Nothing is trained: this
@@ -17,9 +17,9 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from trainer import rollouts
 from trainer.data import Problem, Rollout
-from trainer.policy import MicroBatch
+from trainer.policy.policy import MicroBatch
+from trainer.run import kept as rollouts
 
 PROMPTS, SAMPLES, TOKENS = 256, 8, 7000
 CONFIG = SimpleNamespace(clip_low=0.2, clip_high=0.28, dual_clip=10.0, tis_cap=0.0)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.rollouts import TOKEN_COLUMNS
-from trainer.view.load import Answer, Group, Source
+from tools.view.load import Answer, Group, Source
+from trainer.run.kept import TOKEN_COLUMNS
 
 HERE = Path(__file__).parent
 SCRIPTS = ("data.js", "curves.js", "answers.js", "page.js")

@@ -31,11 +31,9 @@ import torch.distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import losses
-from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Problem, Rollout, Sampling, Template, encode_prompts
-from trainer.memory import device_memory, host_memory
-from trainer.models import load_tokenizer
-from trainer.policy import (
+from trainer.machine import device_memory, host_memory
+from trainer.policy.policy import (
     compute_dtype,
     load_policy,
     load_reference,
@@ -47,8 +45,10 @@ from trainer.policy import (
     response_mask,
     set_learning_rate,
 )
+from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import start_ranks
-from trainer.rollout import make_engine, self_check
+from trainer.run.checkpoint import load_checkpoint, save_checkpoint
+from trainer.sampler.engine import make_engine, self_check
 from trainer.sources.load import load_problems
 
 GB = 1e9

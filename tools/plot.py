@@ -1,8 +1,8 @@
 """Draw the curves of runs, or what evaluations measured.
 
-    python -m trainer.plot runs/justrl-tiny-seed0              # writes its curves.png
-    python -m trainer.plot runs/justrl-tiny-seed* runs/prorl-tiny-seed* --out both.png
-    python -m trainer.plot evals/base evals/trained --out pass_at_k.png
+    python -m tools.plot runs/justrl-tiny-seed0              # writes its curves.png
+    python -m tools.plot runs/justrl-tiny-seed* runs/prorl-tiny-seed* --out both.png
+    python -m tools.plot evals/base evals/trained --out pass_at_k.png
 
 Runs whose folders differ only by -seedN are seeds of one experiment. They are drawn as their mean,
 in a band from the lowest to the highest. The colours are those of Okabe and Ito, which colour-blind
@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from trainer.files import read_jsonl
+from trainer.run.files import read_jsonl
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
 DASHES = [

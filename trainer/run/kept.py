@@ -37,7 +37,7 @@ import torch.distributed as dist
 
 import losses
 from trainer.data import Problem, Rollout
-from trainer.policy import MicroBatch
+from trainer.policy.policy import MicroBatch
 
 HELD_OUT = 2  # held-out problems kept for each training group of a step ...
 ANSWERS = 4  # ... and answers to each, so that a few can be followed through training

@@ -23,9 +23,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from losses import truncated_importance
 from trainer.data import Rollout
-from trainer.head import Head
-from trainer.models import blocks_of, checkpoint_activations, load_model
-from trainer.packing import Packed, cut_rectangles, pack, share_prompts
+from trainer.policy.logps import Head
+from trainer.policy.pretrained import blocks_of, checkpoint_activations, load_model
+from trainer.policy.shared_prompts import Packed, cut_rectangles, pack, share_prompts
 
 # The cost of one more micro-batch, in padded tokens: split only if that saves more padding. It is a
 # little Python on a CPU. On a GPU every kernel is launched again, and with several ranks every
@@ -160,7 +160,8 @@ def load_policy(
     offload: keep weights, gradients and the optimizer's state in host memory, where the optimizer
     then works too. The device holds the layer that it computes with.
 
-    On a CPU, in one process, the samples of a prompt share it where the model can: see packing.py.
+    On a CPU, in one process, the samples of a prompt share it where the model can: see
+    shared_prompts.py.
     """
     model = _load_on_rank_0(model_dir)
     policy = Policy(model)

@@ -1,10 +1,10 @@
 """Read what a model does: a run's answers, or an evaluation's, token by token, on one page.
 
-    python -m trainer.view runs/justrl-tiny-seed0               writes view.html there: open it
-    python -m trainer.view runs/justrl-tiny-seed0 --watch 10    and renews it while the run goes on
-    python -m trainer.view runs/A runs/B                        two runs over the same problems
-    python -m trainer.view evals/base evals/trained             two of evaluate.py's folders
-    python -m trainer.view runs/justrl-tiny-seed0 --text        the newest step, in the terminal
+    python -m tools.view runs/justrl-tiny-seed0               writes view.html there: open it
+    python -m tools.view runs/justrl-tiny-seed0 --watch 10    and renews it while the run goes on
+    python -m tools.view runs/A runs/B                        two runs over the same problems
+    python -m tools.view evals/base evals/trained             two of evaluate.py's folders
+    python -m tools.view runs/justrl-tiny-seed0 --text        the newest step, in the terminal
 
 The page is one file without a server or a network. docs/view.md explains what it shows.
 """
@@ -17,10 +17,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from trainer.files import write_atomically
-from trainer.view.load import Grader, Source, load
-from trainer.view.page import render
-from trainer.view.text import show
+from tools.view.load import Grader, Source, load
+from tools.view.page import render
+from tools.view.text import show
+from trainer.run.files import write_atomically
 
 
 def steps_of(text: str) -> range:
@@ -75,7 +75,7 @@ def watch(args, grader: Grader) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m trainer.view",
+        prog="python -m tools.view",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -108,7 +108,7 @@ def main() -> None:
                 )
             print(f"Open {args.out} ({args.out.stat().st_size / 1e6:.1f} MB)")
     except (ValueError, OSError) as error:
-        sys.exit(f"trainer.view: {error}")
+        sys.exit(f"tools.view: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 

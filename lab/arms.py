@@ -23,7 +23,7 @@ from statistics import fmean
 from tqdm import tqdm
 
 from lab.papers import COMMON, LAST, Experiment
-from trainer.plot import is_number, read_metrics, resets
+from tools.plot import is_number, read_metrics, resets
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {

@@ -117,7 +117,7 @@ def margin(differences: list[float]) -> float:
 
 
 def regime(rise_1: float, rise_max: float, noise: float, reached: float | None = None) -> str:
-    """ProRL's three regimes (section 4.2), by the rule in trainer/compare.py.
+    """ProRL's three regimes (section 4.2), by the rule in tools/evaluation/comparison.py.
 
     rise_1 and rise_max: how much pass@1 and pass@K rose. noise: the margin of rise_max.
     reached: the share of rise_max that an earlier checkpoint already had; None if there is none.

@@ -12,8 +12,8 @@ from statistics import fmean
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
 
-from trainer.checkpoint import DIGESTS, TRAINING
-from trainer.files import write_atomically
+from trainer.run.checkpoint import DIGESTS, TRAINING
+from trainer.run.files import write_atomically
 
 MEASURES = ("reward", "accuracy", "length", "truncated", "entropy", "logp_gap")
 # Of a checkpoint, what only a continued run needs.

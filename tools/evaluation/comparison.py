@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from statistics import fmean
 
-from trainer.report import by_task, percent, print_table
-from trainer.statistics import margin, pass_at_k, regime, spearman
+from tools.evaluation.statistics import margin, pass_at_k, regime, spearman
+from tools.evaluation.tables import by_task, percent, print_table
 
 RULE = """The regime of a task says how pass@K rose from BASE to TRAINED. K is the largest k that
 all evaluations have.

@@ -20,14 +20,15 @@ import torch.distributed as dist
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from trainer import checkpoint, rollouts
 from trainer.data import Problem, Rollout, fingerprint
-from trainer.files import make_folder, read_jsonl
-from trainer.metrics import check_gap
-from trainer.policy import MicroBatch
-from trainer.publish import Reporter, before_and_after, push_to_hub, write_card
+from trainer.policy.policy import MicroBatch
 from trainer.ranks import mean_over_ranks
-from trainer.rollout import choose_engine
+from trainer.run import checkpoint
+from trainer.run import kept as rollouts
+from trainer.run.files import make_folder, read_jsonl
+from trainer.run.metrics import check_gap
+from trainer.run.publish import Reporter, before_and_after, push_to_hub, write_card
+from trainer.sampler.engine import choose_engine
 
 
 def launch(main: Callable, config) -> None:
@@ -35,7 +36,7 @@ def launch(main: Callable, config) -> None:
     transformers_logging.disable_progress_bar()  # one bar on the screen, ours
     try:
         if getattr(config, "check", False):
-            from trainer.check import check  # here: a run has no need of it
+            from trainer.run.check import check  # here: a run has no need of it
 
             check(config, model_folder(config.model))
         else:
@@ -291,7 +292,7 @@ class Run:
     ) -> None:
         """Keep a few groups of the step, token by token; show two answers at evaluations.
 
-        Call this on every rank, after the updates. See trainer/rollouts.py.
+        Call this on every rank, after the updates. See trainer/run/kept.py.
         """
         self.phase("keep")
         kept = rollouts.choose(groups, self.config.keep_rollouts)
@@ -348,14 +349,15 @@ class Run:
             keep = self.config.keep_checkpoints
             checkpoint.save_checkpoint(self.out, state, policy, tokenizer, optimizer, keep=keep)
 
-    def finish(self) -> None:
-        """Draw the curves, print what the run did, and put a model card beside the weights."""
+    def finish(self, draw: Callable[[Path, Path], None]) -> None:
+        """Print what the run did, and put a model card with its curves beside the weights.
+
+        draw(folder, picture) draws the curves.
+        """
         if not self.first:
             return
-        from trainer.plot import plot_run  # here: matplotlib takes a second to import
-
         curves = self.out / "curves.png"
-        plot_run(self.out, curves)
+        draw(self.out, curves)
         rows = read_jsonl(self.out / "metrics.jsonl")
         print_summary(rows)
         config, defaults = dataclasses.asdict(self.config), dataclasses.asdict(type(self.config)())
@@ -363,7 +365,7 @@ class Run:
         write_card(trained, self.recipe, config, rows, defaults, curves)
         self.reporter.finish()
         print(f"Curves, metrics, rollouts and checkpoints: {self.out}")
-        print(f"To read what it answered: python -m trainer.view {self.out}")
+        print(f"To read what it answered: python -m tools.view {self.out}")
         if self.config.push_to_hub and rows[-1]["step"] == self.config.steps:
             print(f"The trained model: {push_to_hub(trained, self.config.push_to_hub)}")
 

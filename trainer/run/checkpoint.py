@@ -2,7 +2,7 @@
 
     OUT/config.json                 the recipe; a command with another one is refused
     OUT/metrics.jsonl               one object a step
-    OUT/rollouts/                   a few groups of each step, token by token (rollouts.py)
+    OUT/rollouts/                   a few groups of each step, token by token (kept.py)
     OUT/checkpoints/step_000100/    a save_pretrained folder, with the run's state.json beside
         training/                   moments and reference: vLLM takes *.safetensors for weights
 
@@ -22,10 +22,10 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from trainer.config import FREE
-from trainer.files import make_folder, write_atomically
-from trainer.policy import Policy, copy_full, full, load_model
+from trainer.policy.policy import Policy, copy_full, full, load_model
 from trainer.ranks import mean_over_ranks
+from trainer.run.files import make_folder, write_atomically
+from trainer.run.flags import FREE
 
 DIGESTS = "sha256.json"  # of the other files of a checkpoint
 TRAINING = "training"  # the folder in it with the tensors that only a continued run needs

@@ -7,7 +7,7 @@ over its answers.
 
 from statistics import fmean
 
-from trainer.statistics import interval, pass_at_k, powers
+from tools.evaluation.statistics import interval, pass_at_k, powers
 
 VERIFIERS = ("robust", "strict")
 MEANS = ("majority", "truncated", "no_answer", "tokens", "distinct_4gram")

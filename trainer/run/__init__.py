@@ -1,0 +1,1 @@
+"""What surrounds a run: flags, folder, metrics, checkpoints, the way out."""
