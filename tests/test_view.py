@@ -24,7 +24,7 @@ from viewer import (
 
 from justrl import Config
 from tools.view.__main__ import main
-from tools.view.load import Grader, Group, load
+from tools.view.folder import Grader, Group, load
 from tools.view.page import pack, render
 from tools.view.text import show
 from tools.view.tokens import Pieces
@@ -277,7 +277,7 @@ def test_a_run_whose_tokenizer_has_gone_is_shown_as_text(tmp_path):
 
 def test_a_run_too_long_for_a_page_shows_steps_from_begin_to_end(tmp_path, monkeypatch):
     folder = make_run(tmp_path / "run")
-    monkeypatch.setattr("tools.view.load.MAX_TOKENS", 300)
+    monkeypatch.setattr("tools.view.folder.MAX_TOKENS", 300)
     source = load(folder, None, Grader())
     steps = sorted({group.step for group in source.groups})
     assert steps[0] == 0 and steps[-1] == 6 and len(steps) < 6
@@ -289,7 +289,7 @@ def test_an_evaluation_is_read_with_pass_counts_and_disputed_answers_first(tmp_p
     source = load(folder, None, Grader())
     assert [group.counts for group in source.groups] == [{"n": 4, "robust": 2, "strict": 1}] * 3
     assert source.labels == ["aime", "amc"] and source.pass_at_k["aime"]["2"] == [0.8, 0.7, 0.9]
-    monkeypatch.setattr("tools.view.load.MAX_CHARACTERS", 20)
+    monkeypatch.setattr("tools.view.folder.MAX_CHARACTERS", 20)
     short = load(folder, None, Grader())
     assert [answer.text for answer in short.groups[0].answers] == ["\\boxed{7.0}"]
     assert short.groups[0].counts == source.groups[0].counts
@@ -297,7 +297,7 @@ def test_an_evaluation_is_read_with_pass_counts_and_disputed_answers_first(tmp_p
 
 
 def test_puzzles_are_judged_by_their_own_verifier(monkeypatch):
-    monkeypatch.setattr("tools.view.load.logic_score", lambda text, verify: verify["score"])
+    monkeypatch.setattr("tools.view.folder.logic_score", lambda text, verify: verify["score"])
     groups = []
     for score in (1.0, 0.5):
         members = [SimpleNamespace(text="<answer>x</answer>", strict=None, robust=None)]

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from viewer import HOSTILE, make_evaluation, make_hostile_run, make_run, write_step
 
-from tools.view.load import Grader, load
+from tools.view.folder import Grader, load
 from tools.view.page import render
 from trainer.policy.pretrained import load_tokenizer
 from trainer.run.files import write_atomically

@@ -17,7 +17,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tools.view.load import Grader, Source, load
+from tools.view.folder import Grader, Source, load
 from tools.view.page import render
 from tools.view.text import show
 from trainer.run.files import write_atomically

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.view.load import Answer, Group, Source
+from tools.view.folder import Answer, Group, Source
 from trainer.run.kept import TOKEN_COLUMNS
 
 HERE = Path(__file__).parent

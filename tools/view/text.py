@@ -3,7 +3,7 @@
 import re
 import textwrap
 
-from tools.view.load import Group, Source
+from tools.view.folder import Group, Source
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 LONGEST = 1200  # characters of an answer; of a longer one, its beginning and its end
