@@ -2,11 +2,9 @@
 
     python -m bench.formula                 docs/running.md's tables: the three default models
     python -m bench.formula --model DIR     any Qwen2- or Qwen3-like model, from its config.json
-    python -m bench.formula --check         activations by the formula against a measured CPU peak
 
-**Computed, not measured on a GPU.** What a CPU can check is checked: parameter counts against
-transformers' own models (tests/test_bench.py), and bytes of activations a token against the peak of
-a small model (--check).
+**Computed, not measured on a GPU.** Parameter counts are checked against transformers' own models
+(tests/test_bench.py).
 
 What is counted follows trainer/policy/policy.py and trainer/sampler/engine.py: float32 master
 weights, gradients and AdamW moments, sharded over the ranks by FSDP2, or in host memory with
@@ -17,17 +15,11 @@ gradient until then.
 """
 
 import argparse
-import json
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from bench.common import one_thread, save
+from bench.common import save
 from trainer.policy.policy import REDUCE_ONCE
 
-HERE = Path(__file__).resolve().parent
 GB = 1e9
 CHUNK = 512  # rows of logits at once, losses.token_logps
 # Allowances, not measurements: CUDA context, NCCL, the sleeping engine's remains, fragmentation;
@@ -330,75 +322,13 @@ def host_table(models: dict) -> str:
     return "\n".join(lines)
 
 
-def measure(shape: Shape, tokens: int) -> int:
-    """Peak bytes of a forward and backward pass over `tokens` tokens, above the model's own."""
-    import torch
-    from transformers import Qwen2ForCausalLM
-
-    from bench.kernel import high_water, resident
-    from trainer.policy.policy import MicroBatch, load_policy
-    from trainer.ranks import start_ranks
-
-    start_ranks()
-    with tempfile.TemporaryDirectory() as folder:
-        Qwen2ForCausalLM(shape.config()).save_pretrained(folder)
-        policy = load_policy(
-            folder, torch.device("cpu"), torch.float32, gradient_checkpointing=True
-        )
-
-    def once(rows: int, length: int) -> None:
-        ids_B_T = torch.randint(shape.vocabulary, (rows, length))
-        mask_B_T = torch.ones_like(ids_B_T, dtype=torch.bool)
-        mask_B_T[:, 0] = False
-        nothing_M = torch.zeros(0)
-        logps_M, _ = policy(MicroBatch(ids_B_T, mask_B_T, nothing_M, nothing_M, nothing_M), 1.0)
-        logps_M.mean().backward()
-
-    once(2, 64)  # the gradients exist from here on
-    before = resident()
-    once(tokens // 512, 512)
-    return high_water() - before
-
-
-def check(shape: Shape, tokens: int) -> dict:
-    """Bytes of activations a token in float32, by the formula and as the slope of two peaks."""
-    # Every tensor in pages of its own: a heap that keeps freed pieces would count as activations.
-    environment = one_thread() | {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0"}
-    peaks = []
-    for count in (tokens, 2 * tokens):
-        command = [
-            sys.executable,
-            __file__,
-            "--measure",
-            str(count),
-            "--shape",
-            json.dumps(vars(shape)),
-        ]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"memory.py: the measurement failed:\n{done.stderr[-2000:]}")
-        peaks.append(int(done.stdout.splitlines()[-1]))
-    computed = checkpoint_bytes_per_token(shape, 4) + layer_bytes_per_token(shape, 4)
-    measured = (peaks[1] - peaks[0]) / tokens
-    return {"shape": vars(shape), "tokens": tokens, "computed": computed, "measured": measured} | {
-        "computed_over_measured": computed / measured
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="a folder with a config.json")
-    parser.add_argument("--check", action="store_true", help="measure a small model on this CPU")
-    parser.add_argument("--check_tokens", type=int, default=2048)
-    parser.add_argument("--out", default=str(HERE / "results/memory.json"))
-    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--shape", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--out", default="/tmp/memory.json")
     arguments = parser.parse_args()
-    if arguments.measure:
-        print(measure(Shape(**arguments.shape), arguments.measure))
-        return
     models = MODELS
     if arguments.model:
         from transformers import AutoConfig
@@ -425,14 +355,6 @@ def main() -> None:
     print(f"Largest --tokens_per_micro_batch\n\n{result['micro_batch']}\n")
     print(f"--engine_memory\n\n{result['engine']}\n")
     print(f"Gigabytes of host memory on a machine\n\n{result['host']}\n")
-    if arguments.check:
-        small = [
-            Shape(256, 768, 12, 4, 4, 64, 1000, tied=True),
-            Shape(128, 1024, 4, 2, 2, 64, 1000, tied=True),
-        ]
-        result["check"] = [check(shape, arguments.check_tokens) for shape in small]
-        for row in result["check"]:
-            print({key: row[key] for key in ("computed", "measured", "computed_over_measured")})
     save(arguments.out, result)
 
 

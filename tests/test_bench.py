@@ -14,10 +14,8 @@ from conftest import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench import formula as memory
-from bench import gpu, host, limit, scaling, trl_compare
-from bench import kernel as logps
+from bench import gpu, trl_compare
 from bench.formula import GB, MODELS, QWEN_1_5B, Shape
-from trainer.policy.policy import load_policy
 
 
 @pytest.fixture
@@ -141,12 +139,6 @@ def test_the_largest_share_leaves_the_trainer_its_state():
     assert memory.engine_tokens(R1_1_5B, 80 * GB, share) > memory.engine_tokens(R1_1_5B, 80 * GB)
 
 
-def test_activations_agree_with_a_measured_peak():
-    """Bytes a token of forward and backward, from the peaks of two small runs."""
-    row = memory.check(Shape(64, 1024, 2, 1, 1, 64, 200, tied=True), tokens=2048)
-    assert row["computed_over_measured"] == pytest.approx(1, abs=0.1)
-
-
 def test_memory_writes_the_tables(bench):
     result = bench(memory)
     assert result["what"] == "computed, not measured on a GPU"
@@ -159,100 +151,7 @@ def test_memory_writes_the_tables(bench):
         assert result[name] in text, "docs/running.md has the tables as they are computed"
 
 
-def test_host_measures_a_step(bench):
-    result = bench(host, "--answers", 64, "--mean", 50, "--limit", 90)
-    assert result["step"]["megabytes"] < 300 and result["step"]["seconds"] < 2
-    assert result["step"]["tokens"] < 64 * 90
-
-
-@pytest.mark.slow
-def test_only_rank_0_reads_a_model_and_holds_little_more_than_its_share(bench):
-    peaks = bench(host, "--parts", "loading")["loading"]
-    assert peaks["load"][1] < peaks["load"][0], "rank 1 reads nothing"
-    assert peaks["resume"][0] < 2.5, "its share is 1.5, and the moments in one piece would be 2"
-
-
 # --- measurements ---
-
-
-def test_logps_reports_memory_and_time_against_the_plain_way(bench):
-    flags = [
-        "--device",
-        "cpu",
-        "--tokens",
-        512,
-        "--width",
-        32,
-        "--vocabulary",
-        20000,
-        "--chunks",
-        32,
-        "--rounds",
-        1,
-    ]
-    result = bench(logps, *flags)
-    assert result["variants"].keys() == {"plain", "plain + entropy", "chunk 32"}
-    for row in result["variants"].values():
-        assert row.keys() == {
-            "peak_gb",
-            "working_gb",
-            "seconds",
-            "peak_ratio",
-            "working_ratio",
-            "time_ratio",
-        }
-    assert (
-        result["variants"]["plain"]["working_gb"] > 3 * 512 * 20000 * 4 / 1e9 * 0.9
-    )  # the logits, three times
-    assert result["variants"]["chunk 32"]["working_ratio"] < 0.5
-
-
-def test_a_model_that_cannot_stop_gives_steps_of_known_length(tmp_path):
-    model = scaling.endless_model(tmp_path, longest=128)
-    flags = ["--model", model, "--prompts_per_step", 4, "--max_response_tokens", 6]
-    (row,) = scaling.measure(flags, steps=2)
-    assert row["length"] == 6 and row["tokens"] == 4 * 8 * 6 and row["truncated"] == 1
-    assert row["seconds_step"] > 0 and "seconds_evaluate" not in row
-
-
-def test_scaling_writes_phases_growth_and_figure(bench, monkeypatch, tmp_path):
-    def measure(flags, steps):
-        """Steps that take a millisecond a token, half of it to update."""
-        size = flags[-1] if flags[0] == "--model" else 10 * flags[-1]
-        row = dict.fromkeys([f"seconds_{phase}" for phase in scaling.PHASES], size / 8000)
-        return [
-            row
-            | {
-                "tokens": size,
-                "length": size,
-                "seconds_step": size / 1000,
-                "seconds_update": size / 2000,
-            }
-        ]
-
-    monkeypatch.setattr(scaling, "measure", measure)
-    result = bench(scaling, "--times", 1, 4, "--contexts", 8, 32)
-    assert [point["length"] for point in result["by_context"]] == [8, 32]
-    assert [point["tokens"] for point in result["by_tokens"]] == [320, 1280]
-    assert result["growth_by_tokens"] == result["growth_by_context"] == pytest.approx([1.0])
-    for point in result["by_tokens"] + result["by_context"]:
-        assert sum(point["shares"].values()) == pytest.approx(1)
-    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_growth_is_the_exponent_between_neighbours():
-    points = [{"tokens": size, "seconds_step": 3 * size**1.5} for size in (2, 4, 16)]
-    assert scaling.growth(points, "tokens") == pytest.approx([1.5, 1.5])
-
-
-def test_the_fastest_step_is_the_one_per_token():
-    rows = [
-        {"tokens": tokens, "length": 1, "seconds_step": seconds}
-        for tokens, seconds in ((10, 2.0), (40, 4.0))
-    ]
-    rows = [row | {f"seconds_{phase}": 1.0 for phase in scaling.PHASES} for row in rows]
-    point = scaling.fastest(rows)
-    assert point["tokens"] == 40 and point["shares"]["update"] == 0.25
 
 
 def test_gpu_measures_an_engine(tmp_path):
@@ -360,27 +259,6 @@ def test_training_flops():
     assert flops == pytest.approx(weights + attention, rel=1e-4)
     untied = Shape(**(vars(QWEN_1_5B) | {"tied": False}))
     assert gpu.training_flops(untied, 1, 16384) == flops  # the embedding is a look-up
-
-
-# --- the limit ---
-
-
-def test_the_limit_counts_the_products_of_the_layers_the_head_and_attention(random_policy_dir):
-    policy = load_policy(random_policy_dir, torch.device("cpu"), torch.float32, False)
-    products = limit.Products(policy, [(50, 20, [(2, 10), (3, 5)])])
-    config, head = policy.model.config, policy.head.module
-    layers = policy.model.model.layers
-    weights = sum(p.numel() for p in layers.parameters() if p.ndim == 2)
-    attention = 12 * config.num_hidden_layers * config.hidden_size * (2 * 10**2 + 3 * 5**2)
-    assert products.operations == 6 * (50 * weights + 20 * head.weight.numel()) + attention
-    products.run()
-
-
-def test_the_limit_is_measured_on_the_embedded_world(bench):
-    result = bench(limit, "--rounds", 1)
-    assert 0 < result["ratios"]["products"] < result["ratios"]["unshared"] < 2
-    layers = result["tokens_of_the_layers"]
-    assert result["response_tokens"] < layers["products"] < layers["unshared"]
 
 
 # --- against TRL ---

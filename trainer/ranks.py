@@ -30,6 +30,11 @@ def start_ranks(one_thread: bool = False) -> torch.device:
         torch.set_num_threads(1)
     device = torch.device("cpu")
     if torch.cuda.is_available():
+        # Micro-batches come in ever new shapes. Without segments that grow, memory fragments until
+        # it runs out after some steps. (vLLM looks only at this older name of PYTORCH_ALLOC_CONF.)
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+        # cuDNN's attention would build a plan for every new shape, forward and backward.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
