@@ -40,6 +40,7 @@ from tools.evaluation.comparison import RULE, compare, print_comparison, read_ev
 from tools.evaluation.statistics import distinct_4gram, majority, margin, pass_at_k  # noqa: F401
 from tools.evaluation.tables import by_task, evaluation, print_evaluation, report  # noqa: F401 (for callers)
 from trainer import data
+from trainer.errors import Refused
 from trainer.policy.policy import Policy
 from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import start_ranks
@@ -142,7 +143,7 @@ RANGES = {
 def find_models(model: str, every: bool = False) -> list[tuple[str, str]]:
     """[(name, what transformers loads)] for a MODEL of the command line.
 
-    It is the last checkpoint of a run folder, or every one. Raises FileNotFoundError or ValueError,
+    It is the last checkpoint of a run folder, or every one. Raises Refused,
     with what to do, where there is no such model.
     """
     if model.startswith("tiny:"):
@@ -152,23 +153,21 @@ def find_models(model: str, every: bool = False) -> list[tuple[str, str]]:
         steps = sorted(folder.glob("checkpoints/step_??????"))
         steps = [step for step in steps if (step / "config.json").is_file()]
         if not steps:
-            raise FileNotFoundError(
+            raise Refused(
                 f"{model} is a run folder without a checkpoint yet: wait for its first one."
             )
         run = folder.resolve().name
         return [(f"{run}/{step.name}", str(step)) for step in (steps if every else steps[-1:])]
     if every:
-        raise ValueError(
+        raise Refused(
             f"--all needs a run folder, with metrics.jsonl and checkpoints/, which {model} is not."
         )
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise FileNotFoundError(
+        raise Refused(
             f"{model} has no config.json: give a save_pretrained folder, a run folder or a hub id."
         )
     if not folder.is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        raise FileNotFoundError(
-            f"There is no folder {model}, and it is not a hub id (owner/name) either."
-        )
+        raise Refused(f"There is no folder {model}, and it is not a hub id (owner/name) either.")
     path = folder.absolute()
     if path.parent.name == "checkpoints":
         return [(f"{path.parents[1].name}/{path.name}", model)]
@@ -188,12 +187,12 @@ def load_benchmarks(
             sources[name] = name
     sources |= files
     if unknown := [name for name in names if name not in sources]:
-        raise ValueError(
+        raise Refused(
             f"No benchmark is called {unknown[0]}: "
             f"use {', '.join(BENCHMARKS)}, tiny, logic:... or --data."
         )
     if unused := files.keys() - set(names):
-        raise ValueError(f"--data names {', '.join(unused)}, which --benchmarks does not list.")
+        raise Refused(f"--data names {', '.join(unused)}, which --benchmarks does not list.")
     return {name: load_problems(sources[name])[:limit] for name in names}
 
 
@@ -225,7 +224,7 @@ def choose_settings(
     context = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
     context = context or math.inf
     if context <= longest:
-        raise ValueError(
+        raise Refused(
             f"The longest prompt has {longest} tokens, and the model's context only {context}: "
             f"choose another model."
         )
@@ -254,7 +253,7 @@ def suffix_of(args: argparse.Namespace, bench: str) -> str:
 def open_folder(out: Path, settings: dict) -> None:
     """Make the folder this evaluation's, or check that it already is.
 
-    Raises ValueError, with the settings that differ, when it holds another evaluation.
+    Raises Refused, with the settings that differ, when it holds another evaluation.
     """
     make_folder(out)
     path = out / "settings.json"
@@ -264,7 +263,7 @@ def open_folder(out: Path, settings: dict) -> None:
     changed = [key for key in settings if before.get(key) != settings[key]]
     if changed:
         changes = ", ".join(f"{key} ({before.get(key)}, now {settings[key]})" for key in changed)
-        raise ValueError(
+        raise Refused(
             f"{out} holds another evaluation, with other {changes}: choose another --out."
         )
 
@@ -380,7 +379,7 @@ def answer_record(response: data.Rollout, tokenizer) -> dict:
 def merge(out: Path, settings: dict) -> list[dict]:
     """All records in order, written back as one generations.jsonl.
 
-    Raises ValueError when some are missing.
+    Raises Refused when some are missing.
     """
     records = finished_problems(out)
     wanted = [
@@ -389,7 +388,7 @@ def merge(out: Path, settings: dict) -> list[dict]:
         for index in range(count)
     ]
     if missing := len(set(wanted) - records.keys()):
-        raise ValueError(
+        raise Refused(
             f"{out} lacks {missing} of {len(wanted)} problems: "
             f"run the evaluation again to finish it."
         )
@@ -452,7 +451,7 @@ def evaluate(args: argparse.Namespace) -> None:
             tokenizer = load_tokenizer(model)
             settings, prompts = choose_settings(args, name, model, problems, tokenizer)
         except OSError as error:
-            raise FileNotFoundError(
+            raise Refused(
                 f"{model} can be loaded neither from here nor from the hub ({error})."
             ) from error
         if first:
@@ -468,9 +467,7 @@ def regrade(out: Path) -> None:
     """Grade the answers of a finished evaluation again. This loads no model."""
     path = out / "settings.json"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{out} is not the folder of an evaluation: it has no settings.json."
-        )
+        raise Refused(f"{out} is not the folder of an evaluation: it has no settings.json.")
     summarise(out, json.loads(path.read_text()))
 
 

@@ -25,6 +25,7 @@ from lab import figure
 from lab import pages as page
 from lab.papers import EXPERIMENTS, Experiment
 from lab.verdicts import RULE, more_seeds
+from trainer.errors import Refused
 
 
 def minutes(experiment: Experiment, seeds: int, jobs: int) -> int:
@@ -101,13 +102,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if args.name not in (None, "all", "page", *EXPERIMENTS):
-            raise ValueError(
+            raise Refused(
                 f"no experiment is called {args.name}: use {', '.join(EXPERIMENTS)}, all or page"
             )
         if args.seeds < 2 or args.jobs < 1 or (args.steps is not None and args.steps < 2):
-            raise ValueError("it takes two --seeds at least, one of --jobs and two --steps")
+            raise Refused("it takes two --seeds at least, one of --jobs and two --steps")
         if args.most and args.most < args.seeds:
-            raise ValueError(f"--most {args.most} is less than --seeds {args.seeds}")
+            raise Refused(f"--most {args.most} is less than --seeds {args.seeds}")
         if args.name is None:
             print(listing(args.seeds, args.jobs))
         elif args.name == "page":
@@ -124,7 +125,7 @@ def main() -> None:
                     jobs=args.jobs,
                     steps=args.steps,
                 )
-    except (ValueError, OSError) as error:
+    except (Refused, OSError) as error:
         sys.exit(f"lab: {error}")
     except KeyboardInterrupt:
         sys.exit("lab: stopped; the same command goes on.")

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from lab.papers import COMMON, LAST, Experiment
 from tools.plot import is_number, read_metrics, resets
+from trainer.errors import Refused
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {
@@ -91,7 +92,7 @@ def finished(run: Run) -> dict[str, float]:
 
 
 def carry_out(run: Run) -> None:
-    """Run what is not done yet. Raises ValueError with the script's last words when one fails."""
+    """Run what is not done yet. Raises Refused with the script's last words when one fails."""
     run.folder.mkdir(parents=True, exist_ok=True)
     with open(run.folder / "log.txt", "a") as log:
         # The subprocess holds the lock as well, so that one that outlived a killed lab is waited
@@ -115,7 +116,7 @@ def carry_out(run: Run) -> None:
             LIVE.discard(process)
             if code or not run.checkpoint.is_dir():  # a stopped script saves, and exits with 0
                 last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:] or ["nothing"]
-                raise ValueError(
+                raise Refused(
                     f"{line} did not finish; the last of {run.folder}/log.txt: {last[0][-300:]}"
                 )
             done = finished(run) | {line: round(time.perf_counter() - start, 1)}

@@ -34,6 +34,7 @@ import losses
 import prorl
 from lab import systems, table1, techniques
 from tools import plot
+from trainer.errors import Refused
 from trainer.run.files import read_jsonl
 from trainer.sources.load import load_problems
 
@@ -242,10 +243,10 @@ def whole_seeds(result: dict) -> dict[int, dict[str, float]]:
 
 
 def gains(result: dict) -> list[Gain]:
-    """The gain of each arm over JustRL, by RULE. Raises ValueError without two whole seeds."""
+    """The gain of each arm over JustRL, by RULE. Raises Refused without two whole seeds."""
     seen = whole_seeds(result)
     if len(seen) < 2:
-        raise ValueError("it takes two seeds that all arms have done to tell a gain from noise")
+        raise Refused("it takes two seeds that all arms have done to tell a gain from noise")
     by_arm = {name: fmean(one[name] for one in seen.values()) for name in ARMS}
     by_seed = {seed: fmean(one.values()) for seed, one in seen.items()}
     level = fmean(by_seed.values())
@@ -426,7 +427,7 @@ def main() -> None:
         if args.what == "run":
             run_all(args.seeds)
         judge()
-    except (ValueError, OSError) as error:
+    except (Refused, OSError) as error:
         sys.exit(f"lab.complexity: {error}")
 
 

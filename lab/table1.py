@@ -43,6 +43,7 @@ from lab import systems, techniques
 from rewards import overlong_penalty, robust_many, strict_box
 from tools.plot import plot_run
 from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts, without
+from trainer.errors import Refused
 from trainer.policy.policy import (
     compute_dtype,
     equal_slices,
@@ -202,7 +203,7 @@ def command_line() -> Config:
         config = replace(config, stages=techniques.stages_text(config.stages))
         techniques.read_stages(config)
         return config
-    except ValueError as error:
+    except Refused as error:
         sys.exit(f"table1.py: {error}")
 
 

@@ -33,6 +33,7 @@ import torch
 import losses
 from prorl import mixed_groups
 from trainer.data import Order, Problem, Rollout, Sampling
+from trainer.errors import Refused
 from trainer.policy.policy import MicroBatch, Policy, copy_full
 from trainer.run.flags import FREE, Flags, first_fault
 from trainer.run.metrics import rollout_metrics
@@ -59,14 +60,14 @@ class Stage:
 def stages_text(value: str) -> str:
     """What --stages gives, as JSON: the text itself, or the content of the file it names.
 
-    Raises ValueError if it is neither.
+    Raises Refused if it is neither.
     """
     if not value.strip() or value.lstrip().startswith("["):
         return value
     try:
         return Path(value).expanduser().read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
+        raise Refused(
             f'--stages takes a list such as [{{"until": 100, "temperature": 1.2}}, {{}}] or a file '
             f"that holds one, not {value!r}"
         ) from error
@@ -75,20 +76,20 @@ def stages_text(value: str) -> str:
 def read_stages(config) -> list[Stage]:
     """The stages of config.stages; without any, one that lasts for the whole run.
 
-    Raises ValueError, in a sentence, for a list that is none, a flag that does not exist or is
+    Raises Refused, in a sentence, for a list that is none, a flag that does not exist or is
     fixed for a whole run, a value that the flag refuses, and ends that do not grow.
     """
     try:
         rows = json.loads(config.stages or "[{}]")
     except json.JSONDecodeError as error:
-        raise ValueError(f"--stages is no JSON: {error}") from error
+        raise Refused(f"--stages is no JSON: {error}") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("--stages must be a list of one set of flags a stage, such as [{}, {}]")
+        raise Refused("--stages must be a list of one set of flags a stage, such as [{}, {}]")
     stages, first = [], 1
     for number, row in enumerate(rows, 1):
         until = row.get("until", None if number < len(rows) else max(first, config.steps))
         if type(until) is not int or until < first:
-            raise ValueError(
+            raise Refused(
                 f'stage {number} of --stages needs an "until", a step of at least {first}'
             )
         stages.append(Stage(first, until, stage_config(config, number, row)))
@@ -97,7 +98,7 @@ def read_stages(config) -> list[Stage]:
 
 
 def stage_config(config, number: int, row: dict):
-    """config with a stage's flags. Raises ValueError as read_stages does."""
+    """config with a stage's flags. Raises Refused as read_stages does."""
     kinds = {field.name: type(getattr(config, field.name)) for field in fields(config)}
     choices = {f.name: get_args(f.type) for f in fields(config) if get_origin(f.type) is Literal}
     values = {}
@@ -106,22 +107,22 @@ def stage_config(config, number: int, row: dict):
             continue
         if name not in kinds or name in FIXED:
             why = "is fixed for the whole run" if name in kinds else "does not exist"
-            raise ValueError(f"stage {number} of --stages sets {name!r}, which {why}")
+            raise Refused(f"stage {number} of --stages sets {name!r}, which {why}")
         if kinds[name] is float and type(value) is int:
             value = float(value)
         if type(value) is not kinds[name]:
-            raise ValueError(
+            raise Refused(
                 f"stage {number} of --stages: {name} takes a {kinds[name].__name__}, not {value!r}"
             )
         if value not in choices.get(name, (value,)):
-            raise ValueError(
+            raise Refused(
                 f"stage {number} of --stages: --{name} is one of {', '.join(choices[name])}, "
                 f"not {value}"
             )
         values[name] = value
     changed = replace(config, **values)
     if fault := first_fault(changed) or contradiction(changed):
-        raise ValueError(f"stage {number} of --stages: {fault}")
+        raise Refused(f"stage {number} of --stages: {fault}")
     return changed
 
 
@@ -155,7 +156,7 @@ def stage_problems(problems: list[Problem], config, state: dict) -> list[Problem
     dropped = set(state["dropped"])
     kept = [problems[i] for i in sorted(order[low:high]) if problems[i].text not in dropped]
     if not kept:
-        raise ValueError(
+        raise Refused(
             "no problem is left for this stage: lower --prompts_from, or raise --prompts_to or "
             "--drop_above"
         )
@@ -189,7 +190,7 @@ def with_hints(problems: list[Problem], config) -> list[Problem]:
     """Each problem with the first --hint_share of the characters of its solution.
 
     The hint stands at the end of the prompt, or with --hint_prefill at the start of the answer.
-    A hint of fewer than --hint_shortest characters is left out. Raises ValueError if no problem
+    A hint of fewer than --hint_shortest characters is left out. Raises Refused if no problem
     has a solution long enough.
     """
     if not config.hint_share:
@@ -205,7 +206,7 @@ def with_hints(problems: list[Problem], config) -> list[Problem]:
         else:
             hinted.append(replace(problem, text=problem.text + HINT + hint))
     if all(one is other for one, other in zip(hinted, problems, strict=True)):
-        raise ValueError(
+        raise Refused(
             f"--hint_share {config.hint_share} needs solutions to take hints from, and no problem "
             f"has one that is long enough"
         )
@@ -248,10 +249,10 @@ def shape_reward(rollout: Rollout, config, step: int) -> float:
 def cosine_length_reward(length: int, limit: int, low: float, high: float) -> float:
     """low + (high - low) (1 + cos(pi length / limit)) / 2: `high` at length 0, `low` at the limit.
 
-    length and limit in tokens; a longer response gets `low`. Raises ValueError if limit is below 1.
+    length and limit in tokens; a longer response gets `low`. Raises Refused if limit is below 1.
     """
     if limit < 1:
-        raise ValueError(f"the length limit must be at least 1 token, not {limit}")
+        raise Refused(f"the length limit must be at least 1 token, not {limit}")
     return low + (high - low) / 2 * (1 + math.cos(math.pi * min(length / limit, 1.0)))
 
 

@@ -28,6 +28,7 @@ from trainer.data import (
     prompt_ids,
     without,
 )
+from trainer.errors import Refused
 from trainer.sources.gold import clean_answer, last_box
 from trainer.sources.hub import BENCHMARKS, HUB, SUBJECTS
 from trainer.sources.load import ACCEPTED, load_problems, split_sources
@@ -748,7 +749,7 @@ def test_a_missing_file_says_what_is_accepted(tmp_path):
         ("~nobody/none.jsonl", "no such file"),
         ("gsm8k", "not a known source"),
     ):
-        with pytest.raises(FileNotFoundError) as error:
+        with pytest.raises(Refused) as error:
             load_problems(source)
         assert str(error.value) == f"{source}: {fault}; give {ACCEPTED}"
 
@@ -895,7 +896,7 @@ def test_an_unreachable_hub_is_one_sentence(monkeypatch):
         datasets.config, "HF_HUB_OFFLINE", True
     )  # the true load_dataset, without its retries
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError) as error:
+    with pytest.raises(Refused) as error:
         load_problems("nobody/no-such-set:test")
     assert str(error.value) == (
         "nobody/no-such-set:test: cannot load it from the Hugging Face hub (Couldn't reach "

@@ -21,6 +21,7 @@ from tools.evaluation import statistics
 from tools.evaluation.comparison import compare
 from tools.evaluation.tables import by_task, report
 from trainer import data
+from trainer.errors import Refused
 from trainer.run.files import read_jsonl
 from trainer.sources.load import load_problems
 
@@ -330,7 +331,7 @@ def test_a_run_folder_stands_for_its_checkpoints(tmp_path):
     run = tmp_path / "justrl-seed0"
     (run / "checkpoints").mkdir(parents=True)
     (run / "metrics.jsonl").write_text("")
-    with pytest.raises(FileNotFoundError, match="without a checkpoint yet"):
+    with pytest.raises(Refused, match="without a checkpoint yet"):
         evaluate.find_models(str(run))
     for name in ("step_000100", "step_000020", "step_000200.tmp"):  # .tmp: still being written
         (run / "checkpoints" / name).mkdir()

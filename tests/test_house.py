@@ -21,7 +21,7 @@ FLOORS = [
 ]
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # The same inside trainer/.
-TRAINER = [{"machine", "data", "ranks"}, {"sources", "policy"}, {"sampler"}, {"run"}]
+TRAINER = [{"errors"}, {"machine", "data", "ranks"}, {"sources", "policy"}, {"sampler"}, {"run"}]
 TRAINER_ROOMS = {room: floor for floor, rooms in enumerate(TRAINER) for room in rooms}
 
 

@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from trainer.errors import Refused
 from trainer.run.files import read_jsonl
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
@@ -89,16 +90,14 @@ PANELS = [
 def read_metrics(run: Path) -> list[dict]:
     """The steps of a run, in order. Of a step that was written twice, the later line counts.
 
-    Raises FileNotFoundError without metrics.jsonl, ValueError when it has no step yet.
+    Raises Refused without metrics.jsonl, or when it has no step yet.
     """
     path = run / "metrics.jsonl"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no {path}: give a run folder, or the eval.json of an evaluation."
-        )
+        raise Refused(f"There is no {path}: give a run folder, or the eval.json of an evaluation.")
     steps = {row["step"]: row for row in read_jsonl(path)}
     if not steps:
-        raise ValueError(f"{path} has no step yet: wait for the first one.")
+        raise Refused(f"{path} has no step yet: wait for the first one.")
     return [steps[step] for step in sorted(steps)]
 
 
@@ -203,7 +202,7 @@ def draw_band(ax, index: int, key: str, seeds: list[list[dict]], block: int, bol
 def plot_runs(runs: list[Path], out: Path) -> None:
     """Write the curves of one or more runs to the PNG `out`.
 
-    A panel is left out if no run has numbers for it. Raises FileNotFoundError or ValueError when a
+    A panel is left out if no run has numbers for it. Raises Refused when a
     run has no metrics.
     """
     groups = group_seeds([Path(run) for run in runs])
@@ -214,7 +213,7 @@ def plot_runs(runs: list[Path], out: Path) -> None:
 
     panels = [panel for panel in PANELS if has_numbers(panel)]
     if not panels:
-        raise ValueError("These runs have no numbers to draw yet: wait for the first step.")
+        raise Refused("These runs have no numbers to draw yet: wait for the first step.")
     last = max(row["step"] for row in rows)
     block = max(1, last // 60)
     with plt.rc_context(STYLE):
@@ -251,13 +250,13 @@ def plot_evals(evaluations: list[dict], out: Path, comparison: dict | None = Non
 
     evaluations: values of eval.json. Each task that all of them have gets two panels, one below the
     other. comparison: the value of compare.json; then the titles name the regimes. Raises
-    ValueError if the evaluations share no task.
+    Refused if the evaluations share no task.
     """
     tasks = [
         task for task in evaluations[0]["tasks"] if all(task in e["tasks"] for e in evaluations)
     ]
     if not tasks:
-        raise ValueError(
+        raise Refused(
             "These evaluations share no task to draw side by side: give evaluations of the same "
             "--benchmarks."
         )
@@ -354,7 +353,7 @@ def main() -> None:
         else:
             out = args.out or args.sources[0] / "curves.png"
             plot_runs(args.sources, out)
-    except (ValueError, OSError) as error:
+    except (Refused, OSError) as error:
         sys.exit(f"plot.py: {error}")
     print(f"Written to {out}")
 

@@ -18,6 +18,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from trainer.errors import Refused
+
 # What is asked for, beyond the problem. The recipes and evaluate.py each append one of these, and
 # public datasets carry them too: a source strips them, because asking twice is another prompt.
 STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -121,13 +123,13 @@ def chat_ids(
 ) -> list[int]:
     """Token ids of a chat: system turn, earlier turns, the user's text + suffix, answer's start.
 
-    Raises ValueError if the tokenizer has no chat template, or if its template refuses a turn or
+    Raises Refused if the tokenizer has no chat template, or if its template refuses a turn or
     leaves the system message out. Plain text would be another prompt than the papers' models know.
     """
     import jinja2  # transformers renders templates with it
 
     if not tokenizer.chat_template:
-        raise ValueError(
+        raise Refused(
             f"the tokenizer {tokenizer.name_or_path!r} has no chat template; set chat_template in "
             'its tokenizer_config.json ("{% for m in messages %}{{ m.content }}{% endfor %}" gives '
             "plain text)"
@@ -146,7 +148,7 @@ def chat_ids(
     except ValueError:  # transformers does not find the prefill in what the template wrote
         fault = "it changes the beginning of the answer"
     if fault:
-        raise ValueError(
+        raise Refused(
             f"the chat template of {tokenizer.name_or_path!r} cannot write the prompt "
             f"{_beginning(text)}: {fault}"
         )
@@ -154,7 +156,7 @@ def chat_ids(
 
 
 def prompt_ids(tokenizer, problem: Problem, template: Template) -> list[int]:
-    """Token ids of one prompt; raises ValueError as chat_ids does.
+    """Token ids of one prompt; raises Refused as chat_ids does.
 
     A problem with a verifier of its own (a logic puzzle) says itself how to answer, so it gets no
     suffix.
@@ -174,7 +176,7 @@ def prompt_ids(tokenizer, problem: Problem, template: Template) -> list[int]:
 def encode_prompts(problems: list[Problem], tokenizer, template: Template) -> list[Problem]:
     """The problems whose prompts fit, with prompt_ids. A long prompt is dropped, not cut.
 
-    Raises ValueError if none is left, and as chat_ids does.
+    Raises Refused if none is left, and as chat_ids does.
     """
     if own := sum(bool(problem.system) for problem in problems):
         what = "kept (--keep_system false drops it)" if template.keep_system else "dropped"
@@ -184,7 +186,7 @@ def encode_prompts(problems: list[Problem], tokenizer, template: Template) -> li
     fits = [i for i, prompt in enumerate(prompts) if limit is None or len(prompt) <= limit]
     if not fits:
         shortest = min(map(len, prompts), default=0)
-        raise ValueError(
+        raise Refused(
             f"no prompt of {len(prompts):,} fits in {limit} tokens (the shortest has {shortest})"
         )
     if len(fits) < len(prompts):

@@ -9,6 +9,7 @@ from statistics import fmean
 
 from tools.evaluation.statistics import margin, pass_at_k, regime, spearman
 from tools.evaluation.tables import by_task, percent, print_table
+from trainer.errors import Refused
 
 RULE = """The regime of a task says how pass@K rose from BASE to TRAINED. K is the largest k that
 all evaluations have.
@@ -21,12 +22,10 @@ all evaluations have.
 
 
 def read_evaluation(path: str) -> dict:
-    """The eval.json at this path or in this folder. Raises FileNotFoundError if there is none."""
+    """The eval.json at this path or in this folder. Raises Refused if there is none."""
     path = Path(path) / "eval.json" if Path(path).is_dir() else Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no {path}: make it with `python evaluate.py MODEL --out FOLDER`."
-        )
+        raise Refused(f"There is no {path}: make it with `python evaluate.py MODEL --out FOLDER`.")
     return json.loads(path.read_text())
 
 
@@ -35,16 +34,16 @@ def compare(evaluations: list[dict]) -> dict:
 
     evaluations: values of eval.json, [base, trained, *middles].
 
-    Raises ValueError when there are fewer than two, when they share no task, or when they saw
+    Raises Refused when there are fewer than two, when they share no task, or when they saw
     different problems of one.
     """
     if len(evaluations) < 2:
-        raise ValueError("--compare takes two evaluations or more: BASE TRAINED [MIDDLE ...].")
+        raise Refused("--compare takes two evaluations or more: BASE TRAINED [MIDDLE ...].")
     graded = [by_task(evaluation["problems"]) for evaluation in evaluations]
     shared = [task for task in graded[0] if all(task in tasks for tasks in graded)]
     if not shared:
         names = " | ".join(", ".join(tasks) for tasks in graded)
-        raise ValueError(
+        raise Refused(
             f"These evaluations share no task ({names}): evaluate both on the same --benchmarks."
         )
     tasks = {task: compare_task(task, [tasks[task] for tasks in graded]) for task in shared}
@@ -66,7 +65,7 @@ def compare_task(task: str, graded: list[list[dict]]) -> dict:
     by_text = [{problem["text"]: problem for problem in problems} for problems in graded]
     base = by_text[0]
     if any(problems.keys() != base.keys() for problems in by_text):
-        raise ValueError(
+        raise Refused(
             f"These evaluations saw different problems of {task}: use one file and one --limit."
         )
     k = min(problem["n"] for problems in by_text for problem in problems.values())

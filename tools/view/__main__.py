@@ -20,6 +20,7 @@ from pathlib import Path
 from tools.view.folder import Grader, Source, load
 from tools.view.page import render
 from tools.view.text import show
+from trainer.errors import Refused
 from trainer.run.files import write_atomically
 
 
@@ -107,7 +108,7 @@ def main() -> None:
                     f"{source.name}: {len(source.groups)} groups", *filter(None, [source.left_out])
                 )
             print(f"Open {args.out} ({args.out.stat().st_size / 1e6:.1f} MB)")
-    except (ValueError, OSError) as error:
+    except (Refused, OSError) as error:
         sys.exit(f"tools.view: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -14,6 +14,7 @@ import numpy as np
 
 from rewards import robust_many, strict_box
 from tools.view.tokens import Pieces
+from trainer.errors import Refused
 from trainer.policy.pretrained import load_tokenizer
 from trainer.run import kept as rollouts
 from trainer.run.run import model_folder
@@ -102,14 +103,14 @@ def load(folder: Path, steps: range | None, grader: Grader, share: float = 1.0) 
 
     share: of the page's room that it may fill.
 
-    Raises ValueError, with what to do, when the folder holds neither.
+    Raises Refused, with what to do, when the folder holds neither.
     """
     if any(folder.glob("generations*.jsonl")):
         return load_evaluation(folder, grader, share)
     if (folder / "metrics.jsonl").is_file() or rollouts.files(folder / "rollouts"):
         return load_run(folder, steps, grader, share)
     what = "is no folder" if not folder.is_dir() else "holds no metrics.jsonl or generations.jsonl"
-    raise ValueError(
+    raise Refused(
         f"{folder} {what}: give the folder of a run (runs/NAME) or of an evaluation (evals/NAME)"
     )
 

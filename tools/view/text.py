@@ -4,6 +4,7 @@ import re
 import textwrap
 
 from tools.view.folder import Group, Source
+from trainer.errors import Refused
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 LONGEST = 1200  # characters of an answer; of a longer one, its beginning and its end
@@ -24,11 +25,11 @@ def shorten(text: str) -> str:
 def show(source: Source, width: int) -> str:
     """The groups of a run's newest step (among those that were loaded), or all of an evaluation.
 
-    Raises ValueError when there are none.
+    Raises Refused when there are none.
     """
     groups = source.groups
     if not groups:
-        raise ValueError(
+        raise Refused(
             f"{source.name} has no rollouts of these steps: a run keeps some of each step, unless "
             "it was started with --keep_rollouts 0"
         )

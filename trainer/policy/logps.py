@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from losses import token_logps
+from trainer.errors import Refused
 
 HUGE = 1e6  # a logit that any soft cap cuts off
 # What a model's own code may raise on plain token ids.
@@ -25,7 +26,7 @@ FAULTS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, Asse
 class Head:
     """logits = scale (h W^T + bias), and then softcap tanh(logits / softcap) where there is one.
 
-    Raises ValueError, in one sentence, for a model that ends in another way.
+    Raises Refused, in one sentence, for a model that ends in another way.
     """
 
     def __init__(self, model: nn.Module):
@@ -109,7 +110,7 @@ class Head:
     def check(self, model: nn.Module) -> None:
         """Compare log-probs with the model's own on rank 0; tell all ranks the scale and soft cap.
 
-        On a short prompt, alone and padded in a batch. Raises ValueError where they differ.
+        On a short prompt, alone and padded in a batch. Raises Refused where they differ.
         """
         if dist.get_rank() == 0:
             with one_sentence(self.name):
@@ -143,13 +144,13 @@ class Head:
                 raise Unsupported(f"{self.name} is not supported: {fault} ({gap:.2g} nats)")
 
 
-class Unsupported(ValueError):
+class Unsupported(Refused):
     """What this file has to say of a model, in one sentence."""
 
 
 @contextmanager
 def one_sentence(name: str) -> Iterator[None]:
-    """Turn what a model's code raises on plain token ids into a ValueError.
+    """Turn what a model's code raises on plain token ids into a Refused error.
 
     Not what says nothing of the model: that memory has run out, or that another rank has ended.
     """
@@ -159,9 +160,7 @@ def one_sentence(name: str) -> Iterator[None]:
         raise
     except FAULTS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{name} is not supported: it fails on a plain prompt ({reason})"
-        ) from error
+        raise Refused(f"{name} is not supported: it fails on a plain prompt ({reason})") from error
 
 
 @contextmanager

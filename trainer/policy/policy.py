@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from losses import truncated_importance
 from trainer.data import Rollout
+from trainer.errors import Refused
 from trainer.policy.logps import Head
 from trainer.policy.pretrained import blocks_of, checkpoint_activations, load_model
 from trainer.policy.shared_prompts import Packed, cut_rectangles, pack, share_prompts
@@ -80,13 +81,11 @@ class Policy(nn.Module):
     def load_full_state(self, state: dict[str, torch.Tensor] | None) -> None:
         """Copy whole tensors in, by name. None on ranks above 0 of a sharded policy: take rank 0's.
 
-        Raises ValueError when names are missing or too many.
+        Raises Refused when names are missing or too many.
         """
         own = self.model.state_dict()
         if state is not None and (missing := sorted(own.keys() ^ state.keys())):
-            raise ValueError(
-                f"the weights do not fit the model: {missing[0]} is missing on one side"
-            )
+            raise Refused(f"the weights do not fit the model: {missing[0]} is missing on one side")
         for name, tensor in own.items():
             copy_full(tensor, None if state is None else state[name])
 

@@ -1,6 +1,6 @@
 """Opening a model folder or hub id: weights, tokenizer, end tokens, limits.
 
-Whatever is wrong with one ends in a ValueError of one sentence, before anything is trained.
+Whatever is wrong with one ends in a Refused error of one sentence, before anything is trained.
 """
 
 import math
@@ -23,6 +23,8 @@ from transformers import (
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from trainer.errors import Refused
+
 # What transformers and the files it reads raise on a folder that is damaged or of another kind.
 FAULTS = (
     OSError,
@@ -44,11 +46,11 @@ PROBES = [
 
 
 def load_model(model_dir: str, dtype: torch.dtype):
-    """A causal language model. Raises ValueError, in one sentence, when model_dir holds none."""
+    """A causal language model. Raises Refused, in one sentence, when model_dir holds none."""
     folder = Path(model_dir)
     _check_folder(folder)
     if pointer := next(filter(_is_lfs_pointer, folder.glob("*.safetensors")), None):
-        raise ValueError(
+        raise Refused(
             f"{pointer} is a git-lfs pointer, not the weights: run git lfs pull in that folder"
         )
     try:
@@ -56,11 +58,9 @@ def load_model(model_dir: str, dtype: torch.dtype):
             model_dir, dtype=dtype, output_loading_info=True
         )
     except FAULTS as error:
-        raise ValueError(
-            f"cannot load a language model from {model_dir}: {_line(error)}"
-        ) from error
+        raise Refused(f"cannot load a language model from {model_dir}: {_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
-        raise ValueError(
+        raise Refused(
             f"cannot load a language model from {model_dir}: {len(missing)} of its weights are "
             f"missing, {missing[0]} for one"
         )
@@ -92,14 +92,14 @@ def checkpoint_activations(model) -> None:
     """Recompute each block's activations in the backward pass instead of keeping them.
 
     Blocks do so only in training mode, which elsewhere turns on dropout. So nothing but the blocks
-    themselves goes into training mode, and their own dropout is set to 0. Raises ValueError for a
+    themselves goes into training mode, and their own dropout is set to 0. Raises Refused for a
     model that cannot.
     """
     blocks = [
         module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
     ]
     if not blocks or not model.supports_gradient_checkpointing:
-        raise ValueError(
+        raise Refused(
             f"{type(model).__name__} cannot recompute activations: add --gradient_checkpointing "
             f"false"
         )
@@ -123,7 +123,7 @@ def load_tokenizer(model_dir: str) -> PreTrainedTokenizerBase:
 
     AutoTokenizer rebuilds some kinds from their vocabulary, with rules of its own. Where the folder
     has a tokenizer.json and the two differ, the saved one wins, and rank 0 says so. Raises
-    ValueError when there is none.
+    Refused when there is none.
     """
     folder, saved = Path(model_dir), None
     try:
@@ -131,7 +131,7 @@ def load_tokenizer(model_dir: str) -> PreTrainedTokenizerBase:
             saved = PreTrainedTokenizerFast.from_pretrained(model_dir)
     except FAULTS as error:
         if folder.exists():
-            raise ValueError(f"cannot load a tokenizer from {model_dir}: {_line(error)}") from error
+            raise Refused(f"cannot load a tokenizer from {model_dir}: {_line(error)}") from error
     opened, fault = None, "it encodes nothing"
     try:
         opened = AutoTokenizer.from_pretrained(model_dir)
@@ -144,7 +144,7 @@ def load_tokenizer(model_dir: str) -> PreTrainedTokenizerBase:
             if folder.exists()
             else "has no tokenizer"
         )
-        raise ValueError(
+        raise Refused(
             f"{model_dir} {where} that transformers can open: give a folder with a model and its "
             f"tokenizer, or a hub id ({fault})"
         )
@@ -177,7 +177,7 @@ def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) ->
 def end_tokens(model_dir: str, tokenizer) -> list[int]:
     """Every id that ends a response, as the tokenizer, generation config and config name them.
 
-    Raises ValueError where none does.
+    Raises Refused where none does.
     """
     found = [tokenizer.eos_token_id]
     with suppress(OSError):  # many base models carry no generation_config.json
@@ -188,7 +188,7 @@ def end_tokens(model_dir: str, tokenizer) -> list[int]:
     found += [part.get("eos_token_id") for part in parts]
     ids = {i for eos in found for i in (eos if isinstance(eos, list) else [eos]) if i is not None}
     if not ids:
-        raise ValueError(
+        raise Refused(
             f"nothing in {model_dir} names an end token, so no response could end: give "
             f"eos_token in tokenizer_config.json, or eos_token_id in generation_config.json"
         )
@@ -197,13 +197,13 @@ def end_tokens(model_dir: str, tokenizer) -> list[int]:
 
 def _check_folder(folder: Path) -> None:
     if folder.exists() and not (folder / "config.json").exists():
-        raise ValueError(
+        raise Refused(
             f"{folder} holds no config.json: give a folder written by save_pretrained, or a hub id"
         )
 
 
 def check_limits(model_dir: str, tokenizer, longest: int) -> None:
-    """Raise ValueError where the tokenizer's ids or the sequences' positions exceed the model's.
+    """Raise Refused where the tokenizer's ids or the sequences' positions exceed the model's.
 
     longest: prompt + response, in tokens.
     """
@@ -211,10 +211,10 @@ def check_limits(model_dir: str, tokenizer, longest: int) -> None:
     try:
         config = AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True)
     except FAULTS as error:
-        raise ValueError(f"cannot read the config of {model_dir}: {_line(error)}") from error
+        raise Refused(f"cannot read the config of {model_dir}: {_line(error)}") from error
     positions = _positions(config)
     if positions and 0 < positions < longest:
-        raise ValueError(
+        raise Refused(
             f"a prompt and its response may take {longest} tokens, but the model has "
             f"{positions} positions: lower --max_prompt_tokens, --max_response_tokens or "
             f"--eval_max_tokens"
@@ -226,7 +226,7 @@ def check_limits(model_dir: str, tokenizer, longest: int) -> None:
     for token, i in tokenizer.get_vocab().items():
         # Some models come with added tokens, for images say, that they have no embedding for.
         if i >= rows and (token not in named or token in template or token in ends):
-            raise ValueError(
+            raise Refused(
                 f"the tokenizer of {model_dir} has id {i} ({token!r}), but the model has only "
                 f"{rows} embeddings: the two do not belong together"
             )

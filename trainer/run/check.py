@@ -32,6 +32,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import losses
 from trainer.data import Problem, Rollout, Sampling, Template, encode_prompts
+from trainer.errors import Refused
 from trainer.machine import device_memory, host_memory
 from trainer.policy.policy import (
     compute_dtype,
@@ -82,10 +83,10 @@ class Costs:
 
 
 def check(config, model_dir: str) -> None:
-    """Measure, print the table, and raise ValueError, with the flag to change, if it does not fit.
+    """Measure, print the table, and raise Refused, with the flag to change, if it does not fit.
 
     model_dir: the folder or hub id that --model stands for. Raises what building a run raises; an
-    out-of-memory error becomes a ValueError.
+    out-of-memory error becomes a Refused error.
     """
     device = start_ranks(one_thread=config.tiny)
     room = {"device": device_memory(device), "host": host_memory()}
@@ -96,7 +97,7 @@ def check(config, model_dir: str) -> None:
     if dist.get_rank() == 0:
         print(table(config, costs, room, str(device)))
     if faults := what_does_not_fit(config, costs, room):
-        raise ValueError(" ".join(faults))
+        raise Refused(" ".join(faults))
 
 
 # --- memory ---
@@ -164,7 +165,7 @@ def phase(config, name: str) -> Iterator[None]:
         help = advice(config, name) if is_out_of_memory(error) else vllm_advice(error)
         if help is None:
             raise
-        raise ValueError(f"this run does not fit: memory ran out while {name}; {help}") from error
+        raise Refused(f"this run does not fit: memory ran out while {name}; {help}") from error
 
 
 def vllm_advice(error: BaseException) -> str | None:
@@ -185,7 +186,7 @@ def parameters(model_dir: str) -> int:
 
 
 def refuse_what_cannot_fit(config, model_dir: str, device: torch.device, room: dict) -> None:
-    """Raise ValueError if weights and optimizer state alone are too large.
+    """Raise Refused if weights and optimizer state alone are too large.
 
     On a CPU the system would end the process without a word.
     """
@@ -193,7 +194,7 @@ def refuse_what_cannot_fit(config, model_dir: str, device: torch.device, room: d
     where = "device" if device.type == "cuda" and not config.offload else "host"
     needed = STATE_BYTES * count / (ranks if where == "device" else 1)
     if needed > room[where]:
-        raise ValueError(
+        raise Refused(
             f"this run does not fit: weights, gradients and optimizer state of {count / GB:.2f} "
             f"billion parameters take {needed / GB:.1f} GB, and {room[where] / GB:.1f} GB are free;"
             f" {advice(config, 'building')}"
@@ -207,7 +208,7 @@ def refuse_what_cannot_fit(config, model_dir: str, device: torch.device, room: d
 def scratch_folder(config) -> Iterator[Path]:
     """A folder on the disk of the run's own, the same on every rank, and gone afterwards.
 
-    Also after an error, Ctrl-C or SIGTERM. Raises ValueError if none can be made.
+    Also after an error, Ctrl-C or SIGTERM. Raises Refused if none can be made.
     """
     place = Path(config.out or "runs").expanduser().absolute()
     place = next(parent for parent in (place, *place.parents) if parent.exists())
@@ -218,7 +219,7 @@ def scratch_folder(config) -> Iterator[Path]:
             try:
                 name = [tempfile.mkdtemp(prefix=".check-", dir=place)]
             except OSError as error:
-                raise ValueError(
+                raise Refused(
                     f"cannot write in {place} ({error.strerror}); give another --out"
                 ) from error
         dist.broadcast_object_list(name)
@@ -413,10 +414,10 @@ def train(config, policy, optimizer, reference, rollouts, device, costs: Costs) 
 
 
 def save_and_load(config, folder: Path, state, policy, tokenizer, optimizer, costs: Costs) -> None:
-    """Save and load once. Raises ValueError, before it writes, if the disk is too small."""
+    """Save and load once. Raises Refused, before it writes, if the disk is too small."""
     needed, free = SAVED_BYTES * costs.params, shutil.disk_usage(folder).free
     if needed > free:
-        raise ValueError(
+        raise Refused(
             f"this run does not fit: a checkpoint takes {needed / GB:.1f} GB, and {free / GB:.1f} "
             f"GB of disk are free; give an --out on a larger disk"
         )

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from trainer.errors import Refused
 from trainer.policy.policy import Policy, copy_full, full, load_model
 from trainer.ranks import mean_over_ranks
 from trainer.run.files import make_folder, write_atomically
@@ -34,7 +35,7 @@ TRAINING = "training"  # the folder in it with the tensors that only a continued
 def claim(out: Path, config: dict) -> None:
     """Make the folder this recipe's, or check that it is already.
 
-    Raises ValueError naming the fields that differ when another recipe's run lies there, or if no
+    Raises Refused naming the fields that differ when another recipe's run lies there, or if no
     folder can be made.
     """
     path = out / "config.json"
@@ -45,7 +46,7 @@ def claim(out: Path, config: dict) -> None:
             changes = ", ".join(
                 f"{k}: {before.get(k)!r} there, {config.get(k)!r} here" for k in changed
             )
-            raise ValueError(
+            raise Refused(
                 f"{out} holds a run of another recipe ({changes}); give another --out, "
                 f"or delete that folder"
             )
@@ -57,7 +58,7 @@ def claim(out: Path, config: dict) -> None:
 def latest_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:
     """The newest whole checkpoint of a run folder, or None: rank 0's, who writes them.
 
-    Raises ValueError on every rank if one of them does not see it.
+    Raises Refused on every rank if one of them does not see it.
     """
     newest = _newest_whole(out, say) if dist.get_rank() == 0 else None
     name = [newest and newest.name]
@@ -66,7 +67,7 @@ def latest_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:
         return None
     found = out / "checkpoints" / name[0]
     if mean_over_ranks([float((found / "state.json").exists())])[0] < 1:
-        raise ValueError(
+        raise Refused(
             f"not every rank sees {found}: --out must name a folder that all machines share"
         )
     return found
@@ -75,7 +76,7 @@ def latest_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:
 def _newest_whole(out: Path, say: Callable[[str], None]) -> Path | None:
     """The newest checkpoint whose files are as they were written. Others are renamed, and named.
 
-    Raises ValueError where there are checkpoints, but none of them is whole.
+    Raises Refused where there are checkpoints, but none of them is whole.
     """
     damaged = None
     for folder in sorted((out / "checkpoints").glob("step_??????"), reverse=True):
@@ -87,7 +88,7 @@ def _newest_whole(out: Path, say: Callable[[str], None]) -> Path | None:
         folder.rename(damaged)
         say(f"{folder} is damaged ({fault}): going back to the checkpoint before it")
     if damaged is not None:
-        raise ValueError(f"no checkpoint in {out} is whole: delete that folder to start anew")
+        raise Refused(f"no checkpoint in {out} is whole: delete that folder to start anew")
     return None
 
 
@@ -127,7 +128,7 @@ def save_checkpoint(
     Random numbers need no place in it: a request's seed is a function of (seed, step, prompt), and
     the trainer draws none.
 
-    Every rank calls this. Raises OSError (disk full, say) after removing what it had written;
+    Every rank calls this. Raises Refused (disk full, say) after removing what it had written;
     earlier checkpoints stay as they are.
     """
     first = dist.get_rank() == 0
@@ -160,7 +161,7 @@ def save_checkpoint(
             aside.rename(target)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise OSError(
+        raise Refused(
             f"cannot save {target}: {error}; make room, the same command continues the run"
         ) from error
     if first:
@@ -176,7 +177,7 @@ def load_checkpoint(
 ) -> dict:
     """Put saved weights back into policy, optimizer and state. Returns the saved state.
 
-    The number of ranks may have changed. Raises ValueError if the checkpoint's state lacks what
+    The number of ranks may have changed. Raises Refused if the checkpoint's state lacks what
     `state` has, or was saved while training on other problems.
     """
     policies = {name: value for name, value in state.items() if isinstance(value, Policy)}
@@ -185,12 +186,12 @@ def load_checkpoint(
     if not (folder / TRAINING).exists():
         missing = {TRAINING}
     if missing:
-        raise ValueError(
+        raise Refused(
             f"{folder} was saved by an older version of this code (it has no {min(missing)}); "
             f"start a new run from its weights with --model {folder} and another --out"
         )
     if saved["data"] != state["data"]:
-        raise ValueError(
+        raise Refused(
             f"{folder} was saved while training on other problems: continue with the same data, or "
             f"give another --out"
         )

@@ -5,6 +5,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from trainer.errors import Refused
+
 
 def read_jsonl(path: str | Path) -> list[dict]:
     """The objects of a .jsonl file, one a line.
@@ -20,11 +22,11 @@ def read_jsonl(path: str | Path) -> list[dict]:
 
 
 def make_folder(out: Path) -> None:
-    """Raises ValueError, with what to do, where no folder can be made."""
+    """Raises Refused, with what to do, where no folder can be made."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(
+        raise Refused(
             f"cannot make the folder {out} ({error.strerror}); give another --out"
         ) from error
 
@@ -37,6 +39,6 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise OSError(
+        raise Refused(
             f"cannot write {path} ({error.strerror}): make room, then give the same command again"
         ) from error

@@ -21,6 +21,7 @@ import huggingface_hub
 import torch
 from transformers.hf_argparser import string_to_bool
 
+from trainer.errors import Refused
 from trainer.run.own_reward import load_reward
 
 
@@ -215,7 +216,7 @@ def missing_extras(config) -> str | None:
     if config.reward:
         try:
             load_reward(config.reward)
-        except ValueError as error:
+        except Refused as error:
             return str(error)
     return None
 

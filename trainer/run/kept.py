@@ -231,7 +231,7 @@ def rows_of(
 
 
 def write(folder: Path, name: str, rows: list[dict]) -> None:
-    """Write rows to FOLDER/NAME.parquet, whole or not at all. Raises OSError on a full disk."""
+    """Write rows to FOLDER/NAME.parquet, whole or not at all. Raises Refused on a full disk."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = [_column([row.get(field.name) for row in rows], field.type) for field in SCHEMA]
     aside = folder / f"{name}.parquet.tmp"

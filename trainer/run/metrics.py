@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 import losses
 from trainer.data import Rollout
+from trainer.errors import Refused
 from trainer.policy.policy import MicroBatch
 from trainer.ranks import mean_over_ranks
 from trainer.sampler.engine import GAP_FATAL, GAP_WARNING
@@ -130,10 +131,10 @@ def kl_metrics(config, minibatches: list[list[MicroBatch]]) -> dict[str, float]:
 
 
 def check_gap(step: int, metrics: dict, say: Callable[[str], None]) -> None:
-    """Warn of a mean log-prob gap above GAP_WARNING; raise ValueError above GAP_FATAL."""
+    """Warn of a mean log-prob gap above GAP_WARNING; raise Refused above GAP_FATAL."""
     gap = metrics.get("logp_gap", 0.0)
     if math.isnan(gap) or gap > GAP_FATAL:
-        raise ValueError(
+        raise Refused(
             f"step {step}: the engine's log-probs differ from the trainer's by {gap:.3g} nats a "
             f"token on average (limit {GAP_FATAL}): it samples from other weights than are "
             f"trained. The last checkpoint is intact"

@@ -14,27 +14,28 @@ from functools import cache, wraps
 from pathlib import Path
 
 from trainer.data import Problem, Rollout
+from trainer.errors import Refused
 
 
 @cache
 def load_reward(name: str) -> Callable:
     """The function that FILE.py:FUNCTION names.
 
-    Raises ValueError if there is no such file or function, or if the file fails when it is read.
+    Raises Refused if there is no such file or function, or if the file fails when it is read.
     """
     path, _, function = name.rpartition(":")
     file = Path(path).expanduser()
     if file.suffix != ".py" or not file.is_file():
-        raise ValueError(f"--reward {name}: no such file; give FILE.py:FUNCTION")
+        raise Refused(f"--reward {name}: no such file; give FILE.py:FUNCTION")
     spec = importlib.util.spec_from_file_location(f"own_reward_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # anything may go wrong in a user's file
-        raise ValueError(f"--reward {name}: {_where(error, file)}") from error
+        raise Refused(f"--reward {name}: {_where(error, file)}") from error
     found = getattr(module, function, None)
     if not callable(found):
-        raise ValueError(f"--reward {name}: {file} defines no function {function!r}")
+        raise Refused(f"--reward {name}: {file} defines no function {function!r}")
     return found
 
 
@@ -54,7 +55,7 @@ def unless_own(reward: Callable) -> Callable:
 def own_reward(name: str, rollouts: list[Rollout], problems: list[Problem]) -> None:
     """Set `reward` to the function's value, and `right` to that value cut to 0..1.
 
-    Raises ValueError if the function fails, or returns anything but one number for each response.
+    Raises Refused if the function fails, or returns anything but one number for each response.
     """
     function = load_reward(name)
     try:
@@ -62,14 +63,14 @@ def own_reward(name: str, rollouts: list[Rollout], problems: list[Problem]) -> N
         values = [float(value) for value in returned]
     except Exception as error:  # anything may go wrong in a user's function
         where = _where(error, Path(name.rpartition(":")[0]).expanduser())
-        raise ValueError(f"--reward {name}: {where}") from error
+        raise Refused(f"--reward {name}: {where}") from error
     if len(values) != len(rollouts):
-        raise ValueError(
+        raise Refused(
             f"--reward {name} returned {len(values)} numbers for {len(rollouts)} responses"
         )
     for rollout, value in zip(rollouts, values, strict=True):
         if not math.isfinite(value):
-            raise ValueError(f"--reward {name} returned {value} for the response {rollout.text!r}")
+            raise Refused(f"--reward {name} returned {value} for the response {rollout.text!r}")
         rollout.reward, rollout.right = value, min(1.0, max(0.0, value))
 
 

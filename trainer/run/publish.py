@@ -12,6 +12,7 @@ from statistics import fmean
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
 
+from trainer.errors import Refused
 from trainer.run.checkpoint import DIGESTS, TRAINING
 from trainer.run.files import write_atomically
 
@@ -160,7 +161,7 @@ def write_card(
 def push_to_hub(folder: Path, name: str) -> str:
     """Upload a checkpoint to a private repository of the hub, made if there is none.
 
-    Returns its address. Raises ValueError, with the command that tries again, if that fails.
+    Returns its address. Raises Refused, with the command that tries again, if that fails.
     """
     hub = huggingface_hub.HfApi()
     try:
@@ -169,7 +170,7 @@ def push_to_hub(folder: Path, name: str) -> str:
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         private = " ".join(f"--exclude {shlex.quote(name)}" for name in PRIVATE)
-        raise ValueError(
+        raise Refused(
             f"the run is complete, but not uploaded ({reason}); try again with: hf upload --private"
             f" {name} {folder} {private}"
         ) from error

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from trainer.data import Problem, Rollout, fingerprint
+from trainer.errors import Refused
 from trainer.policy.policy import MicroBatch
 from trainer.ranks import mean_over_ranks
 from trainer.run import checkpoint
@@ -63,7 +64,7 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" to write {error.filename}" if error.filename else ""
         return f"no space left on the disk{where}: make room, the same command continues the run"
-    if isinstance(error, ValueError | OSError):
+    if isinstance(error, Refused):
         return str(error)
     # With other ranks there, a lost connection is the trace that a dead one leaves.
     if isinstance(error, dist.DistError) or (
@@ -104,7 +105,10 @@ def model_folder(model: str) -> str:
     if model.startswith("tiny:"):
         from tiny.pretrain import base_model  # here: real models need no tiny world
 
-        return base_model(model.removeprefix("tiny:"))
+        try:
+            return base_model(model.removeprefix("tiny:"))
+        except ValueError as error:
+            raise Refused(f"--model {model}: {error}") from None
     folder = Path(model).expanduser()
     return str(folder) if folder.exists() else model
 
@@ -113,16 +117,16 @@ def lock_folder(out: Path) -> int:
     """Make the folder if there is none, and let no other process write in it. Returns the lock.
 
     The lock goes with the process, however that ends. Where no step was ever taken the folder is as
-    good as new, so its recipe is forgotten. Raises ValueError when another run has it.
+    good as new, so its recipe is forgotten. Raises Refused when another run has it.
     """
     make_folder(out)
     if not os.access(out, os.W_OK):
-        raise ValueError(f"cannot write in {out}; give another --out, or change its permissions")
+        raise Refused(f"cannot write in {out}; give another --out, or change its permissions")
     lock = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise ValueError(
+        raise Refused(
             f"another process is training in {out}: wait until it ends, or give another --out"
         ) from error
     except OSError:
@@ -138,7 +142,7 @@ class Run:
     def __init__(self, recipe: str, config):
         """Claim the folder for this process.
 
-        Raises ValueError when another recipe's run lies there, or a run is at work in it.
+        Raises Refused when another recipe's run lies there, or a run is at work in it.
         """
         scale = "-tiny" if config.tiny else ""
         self.recipe, self.config = recipe, config
@@ -164,7 +168,7 @@ class Run:
         """Say what this run will do and put back what its newest checkpoint holds.
 
         Returns the checkpoint's state, or `state` at step 0 where there is no checkpoint. Raises
-        ValueError if the problems, or what a state holds, have changed since.
+        Refused if the problems, or what a state holds, have changed since.
         """
         config, ranks = self.config, dist.get_world_size()
         self.say(
@@ -333,7 +337,7 @@ class Run:
             with open(self.out / name, "a") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in objects))
         except OSError as error:
-            raise OSError(
+            raise Refused(
                 f"cannot write {self.out / name} ({error.strerror}): make room, the same command "
                 f"continues the run"
             ) from error
@@ -371,10 +375,10 @@ class Run:
 
 
 def check_finite(step: int, metrics: dict) -> None:
-    """Raise ValueError, naming it, where one of a step's numbers is not finite."""
+    """Raise Refused, naming it, where one of a step's numbers is not finite."""
     for name, value in metrics.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(
+            raise Refused(
                 f"step {step}: {name} is {value}, so nothing can be learnt from it. The last "
                 f"checkpoint is intact"
             )

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from trainer.data import Rollout, Sampling
+from trainer.errors import Refused
 from trainer.machine import device_memory, host_memory
 from trainer.policy.policy import load_model
 from trainer.sampler.cpu_layers import growing_cache, load_packed, speed_up
@@ -55,7 +56,7 @@ class TransformersEngine:
         """n responses to each of P prompts, lists of ids; P seeds -> P lists of n rollouts."""
         longest = max(map(len, prompts), default=0) + sampling.max_tokens
         if longest > self.max_length:
-            raise ValueError(
+            raise Refused(
                 f"prompt + response of {longest} tokens is over the engine's limit "
                 f"of {self.max_length}"
             )

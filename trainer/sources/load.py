@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tiny import world
 from trainer.data import Problem
+from trainer.errors import Refused
 from trainer.sources import hub, logic
 from trainer.sources.rows import TEXT_COLUMNS, collect, known_columns, table_rows
 
@@ -38,12 +39,12 @@ def load_problems(source: str, seed: int = 42, *, solutions: bool = False) -> li
 
     seed: matters to liteppo: and logic: alone. solutions: also fill Problem.solution; of DeepMath,
     that is a download of 2 GB. What was dropped is printed, with counts.
-    Raises FileNotFoundError (no such file or dataset, or the hub is out of reach) and ValueError (a
+    Raises Refused (no such file or dataset, or the hub is out of reach, or a
     wrong row or file), each with one sentence.
     """
     names = split_sources(source)
     if not names:
-        raise ValueError(f"the name of the problems is empty; give {ACCEPTED}")
+        raise Refused(f"the name of the problems is empty; give {ACCEPTED}")
     return [problem for name in names for problem in _load(name, seed, solutions)]
 
 
@@ -68,8 +69,11 @@ def _load(name, seed, solutions):
     if kind == "tiny":
         split, slash, level = rest.partition("/")
         if not slash:
-            raise ValueError(f"{name}: write tiny:SPLIT/LEVEL, such as tiny:train/easy")
-        rows = world.problems(split, level)
+            raise Refused(f"{name}: write tiny:SPLIT/LEVEL, such as tiny:train/easy")
+        try:
+            rows = world.problems(split, level)
+        except ValueError as error:
+            raise Refused(str(error)) from None
         return [Problem(row["problem"], row["answer"], row["task"]) for row in rows]
     if kind == "liteppo":
         return hub.load_lite_ppo(rest, seed, solutions)
@@ -78,19 +82,19 @@ def _load(name, seed, solutions):
     path = _path(name)
     if re.search(r"\.(jsonl|json|parquet)(\.gz)?$", path.name, re.IGNORECASE):
         if path.is_dir():
-            raise ValueError(f"{name}: it is a folder; name the files in it")
+            raise Refused(f"{name}: it is a folder; name the files in it")
         if not path.exists():
-            raise FileNotFoundError(f"{name}: no such file; give {ACCEPTED}")
+            raise Refused(f"{name}: no such file; give {ACCEPTED}")
         task = path.name.removesuffix(".gz").rpartition(".")[0]
         rows = _file_rows(name, path, solutions)
         return [problem for problem, _ in collect(name, rows, task, solutions=solutions)]
     if path.is_dir():
-        raise ValueError(f"{name}: it is a folder; name a .jsonl, .json or .parquet file in it")
+        raise Refused(f"{name}: it is a folder; name a .jsonl, .json or .parquet file in it")
     if path.exists():
-        raise ValueError(f"{name}: unknown kind of file; give {ACCEPTED}")
+        raise Refused(f"{name}: unknown kind of file; give {ACCEPTED}")
     hub_id = hub.BENCHMARKS.get(name, name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(:[^\s:]+)?", hub_id):
-        raise FileNotFoundError(f"{name}: not a known source; give {ACCEPTED}")
+        raise Refused(f"{name}: not a known source; give {ACCEPTED}")
     return [problem for problem, _ in hub.load_hub(hub_id, solutions)]
 
 
@@ -98,10 +102,13 @@ def _load(name, seed, solutions):
 
 
 def _file_rows(name, path, solutions) -> Iterator[tuple[str, dict]]:
-    with open(path, "rb") as file:
-        head = file.read(64)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise Refused(f"{name}: cannot read it ({error.strerror})") from None
     if head.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{name}: it is a git-lfs pointer, not the data; run: git lfs pull")
+        raise Refused(f"{name}: it is a git-lfs pointer, not the data; run: git lfs pull")
     if path.suffix.lower() == ".parquet":
         return _parquet_rows(name, path, solutions)
     return _json_rows(name, path, gzip.open if head.startswith(b"\x1f\x8b") else open)
@@ -115,14 +122,14 @@ def _parquet_rows(name, path, solutions):
         file = pyarrow.parquet.ParquetFile(path)
         columns = known_columns(file.schema_arrow.names, solutions)
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{name}: not a Parquet file ({_one_line(error)})") from None
+        raise Refused(f"{name}: not a Parquet file ({_one_line(error)})") from None
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise Refused(f"{name}: {error}") from None
     rows = table_rows(file.iter_batches(10_000, columns=columns))
     try:
         yield from rows
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{name}: the Parquet file is damaged ({_one_line(error)})") from None
+        raise Refused(f"{name}: the Parquet file is damaged ({_one_line(error)})") from None
 
 
 def _json_rows(name, path, opener):
@@ -145,9 +152,9 @@ def _json_rows(name, path, opener):
                 if line.strip(b"\xef\xbb\xbf \t\r\n"):
                     yield f"line {n}", _parse(line, f"{name}, line {n}")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: not valid UTF-16 ({error})") from None
+        raise Refused(f"{name}: not valid UTF-16 ({error})") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{name}: the gzip file is damaged ({_one_line(error)})") from None
+        raise Refused(f"{name}: the gzip file is damaged ({_one_line(error)})") from None
 
 
 def _json_list(name, data, strict):
@@ -159,7 +166,7 @@ def _json_list(name, data, strict):
             raise
         return None
     if isinstance(rows, dict) and not set(rows) & set(TEXT_COLUMNS):
-        raise ValueError(
+        raise Refused(
             f"{name}: it is one object with {', '.join(rows) or 'nothing'}; expected a list of "
             "rows, or one row a line"
         )
@@ -170,14 +177,14 @@ def _parse(data, place):
     try:
         return json.loads(data, object_pairs_hook=_no_key_twice)
     except (ValueError, RecursionError) as error:  # also JSONDecodeError and UnicodeDecodeError
-        raise ValueError(f"{place}: not valid JSON ({error})") from None
+        raise Refused(f"{place}: not valid JSON ({error})") from None
 
 
 def _no_key_twice(pairs):
     row = dict(pairs)
     if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in row if keys.count(key) > 1)} occurs twice")
+        raise Refused(f"the key {next(key for key in row if keys.count(key) > 1)} occurs twice")
     return row
 
 

@@ -27,6 +27,7 @@ from functools import cache
 from pathlib import Path
 
 from trainer.data import Problem
+from trainer.errors import Refused
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = "0.1.25"  # another version makes other puzzles of the same seed
@@ -78,11 +79,11 @@ OPEN = "(open-ended: whatever the verifier accepts)"
 def load(source: str, seed: int) -> list[Problem]:
     """Problems of "NAME" or "NAME:SIZE".
 
-    Raises ValueError as logic_problems does, and if SIZE is no positive number.
+    Raises Refused as logic_problems does, and if SIZE is no positive number.
     """
     name, colon, size = source.partition(":")
     if colon and not (size.isdecimal() and int(size) > 0):
-        raise ValueError(f"logic:{source}: SIZE must be a positive number, as in logic:train:2000")
+        raise Refused(f"logic:{source}: SIZE must be a positive number, as in logic:train:2000")
     return logic_problems(name, int(size) if colon else 10_000 if name == "train" else 1_000, seed)
 
 
@@ -94,7 +95,7 @@ def logic_problems(split: str, size: int, seed: int) -> list[Problem]:
     A seed always gives the same puzzles, so that a resumed run sees those that it began with. Some
     tasks draw from sets of strings, others from the global generators of random and numpy. That is
     why the puzzles are made in a process of their own, with a fixed hash seed.
-    Raises ValueError if reasoning-gym is missing, or if the name is unknown or excluded.
+    Raises Refused if reasoning-gym is missing, or if the name is unknown or excluded.
     """
     _names(split)
     command = [sys.executable, "-m", "trainer.sources.logic", split, str(size), str(seed)]
@@ -116,7 +117,7 @@ def logic_score(response: str, verify: dict) -> float:
     """The library's score, from 0 to 1, of the text between the last <answer> and </answer>.
 
     It is 0.0 without the tags, for an answer that is refused (REFUSED, MAX_ANSWER), and for one on
-    which the verifier fails. Raises ValueError if reasoning-gym is missing.
+    which the verifier fails. Raises Refused if reasoning-gym is missing.
     """
     task = verify["task"].partition("/")[0]
     answer = tagged_answer(response)
@@ -148,7 +149,7 @@ def _library():  # imported late: it is optional, and takes a second
     try:
         import reasoning_gym
     except ImportError:
-        raise ValueError(
+        raise Refused(
             f"logic puzzles need Reasoning Gym: pip install reasoning-gym=={VERSION}"
         ) from None
     return reasoning_gym
@@ -165,9 +166,9 @@ def _names(split):
     if split == "graph_color":
         return sizes
     if split in EXCLUDED:
-        raise ValueError(f"logic:{split}: this task is excluded, {EXCLUDED[split]}; choose another")
+        raise Refused(f"logic:{split}: this task is excluded, {EXCLUDED[split]}; choose another")
     if split not in tasks and split not in sizes:
-        raise ValueError(
+        raise Refused(
             f"logic:{split}: no such split or task; choose train, validation, held_out, "
             f"graph_color or one task of reasoning-gym {VERSION}, such as chain_sum"
         )

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from trainer.data import INSTRUCTIONS, Problem, say
+from trainer.errors import Refused
 from trainer.sources.gold import Blank, clean_answer, is_missing, last_box
 
 TEXT_COLUMNS = ("problem", "question", "prompt")
@@ -35,7 +36,7 @@ def collect(
     rows are all kept, so that a benchmark stays whole.
 
     task: the name of the problems whose row names none. blanks: rows without a problem or an answer
-    are dropped, not refused. solutions: fill Problem.solution. Raises ValueError for a wrong row,
+    are dropped, not refused. solutions: fill Problem.solution. Raises Refused for a wrong row,
     and if no problem is left.
     """
     pairs, answers, conflicts, count = [], {}, set(), Counter()
@@ -47,7 +48,7 @@ def collect(
             if blanks and isinstance(error, Blank):
                 count["blank"] += 1
                 continue
-            raise ValueError(f"{source}, {place}: {error}") from None
+            raise Refused(f"{source}, {place}: {error}") from None
         if isinstance(row.get("prompt"), list):
             key = _prompt_key(problem)
             if key in answers:
@@ -65,7 +66,7 @@ def collect(
             f"conflicting answers and {count['blank']:,} blank rows dropped"
         )
     if not pairs:
-        raise ValueError(f"{source}: no problems in it")
+        raise Refused(f"{source}: no problems in it")
     return pairs
 
 
@@ -74,17 +75,17 @@ def _prompt_key(problem):
 
 
 def problem_of(row: dict, task: str = "", solutions: bool = False) -> Problem:
-    """One row's problem. Raises Blank, or ValueError with what is wrong with the row."""
+    """One row's problem. Raises Blank, or Refused with what is wrong with the row."""
     if not isinstance(row, dict):
         found = type(row).__name__
-        raise ValueError(f"expected an object with a problem and an answer, found {found}")
+        raise Refused(f"expected an object with a problem and an answer, found {found}")
     text, system, history, prefill = _prompt(row)
     answer = _answer(row)
     if last_box(prefill):
-        raise ValueError("prompt ends in an assistant turn that holds a boxed answer: remove it")
+        raise Refused("prompt ends in an assistant turn that holds a boxed answer: remove it")
     verify = None if is_missing(row.get("verify")) else row["verify"]
     if not isinstance(verify, dict | None):
-        raise ValueError(f"verify is {type(verify).__name__}; expected an object")
+        raise Refused(f"verify is {type(verify).__name__}; expected an object")
     solution = _solution(row, answer) if solutions else ""
     task = str(task if is_missing(row.get("task")) else row["task"] or task)
     problem = Problem(text, answer, task, verify, solution, system, history, prefill)
@@ -111,16 +112,14 @@ def _check_text(problem):
     for what, text in texts.items():
         if wrong := NO_TEXT.search(text):
             code, place = f"U+{ord(wrong[0]):04X}", wrong.start() + 1
-            raise ValueError(
-                f"{what} holds {code} as character {place}, which is no text: remove it"
-            )
+            raise Refused(f"{what} holds {code} as character {place}, which is no text: remove it")
 
 
 def _json(verify):
     try:
         return json.dumps(verify, ensure_ascii=False)
     except TypeError as error:
-        raise ValueError(f"verify cannot be written as JSON ({error})") from None
+        raise Refused(f"verify cannot be written as JSON ({error})") from None
 
 
 def _find(row, columns, what):
@@ -130,7 +129,7 @@ def _find(row, columns, what):
             return column, row[column]
     if any(column in row for column in columns):
         raise Blank(f"empty {what}")
-    raise ValueError(_no_column(what, columns, row))
+    raise Refused(_no_column(what, columns, row))
 
 
 def _no_column(what, columns, found):
@@ -144,18 +143,18 @@ def _no_column(what, columns, found):
 def known_columns(names: list[str], solutions: bool = False) -> list[str]:
     """The columns that are read: what a table holds beside them can be gigabytes.
 
-    Raises ValueError if there is none with a problem or none with an answer, or if a name that is
+    Raises Refused if there is none with a problem or none with an answer, or if a name that is
     read occurs twice.
     """
     for what, columns in (("problem", TEXT_COLUMNS), ("answer", ANSWER_COLUMNS)):
         if not set(columns) & set(names):
-            raise ValueError(_no_column(what, columns, names))
+            raise Refused(_no_column(what, columns, names))
     wanted = {*TEXT_COLUMNS, *ANSWER_COLUMNS, *OTHER_COLUMNS}
     if solutions:
         wanted.update(SOLUTION_COLUMNS)
     known = [name for name in names if name in wanted]
     if twice := [name for name, n in Counter(known).items() if n > 1]:
-        raise ValueError(f"the column {twice[0]} occurs twice")
+        raise Refused(f"the column {twice[0]} occurs twice")
     return known
 
 
@@ -191,7 +190,7 @@ def _prompt(row):
         if column == "prompt":
             value = _raw_problem(row) or user
     if not isinstance(value, str):
-        raise ValueError(f"{column} is {type(value).__name__}; expected text")
+        raise Refused(f"{column} is {type(value).__name__}; expected text")
     text = strip_wrapper(value)
     if not text:
         raise Blank("empty problem")
@@ -217,7 +216,7 @@ def _messages(prompt):
         if prompt.startswith("<|im_start|>"):
             return [{"role": role, "content": text} for role, text in CHATML.findall(prompt)]
         if re.match(r"\s*\[\s*\{\s*'(role|content)'\s*:", prompt):
-            raise ValueError("prompt is a chat in Python's notation; write it as JSON")
+            raise Refused("prompt is a chat in Python's notation; write it as JSON")
         if not re.match(r'\s*\[\s*\{\s*"(role|content)"\s*:', prompt):
             return None
         try:
@@ -227,7 +226,7 @@ def _messages(prompt):
     if not isinstance(prompt, list):
         return None
     if not all(isinstance(message, dict) and "role" in message for message in prompt):
-        raise ValueError("prompt is not a list of {role, content} messages")
+        raise Refused("prompt is not a list of {role, content} messages")
     if len(prompt) == 1 and str(prompt[0].get("content")).startswith("<|im_start|>"):
         return _messages(prompt[0]["content"])
     return prompt
@@ -239,13 +238,13 @@ def _turns(messages):
     systems = [text for role, text in turns if role == "system"]
     turns, leading = [turn for turn in turns if turn[0] != "system"], turns[: len(systems)]
     if any(role != "system" for role, _ in leading):
-        raise ValueError("prompt has a system message after another turn; put it first")
+        raise Refused("prompt has a system message after another turn; put it first")
     prefill = turns.pop()[1] if turns and turns[-1][0] == "assistant" else ""
     prefill = prefill if prefill.strip() else ""  # an empty turn is the generation prompt
     if not turns:
-        raise ValueError("prompt has no user message")
+        raise Refused("prompt has no user message")
     if turns[-1][0] != "user":
-        raise ValueError("prompt ends in two assistant messages; join them")
+        raise Refused("prompt ends in two assistant messages; join them")
     system = "\n\n".join(filter(None, map(str.strip, systems)))
     return system, tuple(turns[:-1]), turns[-1][1], prefill
 
@@ -253,7 +252,7 @@ def _turns(messages):
 def _role(role):
     role = "system" if role == "developer" else role
     if role not in ("system", "user", "assistant"):
-        raise ValueError(f"prompt has a message of role {role!r}; expected system, user, assistant")
+        raise Refused(f"prompt has a message of role {role!r}; expected system, user, assistant")
     return role
 
 
@@ -263,10 +262,10 @@ def _content(message):
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
         if not all(isinstance(part, str) for part in parts):
-            raise ValueError("prompt has a message with a part that is no text")
+            raise Refused("prompt has a message with a part that is no text")
         return "".join(parts)
     if not isinstance(content, str):
-        raise ValueError(f"prompt has a message whose content is {type(content).__name__}, no text")
+        raise Refused(f"prompt has a message whose content is {type(content).__name__}, no text")
     return content
 
 
@@ -301,7 +300,7 @@ def _answer(row):
     if column == "reward_model":
         if not isinstance(value, dict):
             found = type(value).__name__
-            raise ValueError(f"reward_model is {found}; expected an object with ground_truth")
+            raise Refused(f"reward_model is {found}; expected an object with ground_truth")
         column, value = _find(value, ("ground_truth",), "answer")
     if column == "solution" and isinstance(value, list):
         value = "\n\n".join(map(str, value))
