@@ -9,13 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
-import losses
-from trainer.data import Rollout
-from trainer.policy.policy import micro_batches, response_mask
-from trainer.ranks import start_ranks
+# torch and all that stands on it is imported where it is used: pytest's first process reads this
+# file too, and runs no test itself.
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"  # public problem files, where there are any
@@ -28,8 +24,9 @@ def one_rank():
     Each test needs its own, because a script that runs in this process ends the group. One thread
     makes sums come out alike on every machine.
     """
-    torch.set_num_threads(1)
-    start_ranks()
+    from trainer.ranks import start_ranks
+
+    start_ranks(one_thread=True)
 
 
 @pytest.fixture
@@ -44,6 +41,9 @@ def save_random_model(
 
     The weights are large so that distributions are peaked and no two positions are alike.
     """
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=vocab_size,
@@ -63,8 +63,12 @@ def save_random_model(
     return str(folder)
 
 
-def random_rollouts(count, vocab_size=40, seed=0, shortest=1, longest=12) -> list[Rollout]:
-    """Responses of random ids and lengths to random prompts."""
+def random_rollouts(count, vocab_size=40, seed=0, shortest=1, longest=12) -> list:
+    """Responses of random ids and lengths to random prompts, each a Rollout."""
+    import torch
+
+    from trainer.data import Rollout
+
     generator = torch.Generator().manual_seed(seed)
 
     def ids(low, high):
@@ -86,6 +90,11 @@ def flat(groups):
 
 def trainer_gap(policy, rollouts, temperature):
     """Largest |engine log-prob - trainer log-prob|, through the recipes' own micro-batches."""
+    import torch
+
+    import losses
+    from trainer.policy.policy import micro_batches, response_mask
+
     weights, gaps = losses.token_weights(response_mask(rollouts), "token"), []
     nothing, cpu = torch.zeros(len(rollouts)), torch.device("cpu")
     for micro in micro_batches(rollouts, nothing, weights, budget=400, device=cpu):
@@ -103,6 +112,8 @@ def same_samples(some, others):
 
 
 def greedy_by_transformers(model, prompt, max_tokens, eos):
+    import torch
+
     ids = model.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
@@ -135,15 +146,55 @@ def python(*arguments, ranks=1, timeout=300, **options) -> subprocess.CompletedP
 
 # A script spends seconds on importing torch and transformers before it does anything. This process
 # has imported them already and runs each script in a fork of itself. So a script starts at once and
-# is still a process of its own, with its own signals and exit status.
+# is still a process of its own, with its own signals and exit status. Several ranks are forks too,
+# under a launcher that ends them all when one fails, as torchrun does.
 FORGE = """
-import atexit, json, os, resource, runpy, sys, traceback
+import atexit, json, os, resource, runpy, signal, socket, sys, traceback
 import losses, rewards, tiny.pretrain, tiny.world
 import trainer.run.checkpoint, trainer.policy.policy, trainer.sampler.engine, trainer.run.run
 import tools.plot
 import trainer.sources.load
 from transformers.models.qwen2 import modeling_qwen2
 tiny.world.problems("train", "mixed")
+
+def run(command):
+    sys.argv, status = command, 0
+    try:
+        if command[0].endswith(".py"):
+            runpy.run_path(command[0], run_name="__main__")
+        else:
+            runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        status = end.code
+        if isinstance(status, str):
+            print(status, file=sys.stderr)
+            status = 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status or 0)  # an ordinary exit takes all of torch apart, longer than most tests
+
+def run_ranks(count, command):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    os.environ["LOCAL_WORLD_SIZE"] = str(count)
+    ranks, failed = [], False
+    for rank in range(count):
+        os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+        ranks.append(os.fork() or run(command))
+    while ranks:
+        pid, status = os.wait()
+        ranks.remove(pid)
+        if status and not failed:
+            failed = True
+            for other in ranks:
+                os.kill(other, signal.SIGKILL)
+    os._exit(failed)
+
 for line in sys.stdin:
     order = json.loads(line)
     if "wait" in order:
@@ -152,37 +203,26 @@ for line in sys.stdin:
         print(pid, flush=True)
     else:
         for number, name in enumerate(("/dev/null", order["stdout"], order["stderr"])):
-            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
         if largest := order["largest_file"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-        sys.argv, status = order["command"], 0
-        try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as end:
-            status = end.code
-            if isinstance(status, str):
-                print(status, file=sys.stderr)
-                status = 1
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status or 0)  # an ordinary exit takes all of torch apart, longer than most tests
+        os.environ |= order["environment"]
+        run_ranks(order["ranks"], order["command"]) if order["ranks"] > 1 else run(order["command"])
 """
 
 
 class Script:
     """One running script, made by `start`."""
 
-    def __init__(self, forge, folder, command, largest_file=0):
+    def __init__(self, forge, folder, command, ranks=1, largest_file=0, **environment):
         self.forge, self.stdout, self.stderr = forge, folder / "stdout", folder / "stderr"
         self.pid = forge.ask(
             command=[str(word) for word in command],
             stdout=str(self.stdout),
             stderr=str(self.stderr),
+            ranks=ranks,
             largest_file=largest_file,
+            environment=environment,
         )
 
     def alive(self) -> bool:
@@ -203,7 +243,7 @@ class Forge:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
             text=True,
         )
 
@@ -222,12 +262,14 @@ def forge():
 
 @pytest.fixture
 def start(forge, tmp_path):
-    """start("justrl", "--tiny", ...) -> a running Script.
+    """start("justrl", "--tiny", ...) -> a running Script: a module by its name, or a .py file.
 
+    ranks: as many processes, which form a group as under torchrun.
     largest_file: in bytes; the script cannot write a larger one, as if the disk were full.
+    environment: variables that the script finds besides.
     """
 
-    def start(recipe, *flags, largest_file=0) -> Script:
-        return Script(forge, tmp_path, [f"{recipe}.py", *flags], largest_file)
+    def start(script, *flags, **options) -> Script:
+        return Script(forge, tmp_path, [script, *flags], **options)
 
     return start

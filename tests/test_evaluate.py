@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, ROOT, SHARED, python, save_random_model
+from conftest import ENVIRONMENT, ROOT, SHARED, save_random_model
 
 import evaluate
 import rewards
@@ -181,8 +181,8 @@ def test_a_killed_run_continues_to_the_same_result(run, uninterrupted, tmp_path,
     assert path.read_bytes().startswith(finished[: finished.index(b"\n")])
 
 
-def test_two_ranks_give_what_one_gives(uninterrupted, tmp_path):
-    process = python("--", "evaluate.py", *TINY, "--out", tmp_path / "two", ranks=2)
+def test_two_ranks_give_what_one_gives(start, uninterrupted, tmp_path):
+    process = start("evaluate", *TINY, "--out", tmp_path / "two", ranks=2).wait()
     assert process.returncode == 0, process.stderr
     assert same(tmp_path / "two", uninterrupted)
 
@@ -207,17 +207,17 @@ runpy.run_path("evaluate.py", run_name="__main__")
 """
 
 
-def test_a_rank_without_work_makes_the_engine_with_the_others(tmp_path):
+def test_a_rank_without_work_makes_the_engine_with_the_others(start, tmp_path):
     script, out = tmp_path / "together.py", tmp_path / "out"
     script.write_text(MADE_TOGETHER)
     one_chunk = [*TINY, "--limit", 4, "--chunk", 512, "--max_tokens", 16, "--out", out]
-    process = python("--", script, *one_chunk, ranks=2, timeout=120)
+    process = start(script, *one_chunk, ranks=2).wait()
     assert process.returncode == 0, process.stderr
     for rank in (0, 1):
         assert f"rank {rank} made an engine with [0, 1]" in process.stdout
     assert len(read_jsonl(out / "generations.jsonl")) == 4
     assert json.loads((out / "eval.json").read_text())["benchmarks"]["tiny/hard"]["problems"] == 4
-    again = python("--", script, *one_chunk, ranks=2, timeout=120)
+    again = start(script, *one_chunk, ranks=2).wait()
     assert again.returncode == 0 and "made an engine" not in again.stdout, again.stderr
 
 

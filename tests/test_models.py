@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import ALL, build, byte_tokenizer, tiny_config
-from conftest import ENVIRONMENT, ROOT, python, random_rollouts
+from conftest import random_rollouts
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -370,11 +370,10 @@ leave()
 """
 
 
-def two_ranks(save, tmp_path, names):
+def two_ranks(save, start, tmp_path, names):
     folders, script = {name: save(name) for name in names}, tmp_path / "ranks.py"
     script.write_text(RANKS)
-    environment = ENVIRONMENT | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = python(script, json.dumps(folders), tmp_path, ranks=2, env=environment)
+    done = start(script, json.dumps(folders), tmp_path, ranks=2).wait()
     assert done.returncode == 0, done.stderr[-4000:]
     for name, folder in folders.items():
         policy = load_policy(folder, CPU, torch.float32, False)
@@ -389,10 +388,12 @@ def two_ranks(save, tmp_path, names):
         assert got == pytest.approx(want, rel=1e-3, abs=1e-5), name
 
 
-def test_two_ranks_compute_the_gradient_of_one_whatever_the_blocks_are_called(save, tmp_path):
-    two_ranks(save, tmp_path, ["gpt2", "granite", "phi"])
+def test_two_ranks_compute_the_gradient_of_one_whatever_the_blocks_are_called(
+    save, start, tmp_path
+):
+    two_ranks(save, start, tmp_path, ["gpt2", "granite", "phi"])
 
 
 @pytest.mark.slow
-def test_two_ranks_compute_the_gradient_of_one_for_every_chosen_architecture(save, tmp_path):
-    two_ranks(save, tmp_path, CHOSEN)
+def test_two_ranks_compute_the_gradient_of_one_for_every_chosen_architecture(save, start, tmp_path):
+    two_ranks(save, start, tmp_path, CHOSEN)

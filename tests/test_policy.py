@@ -11,7 +11,7 @@ from itertools import zip_longest
 import numpy as np
 import pytest
 import torch
-from conftest import ENVIRONMENT, ROOT, python, random_rollouts, save_random_model
+from conftest import random_rollouts, save_random_model
 from transformers import AutoModelForCausalLM
 
 import losses
@@ -183,11 +183,10 @@ def one_update(policy, how, count, budget):
         (4, [(False, "sequence", 13, 20), (False, "token", 5, 1), (True, "sequence", 2, 20)]),
     ],
 )
-def test_no_number_of_ranks_changes_the_gradient(tmp_path, ranks, cases):
+def test_no_number_of_ranks_changes_the_gradient(start, tmp_path, ranks, cases):
     folder, script = save_random_model(tmp_path / "model"), tmp_path / "ranks.py"
     script.write_text(RANKS)
-    environment = ENVIRONMENT | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = python(script, folder, json.dumps(cases), tmp_path, ranks=ranks, env=environment)
+    done = start(script, folder, json.dumps(cases), tmp_path, ranks=ranks).wait()
     assert done.returncode == 0, done.stderr[-6000:]
     empties = 0
     for number, (_, how, count, _) in enumerate(cases):

@@ -342,10 +342,7 @@ def test_another_recipe_in_the_same_folder_is_refused_by_field(
 def test_a_run_moves_from_two_ranks_to_one_and_back(whole_run, start, eval_file, tmp_path, recipe):
     out = tmp_path / "run"
     for ranks, steps in ((2, 2), (1, 4), (2, 6)):
-        if ranks == 1:
-            done = start(recipe, *flags(recipe, out, eval_file, steps)).wait()
-        else:
-            done = python(ROOT / f"{recipe}.py", *flags(recipe, out, eval_file, steps), ranks=ranks)
+        done = start(recipe, *flags(recipe, out, eval_file, steps), ranks=ranks).wait()
         assert done.returncode == 0, done.stderr[-3000:]
         assert f"{ranks} rank(s)" in done.stdout + done.stderr
     assert [row["step"] for row in rows(out)] == list(range(7))
