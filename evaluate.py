@@ -46,7 +46,7 @@ from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import start_ranks
 from trainer.run.files import make_folder, read_jsonl, write_atomically
 from trainer.run.flags import SHARE, at_least
-from trainer.run.run import launch, model_folder
+from trainer.run.launch import launch, model_folder
 from trainer.sampler import engine as rollout
 from trainer.sources.hub import BENCHMARKS
 from trainer.sources.load import load_problems

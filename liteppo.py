@@ -68,9 +68,10 @@ from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import gather, my_share, start_ranks
 from trainer.run import presets
 from trainer.run.flags import Flags, parse
+from trainer.run.launch import launch, model_folder
 from trainer.run.metrics import step_metrics
 from trainer.run.own_reward import unless_own
-from trainer.run.run import Run, launch, model_folder
+from trainer.run.run import Run
 from trainer.sampler.engine import make_engine, request_seed, self_check
 from trainer.sources.load import load_problems
 

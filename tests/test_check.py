@@ -13,7 +13,7 @@ from conftest import python, save_random_model
 
 import trainer.run.check as checking
 from trainer.policy.policy import Policy
-from trainer.run.run import launch, model_folder
+from trainer.run.launch import launch, model_folder
 
 FEW = {"prompts_per_step": 2, "samples_per_prompt": 2, "tokens_per_micro_batch": 128}
 FEW |= {"max_response_tokens": 16, "eval_max_tokens": 16}

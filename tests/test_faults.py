@@ -12,7 +12,8 @@ import torch
 
 from trainer.policy.policy import load_policy
 from trainer.run.checkpoint import DIGESTS, latest_checkpoint, save_checkpoint
-from trainer.run.run import _sentence, check_finite
+from trainer.run.launch import _sentence
+from trainer.run.run import check_finite
 
 
 class Nothing:

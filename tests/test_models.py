@@ -352,7 +352,7 @@ from conftest import random_rollouts
 from test_models import batches_of, gradients
 from trainer.policy.policy import full, load_policy
 from trainer.ranks import start_ranks
-from trainer.run.run import leave
+from trainer.run.launch import leave
 torch.set_num_threads(1)
 device = start_ranks()
 for name, folder in json.loads(sys.argv[1]).items():

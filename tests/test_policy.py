@@ -120,7 +120,7 @@ import json, sys, torch, torch.distributed
 from pathlib import Path
 from trainer.policy.policy import optimizer_step
 from trainer.ranks import (gather, my_share, start_ranks)
-from trainer.run.run import leave
+from trainer.run.launch import leave
 from test_policy import load_policy, one_update, some_groups
 torch.set_num_threads(1)
 device = start_ranks(); rank = torch.distributed.get_rank()

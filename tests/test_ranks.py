@@ -106,7 +106,7 @@ import os, sys
 from pathlib import Path
 from trainer.run.checkpoint import latest_checkpoint
 from trainer.ranks import start_ranks
-from trainer.run.run import launch
+from trainer.run.launch import launch
 
 def main(out):
     start_ranks()

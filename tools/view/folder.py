@@ -17,7 +17,7 @@ from tools.view.tokens import Pieces
 from trainer.errors import Refused
 from trainer.policy.pretrained import load_tokenizer
 from trainer.run import kept as rollouts
-from trainer.run.run import model_folder
+from trainer.run.launch import model_folder
 from trainer.sources.logic import logic_score
 
 
