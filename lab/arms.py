@@ -23,7 +23,8 @@ from statistics import fmean
 from tqdm import tqdm
 
 from lab.papers import COMMON, LAST, Experiment
-from tools.plot import is_number, read_metrics, resets
+from tools.panels import is_number
+from tools.plot import read_metrics, resets
 from trainer.errors import Refused
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 from lab.papers import Experiment, arm
 from lab.verdicts import Judged
 from tools import plot
+from tools.panels import panel_of
 
 WIDTH = 9.0  # inches: readable when a README shows it 800 pixels wide
 COLUMNS = 4  # of pass@k panels
@@ -21,12 +22,6 @@ MARKS = {  # {verdict: (colour, marker)}
     "no difference": ("#555555", "D"),
     "undecided": ("#BBBBBB", "o"),
 }
-EXTRA_PANELS = (  # of metrics that a run's own curves leave out
-    plot.Panel("Truncated answers", "share", {"truncated": ""}),
-    plot.Panel("Spread of rewards", "std inside a group", {"reward_std": ""}),
-    plot.Panel("KL's share of the loss", "share", {"kl_loss_share": ""}, logarithmic=True),
-)
-PANELS = {next(iter(panel.metrics)): panel for panel in (*plot.PANELS, *EXTRA_PANELS)}
 
 
 def draw(experiment: Experiment, result: dict, judged: list[Judged], out: Path) -> None:
@@ -76,7 +71,7 @@ def draw_curves(cells, experiment: Experiment, result: dict) -> list:
                 ]
                 for label in commands
             }
-            panel = PANELS[metric]
+            panel = panel_of(metric)
             if facet:
                 panel = panel._replace(title=f"{facet}:\n{panel.title.lower()}")
             ax = cells.flat[row * len(experiment.arms) + column]

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imread
 from test_evaluate import BASE, TRAINED, made_up
 
 from tools import plot
@@ -18,7 +20,7 @@ def make_run(folder: Path, steps: int, seed: int = 0, kl: bool = False, resets: 
     for step in range(1, steps + 1):
         gained = 1 - math.exp(-3 * step / steps)
         row = {"step": step, "reward": gained - 0.5 + rng.gauss(0, 0.05)}
-        row |= {"length": 60 - 20 * gained, "entropy": 0.5 - 0.3 * gained}
+        row |= {"truncated": 0.1, "length": 60 - 20 * gained, "entropy": 0.5 - 0.3 * gained}
         row |= {"logp_gap": 1e-6 * rng.random(), "grad_norm": rng.random()}
         row |= {"clip_fraction_low": 0.001, "clip_fraction_high": 0.004, "approx_kl": 0.002}
         row |= {"kl": 0.01 * gained} if kl else {}
@@ -32,16 +34,16 @@ def make_run(folder: Path, steps: int, seed: int = 0, kl: bool = False, resets: 
 
 @pytest.fixture
 def figures(monkeypatch):
-    """The figures that were saved, still open for inspection."""
-    saved = []
-    monkeypatch.setattr(plt, "close", saved.append)
-    yield saved
-    monkeypatch.undo()
-    plt.close("all")
+    """The figures that were saved."""
+    saved, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *a, **k: (saved.append(figure), save(figure, *a, **k))
+    )
+    return saved
 
 
 def check_picture(path: Path, colours: int = 20):
-    pixels = plt.imread(path)
+    pixels = imread(path)
     assert min(pixels.shape[:2]) > 200
     assert len({tuple(p) for p in pixels[::3, ::3].reshape(-1, pixels.shape[2]).tolist()}) > colours
 
@@ -52,8 +54,9 @@ def titles(figure):
 
 def check_layout(figure):
     """Nothing sticks out of the picture, and no two titles or legend entries overlap."""
-    figure.canvas.draw()
-    renderer, page = figure.canvas.get_renderer(), figure.bbox
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer, page = canvas.get_renderer(), figure.bbox
     texts = [ax.title for ax in figure.axes]
     texts += [text for legend in figure.legends for text in legend.get_texts()]
     boxes = [text.get_window_extent(renderer) for text in texts]
@@ -62,18 +65,31 @@ def check_layout(figure):
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
-def test_a_run_becomes_eight_panels(tmp_path, figures):
+def test_a_run_becomes_nine_panels(tmp_path, figures):
     run = make_run(tmp_path / "prorl-seed0", 40, kl=True, resets=(20,))
     plot.plot_run(run, run / "curves.png")
     check_picture(run / "curves.png")
     (figure,) = figures
-    assert len(figure.axes) == 8
+    assert len(figure.axes) == 9
     assert "KL divergence\nbold: to the reference, fine: of the update" in titles(figure)
     accuracy = next(ax for ax in figure.axes if ax.get_title() == "Held-out accuracy")
     assert list(accuracy.lines[0].get_xdata()) == [0, 8, 16, 24, 32, 40]
     assert any(set(line.get_xdata()) == {20} for line in accuracy.lines)  # the reset
     assert "reference policy reset" in [text.get_text() for text in figure.legends[0].get_texts()]
     check_layout(figure)
+
+
+def test_a_users_own_metric_gets_a_panel_and_metrics_can_be_chosen(tmp_path, figures):
+    run = make_run(tmp_path / "mine", 4)
+    with (run / "metrics.jsonl").open("a") as file:
+        row = {"step": 5, "advantage_max": 2, "seconds_x": 1, "tokens": 9, "on": True, "s": "x"}
+        file.write(json.dumps(row) + "\n")
+    plot.plot_run(run, tmp_path / "all.png")
+    plot.plot_runs([run], tmp_path / "two.png", ["advantage_max", "tokens"])
+    assert titles(figures[0])[9:] == ["advantage_max"]
+    assert titles(figures[1]) == ["advantage_max", "tokens"]
+    with pytest.raises(ValueError, match=r"named advantage; there are .*advantage_max"):
+        plot.plot_runs([run], tmp_path / "none.png", ["advantage"])
 
 
 def test_runs_are_overlaid_and_seeds_averaged(tmp_path, figures):
@@ -117,7 +133,7 @@ def test_thousands_of_steps_are_drawn_as_means(tmp_path, figures):
     check_layout(figure)
 
 
-@pytest.mark.parametrize(("steps", "panels"), [(0, 1), (1, 8), (2, 8)])
+@pytest.mark.parametrize(("steps", "panels"), [(0, 1), (1, 9), (2, 9)])
 def test_very_short_runs_are_readable(tmp_path, figures, steps, panels):
     run = make_run(tmp_path / "short", steps)
     plot.plot_run(run, tmp_path / "short.png")

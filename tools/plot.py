@@ -2,11 +2,13 @@
 
     python -m tools.plot runs/justrl-tiny-seed0              # writes its curves.png
     python -m tools.plot runs/justrl-tiny-seed* runs/prorl-tiny-seed* --out both.png
+    python -m tools.plot runs/mine --metrics reward,my_metric
     python -m tools.plot evals/base evals/trained --out pass_at_k.png
 
-Runs whose folders differ only by -seedN are seeds of one experiment. They are drawn as their mean,
-in a band from the lowest to the highest. The colours are those of Okabe and Ito, which colour-blind
-eyes can tell apart. Dashes and markers tell the lines apart in grey.
+Every number in metrics.jsonl that the trainer does not log itself gets a panel of its own. Runs
+whose folders differ only by -seedN are seeds of one experiment. They are drawn as their mean, in a
+band from the lowest to the highest. The colours are those of Okabe and Ito, which colour-blind
+readers can tell apart. Dashes and markers tell the lines apart in grey.
 """
 
 import argparse
@@ -14,31 +16,18 @@ import json
 import math
 import re
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
 
-import matplotlib
-from matplotlib.ticker import MaxNLocator, NullFormatter
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+from tools.panels import Panel, choose, is_number
 from trainer.errors import Refused
 from trainer.run.files import read_jsonl
 
+# matplotlib is imported where it draws: every training script imports this file.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
-DASHES = [
-    "-",
-    (0, (5, 1.5)),
-    (0, (1, 1)),
-    (0, (6, 1.5, 1, 1.5)),
-    (0, (9, 2)),
-    (0, (3, 1, 1, 1, 1, 1)),
-    (0, (3, 3)),
-]
+DASHES = ["-", "--", "-.", ":"]
 MARKERS = "osD^vPX"
-HATCHES = ["", "////", "....", "xxxx", "\\\\\\\\", "++", "oo"]
 STYLE = {
     "axes.grid": True,
     "grid.alpha": 0.3,
@@ -49,39 +38,6 @@ STYLE = {
     "legend.frameon": False,
     "legend.title_fontsize": 9,
 }
-
-
-class Panel(NamedTuple):
-    """One panel of a run's curves.
-
-    metrics: {metric: its name in the title, where a panel has two}. The first one that the runs
-    have is drawn bold.
-    """
-
-    title: str
-    unit: str
-    metrics: dict[str, str]
-    logarithmic: bool = False
-
-
-PANELS = [
-    Panel("Reward", "mean of answers", {"reward": ""}),
-    Panel("Held-out accuracy", "share solved", {"eval_accuracy": ""}),
-    Panel("Response length", "tokens", {"length": ""}),
-    Panel("Entropy", "nats per token", {"entropy": ""}),
-    Panel("Log-prob gap, engine to trainer", "nats per token", {"logp_gap": ""}, logarithmic=True),
-    Panel(
-        "Clipped tokens",
-        "share of tokens",
-        {"clip_fraction_high": "above", "clip_fraction_low": "below"},
-    ),
-    Panel(
-        "KL divergence",
-        "nats per token",
-        {"kl": "to the reference", "approx_kl": "of the update"},
-    ),
-    Panel("Gradient norm", "before clipping", {"grad_norm": ""}),
-]
 
 
 # --- runs ---
@@ -120,10 +76,6 @@ def group_seeds(runs: list[Path]) -> dict[str, list[list[dict]]]:
     }
 
 
-def is_number(value) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 def series(metrics: list[dict], key: str, block: int) -> dict[float, float]:
     """{middle of a block of steps: mean over the block}.
 
@@ -147,7 +99,7 @@ def line_style(index: int, points: int = 1) -> dict:
     offset = index * every // 3 % every  # lines put their markers at different places
     return {
         "color": COLOURS[index % 7],
-        "linestyle": DASHES[index % 7],
+        "linestyle": DASHES[index % 4],
         "marker": MARKERS[index % 7],
         "linewidth": 1.7,
         "markersize": 4.5,
@@ -161,12 +113,15 @@ FINE = {"linewidth": 0.8, "markersize": 3.5, "markerfacecolor": "white"}
 def draw_metric(
     ax, panel: Panel, groups: dict[str, list[list[dict]]], *, last: int, block: int
 ) -> None:
-    """Draw one panel. last: the last step of all runs. block: steps that are averaged."""
+    """Draw one panel. last: the last step of all runs. block: how many steps are averaged."""
+    from matplotlib.ticker import MaxNLocator, NullFormatter
+
     rows = [row for seeds in groups.values() for metrics in seeds for row in metrics]
     keys = [key for key in panel.metrics if any(is_number(row.get(key)) for row in rows)]
     for index, seeds in enumerate(groups.values()):
         for key in keys:
-            draw_band(ax, index, key, seeds, 1 if key == "eval_accuracy" else block, key == keys[0])
+            style = {} if key == keys[0] else FINE
+            draw_band(ax, index, key, seeds, 1 if key == "eval_accuracy" else block, style)
         for step in resets(seeds):
             ax.axvline(step, color=COLOURS[index % 7], linewidth=1.2, linestyle=":")
     names = [panel.metrics[key] for key in keys]
@@ -186,55 +141,48 @@ def draw_metric(
         ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def draw_band(ax, index: int, key: str, seeds: list[list[dict]], block: int, bold: bool) -> None:
+def draw_band(ax, index: int, key: str, seeds: list[list[dict]], block: int, style: dict) -> None:
     """Draw one metric of one experiment: the mean over its seeds, and their range."""
     curves = [series(metrics, key, block) for metrics in seeds]
     steps = sorted(set.intersection(*map(set, curves)))
     if not steps:
         return
     values = [[curve[step] for curve in curves] for step in steps]
-    style = line_style(index, len(steps))
-    ax.plot(steps, [fmean(v) for v in values], **style if bold else style | FINE)
-    low, high = [min(v) for v in values], [max(v) for v in values]
+    ax.plot(steps, list(map(fmean, values)), **line_style(index, len(steps)) | style)
+    low, high = list(map(min, values)), list(map(max, values))
     ax.fill_between(steps, low, high, color=COLOURS[index % 7], alpha=0.2, linewidth=0)
 
 
-def plot_runs(runs: list[Path], out: Path) -> None:
+def plot_runs(runs: list[Path], out: Path, metrics: list[str] | None = None) -> None:
     """Write the curves of one or more runs to the PNG `out`.
 
-    A panel is left out if no run has numbers for it. Raises Refused when a
-    run has no metrics.
+    metrics: the ones to draw; by default see tools.panels.choose. Raises Refused when a run has no
+    metrics, or none of these.
     """
     groups = group_seeds([Path(run) for run in runs])
-    rows = [row for seeds in groups.values() for metrics in seeds for row in metrics]
-
-    def has_numbers(panel):
-        return any(is_number(row.get(key)) for row in rows for key in panel.metrics)
-
-    panels = [panel for panel in PANELS if has_numbers(panel)]
+    rows = [row for seeds in groups.values() for seed in seeds for row in seed]
+    panels = choose(rows, metrics)
     if not panels:
         raise Refused("These runs have no numbers to draw yet: wait for the first step.")
     last = max(row["step"] for row in rows)
     block = max(1, last // 60)
-    with plt.rc_context(STYLE):
-        figure, axes = panel_grid(math.ceil(len(panels) / 4), min(4, len(panels)))
+    height = math.ceil(len(panels) / 4)
+    with new_figure(height, math.ceil(len(panels) / height)) as (figure, axes):
         for ax, panel in zip(axes.flat, panels, strict=False):
             draw_metric(ax, panel, groups, last=last, block=block)
         for ax in axes.flat[len(panels) :]:
             ax.remove()
-        handles, notes = [], []
+        lines, notes = {}, []
         for index, (label, seeds) in enumerate(groups.items()):
-            if len(seeds) > 1:
-                label = f"{label} ({len(seeds)} seeds)"
-            handles.append(plt.Line2D([], [], label=label, **line_style(index)))
+            count = f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
+            lines[label + count] = line_style(index)
         if any(map(resets, groups.values())):
-            label = "reference policy reset"
-            handles.append(plt.Line2D([], [], color="grey", linestyle=":", label=label))
+            lines["reference policy reset"] = {"color": "grey", "linestyle": ":"}
         if block > 1:
             notes.append(f"means of {block} steps, except held-out accuracy")
         if any(len(seeds) > 1 for seeds in groups.values()):
             notes.append("bands from the lowest seed to the highest")
-        save_figure(figure, handles, out, "; ".join(notes))
+        save_figure(figure, lines, out, "; ".join(notes))
 
 
 def plot_run(run: Path, out: Path) -> None:
@@ -261,22 +209,18 @@ def plot_evals(evaluations: list[dict], out: Path, comparison: dict | None = Non
             "--benchmarks."
         )
     columns = min(5, len(tasks))
-    with plt.rc_context(STYLE):
-        figure, axes = panel_grid(2 * math.ceil(len(tasks) / columns), columns)
+    with new_figure(2 * math.ceil(len(tasks) / columns), columns) as (figure, axes):
         pairs = list(zip(axes[0::2].flat, axes[1::2].flat, strict=True))
         for task, (upper, lower) in zip(tasks, pairs, strict=False):
             draw_pass_at_k(upper, [e["tasks"][task]["robust"] for e in evaluations])
             title = f"{task}: {comparison['tasks'][task]['regime']}" if comparison else task
             upper.set_title(title)
             draw_histogram(lower, [e["tasks"][task]["solved"] for e in evaluations])
-        for upper, lower in pairs[len(tasks) :]:
-            upper.remove()
-            lower.remove()
-        handles = [
-            plt.Line2D([], [], label=evaluation["name"], **line_style(index))
-            for index, evaluation in enumerate(evaluations)
-        ]
-        save_figure(figure, handles, out, "robust verifier; bars: 95 % interval over problems")
+        for pair in pairs[len(tasks) :]:
+            for ax in pair:
+                ax.remove()
+        lines = {e["name"]: line_style(index) for index, e in enumerate(evaluations)}
+        save_figure(figure, lines, out, "robust verifier; bars: 95 % interval over problems")
 
 
 def draw_pass_at_k(ax, curves: list[dict[str, list[float]]]) -> None:
@@ -305,34 +249,34 @@ def draw_histogram(ax, solved: list[list[float]], bins: int = 10) -> None:
         places = [min(int(value * bins), bins - 1) for value in values]
         left = [(b + 0.05) / bins + index * width for b in range(bins)]
         colour, heights = COLOURS[index % 7], [places.count(b) / len(values) for b in range(bins)]
-        fill = {
-            "facecolor": colour + "66",
-            "edgecolor": colour,
-            "hatch": HATCHES[index % 7],
-            "linewidth": 0.8,
-        }
-        ax.bar(left, heights, width, align="edge", **fill)
+        ax.bar(left, heights, width, align="edge", facecolor=colour + "66", edgecolor=colour)
     ax.set(xlabel="pass@1 of a problem", ylabel="share of problems", xlim=(0, 1))
 
 
 # --- figures ---
 
 
-def panel_grid(rows: int, columns: int):
-    return plt.subplots(
-        rows, columns, figsize=(3.7 * columns, 2.8 * rows), squeeze=False, layout="constrained"
-    )
+@contextmanager
+def new_figure(rows: int, columns: int):
+    """(figure, its grid of axes) in our style."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.7 * columns, 2.8 * rows), layout="constrained")
+        yield figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def save_figure(figure, handles: list, out: Path, note: str) -> None:
-    """Write the file, with the legend and a note below all panels."""
-    longest = max(len(handle.get_label()) for handle in handles)
-    columns = max(1, int(figure.get_figwidth() / (0.9 + 0.085 * longest)))  # inches
+def save_figure(figure, lines: dict[str, dict], out: Path, note: str) -> None:
+    """Write the file, with a legend and a note below all panels. lines: {label: its style}."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], label=label, **style) for label, style in lines.items()]
+    columns = max(1, int(figure.get_figwidth() / (0.9 + 0.085 * max(map(len, lines)))))  # inches
     place = "outside lower center"
     figure.legend(handles=handles, loc=place, ncols=columns, handlelength=4, title=note or None)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
-    plt.close(figure)
 
 
 def main() -> None:
@@ -342,17 +286,18 @@ def main() -> None:
     add = parser.add_argument
     sources = "run folders, or evaluations (folders or eval.json files)"
     add("sources", nargs="+", metavar="RUN|EVAL", type=Path, help=sources)
-    out = "PNG (curves.png in the first run, pass_at_k.png beside the first eval.json)"
+    add("--metrics", type=lambda text: text.split(","), help="of runs: draw only these, NAME,NAME")
+    out = "the PNG; default: curves.png in the first run, pass_at_k.png next to the first eval.json"
     add("--out", type=Path, help=out)
     args = parser.parse_args()
     evals = [path / "eval.json" if path.is_dir() else path for path in args.sources]
     try:
-        if all(path.is_file() for path in evals):
+        if all(path.is_file() for path in evals) and not args.metrics:
             out = args.out or evals[0].with_name("pass_at_k.png")
             plot_evals([json.loads(path.read_text()) for path in evals], out)
         else:
             out = args.out or args.sources[0] / "curves.png"
-            plot_runs(args.sources, out)
+            plot_runs(args.sources, out, args.metrics)
     except (Refused, OSError) as error:
         sys.exit(f"plot.py: {error}")
     print(f"Written to {out}")
