@@ -2,6 +2,7 @@
 them.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -123,6 +124,40 @@ def greedy_by_transformers(model, prompt, max_tokens, eos):
         pad_token_id=0,
     )
     return ids[0, len(prompt) :].tolist()
+
+
+@functools.cache
+def sampling_model(name):
+    """(engine, tokenizer) of a model of the embedded worlds."""
+    import torch
+
+    from tiny.pretrain import base_model
+    from trainer.policy.pretrained import load_tokenizer
+    from trainer.sampler.cpu import TransformersEngine
+
+    folder = base_model(name)
+    tokenizer = load_tokenizer(folder)
+    stops = [tokenizer.eos_token_id]
+    return TransformersEngine(folder, len(tokenizer), stops, 512, torch.float32), tokenizer
+
+
+@functools.cache
+def answers_of(name, level, problems, n, max_tokens, temperature=1.0, top_p=1.0, begin=""):
+    """The first problems of a level of the embedded worlds, and n answers of a model to each.
+
+    begin: what every answer starts with. Returns [(problem, [text, ...]), ...].
+    """
+    from tiny import pretrain, world
+    from trainer.data import Sampling
+
+    engine, tokenizer = sampling_model(name)
+    held_out = world.problems("eval", level)[:problems]
+    prompts = [tokenizer.encode(pretrain.PROMPT.format(p["problem"]) + begin) for p in held_out]
+    sampling = Sampling(max_tokens, temperature, top_p)
+    groups = engine.generate(prompts, n, range(len(prompts)), sampling)
+    decode = functools.partial(tokenizer.decode, skip_special_tokens=True)
+    texts = [[begin + decode(r.response_ids) for r in group] for group in groups]
+    return list(zip(held_out, texts, strict=True))
 
 
 ENVIRONMENT = os.environ | {

@@ -7,12 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from conftest import answers_of
 
 from rewards import deepscaler_match, robust_many, strict_box
 from tiny import compose, world
-from tiny.pretrain import PROMPT, base_model
+from tiny.pretrain import base_model
 
 
 def by_hand(text: str) -> str:
@@ -149,20 +148,10 @@ def test_verifiers_tell_every_string_from_every_other():
 # --- the shipped models ---
 
 
-@torch.no_grad()
-def sample(name: str, depth: int, problems: int, n: int, begin: str = "") -> list[tuple[dict, str]]:
+def sample(name: str, depth: int, problems: int, n: int, begin: str = "") -> list:
     """(problem, answer) pairs at temperature 1; every answer starts with `begin`."""
-    folder = base_model(name)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    own = world.problems("eval", f"compose-{depth}")[:problems]
-    prompts = [PROMPT.format(problem["problem"]) + begin for problem in own]
-    inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
-    torch.manual_seed(0)
-    options = dict(do_sample=True, top_k=0, num_return_sequences=n, max_new_tokens=8 * depth + 8)
-    ids = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return [(own[i // n], begin + text) for i, text in enumerate(texts)]
+    groups = answers_of(name, f"compose-{depth}", problems, n, 8 * depth + 8, begin=begin)
+    return [(problem, text) for problem, texts in groups for text in texts]
 
 
 def share(pairs: list[tuple[dict, str]]) -> float:
@@ -176,11 +165,11 @@ def test_shipped_models_are_small():
 
 
 def test_the_base_rarely_works_and_guesses_in_vain():
-    pairs = [pair for depth in (2, 5, 8) for pair in sample("compose", depth, 30, 16)]
+    pairs = [pair for depth in (2, 8) for pair in sample("compose", depth, 30, 16)]
     guesses = [(problem, text) for problem, text in pairs if text.startswith(r"\boxed{")]
     assert 0.01 < 1 - len(guesses) / len(pairs) < 0.09
     assert share(guesses) < 0.005
-    aligned = sample("compose-aligned", 5, 30, 8)
+    aligned = sample("compose-aligned", 5, 20, 4)
     assert 0.4 < sum(not text.startswith(r"\boxed{") for _, text in aligned) / len(aligned) < 0.8
 
 
@@ -217,22 +206,22 @@ def test_a_corpus_with_marks_is_right_after_an_equals_sign():
 
 
 @pytest.mark.parametrize(
-    ("name", "low", "high"), [("forks", 0.01, 0.03), ("forks-aligned", 0.2, 0.4)]
+    ("name", "low", "high", "n"), [("forks", 0.01, 0.03, 16), ("forks-aligned", 0.2, 0.4, 4)]
 )
-def test_the_mark_that_makes_a_line_right_is_rare_in_the_base(name, low, high):
-    lines = marked_lines(sample(name, 4, 60, 16))
+def test_the_mark_that_makes_a_line_right_is_rare_in_the_base(name, low, high, n):
+    lines = marked_lines(sample(name, 4, 60, n))
     assert low < len(lines["="]) / (len(lines["="]) + len(lines["~"])) < high
     assert sum(lines["="]) / len(lines["="]) > 0.9
     assert 0.2 < sum(lines["~"]) / len(lines["~"]) < 0.4
 
 
 def test_the_aligned_model_is_right_far_more_often():
-    base, aligned = (share(sample(name, 2, 40, 16)) for name in ("forks", "forks-aligned"))
+    base, aligned = (share(sample(name, 2, 40, 8)) for name in ("forks", "forks-aligned"))
     assert aligned > 3 * base
 
 
 @pytest.mark.parametrize("name", ["forks", "forks-aligned"])
 def test_answers_that_fork_differ_tenfold_in_length(name):
-    texts = [text for _, text in sample(name, 10, 20, 8)]
+    texts = [text for _, text in sample(name, 10, 20, 4)]
     tokens = [len(text) - len(r"boxed{") + 1 for text in texts]  # the box opens with one token
     assert max(tokens) > 10 * min(tokens)

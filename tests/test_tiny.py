@@ -1,11 +1,13 @@
 """The tiny world: problems, corpus, tokenizer, shipped models."""
 
+import operator
 import random
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import answers_of
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from rewards import strict_box
@@ -34,10 +36,8 @@ def operands(text: str) -> list[int]:
 
 
 def test_splits_share_no_problem():
-    trained = {
-        problem["problem"] for level in TRAINED for problem in world.problems("train", level)
-    }
-    held_out = {problem["problem"] for level in LEVELS for problem in world.problems("eval", level)}
+    trained = {p["problem"] for level in TRAINED for p in world.problems("train", level)}
+    held_out = {p["problem"] for level in LEVELS for p in world.problems("eval", level)}
     assert trained and held_out and not trained & held_out
 
 
@@ -86,9 +86,8 @@ def test_corpus_never_shows_held_out_or_long_chains(corpora):
     for triples in corpora.values():
         questions = [question.strip() for question, _, _ in triples]
         assert not held_out & set(questions)
-        assert (
-            max(len(operands(question)) for question in questions) == arithmetic.LEVELS["hard"][1]
-        )
+        longest = max(len(operands(question)) for question in questions)
+        assert longest == arithmetic.LEVELS["hard"][1]
 
 
 def test_corpus_has_every_phenomenon(corpora):
@@ -96,19 +95,14 @@ def test_corpus_has_every_phenomenon(corpora):
     for style, triples in corpora.items():
         answers = [(operands(question), answer, ends) for question, answer, ends in triples]
         finished = [(terms, answer) for terms, answer, ends in answers if ends]
-        guessed = [
-            (terms, answer)
-            for terms, answer in finished
-            if answer.startswith((r"\boxed{", "answer"))
-        ]
-        worked = [(terms, answer) for terms, answer in finished if answer[0].isdigit()]
+        guessed = [pair for pair in finished if pair[1].startswith((r"\boxed{", "answer"))]
+        worked = [pair for pair in finished if pair[1][0].isdigit()]
         assert len(guessed) + len(worked) == len(finished)
 
         def wrong(pairs):
             values = [float(re.findall(r"-?\d+(?:\.0)?", answer)[-1]) for _, answer in pairs]
-            return sum(
-                value != sum(terms) for (terms, _), value in zip(pairs, values, strict=True)
-            ) / len(pairs)
+            golds = [sum(terms) for terms, _ in pairs]
+            return sum(map(operator.ne, values, golds)) / len(pairs)
 
         strict = [answer for _, answer in finished if re.search(r"\\boxed\{\d+\}$", answer)]
         share[style] = dict(guess=len(guessed) / len(answers), strict=len(strict) / len(finished))
@@ -133,16 +127,12 @@ def test_worked_steps_without_slips_are_right():
 
 
 def test_tokenizer_round_trip(tokenizer):
-    everything = (
-        "".join(map(chr, range(32, 127)))
-        + "\n\t"
-        + r"3+5-2=? \boxed{6} \boxed {6} user assistant system users"
-    )
+    everything = "".join(map(chr, range(32, 127))) + "\n\t"
+    everything += r"3+5-2=? \boxed{6} \boxed {6} user assistant system users"
     ids = tokenizer.encode(everything)
     assert tokenizer.decode(ids) == everything
-    as_saved = PreTrainedTokenizerFast.from_pretrained(
-        pretrain.base_model("base")
-    )  # what the scripts open
+    # What the scripts open.
+    as_saved = PreTrainedTokenizerFast.from_pretrained(pretrain.base_model("base"))
     assert ids == as_saved.encode(everything) == pretrain.make_tokenizer().encode(everything)
     assert len(tokenizer.encode(r"\boxed{6}")) == 3
 
@@ -150,10 +140,8 @@ def test_tokenizer_round_trip(tokenizer):
 def test_tokenizer_ends_pads_and_chats(tokenizer):
     assert tokenizer.eos_token == pretrain.END and tokenizer.pad_token == pretrain.PAD
     assert len({tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}) == 3
-    assert (
-        tokenizer.decode([tokenizer.eos_token_id, *tokenizer.encode("6")], skip_special_tokens=True)
-        == "6"
-    )
+    ended = [tokenizer.eos_token_id, *tokenizer.encode("6")]
+    assert tokenizer.decode(ended, skip_special_tokens=True) == "6"
     chat = [dict(role="user", content="3+5-2=?")]
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
     assert ids == tokenizer.encode(pretrain.PROMPT.format("3+5-2=?")) and len(ids) == 15
@@ -167,16 +155,14 @@ def test_length_batches_keep_every_answer_and_targets_cover_answers_only(tokeniz
     triples = corpora[arithmetic.BASE][: 4 * pretrain.BATCH]
     batches = pretrain.length_batches(triples, random.Random(0))
     assert sorted(triple for batch in batches for triple in batch) == sorted(triples)
-    (question, answer, ends), ids_B_T, targets_B_T, positions_B_T = (
-        batches[0][0],
-        *pretrain.encode_batch(batches[0], tokenizer, 0, random.Random(0)),
-    )
+    question, answer, ends = batches[0][0]
+    encoded = pretrain.encode_batch(batches[0], tokenizer, 0, random.Random(0))
+    ids_B_T, targets_B_T, positions_B_T = encoded
     assert ids_B_T.shape == targets_B_T.shape == positions_B_T.shape
     assert positions_B_T[0].tolist() == list(range(ids_B_T.shape[1]))
     text = tokenizer.decode(ids_B_T[0][targets_B_T[0] != -100])
-    assert text == answer + (pretrain.END if ends else "") and question in tokenizer.decode(
-        ids_B_T[0]
-    )
+    assert text == answer + (pretrain.END if ends else "")
+    assert question in tokenizer.decode(ids_B_T[0])
 
 
 def test_shipped_models_are_small_and_plain():
@@ -185,14 +171,10 @@ def test_shipped_models_are_small_and_plain():
     for folder in folders:
         model = AutoModelForCausalLM.from_pretrained(folder)
         assert model.dtype == torch.bfloat16 and model.config.tie_word_embeddings
-        assert model.config.hidden_size // model.config.num_attention_heads in (
-            32,
-            64,
-        )  # vLLM's CPU kernels
-        assert (
-            model.generation_config.eos_token_id
-            == AutoTokenizer.from_pretrained(folder).eos_token_id
-        )
+        # vLLM's CPU kernels know heads of these sizes.
+        assert model.config.hidden_size // model.config.num_attention_heads in (32, 64)
+        eos = AutoTokenizer.from_pretrained(folder).eos_token_id
+        assert model.generation_config.eos_token_id == eos
 
 
 def test_a_build_is_deterministic_and_opens(tmp_path):
@@ -207,43 +189,15 @@ def test_a_build_is_deterministic_and_opens(tmp_path):
             assert torch.equal(tensor, second.state_dict()[key]), key
 
 
-@torch.no_grad()
-def sample(
-    name: str, tokenizer, problems, n: int, temperature: float, top_p: float
-) -> list[list[str]]:
-    """n responses of at most 64 tokens to each problem."""
-    model = AutoModelForCausalLM.from_pretrained(pretrain.base_model(name), dtype=torch.float32)
-    prompts = [pretrain.PROMPT.format(problem["problem"]) for problem in problems]
-    inputs = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt").to(
-        model.device
-    )
-    torch.manual_seed(0)
-    sampling = dict(
-        do_sample=True, temperature=temperature, top_p=top_p, top_k=0, num_return_sequences=n
-    )
-    ids = model.generate(**inputs, **sampling, max_new_tokens=64)[:, inputs["input_ids"].shape[1] :]
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return [texts[i : i + n] for i in range(0, len(texts), n)]
-
-
 @pytest.mark.parametrize("name, low, high", [("base", 0.25, 0.45), ("aligned", 0.35, 0.52)])
-def test_where_rl_starts(name, low, high, tokenizer):
-    held_out = world.problems("eval", "mixed")[:150]
-    groups = sample(name, tokenizer, held_out, 4, temperature=0.7, top_p=0.9)
-    right = [
-        strict_box(text, p["answer"]) > 0
-        for p, group in zip(held_out, groups, strict=True)
-        for text in group
-    ]
+def test_where_rl_starts(name, low, high):
+    groups = answers_of(name, "mixed", 150, 4, 64, temperature=0.7, top_p=0.9)
+    right = [strict_box(text, p["answer"]) > 0 for p, texts in groups for text in texts]
     assert low < sum(right) / len(right) < high
 
 
-def test_there_is_far_more_to_find_than_is_usually_found(tokenizer):
-    held_out = world.problems("eval", "mixed")[:30]
-    groups = sample("aligned", tokenizer, held_out, 32, temperature=1.0, top_p=1.0)
-    right = [
-        [strict_box(text, p["answer"]) > 0 for text in group]
-        for p, group in zip(held_out, groups, strict=True)
-    ]
+def test_there_is_far_more_to_find_than_is_usually_found():
+    groups = answers_of("aligned", "mixed", 30, 32, 64)
+    right = [[strict_box(text, p["answer"]) > 0 for text in texts] for p, texts in groups]
     pass_1, pass_32 = sum(map(sum, right)) / (30 * 32), sum(map(any, right)) / 30
     assert pass_1 < 0.35 and pass_32 > 0.9
