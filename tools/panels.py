@@ -1,6 +1,7 @@
 """The panels of a run's curves: one list for tools.plot, tools.view and the lab."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from trainer.errors import Refused
@@ -57,20 +58,20 @@ def panel_of(metric: str) -> Panel:
     return next(known, Panel(metric, "", {metric: ""}))
 
 
-def choose(rows: list[dict], wanted: list[str] | None = None) -> list[Panel]:
-    """The panels to draw for these rows of metrics.jsonl.
+def choose(names: Iterable[str], wanted: list[str] | None = None) -> list[Panel]:
+    """The panels to draw of runs that have these numbers.
 
-    wanted: metrics. Without it: those of PANELS that have numbers, and a panel for each number of
-    the user's own. Raises Refused for a wanted metric without numbers.
+    wanted: metrics. Without it: the panels of PANELS, and one for each number of the user's own.
+    Raises Refused for a wanted metric that is not among the names.
     """
-    numbers = dict.fromkeys(key for row in rows for key, value in row.items() if is_number(value))
-    if missing := [metric for metric in wanted or [] if metric not in numbers]:
-        raise Refused(f"no numbers named {missing[0]}; there are {', '.join(sorted(numbers))}")
+    names = list(dict.fromkeys(names))
+    if missing := [metric for metric in wanted or [] if metric not in names]:
+        raise Refused(f"no numbers named {missing[0]}; there are {', '.join(sorted(names))}")
     if wanted:
         return [panel_of(metric) for metric in wanted]
-    own = [key for key in numbers if key not in LOGGED and not key.startswith(PREFIXES)]
+    own = [name for name in names if name not in LOGGED and not name.startswith(PREFIXES)]
     panels = PANELS + [panel for panel in map(panel_of, own) if panel not in PANELS + ON_DEMAND]
-    return [panel for panel in panels if numbers.keys() & panel.metrics]
+    return [panel for panel in panels if set(names) & panel.metrics.keys()]
 
 
 def is_number(value) -> bool:

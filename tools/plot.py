@@ -161,7 +161,7 @@ def plot_runs(runs: list[Path], out: Path, metrics: list[str] | None = None) -> 
     """
     groups = group_seeds([Path(run) for run in runs])
     rows = [row for seeds in groups.values() for seed in seeds for row in seed]
-    panels = choose(rows, metrics)
+    panels = choose((key for row in rows for key in row if is_number(row[key])), metrics)
     if not panels:
         raise Refused("These runs have no numbers to draw yet: wait for the first step.")
     last = max(row["step"] for row in rows)

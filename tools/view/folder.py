@@ -5,7 +5,6 @@ in one benchmark (of an evaluation).
 """
 
 import json
-import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from rewards import robust_many, strict_box
+from tools.panels import is_number
 from tools.view.tokens import Pieces
 from trainer.errors import Refused
 from trainer.policy.pretrained import load_tokenizer
-from trainer.run import kept as rollouts
+from trainer.run import kept
+from trainer.run.files import read_jsonl
 from trainer.run.launch import model_folder
 from trainer.sources.logic import logic_score
 
@@ -36,7 +37,7 @@ class Answer:
     minibatch: int | None = None
     pieces: list[str] | None = None
     special: list[bool] = field(default_factory=list)
-    columns: dict[str, np.ndarray] = field(default_factory=dict)  # of rollouts.TOKEN_COLUMNS
+    columns: dict[str, np.ndarray] = field(default_factory=dict)  # of kept.TOKEN_COLUMNS
 
 
 @dataclass
@@ -107,7 +108,7 @@ def load(folder: Path, steps: range | None, grader: Grader, share: float = 1.0) 
     """
     if any(folder.glob("generations*.jsonl")):
         return load_evaluation(folder, grader, share)
-    if (folder / "metrics.jsonl").is_file() or rollouts.files(folder / "rollouts"):
+    if (folder / "metrics.jsonl").is_file() or kept.files(folder / "rollouts"):
         return load_run(folder, steps, grader, share)
     what = "is no folder" if not folder.is_dir() else "holds no metrics.jsonl or generations.jsonl"
     raise Refused(
@@ -119,15 +120,6 @@ def read_json(path: Path) -> dict:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def read_lines(path: Path) -> list[dict]:
-    """The objects of a .jsonl file, without a line that is torn or still being written."""
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        with suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return rows
-
-
 # --- runs ---
 
 MAX_TOKENS = 600_000  # on a page: 6 MB
@@ -137,29 +129,30 @@ SHOWN = ("recipe", "model", "data", "learning_rate", "prompts_per_step", "sample
 def load_run(folder: Path, steps: range | None, grader: Grader, share: float) -> Source:
     """A run's curves, and its kept rollouts as far as they fit on a page."""
     config = read_json(folder / "config.json")
-    metrics = {row["step"]: row for row in read_lines(folder / "metrics.jsonl")}
-    numbers = sorted(metrics)
-    names = dict.fromkeys(name for row in metrics.values() for name in row)
-    curves = {name: [_number(metrics[n].get(name)) for n in numbers] for name in names}
+    lines = folder / "metrics.jsonl"
+    rows = {row["step"]: row for row in read_jsonl(lines)} if lines.is_file() else {}
+    rows = dict(sorted(rows.items()))
+    names = dict.fromkeys(key for row in rows.values() for key in row if is_number(row[key]))
     source = Source(
         name=folder.resolve().name,
         kind="run",
         about={name: str(config[name]) for name in SHOWN if name in config},
         groups=[],
-        steps=numbers,
+        steps=list(rows),
         curves={
-            name: values for name, values in curves.items() if any(v is not None for v in values)
+            name: [row[name] if is_number(row.get(name)) else None for row in rows.values()]
+            for name in names
         },
-        resets=[n for n in numbers if metrics[n].get("event") == "reset"],
+        resets=[step for step, row in rows.items() if row.get("event") == "reset"],
         clip=(config.get("clip_low", 0.2), config.get("clip_high", 0.2)),
-        finished=bool(numbers) and numbers[-1] >= config.get("steps", 0),
+        finished=bool(rows) and max(rows) >= config.get("steps", 0),
     )
-    files = rollouts.files(folder / "rollouts")
+    files = kept.files(folder / "rollouts")
     if steps is not None:
         files = {key: path for key, path in files.items() if key[1] in steps}
     pieces, chosen = _pieces(folder, config), _fitting(files, MAX_TOKENS * share)
     for key in chosen:
-        source.groups += _groups(key[0], rollouts.read(files[key]), pieces)
+        source.groups += _groups(key[0], kept.read(files[key]), pieces)
     if len(chosen) < len(files):
         source.left_out = (
             f"{len(files) - len(chosen)} of {len(files)} files of rollouts do not fit on one page; "
@@ -169,18 +162,13 @@ def load_run(folder: Path, steps: range | None, grader: Grader, share: float) ->
     return source
 
 
-def _number(value) -> float | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if good else None
-
-
 def _fitting(files: dict, room: float) -> list:
     """The files to show, evenly spread over the run with both ends, so that they fit on a page."""
     keys = list(files)
     size = sum(path.stat().st_size for path in files.values())
     if size < room * 5:  # a token takes more than 5 bytes of parquet: all of them fit
         return keys
-    tokens = sum(rollouts.count_tokens(path) for path in files.values())
+    tokens = sum(kept.count_tokens(path) for path in files.values())
     wanted = max(2, int(len(keys) * room / max(1, tokens)))
     if wanted >= len(keys):
         return keys
@@ -203,7 +191,6 @@ def _groups(kind: str, rows: list[dict], pieces: Pieces | None) -> list[Group]:
     groups = {}
     for row in rows:
         if row["place"] not in groups:
-            prompt = pieces.decode(list(row["prompt_ids"])) if pieces else ""
             groups[row["place"]] = Group(
                 kind="train" if kind == "step" else "held_out",
                 step=row["step"],
@@ -212,7 +199,7 @@ def _groups(kind: str, rows: list[dict], pieces: Pieces | None) -> list[Group]:
                 gold=row["answer"],
                 task=row["task"] or "",
                 solved=row["solved"],
-                prompt=prompt,
+                prompt=pieces.decode(row["prompt_ids"]) if pieces else "",
                 answers=[],
                 verify=json.loads(row["verify"]) if row["verify"] else None,
             )
@@ -221,19 +208,13 @@ def _groups(kind: str, rows: list[dict], pieces: Pieces | None) -> list[Group]:
 
 
 def _answer(row: dict, pieces: Pieces | None) -> Answer:
-    ids = row["response_ids"]
-    columns = {name: row[name] for name in rollouts.TOKEN_COLUMNS if row[name] is not None}
+    ids, names = row["response_ids"], ("sample", "text", "truncated", "reward", "advantage")
     return Answer(
-        sample=row["sample"],
-        text=row["text"],
-        truncated=row["truncated"],
+        **{name: row[name] for name in (*names, "minibatch")},
         length=len(ids),
-        reward=row["reward"],
-        advantage=row["advantage"],
-        minibatch=row["minibatch"],
         pieces=pieces and pieces.split(ids),
-        special=[int(i) in pieces.special for i in ids] if pieces else [],
-        columns=columns,
+        special=[i in pieces.special for i in ids] if pieces else [],
+        columns={name: np.array(row[name]) for name in kept.TOKEN_COLUMNS if row[name] is not None},
     )
 
 
@@ -249,7 +230,7 @@ def load_evaluation(folder: Path, grader: Grader, share: float) -> Source:
     records = {
         (record["benchmark"], record["index"]): record
         for path in sorted(folder.glob("generations*.jsonl"))
-        for record in read_lines(path)
+        for record in read_jsonl(path)
     }
     labels = list(dict.fromkeys(benchmark for benchmark, _ in records))
     groups = [_benchmark_group(labels.index(key[0]), records[key]) for key in records]

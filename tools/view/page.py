@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tools.panels import choose
 from tools.view.folder import Answer, Group, Source
 from trainer.run.kept import TOKEN_COLUMNS
 
@@ -42,6 +43,8 @@ def pack(sources: list[Source], watch: float) -> str:
     """The data of a page, in base64."""
     table = _Table()
     data = {"watch": watch, "sources": [_source(source, table) for source in sources]}
+    names = (name for source in sources for name in source.curves)
+    data["panels"] = [panel._asdict() for panel in choose(names)]
     data |= {"problems": list(table.problems), "vocabulary": [text for text, _ in table.vocabulary]}
     data["special"] = [i for i, (_, special) in enumerate(table.vocabulary) if special]
     numbers, data["columns"] = table.numbers()
@@ -96,46 +99,19 @@ def _heaviest(answer: Answer) -> float:
 
 
 def _source(source: Source, table: _Table) -> dict:
-    return {
-        "name": source.name,
-        "kind": source.kind,
-        "about": source.about,
-        "labels": source.labels,
-        "steps": source.steps,
-        "curves": source.curves,
-        "resets": source.resets,
-        "passAtK": source.pass_at_k,
-        "clip": source.clip,
-        "finished": source.finished,
-        "leftOut": source.left_out,
-        "groups": [_group(group, table) for group in source.groups],
-    }
+    return vars(source) | {"groups": [_group(group, table) for group in source.groups]}
 
 
 def _group(group: Group, table: _Table) -> dict:
-    return {
-        "kind": group.kind,
-        "step": group.step,
-        "place": group.place,
-        "problem": table.problem(group),
-        "solved": group.solved,
-        "prompt": group.prompt,
-        "counts": group.counts,
-        "answers": [_answer(answer, table) for answer in group.answers],
-    }
+    """A group names its problem, gold and task by their place in the table."""
+    answers = [_answer(answer, table) for answer in group.answers]
+    shown = {"problem": table.problem(group), "answers": answers}
+    return {k: v for k, v in vars(group).items() if k not in ("gold", "task", "verify")} | shown
 
 
 def _answer(answer: Answer, table: _Table) -> dict:
     """An answer with tokens names where they begin; one without brings its text."""
-    return {
-        "sample": answer.sample,
-        "reward": answer.reward,
-        "advantage": answer.advantage,
-        "strict": answer.strict,
-        "robust": answer.robust,
-        "truncated": answer.truncated,
-        "length": answer.length,
-        "minibatch": answer.minibatch,
-        "weight": _heaviest(answer),
-        **({"text": answer.text} if answer.pieces is None else {"start": table.add(answer)}),
-    }
+    tokens = ("text", "pieces", "special", "columns")
+    text = {"text": answer.text} if answer.pieces is None else {"start": table.add(answer)}
+    facts = {name: value for name, value in vars(answer).items() if name not in tokens}
+    return facts | text | {"weight": _heaviest(answer)}

@@ -25,7 +25,6 @@ class Pieces:
 
     def split(self, ids: list[int]) -> list[str]:
         """One text for each id. Special tokens, which the answer's text leaves out, have theirs."""
-        ids = [int(i) for i in ids]
         whole = self.decode(ids)
         for method in (self._by_token, self._by_window):
             pieces = method(ids)

@@ -231,12 +231,13 @@ def rows_of(
 
 
 def write(folder: Path, name: str, rows: list[dict]) -> None:
-    """Write rows to FOLDER/NAME.parquet, whole or not at all. Raises Refused on a full disk."""
+    """Write rows to FOLDER/NAME.parquet, whole or not at all. Raises OSError on a full disk."""
     folder.mkdir(parents=True, exist_ok=True)
-    columns = [_column([row.get(field.name) for row in rows], field.type) for field in SCHEMA]
     aside = folder / f"{name}.parquet.tmp"
+    kinds = {field.name: field.type for field in SCHEMA}
+    rows = [{key: _storable(value, kinds[key]) for key, value in row.items()} for row in rows]
     pq.write_table(
-        pa.Table.from_arrays(columns, schema=SCHEMA),
+        pa.Table.from_pylist(rows, SCHEMA),
         aside,
         compression="zstd",
         use_dictionary=DICTIONARY,
@@ -245,27 +246,14 @@ def write(folder: Path, name: str, rows: list[dict]) -> None:
     os.replace(aside, folder / f"{name}.parquet")
 
 
-def _column(values: list, kind: pa.DataType) -> pa.Array:
-    if kind == pa.string():
-        # A lone surrogate, as broken JSON may hold, is no UTF-8.
-        return pa.array([v and v.encode("utf-8", "replace").decode() for v in values], kind)
-    if not pa.types.is_list(kind):
-        return pa.array(values, kind)
-    dtype = kind.value_type.to_pandas_dtype()
-    # Beyond its range a half would become infinite: no log-prob means more below -65,504.
-    limits = (np.finfo(dtype).min, np.finfo(dtype).max) if kind.value_type == pa.float16() else ()
-    offsets, parts, count = [], [], 0
-    for value in values:
-        offsets.append(None if value is None else count)
-        if value is not None:
-            parts.append(
-                np.clip(value, *limits).astype(dtype) if limits else np.asarray(value, dtype)
-            )
-            count += len(value)
-    flat = np.concatenate(parts) if parts else np.zeros(0, dtype)
-    return pa.ListArray.from_arrays(
-        pa.array([*offsets, count], pa.int32()), pa.array(flat, kind.value_type), type=kind
-    )
+def _storable(value, kind: pa.DataType):
+    if isinstance(value, str):  # a lone surrogate, as broken JSON may hold, has no UTF-8
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, np.ndarray):
+        if kind.value_type == pa.float16():  # -inf would break the page: a half ends at -65,504
+            value = np.clip(value, np.finfo(np.float16).min, np.finfo(np.float16).max)
+        return value.astype(kind.value_type.to_pandas_dtype())
+    return value
 
 
 def files(folder: Path) -> dict[tuple[str, int], Path]:
@@ -278,15 +266,8 @@ def files(folder: Path) -> dict[tuple[str, int], Path]:
 
 
 def read(path: Path) -> list[dict]:
-    """The rows of one file; numbers per token as numpy arrays, None where there are none."""
-    table = pq.read_table(path)
-    rows = table.select([f.name for f in table.schema if not pa.types.is_list(f.type)]).to_pylist()
-    for field in table.schema:
-        if pa.types.is_list(field.type):
-            column = table[field.name].combine_chunks()
-            for row, value in zip(rows, column, strict=True):
-                row[field.name] = value.values.to_numpy(False) if value.is_valid else None
-    return rows
+    """The rows of one file; None where a column is missing."""
+    return pq.read_table(path).to_pylist()
 
 
 def forget_after(folder: Path, step: int) -> None:
