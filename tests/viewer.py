@@ -75,6 +75,7 @@ def make_run(folder: Path, offset: int = 0, steps: int = 6) -> Path:
     rows = []
     for step in range(steps + 1):
         row = {"step": step, "reward": step / 10, "length": 20.0 + step, "entropy": 1 / (step + 1)}
+        row |= {"clip_fraction_high": 0.02, "clip_fraction_low": 0.01, "mine": step % 2}
         row = {"step": 0} if step == 0 else row
         row |= {"eval_accuracy": step / 10} if step % 3 == 0 else {}
         row |= {"event": "reset"} if step == 4 else {}

@@ -1,5 +1,5 @@
 "use strict";
-// One answer: its tokens as elements, coloured by one of the numbers that are known of them.
+// One answer: its tokens as elements, coloured by one of the numbers known about them.
 
 const largest = (values) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
 
@@ -58,12 +58,20 @@ const MOST_TOKENS = 1500; // of an answer, at first; a button shows more, MORE a
 const MOST_CHARACTERS = 20000; // of an answer without tokens
 const MORE = 4;
 
-// An element, its classes and its text. Texts only ever become text nodes.
-function make(tag, classes = "", text = "") {
+// An element, its classes and what is in it. Texts only ever become text nodes.
+function make(tag, classes = "", ...children) {
   const element = document.createElement(tag);
   if (classes) element.className = classes;
-  if (text) element.textContent = text;
+  element.append(...children);
   return element;
+}
+
+function makeButton(text, act, pressed) {
+  const button = make("button", "", text);
+  button.type = "button";
+  if (pressed !== undefined) button.setAttribute("aria-pressed", pressed);
+  button.addEventListener("click", act);
+  return button;
 }
 
 // Text with its invisible characters made visible: controls, and those that turn the direction.
@@ -79,36 +87,29 @@ function visible(text) {
 
 // A card: the facts above, the tokens below.
 function answerCard(answer, query) {
-  const card = make("section", isDisputed(answer) ? "answer disputed" : "answer");
-  const head = make("header"), body = make("div", "tokens");
-  const verdicts = make("div"), facts = make("div");
-  verdicts.append(make("b", "", `#${answer.sample}`));
-  verdicts.append(verdict("strict", answer.strict), verdict("robust", answer.robust));
+  const verdicts = make("div", "", make("b", "", `#${answer.sample}`),
+    verdict("strict", answer.strict), verdict("robust", answer.robust));
   if (isDisputed(answer)) verdicts.append(make("span", "badge", "disputed"));
   if (answer.truncated) verdicts.append(make("span", "badge", "truncated"));
-  if (answer.reward !== null) verdicts.append(fact("right-hand", "reward", signed(answer.reward)));
-  facts.append(make("span", "", `${answer.length} tokens`));
+  if (answer.reward !== null) verdicts.append(fact("reward", answer.reward));
+  const facts = make("div", "", make("span", "", `${answer.length} tokens`));
   if (answer.minibatch !== null) {
     const part = make("span", "", `update ${answer.minibatch + 1}`);
     part.title = "The mini-batch, and so the update of the step, that this answer took part in";
     facts.append(part);
   }
-  if (answer.advantage !== null) {
-    facts.append(fact("right-hand", "advantage", signed(answer.advantage)));
-  }
-  head.append(verdicts, facts);
-  card.append(head, body);
+  if (answer.advantage !== null) facts.append(fact("advantage", answer.advantage));
+  const body = make("div", "tokens");
+  const card = make("section", isDisputed(answer) ? "answer disputed" : "answer",
+    make("header", "", verdicts, facts), body);
   fill(body, answer, query, 1);
   return card;
 }
 
-function fact(classes, name, value) {
-  const element = make("span", classes, `${name} `);
-  element.append(make("b", "", value));
-  return element;
+function fact(name, value) {
+  const signed = (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
+  return make("span", "right-hand", `${name} `, make("b", "", signed));
 }
-
-const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
 
 function verdict(name, right) {
   const word = right ? "right" : "wrong";
@@ -146,12 +147,12 @@ function fill(body, answer, query, portions) {
   body.parentElement.querySelector(".more")?.remove();
   if (left > 0) {
     const unit = answer.start === undefined ? "characters" : "tokens";
-    const more = make("button", "more", `Show more: ${left.toLocaleString("en")} ${unit} are left`);
-    more.type = "button";
-    more.addEventListener("click", () => {
+    const text = `Show more: ${left.toLocaleString("en")} ${unit} are left`;
+    const more = makeButton(text, () => {
       fill(body, answer, query, portions + MORE);
       recolour();
     });
+    more.className = "more";
     body.after(more);
   }
 }
@@ -168,9 +169,7 @@ function highlight(body, query) {
   for (let at = whole.indexOf(wanted); at >= 0; at = whole.indexOf(wanted, at + 1)) {
     for (const [start, length, element] of nodes) {
       if (start < at + wanted.length && start + length > at) {
-        const mark = make("mark");
-        mark.append(...element.childNodes);
-        element.replaceChildren(mark);
+        element.replaceChildren(make("mark", "", ...element.childNodes));
       }
     }
   }

@@ -1,17 +1,6 @@
 "use strict";
 // The curves at the top: small multiples drawn by uPlot. A click goes to the step.
 
-// Title, unit of the value, the metrics (summed), and whether the axis is logarithmic.
-const PANELS = [
-  ["Reward", "", ["reward"]],
-  ["Held-out pass@1", "", ["eval_accuracy"]],
-  ["Length", "tokens", ["length"]],
-  ["Entropy", "nats", ["entropy"]],
-  ["Log-prob gap", "nats", ["logp_gap"], true],
-  ["Clipped tokens", "", ["clip_fraction_high", "clip_fraction_low"]],
-  ["KL to the reference", "nats", ["kl"]],
-  ["Truncated", "", ["truncated"]],
-];
 const plots = [];
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -19,34 +8,32 @@ const brief = (value) => (value == null || !isFinite(value) ? "–" :
   Math.abs(value) >= 1000 ? value.toFixed(0) :
   value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(1) : String(+value.toPrecision(3)));
 
-// The sum of some metrics at each x; null where a source has none of them.
-function sumOf(source, names, xs) {
-  const place = new Map(source.steps.map((step, i) => [step, i]));
-  return xs.map((x) => {
-    const values = names.map((name) => source.curves[name]?.[place.get(x)]);
-    return values.every((value) => value == null) ? null : values.reduce((a, b) => a + (b ?? 0), 0);
-  });
-}
-
-// go: what a click on a step calls. mark: the steps to mark now, first source first.
+// go: what a click on a step calls. mark: the steps to mark now, those of the first source first.
 function drawCurves(root, go, mark) {
   const runs = DATA.sources.filter((source) => source.kind === "run");
   const xs = [...new Set(runs.flatMap((run) => run.steps))].sort((a, b) => a - b);
-  for (const [title, unit, names, log] of xs.length > 1 ? PANELS : []) {
-    const rows = runs.map((run) => sumOf(run, names, xs));
-    if (rows.some((row) => row.some((value) => value !== null && value !== 0))) {
-      addPanel(root, { title, unit, xs, rows, log, go, mark, sources: runs });
-    }
+  for (const { title, unit, metrics, logarithmic } of xs.length > 1 ? DATA.panels : []) {
+    const known = Object.keys(metrics).filter((name) =>
+      runs.some((run) => run.curves[name]?.some(Boolean)));
+    if (!known.length) continue;
+    const lines = known.flatMap((name, m) => runs.map((source) => {
+      const values = new Map(source.steps.map((step, i) => [step, source.curves[name]?.[i]]));
+      return { source, fine: m > 0, values: xs.map((x) => values.get(x) ?? null) };
+    }));
+    const names = known.map((name, m) => metrics[name] && `${m ? "fine" : "bold"}: ${metrics[name]}`);
+    const hint = [unit, ...names].filter(Boolean).join(", ");
+    addPanel(root, { title, hint, xs, lines, log: logarithmic, go, mark });
   }
-  const names = [...new Set(DATA.sources.flatMap((source) => Object.keys(source.passAtK)))];
+  const names = [...new Set(DATA.sources.flatMap((source) => Object.keys(source.pass_at_k)))];
   for (const name of names) {
-    const sources = DATA.sources.filter((source) => source.passAtK[name]);
-    const ks = [...new Set(sources.flatMap((s) => Object.keys(s.passAtK[name]).map(Number)))];
+    const sources = DATA.sources.filter((source) => source.pass_at_k[name]);
+    const ks = [...new Set(sources.flatMap((s) => Object.keys(s.pass_at_k[name]).map(Number)))];
     ks.sort((a, b) => a - b);
-    const rows = sources.map((s) => ks.map((k) => s.passAtK[name][k]?.[0] ?? null));
+    const lines = sources.map((source) =>
+      ({ source, values: ks.map((k) => source.pass_at_k[name][k]?.[0] ?? null) }));
     const goTo = () => go(sources[0].labels.indexOf(name));
-    addPanel(root, { title: `pass@k on ${name}`, unit: "", xs: ks, rows, sources, go: goTo,
-      mark: () => [], powers: true });
+    addPanel(root, { title: `pass@k on ${name}`, xs: ks, lines, go: goTo, mark: () => [],
+      powers: true });
   }
   new ResizeObserver(() => arrangePanels(root)).observe(root);
   arrangePanels(root);
@@ -59,22 +46,22 @@ function arrangePanels(root) {
   root.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 28rem))`;
 }
 
-function addPanel(root, { title, unit, xs, rows, sources, log, go, mark, powers }) {
-  const panel = make("div", "panel"), head = make("h2"), value = make("b");
-  head.append(make("span", "", unit ? `${title}, ${unit}` : title), value);
-  panel.append(head);
+function addPanel(root, { title, hint = "", xs, lines, log, go, mark, powers }) {
+  const value = make("b"), head = make("h2", "", make("span", "", title), value);
+  const panel = make("div", "panel", head);
+  head.title = hint;
   root.append(panel);
-  const positive = rows.flat().filter((v) => v > 0);
-  const logarithmic = log && positive.length > 0;
-  const data = [xs, ...rows.map((row) => row.map((v) => (logarithmic && !(v > 0) ? null : v)))];
+  const logarithmic = log && lines.some(({ values }) => values.some((v) => v > 0));
+  const data = [xs, ...lines.map(({ values }) =>
+    values.map((v) => (logarithmic && !(v > 0) ? null : v)))];
   const axis = { stroke: () => css("--muted"), font: "11px system-ui", ticks: { show: false },
     grid: { stroke: () => css("--line"), width: 1 }, gap: 3 };
   const resting = () => (powers ? 0 : lastWith(data, xs, mark()[0]));
   const show = (i) => {
-    const values = i == null ? [] : data.slice(1).map((row) => brief(row[i]));
-    value.replaceChildren(...values.map((text, s) =>
-      make("span", values.length > 1 ? "AB"[s] : "", text)));
-    value.title = i == null ? "" : `${powers ? "k" : "step"} ${xs[i]}`;
+    const bold = lines.filter(({ fine }) => !fine);
+    value.replaceChildren(...bold.map(({ source, values }) =>
+      make("span", bold.length > 1 ? "AB"[source.number] : "", brief(values[i]))));
+    value.title = `${powers ? "k" : "step"} ${xs[i]}`;
   };
   const plot = new uPlot({
     width: 240, height: 104, legend: { show: false }, padding: [6, 8, 0, 0],
@@ -85,14 +72,14 @@ function addPanel(root, { title, unit, xs, rows, sources, log, go, mark, powers 
     axes: [{ ...axis, size: 20, space: 45 },
       { ...axis, size: 44, space: 26, ...(logarithmic ? { grid: { show: false } } : {}),
         values: (u, ticks) => ticks.map((tick) => (tick === null ? "" : brief(tick))) }],
-    series: [{}, ...rows.map((row, i) => ({
-      stroke: () => css(i && sources.length > 1 ? "--second" : "--accent"), width: 1.6,
-      dash: i ? [5, 3] : undefined, spanGaps: true,
-      points: { show: row.filter((v) => v !== null).length < 40, size: 4,
-        fill: () => css(i && sources.length > 1 ? "--second" : "--accent") },
-    }))],
+    series: [{}, ...lines.map(({ source, fine, values }) => {
+      const stroke = () => css(source.number ? "--second" : "--accent");
+      const few = values.filter((v) => v !== null).length < 40;
+      return { stroke, width: fine ? 0.7 : 1.6, dash: source.number ? [5, 3] : undefined,
+        spanGaps: true, points: { show: few && !fine, size: 4, fill: stroke } };
+    })],
     hooks: {
-      draw: [(u) => drawMarks(u, mark(), powers ? [] : sources.flatMap((source) => source.resets))],
+      draw: [(u) => drawMarks(u, mark(), powers ? [] : lines.flatMap((l) => l.source.resets))],
       setCursor: [(u) => show(u.cursor.idx ?? resting())],
     },
   }, data, panel);
@@ -113,7 +100,7 @@ function padded(low, high) {
   return [low - air, high + air];
 }
 
-// The place whose values stand in a panel's corner: the marked step, or the last before it.
+// The place whose values a panel's corner shows: the marked step, or the last before it.
 function lastWith(data, xs, step) {
   let found = xs.length - 1;
   while (found > 0 && ((step !== undefined && xs[found] > step) ||

@@ -3,29 +3,26 @@
 
 const byId = (id) => document.getElementById(id);
 const KINDS = { train: "Training", held_out: "Held-out", benchmark: "Benchmarks" };
+// {filter: [what it keeps, in words; the test of a group]}.
 const FILTERS = {
-  mixed: (group) => kindOf(group) === "mixed",
-  solved: (group) => kindOf(group) === "solved",
-  failed: (group) => kindOf(group) === "failed",
-  truncated: (group) => group.answers.some((answer) => answer.truncated),
-  disputed: (group) => group.answers.some(isDisputed),
-  resets: (group) => group.source.resets.includes(group.step),
-};
-const FILTER_HELP = {
-  mixed: "Some answers earned more than others: these groups teach",
-  solved: "All answers are right", failed: "All answers are wrong",
-  truncated: "An answer was cut at the length limit",
-  disputed: "One verifier accepts an answer and the other does not",
-  resets: "Steps at which the reference was reset",
+  mixed: ["Some answers earned more than others: these groups teach",
+    (group) => kindOf(group) === "mixed"],
+  solved: ["All answers are right", (group) => kindOf(group) === "solved"],
+  failed: ["All answers are wrong", (group) => kindOf(group) === "failed"],
+  truncated: ["An answer was cut at the length limit",
+    (group) => group.answers.some((answer) => answer.truncated)],
+  disputed: ["One verifier accepts an answer and the other does not",
+    (group) => group.answers.some(isDisputed)],
+  resets: ["Steps at which the reference was reset",
+    (group) => group.source.resets.includes(group.step)],
 };
 const MOST_LISTED = 300; // groups in the list
 
-// All that is chosen. It stands in the address too, so that loading the page again changes nothing.
-// pin: the step of the other pane, where one was chosen by hand. newest: the newest step is shown,
-// so a page that is renewed goes on with its run.
+// All that is chosen. The address holds it too, so that loading the page again changes nothing.
+// pin: the step of the second pane, if one was chosen by hand. newest: the newest step is shown, so
+// a page that renews itself follows its run.
 const chosen = { source: 0, kind: "", step: 0, place: 0, colour: "push", filters: [], query: "",
-  everywhere: false, newest: true, compare: false, otherSource: null, otherKind: "", pin: null,
-  theme: "" };
+  everywhere: false, newest: true, compare: false, otherSource: null, otherKind: "", pin: null };
 
 function remember() {
   chosen.newest = chosen.step === keptSteps(source(), chosen.kind).at(-1);
@@ -53,7 +50,7 @@ function listed(everywhere) {
   const words = chosen.query.trim().toLowerCase();
   const own = source().groups.filter((group) => group.kind === chosen.kind);
   return own.filter((group) => (everywhere || group.step === chosen.step) &&
-    chosen.filters.every((name) => FILTERS[name](group)) && (!words || holds(group, words)));
+    chosen.filters.every((name) => FILTERS[name][1](group)) && (!words || holds(group, words)));
 }
 
 const holds = (group, words) => problemOf(group)[0].toLowerCase().includes(words) ||
@@ -103,33 +100,24 @@ function draw() {
 function drawTitle() {
   const names = DATA.sources.map((one) => one.name);
   document.title = names.join(" vs ");
-  const parts = names.flatMap((name, i) => [
-    ...(i ? [make("span", "versus", " and ")] : []),
-    make("span", names.length < 2 ? "" : i ? "second" : "first", visible(name)),
-  ]);
-  byId("title").replaceChildren(...parts);
+  byId("title").replaceChildren(...names.flatMap((name, i) => [i ? " and " : "",
+    make("span", names.length < 2 ? "" : i ? "second" : "first", visible(name))]));
   const about = DATA.sources.map((one) =>
-    [...Object.entries(one.about).map(([name, value]) => `${name} ${value}`), one.leftOut]
+    [...Object.entries(one.about).map(([name, value]) => `${name} ${value}`), one.left_out]
       .filter(Boolean).join(" · "));
   byId("live").hidden = !DATA.watch;
   byId("about").textContent = visible([...new Set(about)].join("   |   "));
 }
 
 function drawToolbar() {
-  const buttons = [];
-  DATA.sources.forEach((one, i) => {
-    const own = Object.keys(KINDS).filter((kind) => one.groups.some((g) => g.kind === kind));
-    for (const kind of own) {
+  byId("kinds").replaceChildren(...DATA.sources.flatMap((one, i) =>
+    Object.keys(KINDS).filter((kind) => one.groups.some((g) => g.kind === kind)).map((kind) => {
       const name = DATA.sources.length > 1 ? `${KINDS[kind]} ${"AB"[i]}` : KINDS[kind];
-      const button = make("button", "", name);
-      button.type = "button";
+      const pressed = i === chosen.source && kind === chosen.kind;
+      const button = makeButton(name, () => choose({ source: i, kind }), pressed);
       button.title = visible(one.name);
-      button.setAttribute("aria-pressed", i === chosen.source && kind === chosen.kind);
-      button.addEventListener("click", () => choose({ source: i, kind }));
-      buttons.push(button);
-    }
-  });
-  byId("kinds").replaceChildren(...buttons);
+      return button;
+    })));
   const steps = keptSteps(source(), chosen.kind);
   byId("step").textContent = !steps.length ? "no rollouts kept" : source().kind === "run" ?
     `step ${chosen.step}` : source().labels[chosen.step];
@@ -145,33 +133,26 @@ function drawFollowed() {
   const root = byId("followed"), steps = keptSteps(source(), "held_out");
   root.hidden = chosen.kind !== "held_out" || steps.length < 2;
   if (root.hidden) return;
-  const table = make("table"), head = make("tr"), body = make("tbody");
-  head.append(make("th"), ...steps.map((step) => make("th", "", String(step))));
   const own = source().groups.filter((group) => group.kind === "held_out");
-  for (const place of [...new Set(own.map((group) => group.place))].sort((a, b) => a - b)) {
-    const row = make("tr"), groups = own.filter((group) => group.place === place);
+  const places = [...new Set(own.map((group) => group.place))].sort((a, b) => a - b);
+  const cell = (group) => {
+    const percent = String(Math.round(100 * group.solved));
+    const button = makeButton(percent, () => choose({ step: group.step, place: group.place }));
+    button.title = `step ${group.step}: ${percent} % of the answers are right`;
+    button.style.setProperty("--a", group.solved);
+    button.setAttribute("aria-current", group === current());
+    return button;
+  };
+  const row = (place) => {
+    const groups = own.filter((group) => group.place === place);
     const name = make("th", "", visible(problemOf(groups[0])[0].trim().slice(0, 80)));
     name.scope = "row";
-    row.append(name);
-    for (const step of steps) {
-      const cell = make("td"), group = groups.find((one) => one.step === step);
-      if (group) {
-        const button = make("button", "", String(Math.round(100 * group.solved)));
-        button.type = "button";
-        button.title = `step ${step}: ${Math.round(100 * group.solved)} % of the answers are right`;
-        button.style.setProperty("--a", group.solved);
-        button.setAttribute("aria-current", group === current());
-        button.addEventListener("click", () => choose({ step, place }));
-        cell.append(button);
-      }
-      row.append(cell);
-    }
-    body.append(row);
-  }
-  const top = make("thead");
-  top.append(head);
-  table.append(top, body);
-  root.replaceChildren(table);
+    return make("tr", "", name, ...steps.map((step) =>
+      make("td", "", ...groups.filter((group) => group.step === step).map(cell))));
+  };
+  const head = make("tr", "", make("th"), ...steps.map((step) => make("th", "", String(step))));
+  root.replaceChildren(make("table", "", make("thead", "", head),
+    make("tbody", "", ...places.map(row))));
 }
 
 function drawList() {
@@ -180,18 +161,15 @@ function drawList() {
   }
   const narrowed = chosen.filters.length > 0 || chosen.query.trim() !== "";
   const groups = listed(chosen.everywhere);
-  const found = byId("found");
-  found.replaceChildren();
   const here = source().kind === "run" ? "at this step" : "here";
   const where = chosen.everywhere ? "in all steps" : here;
-  found.append(`${groups.length.toLocaleString("en")} groups ${where} `);
+  const found = byId("found");
+  found.replaceChildren(`${groups.length.toLocaleString("en")} groups ${where} `);
   const all = narrowed || chosen.everywhere ? listed(true) : [];
   if (chosen.everywhere || all.length > groups.length) {
     const text = chosen.everywhere ? "this step only" : `all ${all.length.toLocaleString("en")}`;
-    const button = make("button", "", text);
-    button.type = "button";
+    const button = makeButton(text, () => choose({ everywhere: !chosen.everywhere }));
     button.id = "everywhere";
-    button.addEventListener("click", () => choose({ everywhere: !chosen.everywhere }));
     found.append(button);
   }
   const list = byId("groups"), top = list.scrollTop;
@@ -202,23 +180,17 @@ function drawList() {
 }
 
 function listItem(group) {
-  const item = make("li"), button = make("button"), facts = make("span", "facts");
-  button.type = "button";
-  button.setAttribute("aria-current", group === current());
-  const text = make("span", "text", visible(problemOf(group)[0].trim().slice(0, 200)));
   const dots = group.answers.slice(0, 16).map((one) => (one.robust ? "●" : "○")).join("");
   const shown = make("span", "dots", dots);
   shown.title = "● right, ○ wrong, by the robust verifier";
   const cut = group.answers.filter((answer) => answer.truncated).length;
-  facts.append(shown, make("span", "", kindOf(group)));
-  if (cut) facts.append(make("span", "", `${cut} truncated`));
-  if (chosen.everywhere && group.source.kind === "run") {
-    facts.append(make("span", "", `step ${group.step}`));
-  }
-  button.append(text, facts);
-  button.addEventListener("click", () => choose({ step: group.step, place: group.place }));
-  item.append(button);
-  return item;
+  const facts = [kindOf(group), cut && `${cut} truncated`,
+    chosen.everywhere && group.source.kind === "run" && `step ${group.step}`];
+  const button = makeButton("", () => choose({ step: group.step, place: group.place }));
+  button.setAttribute("aria-current", group === current());
+  button.append(make("span", "text", visible(problemOf(group)[0].trim().slice(0, 200))),
+    make("span", "facts", shown, ...facts.filter(Boolean).map((fact) => make("span", "", fact))));
+  return make("li", "", button);
 }
 
 function drawPanes() {
@@ -240,53 +212,40 @@ function drawPanes() {
   recolour();
 }
 
-// One group: where it stands, the problem, the gold, the answers. choices: for the second pane.
+// One group: where it is, the problem, the gold, the answers. choices: for the second pane.
 function pane(group, second, choices = []) {
-  const root = make("article", "pane"), where = make("div", "where");
+  const where = make("div", "where");
   const name = make("span", group.source.number ? "run b" : "run", visible(group.source.name));
   if (DATA.sources.length > 1) where.append(name);
-  if (second) {
-    const select = make("select");
-    select.setAttribute("aria-label", "Where else this problem was kept");
-    choices.forEach((one, i) => {
-      const option = make("option", "", placeName(one));
-      option.value = i;
-      option.selected = one === group;
-      select.append(option);
-    });
-    select.addEventListener("change", () => {
-      const one = choices[select.value];
-      choose({ otherSource: one.source.number, otherKind: one.kind, pin: one.step });
-    });
-    where.append(select);
-  } else {
-    where.append(make("span", "", stepName(group)));
-    where.append(make("span", "", `problem ${group.place} of ${placeOf(group)}`));
-  }
+  if (second) where.append(placeMenu(group, choices));
+  else where.append(make("span", "", `${stepName(group)}, problem ${group.place}`));
   where.append(make("span", "badge", kindOf(group)));
-  where.append(make("span", "", `${Math.round(100 * group.solved)} % solved`));
-  for (const text of passRates(group)) where.append(make("span", "", text));
-  const [text, gold, task] = problemOf(group);
-  const problem = make("p", "problem", visible(text.trim()));
-  const goldLine = make("p", "gold", "Gold answer ");
-  goldLine.append(make("b", "", visible(gold)), task ? ` · ${visible(task)}` : "");
-  root.append(where, problem, goldLine);
-  if (group.prompt) {
-    const details = make("details");
-    details.append(make("summary", "", "The prompt as the model saw it"));
-    details.append(make("pre", "", visible(group.prompt)));
-    root.append(details);
+  for (const fact of [`${Math.round(100 * group.solved)} % solved`, ...passRates(group)]) {
+    where.append(make("span", "", fact));
   }
-  const answers = make("div", "answers");
-  answers.append(...group.answers.map((answer) => answerCard(answer, chosen.query.trim())));
-  root.append(answers);
-  return root;
+  const [text, gold, task] = problemOf(group);
+  const prompt = group.prompt && make("details", "",
+    make("summary", "", "The prompt as the model saw it"), make("pre", "", visible(group.prompt)));
+  return make("article", "pane", where, make("p", "problem", visible(text.trim())),
+    make("p", "gold", "Gold answer ", make("b", "", visible(gold)), task && ` · ${visible(task)}`),
+    prompt, make("div", "answers",
+      ...group.answers.map((answer) => answerCard(answer, chosen.query.trim()))));
+}
+
+// The menu of the second pane: where else this problem was kept.
+function placeMenu(group, choices) {
+  const menu = make("select", "", ...choices.map((one) => make("option", "", placeName(one))));
+  menu.setAttribute("aria-label", "Where else this problem was kept");
+  menu.selectedIndex = choices.indexOf(group);
+  menu.addEventListener("change", () => {
+    const one = choices[menu.selectedIndex];
+    choose({ otherSource: one.source.number, otherKind: one.kind, pin: one.step });
+  });
+  return menu;
 }
 
 const stepName = ({ source, step }) =>
   (source.kind === "run" ? `step ${step}` : source.labels[step]);
-const placeOf = (group) => (group.kind === "train" ? "the batch" : group.kind === "held_out" ?
-  "the held-out set" : "the benchmark");
 
 function placeName(group) {
   const run = DATA.sources.length > 1 ? `${"AB"[group.source.number]}: ` : "";
@@ -336,17 +295,6 @@ function moveGroup(by) {
   if (group) choose({ step: group.step, place: group.place });
 }
 
-function setTheme(theme) {
-  chosen.theme = theme;
-  const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  document.documentElement.dataset.theme = dark ? "dark" : "light";
-  byId("theme").textContent = `Theme: ${theme || "system"}`;
-  redrawCurves();
-  remember();
-}
-
-const nextTheme = () => setTheme({ "": "dark", dark: "light", light: "" }[chosen.theme]);
-
 function nextKind() {
   const own = kinds();
   choose({ kind: own[(own.indexOf(chosen.kind) + 1) % own.length] });
@@ -355,7 +303,7 @@ function nextKind() {
 const KEYS = {
   ArrowLeft: () => moveStep(-1), ArrowRight: () => moveStep(1),
   ArrowUp: () => moveGroup(-1), ArrowDown: () => moveGroup(1),
-  c: () => choose({ compare: !chosen.compare }), h: nextKind, t: nextTheme,
+  c: () => choose({ compare: !chosen.compare }), h: nextKind,
   "/": () => byId("search").focus(), "?": () => byId("help").showModal(),
 };
 
@@ -372,17 +320,14 @@ function listen() {
     }
   });
   for (const [name, { title }] of Object.entries(COLOURS)) {
-    const option = make("option", "", title);
-    option.value = name;
-    byId("colour").append(option);
+    byId("colour").append(Object.assign(make("option", "", title), { value: name }));
   }
   byId("colour").addEventListener("change", (event) => choose({ colour: event.target.value }));
-  for (const name of Object.keys(FILTERS)) {
+  for (const [name, [help]] of Object.entries(FILTERS)) {
     if (name === "resets" && !DATA.sources.some((one) => one.resets.length)) continue;
-    const button = make("button", "", name);
-    Object.assign(button, { type: "button", title: FILTER_HELP[name] });
+    const button = makeButton(name, () => toggleFilter(name));
+    button.title = help;
     button.dataset.name = name;
-    button.addEventListener("click", () => toggleFilter(name));
     byId("filters").append(button);
   }
   byId("search").value = chosen.query;
@@ -390,15 +335,10 @@ function listen() {
   byId("earlier").addEventListener("click", () => moveStep(-1));
   byId("later").addEventListener("click", () => moveStep(1));
   byId("compare").addEventListener("click", KEYS.c);
-  byId("theme").addEventListener("click", nextTheme);
   byId("help-button").addEventListener("click", KEYS["?"]);
-  const meanings = make("dl");
-  for (const { title, help } of Object.values(COLOURS)) {
-    meanings.append(make("dt", "", title), make("dd", "", help));
-  }
-  byId("meanings").append(meanings);
-  const system = matchMedia("(prefers-color-scheme: dark)");
-  system.addEventListener("change", () => setTheme(chosen.theme));
+  byId("meanings").append(make("dl", "", ...Object.values(COLOURS).flatMap(({ title, help }) =>
+    [make("dt", "", title), make("dd", "", help)])));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawCurves);
   listenToPointer();
 }
 
@@ -447,7 +387,6 @@ async function start() {
     return second && second.source.kind === "run" ? [...run, second.step] : run;
   });
   listen();
-  setTheme(chosen.theme);
   draw();
   if (DATA.watch) watch();
   document.body.dataset.ready = DATA.watch ? "live" : "done";
