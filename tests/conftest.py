@@ -5,8 +5,10 @@ them.
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -263,6 +265,18 @@ class Script:
     def alive(self) -> bool:
         state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
         return state != "Z"
+
+    def wait_for(self, condition) -> None:
+        """Look again and again until the condition holds; fails when the script ends first."""
+        until = time.monotonic() + 240
+        while not condition():
+            assert self.alive(), f"it ended too early: {self.stderr.read_text()[-3000:]}"
+            assert time.monotonic() < until, "it hangs"
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        assert self.wait().returncode == -signal.SIGKILL
 
     def wait(self) -> subprocess.CompletedProcess:
         code = self.forge.ask(wait=self.pid)

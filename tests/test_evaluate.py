@@ -5,14 +5,11 @@ import random
 import re
 import runpy
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, ROOT, SHARED, save_random_model
+from conftest import ROOT, SHARED, save_random_model
 
 import evaluate
 import rewards
@@ -160,19 +157,11 @@ def same(one: Path, other: Path) -> bool:
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
 
 
-def test_a_killed_run_continues_to_the_same_result(run, uninterrupted, tmp_path, capsys):
+def test_a_killed_run_continues_to_the_same_result(start, run, uninterrupted, tmp_path):
     out, path = tmp_path / "killed", tmp_path / "killed" / "generations.jsonl"
-    command = [sys.executable, ROOT / "evaluate.py", *map(str, TINY), "--out", out]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    deadline = time.monotonic() + 120
-    while not path.exists() or path.read_bytes().count(b"\n") < 4:
-        assert process.poll() is None and time.monotonic() < deadline, (
-            process.stdout.read().decode()
-        )
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    script = start("evaluate", *TINY, "--out", out)
+    script.wait_for(lambda: path.exists() and path.read_bytes().count(b"\n") >= 4)
+    script.kill()
     finished = path.read_bytes()
     assert 4 <= finished.count(b"\n") < 24  # killed halfway
     path.write_bytes(finished[: finished.rindex(b"\n") - 40])  # and the last line torn

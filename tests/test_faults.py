@@ -3,9 +3,6 @@
 import errno
 import json
 import math
-import os
-import signal
-import time
 
 import pytest
 import torch
@@ -88,11 +85,8 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(start, tmp_path):
     flags = ["--tiny", "--steps", 1, "--prompts_per_step", 2, "--samples_per_prompt", 2]
     flags += ["--eval_samples", 1, "--eval_every", 1, "--out", tmp_path / "run"]
     metrics, script = tmp_path / "run" / "metrics.jsonl", start("justrl", *flags)
-    deadline = time.monotonic() + 120
-    while not metrics.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(script.pid, signal.SIGKILL)
-    script.wait()
+    script.wait_for(metrics.exists)
+    script.kill()
     done = start("justrl", *flags).wait()
     assert done.returncode == 0, done.stderr[-2000:]
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [0, 1]

@@ -228,15 +228,6 @@ def test_another_seed_is_another_run(whole_run, start, eval_file, tmp_path):
 # --- stopped and continued ---
 
 
-def wait_for(condition, script):
-    """Look again and again until the condition holds; fails when the script ends first."""
-    until = time.monotonic() + 240
-    while not condition():
-        assert script.alive(), f"it ended too early: {script.stderr.read_text()[-3000:]}"
-        assert time.monotonic() < until, "it hangs"
-        time.sleep(0.02)
-
-
 def kept_files(out):
     return {path.name: path.read_bytes() for path in (out / "rollouts").iterdir()}
 
@@ -265,11 +256,9 @@ def test_killed_then_stopped_then_finished_is_the_run_that_nobody_touched(
     command = flags(recipe, out, eval_file)
 
     script = start(recipe, *command)
-    wait_for((out / "checkpoints" / "step_000002").exists, script)
+    script.wait_for((out / "checkpoints" / "step_000002").exists)
     time.sleep(random.Random(recipe).uniform(0, 1.5 * rows(whole)[3]["seconds_step"]))
-    assert script.alive()
-    os.kill(script.pid, signal.SIGKILL)
-    assert script.wait().returncode == -signal.SIGKILL
+    script.kill()
     done_before = len(rows(out))
     assert 3 <= done_before < STEPS
     with open(out / "metrics.jsonl", "a") as file:
@@ -277,13 +266,13 @@ def test_killed_then_stopped_then_finished_is_the_run_that_nobody_touched(
     (out / "checkpoints" / "step_000004.tmp").mkdir(exist_ok=True)
 
     script = start(recipe, *command)
-    wait_for(lambda: "Continuing" in script.stdout.read_text() + script.stderr.read_text(), script)
+    script.wait_for(lambda: "Continuing" in script.stdout.read_text() + script.stderr.read_text())
     resumed_at = json.loads(
         (sorted((out / "checkpoints").glob("step_??????"))[-1] / "state.json").read_text()
     )["step"]
     # The torn line goes before the first new one comes.
     metrics = (out / "metrics.jsonl").read_text
-    wait_for(lambda: metrics().endswith("\n") and metrics().count("\n") > resumed_at + 1, script)
+    script.wait_for(lambda: metrics().endswith("\n") and metrics().count("\n") > resumed_at + 1)
     os.kill(script.pid, getattr(signal, sort))
     stopped = script.wait()
     assert stopped.returncode == 0, stopped.stderr[-3000:]
