@@ -15,12 +15,12 @@ Shape suffixes: _B rows of a batch, _T sequence positions, _V entries of the voc
 """
 
 import argparse
+import fcntl
 import random
 import string
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from tokenizers import AddedToken
@@ -39,41 +39,36 @@ Triple = tuple[str, str, bool]  # question, answer, whether the answer ends
 class Phase:
     """A piece of pretraining."""
 
-    corpus: Callable[[random.Random, int], list[Triple]]
+    world: ModuleType  # arithmetic or compose
+    style: arithmetic.Style | compose.Style
     steps: int
     learning_rate: float
     stretch: int = 0  # the longest gap in the positions of a prompt, see stretch_positions
 
 
-ARITHMETIC, COMPOSE = (partial(partial, world.corpus) for world in (arithmetic, compose))
-
 # Each family is trained in this order; a model starts from the one before it.
 FAMILIES = {
     "arithmetic": {
-        "base": [Phase(ARITHMETIC(arithmetic.BASE), 2400, 3e-3)],
-        "aligned": [Phase(ARITHMETIC(arithmetic.ALIGNED), 240, 1e-3)],
+        "base": [Phase(arithmetic, arithmetic.BASE, 2400, 3e-3)],
+        "aligned": [Phase(arithmetic, arithmetic.ALIGNED, 240, 1e-3)],
     },
     "compose": {
         "compose": [
-            Phase(COMPOSE(compose.TEXTBOOK), 2400, 3e-3, stretch=128),
-            Phase(COMPOSE(compose.BASE), 160, 5e-4, stretch=128),
+            Phase(compose, compose.TEXTBOOK, 2400, 3e-3, stretch=128),
+            Phase(compose, compose.BASE, 160, 5e-4, stretch=128),
         ],
-        "compose-aligned": [Phase(COMPOSE(compose.ALIGNED), 160, 5e-4, stretch=128)],
+        "compose-aligned": [Phase(compose, compose.ALIGNED, 160, 5e-4, stretch=128)],
         "forks": [
-            Phase(COMPOSE(compose.FORKS_TEXTBOOK), 1000, 3e-3, stretch=128),
-            Phase(COMPOSE(compose.FORKS), 160, 5e-4, stretch=128),
+            Phase(compose, compose.FORKS_TEXTBOOK, 1000, 3e-3, stretch=128),
+            Phase(compose, compose.FORKS, 160, 5e-4, stretch=128),
         ],
-        "forks-aligned": [Phase(COMPOSE(compose.FORKS_ALIGNED), 160, 5e-4, stretch=128)],
+        "forks-aligned": [Phase(compose, compose.FORKS_ALIGNED, 160, 5e-4, stretch=128)],
     },
 }
 
 PAD, START, END, UNKNOWN = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|unk|>"
-WORDS = (
-    r"\boxed{",
-    "user",
-    "assistant",
-    "system",
-)  # one token each: prompts and answers stay short
+# One token each, so that prompts and answers stay short.
+WORDS = (r"\boxed{", "user", "assistant", "system")
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
@@ -89,12 +84,10 @@ def make_tokenizer() -> Qwen2Tokenizer:
     It is Qwen2's own byte-level tokenizer without its merges, because transformers opens every
     Qwen2 folder as one.
     """
-    characters = [
-        c if c > " " else chr(256 + ord(c)) for c in string.printable if c not in "\x0b\x0c"
-    ]
-    vocabulary = {
-        token: i for i, token in enumerate((PAD, START, END, UNKNOWN, *WORDS, *characters))
-    }
+    printable = [c for c in string.printable if c not in "\x0b\x0c"]
+    characters = [c if c > " " else chr(256 + ord(c)) for c in printable]
+    tokens = [PAD, START, END, UNKNOWN, *WORDS, *characters]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
     tokenizer = Qwen2Tokenizer(
         vocabulary,
         merges=[],
@@ -150,19 +143,15 @@ def train(model: Qwen2ForCausalLM, tokenizer, phase: Phase, *, seed: int, name: 
     rng, batches, bar = random.Random(f"{name}/{seed}"), [], trange(phase.steps, desc=name)
     for step in bar:
         if not batches:
-            batches = length_batches(phase.corpus(rng, 32 * BATCH), rng)
+            batches = length_batches(phase.world.corpus(phase.style, rng, 32 * BATCH), rng)
         ids_B_T, targets_B_T, positions_B_T = encode_batch(
             batches.pop(), tokenizer, phase.stretch, rng
         )
         logits_B_T_V = model(input_ids=ids_B_T[:, :-1], position_ids=positions_B_T[:, :-1]).logits
-        # Per answer, not per token: batches are of one length, and a mean over tokens would play
-        # down the long ones.
-        total = cross_entropy(
-            logits_B_T_V.flatten(0, 1),
-            targets_B_T[:, 1:].flatten(),
-            ignore_index=-100,
-            reduction="sum",
-        )
+        # A sum, not a mean over tokens: a batch has answers of one length, and a mean would give
+        # the tokens of long answers less weight.
+        targets = targets_B_T[:, 1:].flatten()
+        total = cross_entropy(logits_B_T_V.flatten(0, 1), targets, reduction="sum")
         loss = total / (BATCH * TYPICAL_LENGTH)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -190,9 +179,8 @@ def encode_batch(
     Targets are the ids of the answers, and -100 elsewhere.
     """
     prompts = tokenizer([PROMPT.format(question) for question, _, _ in triples])["input_ids"]
-    answers = tokenizer([answer + (END if ends else "") for _, answer, ends in triples])[
-        "input_ids"
-    ]
+    answers = [answer + (END if ends else "") for _, answer, ends in triples]
+    answers = tokenizer(answers)["input_ids"]
     ids = [torch.tensor(p + a) for p, a in zip(prompts, answers, strict=True)]
     targets = [torch.tensor([-100] * len(p) + a) for p, a in zip(prompts, answers, strict=True)]
     ids_B_T = pad_sequence(ids, True, tokenizer.pad_token_id)
@@ -256,9 +244,14 @@ def base_model(name: str = "base") -> str:
     if kind not in known:
         names = ", ".join(f'"{kind}"' for kind in known)
         raise ValueError(f'no tiny model "{name}": use {names}, or one of them with "-small"')
-    folder = MODELS / ("" if size == "medium" else "cache") / name
-    if not (folder / "tokenizer_config.json").exists():  # what build writes last
-        build(known[kind], size, folder.parent)
+    if size == "medium":
+        return str(MODELS / name)
+    folder = MODELS / "cache" / name
+    (MODELS / "cache").mkdir(exist_ok=True)
+    with open(MODELS / "cache" / f"{known[kind]}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several ranks, the first builds
+        if not (folder / "tokenizer_config.json").exists():  # what build writes last
+            build(known[kind], size, folder.parent)
     return str(folder)
 
 

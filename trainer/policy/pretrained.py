@@ -1,15 +1,13 @@
-"""Opening a model folder or hub id: weights, tokenizer, end tokens, limits.
+"""Open a model folder or hub id: weights, tokenizer, end tokens, limits.
 
-Whatever is wrong with one ends in a Refused error of one sentence, before anything is trained.
+A folder that cannot be used raises Refused, in one sentence, before anything is trained.
 """
 
 import math
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -36,13 +34,6 @@ FAULTS = (
     ImportError,
     SafetensorError,
 )
-# Texts in which tokenizers differ: spaces, breaks, digits, accents in both forms, scripts, markup.
-PROBES = [
-    "  What is 12345 + 67.89?\n\n\tAnswer:  \\boxed{\\frac{1}{2}}  ",
-    "I'm he'll WE'RE don't 'tis … “quotes” — x² ½ ﬁ Å A\u030a é e\u0301",
-    "数学の問題 математика مسألة 한국어 🙂👩‍👩‍👧 \u00a0\u200b\r\n end",
-    "def f(x):\n    return x**2  # <b>&amp;</b> a_b-c/d @e #1 $2 %3 ^4",
-]
 
 
 def load_model(model_dir: str, dtype: torch.dtype):
@@ -74,7 +65,7 @@ def _is_lfs_pointer(path: Path) -> bool:
 
 
 def _line(error: Exception) -> str:
-    """An error's first line, or its kind where it says nothing."""
+    """The first line of an error's message, or its class if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).strip()
 
 
@@ -91,9 +82,9 @@ def _repair_generation_config(model) -> None:
 def checkpoint_activations(model) -> None:
     """Recompute each block's activations in the backward pass instead of keeping them.
 
-    Blocks do so only in training mode, which elsewhere turns on dropout. So nothing but the blocks
-    themselves goes into training mode, and their own dropout is set to 0. Raises Refused for a
-    model that cannot.
+    Blocks do so only in training mode, which also turns on dropout. So only the blocks themselves
+    are put into training mode, and their own dropout is set to 0. Raises Refused for a model that
+    cannot recompute.
     """
     blocks = [
         module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
@@ -112,77 +103,45 @@ def checkpoint_activations(model) -> None:
 
 
 def blocks_of(model) -> list[nn.Module]:
-    """The layers of the decoder: whatever they are called, they are its largest list of modules."""
+    """The layers of the decoder: the largest list of modules in it, whatever its name."""
     decoder = model.get_decoder() or model
     lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
     return list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters())))
 
 
 def load_tokenizer(model_dir: str) -> PreTrainedTokenizerBase:
-    """The tokenizer as AutoTokenizer opens it, unless that encodes otherwise than the saved one.
+    """The tokenizer of a folder or hub id. Raises Refused when there is none.
 
-    AutoTokenizer rebuilds some kinds from their vocabulary, with rules of its own. Where the folder
-    has a tokenizer.json and the two differ, the saved one wins, and rank 0 says so. Raises
-    Refused when there is none.
+    A tokenizer.json is opened as it is. AutoTokenizer would rebuild some kinds from their
+    vocabulary, with rules of its own, and encode differently.
     """
-    folder, saved = Path(model_dir), None
+    folder = Path(model_dir)
+    saved = not folder.exists() or (folder / "tokenizer.json").exists()
     try:
-        if not folder.exists() or (folder / "tokenizer.json").exists():
-            saved = PreTrainedTokenizerFast.from_pretrained(model_dir)
+        tokenizer = (PreTrainedTokenizerFast if saved else AutoTokenizer).from_pretrained(model_dir)
     except FAULTS as error:
-        if folder.exists():
+        if saved:
             raise Refused(f"cannot load a tokenizer from {model_dir}: {_line(error)}") from error
-    opened, fault = None, "it encodes nothing"
-    try:
-        opened = AutoTokenizer.from_pretrained(model_dir)
-    except FAULTS as error:
-        fault = _line(error)
-    if saved is None and (opened is None or not opened("1 + 1").input_ids):
-        # Without any file of a tokenizer, transformers may still open an empty one.
-        where = (
-            "holds no tokenizer.json, and no other tokenizer"
-            if folder.exists()
-            else "has no tokenizer"
-        )
+        tokenizer = None
+    # Without any tokenizer file, transformers may still open an empty one.
+    if tokenizer is None or not tokenizer("1 + 1").input_ids:
+        _check_folder(folder)
         raise Refused(
-            f"{model_dir} {where} that transformers can open: give a folder with a model and its "
-            f"tokenizer, or a hub id ({fault})"
+            f"{model_dir} holds no tokenizer that transformers can open, such as tokenizer.json: "
+            f"give a folder with a model and its tokenizer, or a hub id"
         )
-    if opened is None:
-        return saved
-    if saved is None or same_tokens(opened, saved):
-        return opened
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        print(
-            f"{type(opened).__name__} would encode otherwise than the tokenizer.json of "
-            f"{model_dir}: using tokenizer.json",
-            file=sys.stderr,
-        )
-    return saved
-
-
-def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
-    """Whether two tokenizers have one vocabulary and encode and end the probe texts alike."""
-    if one.get_vocab() != other.get_vocab() or one.eos_token_id != other.eos_token_id:
-        return False
-    entries = list(one.get_vocab())
-    texts = [*PROBES, *entries[:: max(1, len(entries) // 2000)], *one.all_special_tokens]
-    for special in (False, True):
-        ids = [t(texts, add_special_tokens=special)["input_ids"] for t in (one, other)]
-        if ids[0] != ids[1]:
-            return False
-    return [one.decode(i) for i in ids[0]] == [other.decode(i) for i in ids[0]]
+    return tokenizer
 
 
 def end_tokens(model_dir: str, tokenizer) -> list[int]:
-    """Every id that ends a response, as the tokenizer, generation config and config name them.
+    """Every id that ends a response, from the tokenizer, generation_config.json and config.json.
 
-    Raises Refused where none does.
+    Raises Refused if none of them names one.
     """
     found = [tokenizer.eos_token_id]
     with suppress(OSError):  # many base models carry no generation_config.json
         found.append(GenerationConfig.from_pretrained(model_dir).eos_token_id)
-    # As written: an object of the architecture's class would add that class's default.
+    # The file as it is: a config object would add its architecture's default.
     written, _ = PreTrainedConfig.get_config_dict(model_dir)
     parts = [written, *(part for part in written.values() if isinstance(part, dict))]
     found += [part.get("eos_token_id") for part in parts]
@@ -203,7 +162,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def check_limits(model_dir: str, tokenizer, longest: int) -> None:
-    """Raise Refused where the tokenizer's ids or the sequences' positions exceed the model's.
+    """Raise Refused if the model has too few embeddings for the tokenizer, or too few positions.
 
     longest: prompt + response, in tokens.
     """
@@ -224,7 +183,7 @@ def check_limits(model_dir: str, tokenizer, longest: int) -> None:
     template = str(tokenizer.chat_template or "")
     ends = {tokenizer.eos_token, tokenizer.bos_token}
     for token, i in tokenizer.get_vocab().items():
-        # Some models come with added tokens, for images say, that they have no embedding for.
+        # Some models have added tokens, such as those for images, without an embedding.
         if i >= rows and (token not in named or token in template or token in ends):
             raise Refused(
                 f"the tokenizer of {model_dir} has id {i} ({token!r}), but the model has only "
@@ -233,7 +192,7 @@ def check_limits(model_dir: str, tokenizer, longest: int) -> None:
 
 
 def _positions(config) -> int | None:
-    """The longest sequence that a model was made for; None where there is no such limit."""
+    """The longest sequence that a model was made for; None if there is no limit."""
     positions = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None)
     kinds = [rope or {}, *(kind for kind in (rope or {}).values() if isinstance(kind, dict))]
