@@ -1,9 +1,12 @@
-r"""One spelling for LaTeX that means the same, and the unit cut off: `\dfrac12\,\text{cm}` ->
-`\frac{1}{2}` and cm.
+r"""One spelling for LaTeX that means the same, and the unit cut off.
+
+`\dfrac12\,\text{cm}` becomes `\frac{1}{2}` with the unit cm.
 """
 
 import functools
+import itertools
 import re
+import unicodedata
 from typing import NamedTuple
 
 from .units import Unit, parse_unit
@@ -15,24 +18,22 @@ _GREEK_NAMES = """
 alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma
 sigma tau upsilon phi chi psi omega
 """
-_GREEK = _GREEK_NAMES.split()
-_SYMBOLS = str.maketrans(
+_SYMBOLS = str.maketrans(  # what NFKC leaves as it is, or makes something else of
     {
-        **{chr(ord("α") + index): rf"\{name} " for index, name in enumerate(_GREEK)},
-        **{minus: "-" for minus in "−–‐‑"},
-        **{times: r"\cdot " for times in "×·⋅∙"},
-        **{space: " " for space in "\u00a0\u2009\u202f"},
-        **{chr(ord("₀") + digit): f"_{digit}" for digit in range(10)},
-        **dict(zip("²³⁴", ("^2", "^3", "^4"), strict=True)),
-        **dict(zip("½¼¾", (r"\frac12 ", r"\frac14 ", r"\frac34 "), strict=True)),
+        **{chr(ord("α") + n): rf"\{name} " for n, name in enumerate(_GREEK_NAMES.split())},
+        **dict.fromkeys("−–‐‑", "-"),
+        **dict.fromkeys("×·⋅∙", r"\cdot "),
+        **dict.fromkeys("°º", r"^\circ "),
         **dict(zip("≤≥≠≈", (r"\le ", r"\ge ", r"\ne ", r"\approx "), strict=True)),
         **dict(zip("∪∩∈∖", (r"\cup ", r"\cap ", r"\in ", r"\setminus "), strict=True)),
-        **dict(zip("∞±∅ℝ", (r"\infty ", r"\pm ", r"\emptyset ", r"\mathbb{R}"), strict=True)),
-        **dict(zip("÷′，％√°", ("/", "'", ",", "%", r"\sqrt ", r"^\circ "), strict=True)),
+        **dict(zip("∞±∓∅", (r"\infty ", r"\pm ", r"\mp ", r"\emptyset "), strict=True)),
+        **dict(zip("√∛∜", (r"\sqrt ", r"\sqrt[3] ", r"\sqrt[4] "), strict=True)),
+        **dict(zip("∨∧∶÷⁄′", (r"\lor ", r"\land ", ":", "/", "/", "'"), strict=True)),
+        **{"ℝℤℕℚℂ"[n]: rf"\mathbb{{{'RZNQC'[n]}}}" for n in range(5)},
     }
 )
 _FUNCTIONS = (
-    "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|sec|csc|cot|sqrt|ln|log|exp|gcd|lcm|pi"
+    "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|sec|csc|cot|cis|sqrt|ln|log|exp|gcd|lcm|pi"
 )
 _EXPONENT = r"(?:\s*\^\s*\{?\s*-?[1-9]\s*\}?)"
 _UNIT_PART = rf"{TEXT}\{{[^{{}}]*\}}{_EXPONENT}?"
@@ -42,6 +43,32 @@ _LEAD = (
     r"(?i:(?:about|approximately|approx)\b\.?"
     r"|(?:the )?(?:final )?(?:answer|result|value)(?: is|:| is:)\s*[:=]?\s*)"
 )
+_GROUPS = r"(?<![\d.,])([1-9]\d{0,2})((?:,\d{3})+)(?!\d|,\d)"  # 1,005
+_POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_BASES = "two three four five six seven eight nine ten eleven twelve".split()
+_CELL = r"(?:(?!\\begin|\\end).)*"
+_CHOOSE = rf"(?:(?<![a-zA-Z\\])C|{TEXT}\{{\s*C\s*\}})"
+_N = r"\{?(\w+)\}?"
+_BOLD = r"\\(?:hat|mathbf|vec|boldsymbol)\s*"
+_LOGIC = {"lor": " or ", "vee": " or ", "land": " and ", "wedge": " and "}
+_END_POINTS = r"([^\[\](),]+,[^\[\](),]+)"
+
+
+def _plain(text: str) -> str:
+    r"""Unicode's variants of characters as LaTeX or ASCII: x² -> x^{2}, ⅖ -> \frac{2}{5}."""
+    result = []
+    for kind, run in itertools.groupby(text.translate(_SYMBOLS), _variant):
+        run = unicodedata.normalize("NFKC", "".join(run)).translate(_SYMBOLS)
+        if kind in ("<super>", "<sub>"):
+            run = f"{'^' if kind == '<super>' else '_'}{{{run}}}"
+        elif kind == "<fraction>":
+            run = re.sub(r"(\d+)/(\d+)", r"\\frac{\1}{\2}", run)
+        result.append(run)
+    return "".join(result)
+
+
+def _variant(char: str) -> str:
+    return "" if char.isascii() else unicodedata.decomposition(char).partition(" ")[0]
 
 
 def _relation(found: re.Match) -> str:
@@ -58,9 +85,27 @@ def _unwrap(found: re.Match) -> str:
     return found[1]
 
 
+def _joined(found: re.Match) -> str:
+    """1,005 as one number, because no element of a list is 005. 1,250 may be a list."""
+    return found[0].replace(",", "") if ",0" in found[2] else found[0]
+
+
+def _words_apart(found: re.Match) -> str:
+    r"""`\text{A and C}` as `\text{A} and \text{C}`."""
+    parts = re.split(r"(\s*,?\s*\b(?:and|or)\b\s*|\s*,\s*)", found[1])
+    return "".join(part if n % 2 else rf"\text{{{part}}}" for n, part in enumerate(parts) if part)
+
+
+def _connectives(found: re.Match) -> str:
+    """`x=1 \\lor x=2` with words; between letters the signs are operators."""
+    return re.sub(rf"\\({'|'.join(_LOGIC)}){END}", lambda sign: _LOGIC[sign[1]], found[0])
+
+
 _REWRITES = [  # in this order
-    (re.compile(pattern), replacement)
+    (re.compile(pattern, re.DOTALL), replacement)
     for pattern, replacement in (
+        # A doubled backslash, as careless JSON has it, outside of an environment.
+        (r"^(?!.*\\begin).*\\\\[a-zA-Z{}%$].*", lambda found: found[0].replace(r"\\", "\\")),
         # Size and style say nothing.
         (rf"\\(?:left|right|[bB]igg?[lrm]?){END}\.?", ""),
         (rf"\\(?:display|text|script)style{END}|\\limits{END}|\\phantom\s*\{{[^{{}}]*\}}", ""),
@@ -68,54 +113,92 @@ _REWRITES = [  # in this order
         (r"\\(?:text)?color\s*\{\w+\}|\\underline(?=\s*\{)|\\checkmark|\\\\\s*$", ""),
         (r"^\s*\\boxed\s*\{(.*)\}\s*$", _unwrap),
         (rf"^\s*(?:{TEXT}\{{\s*{_LEAD}\s*\}}|{_LEAD})\s*", ""),
+        # Matrices: `array` and its fences, rows and determinants.
+        (rf"\\\\\s*\[[^\]]*(?:pt|em|ex|mm|cm)\]|\\cr{END}", r"\\\\"),
+        (rf"\\hline{END}", ""),
+        (r"\\begin\{array\}\s*\{[clr|\s]*\}", r"\\begin{pmatrix}"),
+        (r"\\end\{array\}", r"\\end{pmatrix}"),
+        (r"\\(begin|end)\{(?:[bB]|small)?matrix\}", r"\\\1{pmatrix}"),
+        (rf"[(\[]\s*(\\begin\{{pmatrix\}}{_CELL}\\end\{{pmatrix\}})\s*[)\]]", r"\1"),
+        (
+            rf"(?:\||\\det)\s*\\begin\{{pmatrix\}}({_CELL})\\end\{{pmatrix\}}\s*\|?",
+            r"\\begin{vmatrix}\1\\end{vmatrix}",
+        ),
         # 0.333... is 0.\overline{3}.
         (rf"(\d\.\d*?)(\d+?)\2{{2,}}\s*{_DOTS}", r"\1\\overline{\2}"),
         (rf"(?<=\d)\s*{_DOTS}\s*$", ""),
         # Spaces, and commas between digits.
         (rf"{TEXT}\{{\s*\}}", " "),
         (r"(?<!\d)0\{,\}(?=\d)", "0."),
-        (r",\\!\s*|(?<=\d)\{,\}(?=\d)", ","),
+        (r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3}(?!\d))", ""),
+        (r"(?<=\d)\{,\}(?=\d)", "."),
+        (_GROUPS, _joined),
         (rf"(?<!\\)\\[,;:!> ]|~|\\q?quad{END}|\\[hv]space\s*\{{[^{{}}]*\}}|\s+", " "),
         # Math mode and currency.
         (r"\\?\$|(?<!\\)\\[()\[\]]|[€£]", ""),
         # Percent and degrees.
         (r"\\%|\\?percent(?:age)?\b|(?:\\text|\\mbox)\s*\{\s*(?:\\?%|percent)\s*\}", "%"),
         (rf"\^\s*\{{?\s*\\(?:circ|degree){END}\s*\}}?|\\degrees?{END}", r"\\degree "),
-        (r"\\degree\s*(?:\\(?:text|mathrm)\s*\{\s*[CF]\s*\}|[CF]\b)", r"\\degree "),
+        (rf"\\degree\s*(?:{TEXT}\{{\s*[CF]\s*\}}|[CF]\b)", r"\\degree "),
         (rf"^\s*(?:{TEXT}|\\boldsymbol\s*|\\bm\s*)\{{(\s*(?:-\s*)?[\d\\].*)\}}\s*$", _unwrap),
+        (rf"^\s*{TEXT}\{{([^{{}}\\$]*(?:\b(?:and|or)\b|,)[^{{}}\\$]*)\}}\s*$", _words_apart),
+        # Numbers in words.
+        (
+            rf"(?<=\d)\s*(?:{TEXT}\{{)?\s*(thousand|million|billion|trillion)\b\s*\}}?",
+            lambda found: rf"\cdot 10^{{{_POWERS[found[1]]}}}",
+        ),
+        (
+            rf"(?<=[\d)])_\{{?(?:{TEXT}\{{)?\s*({'|'.join(_BASES)})\s*\}}*",
+            lambda found: f"_{{{_BASES.index(found[1]) + 2}}}",
+        ),
         # Commands with several names.
         (rf"\\[dtc](frac|binom){END}", r"\\\1"),
         (rf"\{{([^{{}}]*?)\\choose{END}([^{{}}]*)\}}", r"\\binom{\1}{\2}"),
+        (rf"{_CHOOSE}\s*_\s*{_N}\s*\^\s*{_N}", r"\\binom{\1}{\2}"),
+        (rf"{_CHOOSE}\s*\^\s*{_N}\s*_\s*{_N}", r"\\binom{\2}{\1}"),
+        (rf"(?:\{{\}})?\s*[_^]\s*\{{?(\d+)\}}?\s*{_CHOOSE}\s*_\s*{_N}", r"\\binom{\1}{\2}"),
+        (rf"(?:{_CHOOSE}|nCr)\s*\((\d+)\s*,\s*(\d+)\)", r"\\binom{\1}{\2}"),
         (r"\^\s*\{?\s*(?:\*|\\ast(?![a-zA-Z]))\s*\}?(?!\*)", r"^\\star "),
         (r"\\nabla\s*\\times", r"\\nabla\\cross "),
         (r"\\times(?=\s*\\(?:vec|mathbf|hat|boldsymbol|overrightarrow))", r"\\cross "),
         (rf"\\(?:times|ast|cdotp){END}|(?<!\*)\*(?!\*)", r"\\cdot "),
         (r"\*\*", "^"),
+        (rf"\\div{END}", "/"),
         (rf"\\([lg])(?:eq|eqslant|eqq){END}|([<>])=", _relation),
         (rf"\\neq{END}|!=", r"\\ne "),
         (rf"\\lt{END}", "<"),
         (rf"\\gt{END}", ">"),
         (rf"\\(?:simeq|doteq){END}", r"\\approx "),
+        (rf".*(?:[=<>]|\\(?:[lg]e|ne|in){END}).*", _connectives),
         (rf"\\varnothing{END}", r"\\emptyset "),
         (rf"\\infinity{END}|(?<![\\a-zA-Z])(?:infinity|oo){END}", r"\\infty "),
         (
             rf"(?:{TEXT}\{{)?\s*(?i:all real numbers|all reals)\s*\}}?|\\(?:Reals|R){END}",
             r"\\mathbb{R}",
         ),
+        (
+            rf"(\\mathbb\{{R\}}\s*)(?:{TEXT}\{{)?\s*(?:except|but|excluding|other than)\b\s*\}}?",
+            r"\1\\setminus ",
+        ),
+        (rf"\\backslash{END}|(?<=\\mathbb\{{R\}})\s*-\s*(?=\\\{{)", r"\\setminus "),
         (rf"\\var(epsilon|phi|theta|rho){END}", r"\\\1"),
         (rf"\\[lr]?vert{END}", "|"),
         (rf"\\lbrace{END}", r"\\{"),
         (rf"\\rbrace{END}", r"\\}"),
         (rf"\\langle{END}", "("),
         (rf"\\rangle{END}", ")"),
+        (rf"\]{_END_POINTS}\[", r"(\1)"),  # the French ]0, 1[
+        (rf"\]{_END_POINTS}\]", r"(\1]"),
+        (rf"\[{_END_POINTS}\[", r"[\1)"),
         (rf"\\prime{END}\s*", "'"),
         (r"\^\s*(?:\{\s*('+)\s*\}|('+))", r"\1\2"),
         (r"\\(?:mathrm|text)\s*\{\s*([dei])\s*\}", r"\1"),
+        (rf"{_BOLD}\{{\s*(?:\\([ij])math|([ijk]))\s*\}}", r"\1\2"),
         # Plain text and Python.
         (r"\b(?:np|math|numpy|sympy)\.(?=[a-z])", ""),
         (rf"(?<![\\a-zA-Z])((?:{_FUNCTIONS}){END}|(?:max|min)(?=\s*[({{]))", r"\\\1"),
         # Arguments in braces.
-        (r"\\(sqrt)\s*(\d+)", r"\\\1{\2}"),
+        (r"\\sqrt\s*((?:\[[^\]]*\])?)\s*(\d+)", r"\\sqrt\1{\2}"),
         (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
         (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
@@ -123,8 +206,6 @@ _REWRITES = [  # in this order
         (rf"\\frac\{{({_UNIT_PART})\}}\{{({_UNIT_PART})\}}\s*$", r"\1/\2"),
         # The rest.
         (r"(?<=\d)\.(?!\d)(?=\s*[^\s.\\])", ""),
-        (r"\\(begin|end)\{(?:[bvBV]|small)?matrix\}", r"\\\1{pmatrix}"),
-        (r"^\s*[(\[]\s*(\\begin\{(?:pmatrix|array)\}[^()\[\]]*?\\end\{\w+\})\s*[)\]]\s*$", r"\1"),
         (r"\\\{\s*\\\}", r"\\emptyset "),
         (r"^\s+|[\s.,;:]+$", ""),
     )
@@ -132,32 +213,33 @@ _REWRITES = [  # in this order
 
 
 _UNIT_TEXT = re.compile(  # \text{...} at the end
-    rf"(?<=[\d}})\]a-z])\s*{TEXT}\{{(?P<words>(?:[^{{}}]|\{{[^{{}}]*\}})*)\}}(?P<power>{_EXPONENT}?)"
+    rf"(?<=[\d}})\]a-z])(?<!and)(?<!or)\s*{TEXT}\{{(?P<words>(?:[^{{}}]|\{{[^{{}}]*\}})*)\}}(?P<power>{_EXPONENT}?)"
     rf"(?P<more>(?:\s*(?:/|\\cdot)\s*{_UNIT_PART})*)\s*$"
 )
 _UNIT_BARE = re.compile(  # km/h, sq cm, m s^{-2} or words at the end
-    rf"(?:(?<=[\d}})])|(?<=\\pi ))\s*(?P<words>(?:(?:square|cubic|sq|cu) )?[a-zA-Zμµ]++{_EXPONENT}?"
-    rf"(?:(?:\s*(?:/|\\cdot)\s*|\s+)\(?[a-zA-Zμµ]++{_EXPONENT}?\)?)*+)\s*$"
+    rf"(?:(?<=[\d}})])|(?<=\\pi ))\s*(?P<words>(?:(?:square|cubic|sq|cu) )?[a-zA-Zμ]++{_EXPONENT}?"
+    rf"(?:(?:\s*(?:/|\\cdot)\s*|\s+)\(?[a-zA-Zμ]++{_EXPONENT}?\)?)*+)\s*$"
 )
 _NOT_UNIT = re.compile(
-    r"\b(?:or|and|not|no|more|less|than|least|most|if|for|when|where|to|mod)\b|[\\=<>]"
+    r"\b(?:or|and|not|no|more|less|than|least|most|if|for|when|where|mod)\b|[\\=<>]"
 )
+_SCALE = re.compile(r"(?:\\circ|\\?degrees?|°|º)[\s})]*(?:\\\w+\{\s*)?(C|F)(?:elsius|ahrenheit)?\b")
 
 
 class Spelling(NamedTuple):
     latex: str  # one spelling, without the unit
-    unit: Unit  # {} where there is none, or none that we know
+    unit: Unit  # with the words that are no units
     whole: str  # with the unit, as `latex` would be if it were none
 
 
 @functools.lru_cache(maxsize=4096)
 def normalise(text: str) -> Spelling:
     """One spelling for fractions, spaces, degrees, thousands, ...; the unit cut off."""
-    unit = {"dollar": 1} if text.lstrip("$ ").startswith(r"\$") else {}
-    text = text.translate(_SYMBOLS)
+    text = _plain(text)
+    scale, money = _SCALE.search(text), text.lstrip("$ ").startswith(r"\$")
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    whole = text
+    whole, unit = text, Unit()
     if found := _UNIT_TEXT.search(text):
         words = re.sub(TEXT, " ", found["words"].strip(" .()") + found["power"] + found["more"])
         words = re.sub(r"[{}()]", "", words)
@@ -165,30 +247,38 @@ def normalise(text: str) -> Spelling:
         named = re.search("[a-zA-Z]", words) and not _NOT_UNIT.search(
             words.lower().replace(r"\cdot", "")
         )
-        if named and (known is not None or not text[found.start() - 1].isalpha()):
-            text, unit = text[: found.start()], known or unit
+        if named and (not known.words or not text[found.start() - 1].isalpha()):
+            text, unit = text[: found.start()], known
     elif found := _UNIT_BARE.search(text):
         words, gap = found["words"], text[found.start() : found.start("words")]
         known = parse_unit(words)
-        several = known is not None and re.search(r"[a-zA-Zμµ]{2}|[/^]", words)
-        if several and not gap and not re.search(r"[a-zA-Zμµ]{2}", words):
+        first = re.match(r"[a-zA-Zμ]*", words)[0]
+        several = not known.words and re.search(r"[a-zA-Zμ]{2}|[/^]", words)
+        if several and not gap and not re.search(r"[a-zA-Zμ]{2}", words):
             several = False  # 2m/s may be a product, 2 m/s is not
-        single = known and gap and re.fullmatch(r"[a-zA-Z]", words)
+        single = not known.words and gap and re.fullmatch(r"[a-zA-Z]", words)
         plain = (
             gap
-            and re.fullmatch(r"[a-z]{3,}(?: [a-z]+)*", words)
+            and re.fullmatch(r"(?:[a-z]{3,}|[a-z]+(?= ))(?: [a-z]+)*", words)
+            and (len(first) > 2 or known.powers)
             and text[found.start() - 1].isdigit()
         )
         if not _NOT_UNIT.search(words.replace(r"\cdot", "")) and (several or single or plain):
-            text, unit = text[: found.start()], known or unit
-    return Spelling(text.strip(), unit, whole)
+            text, unit = text[: found.start()], known
+    powers = dict(unit.powers)
+    if scale or text.endswith("%") or text.rstrip().endswith(r"\degree"):
+        powers = {"%" if text.endswith("%") else "deg": 1}
+    powers |= {"dollar": 1} if money and not powers else {}
+    words = unit.words | ({scale[1]} if scale else set())
+    return Spelling(text.strip(), Unit(powers, words), whole)
 
 
 def key(latex: str) -> str:
     """A spelling to compare by `==`: no text commands, spaces, or braces around one character;
-    words in lower case.
+    words in lower case, without an article.
     """
     result = re.sub(TEXT + r"\{([^{}]*)\}", r"\1", latex)
+    result = re.sub(r"^\s*(?:an?|the)\s+(?=[a-z]{3})", "", result)
     result = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", result).rstrip(".")  # "4 2" is not 42
     result = re.sub(r"\{(\w|\\[a-zA-Z]+)\}", r"\1", result)
     if not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", result):

@@ -4,7 +4,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-TOLERANCE = Fraction(1, 1_000_000)  # of decimals: relative below 1, absolute above
+# Of decimals: relative below 1, absolute above. 0.333333 stands for 1/3.
+TOLERANCE = Fraction(1_001, 1_000_000_000)
 _NUM = r"(?:(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
 _FORMS = [
     # -3/4, 1 4/5, (3/4)
@@ -55,9 +56,13 @@ def parse_number(latex: str) -> Number | None:
     return Number(value, bool(found["percent"]), "." in latex)
 
 
-def close(a, b) -> bool:
-    """Whether two numbers agree to TOLERANCE, relative below 1 and absolute above."""
-    return a == b or abs(a - b) <= TOLERANCE * min(1, max(abs(a), abs(b)))
+def tolerance(number: Fraction) -> Fraction:
+    """How far a decimal may be from what it stands for."""
+    return TOLERANCE * min(1, abs(number))
+
+
+def _close(a: Fraction, b: Fraction) -> bool:
+    return abs(a - b) <= tolerance(max(abs(a), abs(b)))
 
 
 def same_number(a: Number, b: Number) -> bool:
@@ -65,7 +70,7 @@ def same_number(a: Number, b: Number) -> bool:
 
     Rejects 0.33 for 1/3 and 0.4 for 0.4%.
     """
-    same = close if a.decimal or b.decimal else Fraction.__eq__
+    same = _close if a.decimal or b.decimal else Fraction.__eq__
     if a.percent == b.percent or (same(a.value, b.value) and abs(a.value) >= 1):
         return same(a.value, b.value)
     return same(a.value / 100, b.value) if a.percent else same(a.value, b.value / 100)

@@ -1,10 +1,11 @@
-r"""A parser of LaTeX expressions: `2\sqrt{x}+1` -> ("add", ("mul", ("num", 2), ("root", 2, x)),
-("num", 1)).
+r"""A parser of LaTeX expressions.
+
+`2\sqrt{x}+1` becomes ("add", ("mul", ("num", 2), ("root", 2, x)), ("num", 1)).
 
 It reads what it knows and raises Unreadable on everything else, so that nothing is dropped or
 guessed. A letter is a variable, whatever it means elsewhere: only e, i and \pi are constants.
 
-    ("num", Fraction)  ("const", "pi" | "e" | "i")  ("sym", name)
+    ("num", Fraction)  ("dec", Fraction), written with a point  ("const", "pi" | "e" | "i")  ("sym", name)
     ("add", a, b, ...)  ("mul", a, b, ...)  ("div", a, b)  ("pow", a, b)  ("root", n, a)  ("fac", a)
     ("call", name, a, ...)
 """
@@ -25,7 +26,7 @@ infty
 """
 _GREEK = _GREEK_NAMES.split()
 _SYMBOLS = {"\\" + name for name in _GREEK}
-_TRIG = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
+_TRIG = ("sin", "cos", "tan", "cot", "sec", "csc", "cis", "sinh", "cosh", "tanh")
 _FUNCTIONS = {
     "\\" + name
     for name in (
@@ -42,7 +43,16 @@ _FONTS = {"\\mathbf", "\\boldsymbol", "\\mathit", "\\mathsf", "\\bm"}
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
 _FENCES = {"\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil")}
 _DIFFERENTIAL = re.compile(r"(d|\\partial)(\^\d|\^\w)?([a-zA-Z\\].*)?")
-_OPERAND_ENDS = {*"+-/^_!%)]},'", "\\cdot", "\\degree", "\\rfloor", "\\rceil", "\\}"}
+_OPERAND_ENDS = {
+    *"+-/^_!%)]},'&",
+    "\\\\",
+    "\\end",
+    "\\cdot",
+    "\\degree",
+    "\\rfloor",
+    "\\rceil",
+    "\\}",
+}
 ONE, MINUS_ONE = ("num", Fraction(1)), ("num", Fraction(-1))
 DEEPEST = 30  # operands inside operands
 
@@ -53,6 +63,10 @@ class Unreadable(ValueError):
 
 def _is_number(token: str) -> bool:
     return token[:1] in set("0123456789.") and token != "."
+
+
+def _number(token: str) -> Tree:
+    return ("dec" if "." in token else "num", Fraction(token))
 
 
 def _product(factors: list[Tree]) -> Tree:
@@ -172,7 +186,7 @@ class _Parser:
         if self.next in ("+", "-"):
             return self.signed()
         if _is_number(self.next):
-            return ("num", Fraction(self.take()))
+            return _number(self.take())
         return self.argument()
 
     def argument(self) -> Tree:
@@ -212,7 +226,7 @@ class _Parser:
         if _is_number(token):
             if self.next == "_":
                 raise Unreadable("a number in another base")
-            return ("num", Fraction(token))
+            return _number(token)
         if token in ("(", "[", "{"):
             return self.group(_CLOSING[token])
         if token == "|":
@@ -228,6 +242,8 @@ class _Parser:
             return self.fraction()
         if token == "\\binom":
             return ("call", "binom", self.argument(), self.argument())
+        if token == "\\begin" and self.raw() == "vmatrix":
+            return self.determinant()
         if token == "\\sqrt":
             index = ("num", Fraction(2))
             if self.skip("["):
@@ -258,7 +274,7 @@ class _Parser:
         while subscripts and self.next in ("_", "'"):
             name += self.take() if self.next == "'" else self.take() + self.raw()
         known = name[0] in self.functions or "'" in name
-        if self.next == "(" and (known or self.has_comma()):
+        if self.next == "(" and (known or self.has_comma() or self.has_number()):
             self.take()
             return ("call", name, *self.arguments(")"))
         if name in ("\\zeta", "\\Gamma") and self.next == "(":
@@ -276,6 +292,24 @@ class _Parser:
             if depth == 1 and token == ",":
                 return True
         return False
+
+    def has_number(self) -> bool:
+        """Whether the parenthesis that opens here holds a number alone: y(0), but not n(-1)^n."""
+        inner = "".join(self.tokens[self.at : self.at + 5])
+        return re.match(r"\((?:\d+(?:\.\d+)?|-\d+(?!\)\^))\)", inner) is not None
+
+    def determinant(self) -> Tree:
+        rows = [[self.sum()]]
+        while not self.skip("\\end"):
+            if self.skip("&"):
+                rows[-1].append(self.sum())
+            else:
+                self.take("\\\\")
+                rows.append([self.sum()])
+        self.raw()
+        if len(rows) > 4 or any(len(row) != len(rows) for row in rows):
+            raise Unreadable("not a square of at most four rows")
+        return _determinant(rows)
 
     def named(self, name: str) -> Tree:
         name = name.removeprefix("\\")
@@ -327,6 +361,17 @@ class _Parser:
                 self.times(factors)
             else:
                 return _product(factors)
+
+
+def _determinant(rows: list[list[Tree]]) -> Tree:
+    """By the first row."""
+    if len(rows) == 1:
+        return rows[0][0]
+    terms = []
+    for n, cell in enumerate(rows[0]):
+        minor = _determinant([row[:n] + row[n + 1 :] for row in rows[1:]])
+        terms.append(_product([MINUS_ONE, cell, minor] if n % 2 else [cell, minor]))
+    return ("add", *terms)
 
 
 @functools.lru_cache(maxsize=4096)

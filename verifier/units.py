@@ -1,106 +1,87 @@
-"""Units: every name of a unit to one name, and compound units to exponents: "km per hour" -> {"km":
-1, "h": -1}.
+"""Units: one name for each, and exponents for compound ones.
+
+"km per hour" becomes {"km": 1, "h": -1}.
 """
 
 import re
+from typing import NamedTuple
 
-Unit = dict[str, int]
-
+# name: other names; the plural and the prefixes k, M, G, m, c, n, p, μ need no mention.
 _TABLE = """
-m meter meters metre metres
-cm centimeter centimeters centimetre centimetres
-mm millimeter millimeters millimetre millimetres
-km kilometer kilometers kilometre kilometres kms
-in inch inches
-ft foot feet
-yd yard yards
-mi mile miles
-g gm gram grams
-kg kilogram kilograms
-lb lbs pound pounds
-oz ounce ounces
-gal gallon gallons
-L l liter liters litre litres
-acre acres
-s sec secs second seconds
-min mins minute minutes
-h hr hrs hour hours
-day days
-week weeks
-month months
-yr year years
-am AM
-pm PM
-rad radian radians
-deg degree degrees
-dollar dollars USD
-cent cents
-N newton newtons
-J joule joules
-W watt watts
-V volt volts
-A amp amps ampere amperes
-Pa pascal pascals
-Hz hertz
-K kelvin kelvins
-C coulomb coulombs
-mol mole moles
-ohm ohms Ω
-mph
-kph kmph kmh
-rpm
+m: meter metre, in: inch inches, ft: foot feet, yd: yard, mi: mile, g: gm gram, lb: lbs pound
+oz: ounce, gal: gallon, L: l liter litre, acre:, s: sec second, min: minute, h: hr hour, day:
+week:, month:, yr: year, am: AM, pm: PM, rad: radian, deg: degree, dollar: USD, cent:, N: newton
+J: joule, W: watt, V: volt, A: amp ampere, Pa: pascal, Hz: hertz, K: kelvin, C: coulomb, mol: mole
+ohm: Ω, mph:, kph: kmph kmh, rpm:, unit:, eV:, F:, T:, cal:, kcal:, atm:, bar:, Wh:, kWh:
 """
-_WORDS = {name: line.split()[0] for line in _TABLE.strip().splitlines() for name in line.split()}
-_PREFIXED = ("m", "g", "s", "L", "N", "J", "W", "V", "A", "F", "T", "C", "Pa", "Hz", "eV", "mol")
-_NAMES = {
-    **{prefix + unit: prefix + unit for prefix in "kMGmcnpμ" for unit in _PREFIXED},
-    **{unit: unit for unit in ("eV", "F", "T", "cal", "kcal", "atm", "bar", "Wh", "kWh")},
-    **_WORDS,
-}
+_PREFIXES = dict(zip("kMGmcnpμ", "kilo mega giga milli centi nano pico micro".split(), strict=True))
+_SI = set("m g s L N J W V A F T C Pa Hz eV mol".split())
+_WORDS = {}  # every word to its unit
+for _entry in _TABLE.replace("\n", ",").strip(",").split(","):
+    _unit, _, _others = _entry.strip().partition(":")
+    for _name in (_unit, *_others.split()):
+        _WORDS |= {_name: _unit} | ({_name + "s": _unit} if len(_name) > 2 else {})
+        if _unit in _SI:
+            _WORDS |= {p + _unit: p + _unit for p in _PREFIXES if _name == _unit}
+            _WORDS |= {f"{_PREFIXES[p]}{_name}{s}": p + _unit for p in _PREFIXES for s in ("", "s")}
+_WORDS |= {"hrs": "h", "yrs": "yr", "kms": "km"}
 _SYNONYMS = {"mph": {"mi": 1, "h": -1}, "kph": {"km": 1, "h": -1}}
+_CLEAR = set("cm mm km in ft yd mi gm kg lb oz hr yr am pm AM PM Pa Hz".split())
+_NO_WORD = {"a", "an", "the", "of", "in", "to", "total", "each", "approximately"}
 _TOKEN = re.compile(
     r"(?P<over>/|\bper\b)|(?P<power>square|sq\b|cubic|cu\b)"
-    r"|(?P<name>[a-zA-ZΩμµ]+)(?:\s*\^?\s*\{?\s*(?P<exponent>-?\d)\s*\}?)?|[()]|(?P<other>\S)"
+    r"|(?P<name>[a-zA-ZΩμ]+)(?:\s*\^?\s*\{?\s*(?P<exponent>-?\d)\s*\}?)?|[()]|(?P<other>\S)"
 )
 
 
-def parse_unit(words: str) -> Unit | None:
-    """Exponents of the units in `words`, with one name for each; None if a word is no unit.
+class Unit(NamedTuple):
+    """Exponents of the units that are known, and the words from the first on that is none."""
 
-    "square units" are {}.
-    """
-    unit: Unit = {}
+    powers: dict[str, int] = {}
+    words: frozenset[str] = frozenset()
+
+
+def parse_unit(text: str) -> Unit:
+    """The unit that `text` names: "km per hour north" is {"km": 1, "h": -1} and north."""
+    powers: dict[str, int] = {}
+    words: set[str] = set()
     sign, power = 1, 1
-    for token in _TOKEN.finditer(words.replace(r"\cdot", " ").replace("µ", "μ")):
+    for token in _TOKEN.finditer(text.replace(r"\cdot", " ").replace(r"\mu ", "μ")):
         if token["over"]:
             sign = -1
         elif token["power"]:
             power = 2 if token["power"].startswith("sq") else 3
-        elif token["name"] in ("unit", "units"):
-            return {}
-        elif token["name"] in _NAMES:
-            name = _NAMES[token["name"]]
+        elif token["name"] in _WORDS and not words:
+            name = _WORDS[token["name"]]
             for part, times in _SYNONYMS.get(name, {name: 1}).items():
                 exponent = sign * times * power * int(token["exponent"] or 1)
-                unit[part] = unit.get(part, 0) + exponent
+                powers[part] = powers.get(part, 0) + exponent
             power = 1
-        elif token[0] not in "()":
-            return None
-    return unit
+        elif token["name"] not in _NO_WORD and token[0] not in "()":
+            words.add(token[0].lower().removesuffix("s"))
+    return Unit(powers, frozenset(words))
 
 
-def ambiguous(words: str) -> bool:
+def ambiguous(text: str) -> bool:
     """Whether a unit could as well be a product of variables: m or mg, but not cm or hours."""
-    return bool(re.fullmatch(r"\s*[a-zA-Z]{1,2}\s*", words)) and not (
-        len(words.strip()) > 1 and words.strip() in _WORDS
-    )
+    return re.fullmatch("[a-zA-Z]{1,2}", text.strip()) is not None and text.strip() not in _CLEAR
 
 
 def conflict(one: Unit, other: Unit) -> bool:
-    """Whether two units contradict each other.
+    """Whether two units contradict each other: km and m, dollars and percent, north and south.
 
-    Money may be per anything: $5 and 5 dollars per hour agree.
+    What only one of them says contradicts nothing. Money may be per anything: $5 and 5 dollars per
+    hour agree.
     """
-    if not one or not other or one == other:
+    if one == other or Unit() in (one, other):
         return False
-    return not (one.get("dollar") == other.get("dollar") == 1 and 1 in (len(one), len(other)))
+    if "unit" in one.powers | other.powers:
+        return (
+            sum(one.powers.values()) != sum(other.powers.values()) and not one.words | other.words
+        )
+    if one.powers and other.powers and one.powers != other.powers:
+        dollars = one.powers.get("dollar") == other.powers.get("dollar") == 1
+        return not (dollars and 1 in (len(one.powers), len(other.powers)))
+    if one.words and other.words:
+        return not (one.words <= other.words or other.words <= one.words)
+    return bool(one.powers) != bool(other.powers)  # hours and cups

@@ -9,18 +9,23 @@ computed from its name and its arguments.
 
 import functools
 import hashlib
+import itertools
 import math
 import threading
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
 import mpmath
 
-from .numbers import close
+from .numbers import tolerance
 from .parse import Tree, symbols
 
 DIGITS, AGREE, NOISE = 150, 100, 130
-POINTS = 9  # plus two of integers, for floor and ceiling, which differ only there
+# 9 points, two of integers for floor and ceiling, which differ only there, and four whose
+# coordinates are from 1e-30 to 1e30: there no coefficient hides behind a large one.
+POINTS, INTEGERS, SCALES = 9, 2, 4
+DECIMALS = 8  # groups of decimals whose tolerances are looked at one by one
 BITS = 100_000  # of an exact number
 LARGEST = 1_000_000  # of the natural logarithm of a number
 
@@ -41,6 +46,7 @@ def _context() -> mpmath.MPContext:
         _LOCAL.context = mpmath.MPContext()
         _LOCAL.context.dps = DIGITS
         _LOCAL.values = functools.lru_cache(maxsize=2048)(_values)
+        _LOCAL.tolerances = functools.lru_cache(maxsize=2048)(_tolerances)
     return _LOCAL.context
 
 
@@ -53,6 +59,8 @@ def _coordinate(name: str, point: int) -> Fraction:
     draw = _hash(name, point)
     if point < 3:
         return Fraction(100 + draw % 800, 997)
+    if point >= POINTS + INTEGERS:
+        return Fraction(100 + draw % 800, 997) * Fraction(10) ** (draw // 4096 % 61 - 30)
     if point >= POINTS:
         return Fraction(2 + draw % 50)
     if point < 6:
@@ -109,7 +117,7 @@ class _Evaluator:
 
     def __call__(self, tree: Tree):
         kind, *children = tree
-        if kind == "num":
+        if kind in ("num", "dec"):
             return children[0]
         if kind == "const":
             return {"pi": +self.mp.pi, "e": +self.mp.e, "i": self.mp.j}[children[0]]
@@ -236,6 +244,9 @@ class _Evaluator:
 
     call_lg = call_log
 
+    def call_cis(self, a):
+        return self.pow(+self.mp.e, self.mp.j * self.inexact(a))
+
     def call_exp(self, a):
         return self.pow(+self.mp.e, a)
 
@@ -269,21 +280,24 @@ class _Evaluator:
         return self.opaque(name, sorted(arguments, key=lambda value: (abs(value), str(value))))
 
 
-_ONE_ARGUMENT = ("abs", "floor", "ceil", "ln", "log", "lg", "exp")
+_ONE_ARGUMENT = ("abs", "floor", "ceil", "ln", "log", "lg", "exp", "cis")
 _SAME_NAMES = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "zeta")
 _MPMATH = {name: name for name in _SAME_NAMES}
 _MPMATH |= {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "Gamma": "gamma"}
 
 
-def values(tree: Tree) -> tuple[Value, ...]:
-    """The value of a tree at each point; at one point only if it has no variables. Cached."""
+def values(tree: Tree, scales: bool = False) -> tuple[Value, ...]:
+    """The value of a tree at each point; at one point only if it has no variables. Cached.
+
+    scales: at the last four points too.
+    """
     _context()
-    return _LOCAL.values(tree)
+    return _LOCAL.values(tree, scales)
 
 
-def _values(tree: Tree) -> tuple[Value, ...]:
+def _values(tree: Tree, scales: bool) -> tuple[Value, ...]:
     result = []
-    for point in range(POINTS + 2 if symbols(tree) else 1):
+    for point in range(POINTS + INTEGERS + SCALES * scales if symbols(tree) else 1):
         evaluator = _Evaluator(point)
         try:
             value = evaluator(tree)
@@ -297,17 +311,49 @@ def _values(tree: Tree) -> tuple[Value, ...]:
     return tuple(result)
 
 
-def _agree(a, b, decimal: bool) -> bool:
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return close(a, b) if decimal else a == b
+def _decimals(tree: Tree) -> int:
+    if tree[0] == "dec":
+        return 1
+    return sum(_decimals(child) for child in tree[1:] if isinstance(child, tuple))
+
+
+def _shifted(tree: Tree, group: int, numbers: Iterator[int]) -> Tree:
+    """The tree with every decimal of a group larger by its tolerance."""
+    if tree[0] == "dec":
+        return ("num", tree[1] + tolerance(tree[1]) * (next(numbers) % DECIMALS == group))
+    return tuple(
+        _shifted(child, group, numbers) if isinstance(child, tuple) else child for child in tree
+    )
+
+
+def _tolerances(tree: Tree, scales: bool) -> tuple:
+    """How far the value at each point may be from the true one, because decimals are rounded."""
+    evaluator, exact = _Evaluator(0), values(tree, scales)
+    total = [evaluator.mp.mpf(0)] * len(exact)
+    for group in range(min(_decimals(tree), DECIMALS)):
+        shifted = values(_shifted(tree, group, itertools.count()), scales)
+        for point, (one, other) in enumerate(zip(exact, shifted, strict=True)):
+            if None not in (one.value, other.value):
+                total[point] += abs(evaluator.inexact(other.value) - evaluator.inexact(one.value))
+    return tuple(total)
+
+
+def _agree(a, b, slack=0) -> bool:
+    if isinstance(a, Fraction) and isinstance(b, Fraction) and not slack:
+        return a == b
     evaluator = _Evaluator(0)
     a, b = evaluator.inexact(a), evaluator.inexact(b)
-    if decimal:
-        return abs(a - b) <= evaluator.mp.mpf(10) ** -6 * min(1, max(abs(a), abs(b)))
-    return abs(a - b) <= evaluator.mp.mpf(10) ** -AGREE * max(abs(a), abs(b))
+    return abs(a - b) <= slack + evaluator.mp.mpf(10) ** -AGREE * max(abs(a), abs(b))
 
 
-def _pairs(one: Tree, other: Tree) -> list[tuple] | None:
+class _Pair(NamedTuple):
+    a: object
+    b: object
+    slack_a: object  # see _tolerances
+    slack_b: object
+
+
+def _pairs(one: Tree, other: Tree, scales: bool = False) -> list[_Pair] | None:
     """The values of both, point by point; None if their domains differ or too few points are left.
 
     Where one of them leaves the reals, as ln x does for a negative x, the point tells nothing,
@@ -315,32 +361,37 @@ def _pairs(one: Tree, other: Tree) -> list[tuple] | None:
     """
     names = symbols(one) | symbols(other)
     absolute = "abs()" in names
-    left, right = values(one), values(other)
-    if not names & {"floor()", "ceil()"}:
-        left, right = left[:POINTS], right[:POINTS]
-    length = max(len(left), len(right))
-    left, right = (side * (length // len(side)) for side in (left, right))
+    points = [*range(POINTS + INTEGERS * bool(names & {"floor()", "ceil()"}))] if names else [0]
+    length = len(points)
+    if scales:
+        points += range(POINTS + INTEGERS, POINTS + INTEGERS + SCALES)
+    sides = [
+        list(zip(values(tree, scales), _LOCAL.tolerances(tree, scales), strict=True))
+        for tree in (one, other)
+    ]
     real, complex_ = [], []
-    for a, b in zip(left, right, strict=True):
-        if (a.value is None) != (b.value is None):
+    for point in points:
+        (a, slack_a), (b, slack_b) = (side[point % len(side)] for side in sides)
+        if (a.value is None) != (b.value is None) and point < POINTS + INTEGERS:
             return None
-        if a.value is None or (a.left_reals != b.left_reals and not absolute):
+        if None in (a.value, b.value) or (a.left_reals != b.left_reals and not absolute):
             continue
-        (complex_ if a.left_reals else real).append((a.value, b.value))
+        pair = _Pair(a.value, b.value, slack_a, slack_b)
+        (complex_ if a.left_reals else real).append(pair)
     needed = min(3, length)
     result = real if len(real) >= needed and not absolute else real + complex_
     return result if len(result) >= needed else None
 
 
-def same(one: Tree, other: Tree, decimal: bool) -> bool:
-    """Whether two expressions have the same value at every point; to six digits if there are
-    decimals.
-    """
+def same(one: Tree, other: Tree) -> bool:
+    """Whether two expressions have the same value at every point, as far as decimals are exact."""
     pairs = _pairs(one, other)
-    return pairs is not None and all(_agree(a, b, decimal) for a, b in pairs)
+    return pairs is not None and all(
+        _agree(pair.a, pair.b, pair.slack_a + pair.slack_b) for pair in pairs
+    )
 
 
-def rounds_to(tree: Tree, number: str, decimals: int) -> bool:
+def rounds_to(tree: Tree, number: Fraction, decimals: int) -> bool:
     """Whether the value of a tree without variables is `number` when it is rounded to so many
     decimals.
     """
@@ -348,22 +399,33 @@ def rounds_to(tree: Tree, number: str, decimals: int) -> bool:
     if value is None:
         return False
     evaluator = _Evaluator(0)
-    difference = evaluator.inexact(value) - evaluator.inexact(Fraction(number))
+    difference = evaluator.inexact(value) - evaluator.inexact(number)
     return bool(abs(difference) * 10**decimals <= 0.5 + 1e-9)
 
 
-def proportional(one: Tree, other: Tree, decimal: bool) -> int:
+def proportional(one: Tree, other: Tree) -> int:
     """The sign of the constant c where one = c * other at every point; 0 if there is none, or both
     are zero or constant.
     """
-    pairs = _pairs(one, other)
-    if not pairs or len(pairs) < 3 or any(a == 0 or b == 0 for a, b in pairs):
+    decimal = _decimals(one) + _decimals(other) > 0
+    pairs = [pair for pair in _pairs(one, other, scales=decimal) or [] if pair.a or pair.b]
+    if len(pairs) < 3 or not all(pair.a and pair.b for pair in pairs):
         return 0
     evaluator = _Evaluator(0)
-    ratios = [evaluator.div(a, b) for a, b in pairs]
-    if all(_agree(a, pairs[0][0], False) for a, _ in pairs):
+    if all(_agree(pair.a, pairs[0].a) for pair in pairs):
         return 0
-    if not all(_agree(ratio, ratios[0], decimal) for ratio in ratios):
+    ratios = [evaluator.div(pair.a, pair.b) for pair in pairs]
+    slacks = [
+        sum(
+            abs(evaluator.inexact(ratio)) * slack / abs(evaluator.inexact(value))
+            for value, slack in ((pair.a, pair.slack_a), (pair.b, pair.slack_b))
+        )
+        for ratio, pair in zip(ratios, pairs, strict=True)
+    ]
+    if not all(
+        _agree(ratio, ratios[0], slack + slacks[0])
+        for ratio, slack in zip(ratios, slacks, strict=True)
+    ):
         return 0
     ratio = evaluator.clean(ratios[0], abs(ratios[0]))
     if not evaluator.is_real(ratio):

@@ -1,0 +1,187 @@
+r"""The normal form of an answer: a set of solutions, each a map from names to values.
+
+`x=1, y=2` and `(x,y)=(1,2)` are one solution, {x: 1, y: 2}. `x=1 \text{ or } x=2`, `x_1=1, x_2=2`
+and `x \in \{1,2\}` are two. What has no name has the name "": the list `1, 2` is two solutions, the
+tuple `(1,2)` is one. An equation that is no assignment is a value as well.
+"""
+
+import re
+from typing import NamedTuple
+
+from .cut import COMMA, CUP, cut, elements, enclosed, split
+from .normalise import END, TEXT, key
+
+Solution = dict[str, str]
+
+
+class Reading(NamedTuple):
+    kind: str  # "" of a bare list, "{}" of a set, "{" where the braces have no backslash
+    solutions: list[Solution]
+
+
+_INDEX = r"_(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)"
+_DECORATION = rf"{_INDEX}|\^\{{?-1\}}?|\^\s*\\star|'"
+_LETTER = rf"\\(?!(?:pi|infty|emptyset){END}|sin|cos|tan|cot|sec|csc)[a-zA-Z]+|[a-zA-Z]"
+_ACCENT = r"\\(?:vec|mathbf|mathcal|hat|bar|overline|overrightarrow|tilde)\s*\{[^{}]*\}"
+_QUANTITY = "|".join(
+    (
+        _LETTER,
+        r"[A-Z]{2,}|[a-zA-Z]{4,9}",  # the segment AB, area
+        _ACCENT,
+        rf"{TEXT}\{{[^{{}}]*\}}",
+        r"\[[A-Z]{3,}\]",  # an area
+        r"(?:m\s*)?\\(?:angle|triangle|operatorname)\s*(?:\{?\w+\}?|\\[a-z]+)",
+        r"\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*\{?2\}?)?\s*\\?[a-zA-Z]+",
+        r"\\(?:max|min|sup|inf|lim|det|dim|deg)\b[^\d+]*",
+        r"\\frac\{d\^?\d?\s*[a-z]\}\{d\s*[a-z]\^?\d?\}",
+    )
+)
+_SINGLE = re.compile(rf"(?:{_QUANTITY})\s*")
+_RATIO = re.compile(r"\\frac\{([^{}]*)\}\{([^{}]*)\}")
+_ASSIGNED = rf"=|\\(?:in|approx){END}"
+_UNKNOWNS = set("xyztrkmnw") | {"\\lambda"}
+
+
+def _bare(name: str) -> str:
+    """A name without indices, primes and the arguments of a function."""
+    bare = re.sub(_DECORATION, "", re.sub(rf"\s*{_INDEX}\s*", lambda found: found[0].strip(), name))
+    call = re.fullmatch(r"(.*?[a-zA-Z}])\s*\(([^()]*)\)\s*", bare)
+    return call[1] if call and call[1] not in call[2] else bare.strip()
+
+
+def is_quantity(latex: str) -> bool:
+    r"""Whether this names one quantity: x, a_n, f(2), AB, \angle ABC, \frac{AM}{MB}, S_1:S_2."""
+    bare = _bare(latex)
+    parts = split(bare, "[:/]")
+    if len(parts) > 1:
+        return all(map(is_quantity, parts))
+    if ratio := _RATIO.fullmatch(bare):
+        return all(map(is_quantity, ratio.groups())) or bool(_SINGLE.fullmatch(bare))
+    return _SINGLE.fullmatch(bare) is not None
+
+
+def is_name(latex: str) -> bool:
+    r"""Whether this names something: a quantity, or a sum, product or modulus without a number."""
+    bare = _bare(latex)
+    if is_quantity(latex):
+        return True
+    if len(split(latex, "-")) > 1:
+        return False
+    return bool(re.search("[a-zA-Z]", bare)) and not re.search(
+        rf"[\d,=<>]|\\(?:pm|infty|pi|emptyset|mathbb|begin){END}", bare
+    )
+
+
+def kind_of(name: str) -> str:
+    """Names of different kinds may stand for each other: f(x) = x is x, but a = b is not b."""
+    patterns = {"angle": r"\\angle", "segment": r"[A-Z]{2,}", "function": r"\(", "index": "_"}
+    patterns["letter"] = rf"^(?:{_LETTER})'*$"
+    return next((kind for kind, pattern in patterns.items() if re.search(pattern, name)), "other")
+
+
+def holds_kin(value: str, name: str) -> bool:
+    """Whether a value holds a name of the kind of its own name, as in AB = BC or PQ = 2RS."""
+    kind = kind_of(name)
+    if kind in ("angle", "segment"):
+        return kind_of(value) == kind
+    return is_quantity(value) and kind_of(value) == kind and value not in ("e", "i")
+
+
+def family(solution: Solution) -> str:
+    """The x of x_1 = 1, x_2 = -2: names that an index alone tells apart; else ""."""
+    bases = {re.sub(r"_(?:\{\d+\}|\d)", "", name) for name in solution}
+    base = bases.pop()
+    return base if not bases and base in _UNKNOWNS and base not in solution else ""
+
+
+def _assignment(item: str) -> tuple[tuple[str, ...], list[str]] | None:
+    r"""(names, values): `(x,y) = (1,2)` -> (("x", "y"), ["(1,2)"]), `x \in \{1,2\}` -> (("x",),
+    ["1", "2"]); `S = 2a = 6` has the value `2a = 6`.
+    """
+    parts = cut(item, _ASSIGNED)
+    if parts and parts[0][0].startswith("\\approx"):
+        return ("",), [" = ".join(part for _, part in parts)]
+    first = elements(parts[0][1]) if parts else None
+    names = tuple(map(key, first[1])) if first and first[0] == "()" else ()
+    if len(parts) < 2 or parts[0][0]:
+        return None
+    if names and len({name.partition("_")[2] for name in names}) == 1:
+        names = tuple(name.partition("_")[0] for name in names)  # (x_1, y_1) is (x, y)
+    if not names or not all(map(is_quantity, names)):
+        if not is_name(parts[0][1]):
+            return None
+        names = ("?" * (not is_quantity(parts[0][1])) + _canonical(parts[0][1]),)
+    signs = [sign for sign, _ in parts[1:]]
+    rest = [part for _, part in parts[1:]]
+    while len(rest) > 1 and is_name(rest[0]):
+        rest = rest[1:]
+    if len(parts) > 2 and len(rest) == 1 and is_name(rest[0]):
+        return None  # x = y = z
+    value = " = ".join(rest)
+    if signs[0].startswith("\\in"):
+        opened, inner = _open(value)
+        return names, split(inner, COMMA) if opened else [value]
+    return names, [value]
+
+
+def _canonical(name: str) -> str:
+    name = re.sub(r"^m\s*(?=\\angle)|\s*:\s*", lambda found: "/" if ":" in found[0] else "", name)
+    name = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2", name)
+    name = re.sub(r"\\(?:vec|mathbf|overrightarrow)\s*\{([^{}]*)\}|\|([A-Z]{2})\|", r"\1\2", name)
+    name = re.sub(r"[A-Z]{2,3}$", lambda found: min(found[0], found[0][::-1]), name)  # BA is AB
+    return key(name.replace("\\max", "max").replace("\\min", "min"))
+
+
+def _open(latex: str) -> tuple[str, str]:
+    r"""(kind, inner): `\{1,2\} \cup \{3\}` -> ("{}", "1,2, 3"), `{1,2}` -> ("{", "1,2")."""
+    sets = [enclosed(part, r"\\\{", r"\\\}") for part in split(latex, CUP)]
+    if sets and None not in sets and r"\emptyset" not in sets:
+        return "{}", ", ".join(sets)
+    inner = enclosed(latex, r"\{", r"\}")
+    if inner is None:
+        return "", latex
+    return ("{", inner) if len(split(inner, COMMA)) > 1 else _open(inner)
+
+
+def _signs(solution: Solution) -> list[Solution]:
+    r"""The two solutions of one with a single `\pm`."""
+    joined = "".join(solution.values())
+    if joined.count(r"\pm") != 1:
+        return [solution]
+    pairs = ((r"+", "-"), ("-", "+"))
+    return [
+        {
+            name: value.replace(r"\pm", plus).replace(r"\mp", minus)
+            for name, value in solution.items()
+        }
+        for plus, minus in pairs
+    ]
+
+
+def read(latex: str) -> Reading:
+    kind, inner = _open(latex)
+    solutions: list[Solution] = []
+    names: tuple[str, ...] = ("",)
+    for separator, item in cut(inner, COMMA):
+        assigned = _assignment(item)
+        names, values = assigned or (names, [item])
+        for n, value in enumerate(values):
+            parts = [value]
+            if len(names) > 1:
+                tuple_ = elements(value)
+                parts = tuple_[1] if tuple_ else []
+                if len(parts) != len(names):
+                    names, parts = ("",), [value if not assigned else item]
+            new = dict(zip(names, parts, strict=True))
+            alone = (
+                n
+                or not assigned
+                or len(names) > 1
+                or not solutions
+                or "" in new
+                or "or" in separator
+            )
+            if alone or new.keys() & solutions[-1].keys() or "" in solutions[-1]:
+                solutions.append({})
+            solutions[-1] |= new
+    return Reading(kind, [signed for solution in solutions for signed in _signs(solution)])

@@ -1,0 +1,194 @@
+r"""Parts of the real line: intervals, inequalities, their unions, intersections and differences.
+
+`2 \le |x| < 5`, `(-5,-2] \cup [2,5)` and `-5 < x \le -2 or 2 \le x < 5` are the same.
+"""
+
+import math
+import re
+from typing import NamedTuple
+
+from .cut import AND, CAP, COMMA, CUP, OR, WITHOUT, elements, enclosed, relations, split
+from .normalise import END, key
+from .parse import Unreadable, parse, symbols
+from .read import is_quantity
+from .values import values
+
+
+class Piece(NamedTuple):
+    """An interval. The ends are LaTeX."""
+
+    left: str
+    left_closed: bool
+    right: str
+    right_closed: bool
+
+
+class Region(NamedTuple):
+    name: str  # of the variable, "" if it has none
+    pieces: list[Piece]
+
+
+_LOW, _HIGH = "-\\infty", "\\infty"
+_ALL = [Piece(_LOW, False, _HIGH, False)]
+_BUILDER = rf"\s*(\\?[a-zA-Z])\s*(?:\\in\s*\\mathbb\{{R\}}\s*)?(?:\\mid{END}|:|\|)\s*(.*)"
+_HALF = {"+": Piece("0", False, _HIGH, False), "-": Piece(_LOW, False, "0", False)}
+
+
+def _place(end: str) -> float | None:
+    """Where an end is, None if it holds a variable."""
+    text = end.replace("+", "").replace(" ", "").strip("()")
+    if text in (_LOW, _HIGH):
+        return math.inf if text == _HIGH else -math.inf
+    try:
+        tree = parse(end)
+        return None if symbols(tree) else float(values(tree)[0].value)
+    except (Unreadable, TypeError, ValueError, OverflowError):  # not a real number
+        return None
+
+
+def _places(piece: Piece) -> tuple[float | None, float | None]:
+    return _place(piece.left), _place(piece.right)
+
+
+def _joined(pieces: list[Piece]) -> list[Piece] | None:
+    """Disjoint pieces from left to right; None if an end holds a variable."""
+    if any(None in _places(piece) for piece in pieces):
+        return None
+    result: list[Piece] = []
+    for piece in sorted(pieces, key=lambda piece: (_place(piece.left), not piece.left_closed)):
+        last = result[-1] if result else None
+        gap = _place(piece.left) - _place(last.right) if last else math.inf
+        if gap < 0 or (gap == 0 and (piece.left_closed or last.right_closed)):
+            far = max(last, piece, key=lambda one: (_place(one.right), one.right_closed))
+            result[-1] = last._replace(right=far.right, right_closed=far.right_closed)
+        else:
+            result.append(piece)
+    return result
+
+
+def _complement(pieces: list[Piece] | None) -> list[Piece] | None:
+    if pieces and len(pieces) > 1 or (pieces and pieces[0].left != pieces[0].right):
+        pieces = _joined(pieces)  # but a single point may be a letter
+    if pieces is None:
+        return None
+    result, left, closed = [], _LOW, False
+    for piece in pieces:
+        if piece.left != _LOW:
+            result.append(Piece(left, closed, piece.left, not piece.left_closed))
+        left, closed = piece.right, not piece.right_closed
+    return result if left == _HIGH else [*result, Piece(left, closed, _HIGH, False)]
+
+
+def _both(one: list[Piece], other: list[Piece] | None) -> list[Piece] | None:
+    """The intersection, by de Morgan."""
+    if one == _ALL:
+        return other
+    outside = _complement(one), _complement(other)
+    return None if None in outside else _complement(_joined(outside[0] + outside[1]))
+
+
+def region(latex: str) -> Region | None:
+    """The region that `latex` describes, None if it is anything else or not plain to see."""
+    found = _region(latex)
+    if not found or not found.pieces:
+        return None
+    if any(None not in (ends := _places(piece)) and ends[0] > ends[1] for piece in found.pieces):
+        return None  # the point (2, 1)
+    return found._replace(pieces=_joined(found.pieces) or found.pieces)
+
+
+def _region(latex: str) -> Region | None:
+    if named := re.match(rf"(\\?[a-zA-Z]\w*)\s*\\in{END}\s*", latex):
+        inner = _region(latex[named.end() :])
+        return inner and Region(key(named[1]), inner.pieces)
+    inside = enclosed(latex, r"\\\{", r"\\\}")
+    if inside and (builder := re.fullmatch(_BUILDER, inside)):
+        inner = _region(builder[2])
+        return Region("", inner.pieces) if inner and inner.name == key(builder[1]) else None
+    if len(parts := split(latex, f"{OR}|{CUP}")) > 1:
+        return _combined(parts, list.__add__)
+    if len(parts := split(latex, f"{AND}|{CAP}")) > 1:
+        return _combined(parts, _both)
+    if len(parts := split(latex, WITHOUT)) == 2:
+        points = enclosed(parts[1], r"\\\{|\{", r"\\\}|\}") or parts[1]
+        minus = _region(parts[1]) or Region("", _points(points))
+        whole = _region(parts[0])
+        pieces = whole and _both(whole.pieces, _complement(minus.pieces))
+        return pieces and Region(whole.name, pieces)
+    parts = split(latex, ",")
+    if len(parts) > 1 and all(relations(part)[1] for part in parts):
+        both = _combined(parts, _both)
+        return both if both and both.pieces else _combined(parts, list.__add__)
+    return _piece(latex)
+
+
+def _points(text: str) -> list[Piece]:
+    r"""3, \pm 1 or 1, 2."""
+    signed = [text.replace(r"\pm", sign) for sign in ("+", "-")] if r"\pm" in text else [text]
+    return [Piece(part, True, part, True) for one in signed for part in split(one, COMMA)]
+
+
+def _combined(parts: list[str], combine) -> Region | None:
+    found = [_region(part) for part in parts]
+    if None in found or len({one.name for one in found if one.name}) > 1:
+        return None
+    pieces = found[0].pieces
+    for one in found[1:]:
+        pieces = pieces and combine(pieces, one.pieces)
+    return None if pieces is None else Region(max(one.name for one in found), pieces)
+
+
+def _piece(latex: str) -> Region | None:
+    if key(latex) in ("\\mathbbR", "\\mathbb{R}"):
+        return Region("", _ALL)
+    if half := re.fullmatch(r"\\mathbb\{?R\}?\^\{?([+-])\}?", key(latex)):
+        return Region("", [_HALF[half[1]]])
+    if (ends := elements(latex)) and len(ends[1]) == 2:
+        (left, right), brackets = ends[1], ends[0]
+        return Region("", [Piece(left, brackets[0] == "[", right, brackets[1] == "]")])
+    sides, signs = relations(latex)
+    at = next((n for n, side in enumerate(sides) if _variable(side)), None)
+    if at is None or not signs or len(signs) > 2:
+        return None
+    name, piece = _variable(sides[at]), _ALL[0]
+    for n, sign in enumerate(signs):
+        end = sides[n + (n == at)]
+        if n not in (at - 1, at) or name in end or sign not in ("<", "\\le", ">", "\\ge", "\\ne"):
+            return None
+        if sign == "\\ne":
+            pieces = _complement(_points(end))
+            return _moved(sides[at], pieces) if pieces and len(signs) == 1 else None
+        closed, upper = sign in ("\\le", "\\ge"), (sign in ("<", "\\le")) == (n == at)
+        changes = (
+            {"right": end, "right_closed": closed}
+            if upper
+            else {"left": end, "left_closed": closed}
+        )
+        piece = piece._replace(**changes)
+    return _moved(sides[at], [piece])
+
+
+def _variable(latex: str) -> str:
+    r"""The x of x, |x| or |x - 1|, the g(x) of g(x); "" of anything else."""
+    inner = enclosed(latex, r"\|", r"\|")
+    if inner is None:
+        return key(latex) if is_quantity(latex) else ""
+    found = re.fullmatch(r"(\\?[a-zA-Z]+)\s*(?:[+-]\s*[\d./]+)?", inner)
+    return found[1] if found and is_quantity(found[1]) else ""
+
+
+def _moved(variable: str, pieces: list[Piece]) -> Region | None:
+    """The region of x where `pieces` is that of x, |x| or |x - 1|."""
+    name, inner = _variable(variable), enclosed(variable, r"\|", r"\|")
+    positive = pieces if inner is None else _both(pieces, [Piece("0", True, _HIGH, False)])
+    if inner is None or positive is None:
+        return positive and Region(name, positive)
+    shift = inner[len(name) :].strip().translate(str.maketrans("+-", "-+"))
+
+    def moved(end: str, sign: str) -> str:
+        return f"{sign}{_HIGH}" if end == _HIGH else f"{sign}({end}){shift}"
+
+    return Region(name, [
+        *(Piece(moved(a, ""), b, moved(c, ""), d) for a, b, c, d in positive),
+        *(Piece(moved(c, "-"), d, moved(a, "-"), b) for a, b, c, d in positive),
+    ])  # fmt: skip
