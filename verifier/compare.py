@@ -13,7 +13,6 @@ import re
 
 from .cut import COMMA, CUP, cut, depths, elements, enclosed, relations, split
 from .normalise import END, TEXT, normalise, Spelling, key
-from .numbers import parse_number, same_number
 from .parse import MINUS_ONE, Tree, Unreadable, parse, symbols
 from .read import (
     Reading,
@@ -25,7 +24,7 @@ from .read import (
 )
 from .regions import Piece, region
 from .units import ambiguous, conflict
-from .values import proportional, rounds_to, same
+from .values import proportional, same, values
 
 LONGEST = 300  # characters of an expression that is evaluated; the longest MATH-500 answer has 159
 DEEPEST = 20  # brackets inside brackets
@@ -82,7 +81,25 @@ def _expressions(answer: str, gold: str) -> bool:
     if any(_ordered(side) or _PLAIN_WORD.fullmatch(side) for side in (answer, gold)):
         return False  # only an equal spelling would do
     both = trees(answer, gold)
-    return same(*both) if both else _terms(answer) == _terms(gold) != []
+    if both is None:
+        short = max(len(answer), len(gold)) <= LONGEST
+        return short and _terms(answer) == _terms(gold) != []
+    return same(*both) or (answer[-1:] == "%") != (gold[-1:] == "%") and _percents(answer, gold)
+
+
+def number(latex: str):
+    """The value of a text without variables; None of any other."""
+    tree = trees(latex)
+    return values(tree[0])[0].value if tree and not symbols(tree[0]) else None
+
+
+def _percents(answer: str, gold: str) -> bool:
+    """0.4 for 40%, and 40 for 40% where a question asks for a percentage; but not 0.4 for 0.4%."""
+    bare = [side.strip().removesuffix("%") for side in (answer, gold)]
+    if [*bare] == [answer.strip(), gold.strip()] or not all(map(trees, bare)):
+        return False
+    value = number(bare[1])
+    return value is not None and abs(value) >= 1 and same(*trees(*bare))
 
 
 def _terms(latex: str) -> list[str]:
@@ -138,9 +155,9 @@ def _congruence(left: str, right: str, gold_left: str, gold_right: str) -> bool:
     found = [_CONGRUENT.fullmatch(side) for side in (right, gold_right)]
     if not all(found) or key(found[0][2]) != key(found[1][2]) or key(left) != key(gold_left):
         return False
-    rest, gold_rest, modulus = map(parse_number, (found[0][1], found[1][1], found[0][2]))
-    if rest and gold_rest and modulus and modulus.value:
-        return (rest.value - gold_rest.value) % modulus.value == 0
+    rest, gold_rest, modulus = map(number, (found[0][1], found[1][1], found[0][2]))
+    if None not in (rest, gold_rest) and modulus:
+        return (rest - gold_rest) % modulus == 0
     return key(right) == key(gold_right)
 
 
@@ -151,18 +168,13 @@ def _chain(latex: str) -> str:
     sides, signs = relations(latex)
     if set(signs) != {"="} or len(split(latex, COMMA)) > 1:
         return latex
-    numeric = [side for side in sides if parse_number(side) or _constant(side)]
+    numeric = [side for side in sides if number(side) is not None]
     if not numeric or numeric[-1] != sides[-1]:
         return latex
     if any(not _value(side, numeric[-1]) for side in numeric):
         return latex
     named = is_name(sides[0]) and len(sides) > 2
     return sides[-1] if named or len(numeric) == len(sides) else latex
-
-
-def _constant(latex: str) -> bool:
-    tree = trees(latex)
-    return tree is not None and not symbols(tree[0])
 
 
 # ---------------------------------------------------------------- regions, matrices
@@ -350,13 +362,12 @@ def _without_remark(latex: str) -> list[str]:
         return [latex]
     exact, about = normalise(found["exact"]).latex, normalise(found["about"]).latex
     (solution,) = solutions if len(solutions := read(exact).solutions) == 1 else [{}]
-    rounded, tree = parse_number(about), trees(*solution.values()) if len(solution) == 1 else None
-    if not rounded or not re.fullmatch(r"[-\d.,%\\ ]+", about) or tree is None or symbols(tree[0]):
+    value = number(solution.popitem()[1]) if len(solution) == 1 else None
+    rounded = re.fullmatch(r"-?\d+(?:\.(\d+))?(%?)", about)
+    if value is None or not rounded:
         return [latex]
-    digits = re.search(r"\.(\d+)", about)
-    decimals = (len(digits[1]) if digits else 0) + 2 * rounded.percent
-    value = rounded.value / (100 if rounded.percent else 1)
-    return [exact, about] if rounds_to(tree[0], value, decimals) else [latex]
+    decimals = len(rounded[1] or "") + 2 * len(rounded[2])
+    return [exact, about] if abs(value - number(about)) * 10**decimals <= 0.500001 else [latex]
 
 
 def _condition(latex: str) -> tuple[str, str, str]:
@@ -531,9 +542,6 @@ def _value(answer: str, gold: str) -> bool:
         return False
     if based[1] and key(answer) == based[1][1]:
         return True  # the question names the base
-    numbers = parse_number(answer), parse_number(gold)
-    if all(numbers):
-        return same_number(*numbers)
     unions = split(answer, CUP), split(gold, CUP)
     if len(unions[0]) == len(unions[1]) > 1:
         return _matched(*unions, _single)

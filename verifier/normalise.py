@@ -90,6 +90,13 @@ def _joined(found: re.Match) -> str:
     return found[0].replace(",", "") if ",0" in found[2] else found[0]
 
 
+def _repeating(found: re.Match) -> str:
+    r"""0.1\overline{6} as \frac{15}{90}."""
+    whole, decimals, period = found.groups()
+    top = int(whole + decimals + period) - int(whole + decimals)
+    return rf"\frac{{{top}}}{{{(10 ** len(period) - 1) * 10 ** len(decimals)}}}"
+
+
 def _words_apart(found: re.Match) -> str:
     r"""`\text{A and C}` as `\text{A} and \text{C}`."""
     parts = re.split(r"(\s*,?\s*\b(?:and|or)\b\s*|\s*,\s*)", found[1])
@@ -204,6 +211,10 @@ _REWRITES = [  # in this order
         (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
         (r"\\frac\s*\{\s*([^{}]*?)\s*\}\s*\{\s*([^{}]*?)\s*\}", r"\\frac{\1}{\2}"),
         (rf"\\frac\{{({_UNIT_PART})\}}\{{({_UNIT_PART})\}}\s*$", r"\1/\2"),
+        # Numbers.
+        (r"\b(\d+)\s+(\d+)\s*/\s*(\d+)\b", r"\1\\frac{\2}{\3}"),
+        (r"(?<=\d)\s*(?:\\cdot|x)\s*10\s*\^\s*(?:\{\s*([+-]?\d{1,3})\s*\}|(-?\d))", r"e\1\2"),
+        (r"(\d+)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?", _repeating),
         # The rest.
         (r"(?<=\d)\.(?!\d)(?=\s*[^\s.\\])", ""),
         (r"\\\{\s*\\\}", r"\\emptyset "),

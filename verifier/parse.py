@@ -5,7 +5,8 @@ r"""A parser of LaTeX expressions.
 It reads what it knows and raises Unreadable on everything else, so that nothing is dropped or
 guessed. A letter is a variable, whatever it means elsewhere: only e, i and \pi are constants.
 
-    ("num", Fraction)  ("dec", Fraction), written with a point  ("const", "pi" | "e" | "i")  ("sym", name)
+    ("num", Fraction), and ("dec", Fraction) of a decimal
+    ("const", "pi" | "e" | "i")  ("sym", name)
     ("add", a, b, ...)  ("mul", a, b, ...)  ("div", a, b)  ("pow", a, b)  ("root", n, a)  ("fac", a)
     ("call", name, a, ...)
 """
@@ -53,7 +54,7 @@ _OPERAND_ENDS = {
     "\\rceil",
     "\\}",
 }
-ONE, MINUS_ONE = ("num", Fraction(1)), ("num", Fraction(-1))
+ONE, MINUS_ONE, PERCENT = (("num", Fraction(number)) for number in (1, -1, 100))
 DEEPEST = 30  # operands inside operands
 
 
@@ -147,6 +148,8 @@ class _Parser:
         right = self.postfix()
         if integer and right[0] == "div" and right[1][0] == right[2][0] == "num":
             factors[-1] = ("add", factors[-1], right)
+        elif integer and right[0] == "div" and right[2] == PERCENT and right[1][0] == "div":
+            factors[-1] = ("div", ("add", factors[-1], right[1]), PERCENT)  # 99 1/2 %
         else:
             factors.append(right)
 
@@ -174,7 +177,7 @@ class _Parser:
             elif self.skip("!"):
                 result = ("call", "fac2", result) if self.skip("!") else ("fac", result)
             elif self.skip("%"):
-                result = ("div", result, ("num", Fraction(100)))
+                result = ("div", result, PERCENT)
             elif self.skip("\\degree"):
                 if self.trig:
                     result = ("div", ("mul", result, ("const", "pi")), ("num", Fraction(180)))

@@ -4,6 +4,8 @@
 """
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 # name: other names; the plural and the prefixes k, M, G, m, c, n, p, μ need no mention.
@@ -37,7 +39,7 @@ _TOKEN = re.compile(
 class Unit(NamedTuple):
     """Exponents of the units that are known, and the words from the first on that is none."""
 
-    powers: dict[str, int] = {}
+    powers: Mapping[str, int] = MappingProxyType({})
     words: frozenset[str] = frozenset()
 
 
@@ -75,7 +77,7 @@ def conflict(one: Unit, other: Unit) -> bool:
     """
     if one == other or Unit() in (one, other):
         return False
-    if "unit" in one.powers | other.powers:
+    if "unit" in {**one.powers, **other.powers}:
         return (
             sum(one.powers.values()) != sum(other.powers.values()) and not one.words | other.words
         )

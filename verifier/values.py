@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import mpmath
 
-from .numbers import tolerance
 from .parse import Tree, symbols
 
 DIGITS, AGREE, NOISE = 150, 100, 130
@@ -311,6 +310,11 @@ def _values(tree: Tree, scales: bool) -> tuple[Value, ...]:
     return tuple(result)
 
 
+def _tolerance(decimal: Fraction) -> Fraction:
+    """How far it may be from what it stands for: relative below 1, absolute above. 0.333333 is 1/3."""
+    return min(1, abs(decimal)) * Fraction(1_001, 1_000_000_000)
+
+
 def _decimals(tree: Tree) -> int:
     if tree[0] == "dec":
         return 1
@@ -320,7 +324,7 @@ def _decimals(tree: Tree) -> int:
 def _shifted(tree: Tree, group: int, numbers: Iterator[int]) -> Tree:
     """The tree with every decimal of a group larger by its tolerance."""
     if tree[0] == "dec":
-        return ("num", tree[1] + tolerance(tree[1]) * (next(numbers) % DECIMALS == group))
+        return ("num", tree[1] + _tolerance(tree[1]) * (next(numbers) % DECIMALS == group))
     return tuple(
         _shifted(child, group, numbers) if isinstance(child, tuple) else child for child in tree
     )
@@ -389,18 +393,6 @@ def same(one: Tree, other: Tree) -> bool:
     return pairs is not None and all(
         _agree(pair.a, pair.b, pair.slack_a + pair.slack_b) for pair in pairs
     )
-
-
-def rounds_to(tree: Tree, number: Fraction, decimals: int) -> bool:
-    """Whether the value of a tree without variables is `number` when it is rounded to so many
-    decimals.
-    """
-    value = values(tree)[0].value
-    if value is None:
-        return False
-    evaluator = _Evaluator(0)
-    difference = evaluator.inexact(value) - evaluator.inexact(number)
-    return bool(abs(difference) * 10**decimals <= 0.5 + 1e-9)
 
 
 def proportional(one: Tree, other: Tree) -> int:
