@@ -11,8 +11,8 @@ import functools
 import itertools
 import re
 
-from .cut import COMMA, CUP, cut, depths, elements, enclosed, relations, split
-from .normalise import END, TEXT, normalise, Spelling, key
+from .cut import COMMA, CUP, cut, depths, elements, relations, split
+from .normalise import END, TEXT, Spelling, key, normalise
 from .parse import MINUS_ONE, Tree, Unreadable, parse, symbols
 from .read import (
     Reading,
@@ -84,7 +84,7 @@ def _expressions(answer: str, gold: str) -> bool:
     if both is None:
         short = max(len(answer), len(gold)) <= LONGEST
         return short and _terms(answer) == _terms(gold) != []
-    return same(*both) or (answer[-1:] == "%") != (gold[-1:] == "%") and _percents(answer, gold)
+    return same(*both) or ((answer[-1:] == "%") != (gold[-1:] == "%") and _percents(answer, gold))
 
 
 def number(latex: str):
@@ -385,12 +385,9 @@ def _condition(latex: str) -> tuple[str, str, str]:
                 _INTEGER.sub(r"\1\2\\in\\mathbb{Z}", " ".join(condition.split())),
             )
     found = _BARE_CONDITION.fullmatch(latex)
-    if found and not re.search(rf"\\(?:ne|le|ge){END}|[<>]", found["main"]):
-        if min(depths(found["main"]), default=0) >= 0 and depths(found["main"] + "x")[-1:] in (
-            [],
-            [0],
-        ):
-            return found["main"], ",", found["condition"]
+    inequality = found and re.search(rf"\\(?:ne|le|ge){END}|[<>]", found["main"])
+    if found and not inequality and [0, *depths(found["main"])][-1] == 0:
+        return found["main"], ",", found["condition"]
     return latex, "", ""
 
 
@@ -504,9 +501,9 @@ def _equal(answer: str, gold: str) -> bool:
         one.kind or other.kind
     ):
         return _value(one.solutions[0][""], other.solutions[0][""])
-    if re.search(r"\bor\b", answer) and len(other.solutions) == 1 and len(one.solutions) > 1:
-        if all(_same_solution(solution, other.solutions[0]) for solution in one.solutions):
-            return True  # 1/2 or 0.5
+    alternatives = len(one.solutions) > len(other.solutions) == 1 and re.search(r"\bor\b", answer)
+    if alternatives and all(_same_solution(each, other.solutions[0]) for each in one.solutions):
+        return True  # 1/2 or 0.5
     return _same_readings(one, other)
 
 

@@ -45,7 +45,7 @@ _LEAD = (
 )
 _GROUPS = r"(?<![\d.,])([1-9]\d{0,2})((?:,\d{3})+)(?!\d|,\d)"  # 1,005
 _POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_BASES = "two three four five six seven eight nine ten eleven twelve".split()
+_BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _CELL = r"(?:(?!\\begin|\\end).)*"
 _CHOOSE = rf"(?:(?<![a-zA-Z\\])C|{TEXT}\{{\s*C\s*\}})"
 _N = r"\{?(\w+)\}?"

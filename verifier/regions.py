@@ -3,6 +3,7 @@ r"""Parts of the real line: intervals, inequalities, their unions, intersections
 `2 \le |x| < 5`, `(-5,-2] \cup [2,5)` and `-5 < x \le -2 or 2 \le x < 5` are the same.
 """
 
+import functools
 import math
 import re
 from typing import NamedTuple
@@ -67,8 +68,8 @@ def _joined(pieces: list[Piece]) -> list[Piece] | None:
 
 
 def _complement(pieces: list[Piece] | None) -> list[Piece] | None:
-    if pieces and len(pieces) > 1 or (pieces and pieces[0].left != pieces[0].right):
-        pieces = _joined(pieces)  # but a single point may be a letter
+    if not pieces or len(pieces) > 1 or pieces[0].left != pieces[0].right:
+        pieces = pieces and _joined(pieces)  # but a single point may be a letter
     if pieces is None:
         return None
     result, left, closed = [], _LOW, False
@@ -87,6 +88,7 @@ def _both(one: list[Piece], other: list[Piece] | None) -> list[Piece] | None:
     return None if None in outside else _complement(_joined(outside[0] + outside[1]))
 
 
+@functools.lru_cache(maxsize=4096)
 def region(latex: str) -> Region | None:
     """The region that `latex` describes, None if it is anything else or not plain to see."""
     found = _region(latex)

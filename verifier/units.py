@@ -16,19 +16,20 @@ week:, month:, yr: year, am: AM, pm: PM, rad: radian, deg: degree, dollar: USD, 
 J: joule, W: watt, V: volt, A: amp ampere, Pa: pascal, Hz: hertz, K: kelvin, C: coulomb, mol: mole
 ohm: Ω, mph:, kph: kmph kmh, rpm:, unit:, eV:, F:, T:, cal:, kcal:, atm:, bar:, Wh:, kWh:
 """
-_PREFIXES = dict(zip("kMGmcnpμ", "kilo mega giga milli centi nano pico micro".split(), strict=True))
-_SI = set("m g s L N J W V A F T C Pa Hz eV mol".split())
+_PREFIXES = {"k": "kilo", "M": "mega", "G": "giga", "m": "milli", "c": "centi", "n": "nano"}
+_PREFIXES |= {"p": "pico", "μ": "micro"}
+_PREFIXED = re.compile("[mgsLNJWVAFTC]|Pa|Hz|eV|mol")
 _WORDS = {}  # every word to its unit
 for _entry in _TABLE.replace("\n", ",").strip(",").split(","):
     _unit, _, _others = _entry.strip().partition(":")
     for _name in (_unit, *_others.split()):
         _WORDS |= {_name: _unit} | ({_name + "s": _unit} if len(_name) > 2 else {})
-        if _unit in _SI:
+        if _PREFIXED.fullmatch(_unit):
             _WORDS |= {p + _unit: p + _unit for p in _PREFIXES if _name == _unit}
             _WORDS |= {f"{_PREFIXES[p]}{_name}{s}": p + _unit for p in _PREFIXES for s in ("", "s")}
 _WORDS |= {"hrs": "h", "yrs": "yr", "kms": "km"}
 _SYNONYMS = {"mph": {"mi": 1, "h": -1}, "kph": {"km": 1, "h": -1}}
-_CLEAR = set("cm mm km in ft yd mi gm kg lb oz hr yr am pm AM PM Pa Hz".split())
+_CLEAR = re.compile("[cmk]m|in|ft|yd|mi|[gk][gm]|lb|oz|hr|yr|[ap]m|[AP]M|Pa|Hz")
 _NO_WORD = {"a", "an", "the", "of", "in", "to", "total", "each", "approximately"}
 _TOKEN = re.compile(
     r"(?P<over>/|\bper\b)|(?P<power>square|sq\b|cubic|cu\b)"
@@ -66,7 +67,7 @@ def parse_unit(text: str) -> Unit:
 
 def ambiguous(text: str) -> bool:
     """Whether a unit could as well be a product of variables: m or mg, but not cm or hours."""
-    return re.fullmatch("[a-zA-Z]{1,2}", text.strip()) is not None and text.strip() not in _CLEAR
+    return bool(re.fullmatch("[a-zA-Z]{1,2}", text.strip()) and not _CLEAR.fullmatch(text.strip()))
 
 
 def conflict(one: Unit, other: Unit) -> bool:
