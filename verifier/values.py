@@ -311,7 +311,7 @@ def _values(tree: Tree, scales: bool) -> tuple[Value, ...]:
 
 
 def _tolerance(decimal: Fraction) -> Fraction:
-    """How far it may be from what it stands for: relative below 1, absolute above. 0.333333 is 1/3."""
+    """How far it may be from the truth: relative below 1, absolute above. 0.333333 is 1/3."""
     return min(1, abs(decimal)) * Fraction(1_001, 1_000_000_000)
 
 
