@@ -1,17 +1,17 @@
 r"""Arithmetic chains: problems such as "3+5-2=?", and noisy answers to them for pretraining.
 
-A good answer makes the chain shorter, one step a line:
+A good answer shortens the chain by one step per line:
 
     8-2
     6
     \boxed{6}
 
-The corpus also guesses without working, slips in a step (mostly where a sum crosses ten), writes
-the answer in ways that a strict verifier rejects, works it all out again, and sometimes never
-stops. So a model that is trained on it can do far better than it usually does: pass@k is far above
-pass@1. Without that, RL has nothing to find.
+The corpus also guesses without steps, makes slips (mostly where a sum crosses ten), writes the
+answer in ways that a strict verifier rejects, repeats its work, and sometimes never stops. So a
+model trained on it can do far better than it usually does: pass@k is far above pass@1. That leaves
+RL something to find.
 
-Levels go by chain length; `ood` is longer than any chain in pretraining or in RL.
+The levels differ in chain length; `ood` is longer than any chain in pretraining or in RL.
 """
 
 import random
@@ -20,11 +20,11 @@ from functools import cache
 
 from tiny.split import split_of
 
-# Operands of a chain: the shortest and the longest.
+# {level: the smallest and the largest number of operands}.
 LEVELS = {"easy": (2, 3), "medium": (4, 4), "hard": (5, 6), "ood": (7, 8)}
 MIXED = ("easy", "medium", "hard")
 OPERANDS = range(1, 10)
-# Every running value of a chain lies here, so that each step is one of about 300 facts.
+# Range of every intermediate value, so that each step is one of about 300 facts.
 VALUES = range(21)
 TRAIN_SIZE, EVAL_SIZE, MIXED_EVAL_SIZE = 4000, 240, 300
 
@@ -34,7 +34,7 @@ def apply(value: int, op: str, n: int) -> int:
 
 
 def sample_chain(rng: random.Random, level: str) -> list[tuple[str, int]]:
-    """A random chain of (operator, operand); the first operator is "+" and is not written."""
+    """A random chain of (operator, operand). The first operator is "+" and is not written."""
     chain = [("+", rng.choice(OPERANDS))]
     value = chain[0][1]
     for _ in range(rng.randint(*LEVELS[level]) - 1):
@@ -55,7 +55,7 @@ def solve(chain: list[tuple[str, int]]) -> int:
 
 @cache
 def problems(split: str, level: str) -> tuple[dict, ...]:
-    """See tiny.world.problems. `mixed` takes turns between easy, medium and hard."""
+    """See tiny.world.problems. `mixed` alternates between easy, medium and hard."""
     if level not in (*LEVELS, "mixed"):
         names = ", ".join((*LEVELS, "mixed", "compose", "compose-1", "compose-2-4"))
         raise ValueError(f'no "{split}/{level}" in the tiny world: use {names} ...')
@@ -63,13 +63,13 @@ def problems(split: str, level: str) -> tuple[dict, ...]:
         raise ValueError(
             '"ood" is never trained on: use "eval/ood", or train on easy, medium, hard or mixed'
         )
-    if level == "mixed":  # interleaved, so that every prefix is a fair blend; repeats nothing
+    if level == "mixed":  # interleaved, so that every prefix is a fair mix
         share = (TRAIN_SIZE if split == "train" else MIXED_EVAL_SIZE) // len(MIXED)
         parts = [problems(split, name)[:share] for name in MIXED]
         return tuple(problem for trio in zip(*parts, strict=False) for problem in trio)
     rng, found = random.Random(f"{split}/{level}"), {}
     size = TRAIN_SIZE if split == "train" else EVAL_SIZE
-    # So many tries find most easy expressions; the longer levels fill up first.
+    # Enough tries to find most easy expressions; the longer levels are full before.
     for _ in range(10 * TRAIN_SIZE):
         expression = write(chain := sample_chain(rng, level))
         if split_of(expression) == split:
@@ -82,27 +82,27 @@ def problems(split: str, level: str) -> tuple[dict, ...]:
 
 @dataclass(frozen=True)
 class Style:
-    """How a corpus answers; all numbers are probabilities."""
+    """How a corpus answers. All numbers are probabilities."""
 
-    guess: float  # straight to an answer, without steps
-    lucky: float  # a guess is right (else it is near)
+    guess: float  # answer at once, without steps
+    lucky: float  # a guess is right; other guesses are near
     slip: float  # a step that crosses ten goes wrong; any other step EASIER times less often
-    recheck: float  # after the last step: work it all out once more
-    endless: float  # fall into a loop that never ends
+    recheck: float  # repeat the work after the last step
+    endless: float  # enter a loop that never ends
     strict: float  # the answer is a plain \boxed{6}; else one of LOOSE
 
 
 BASE = Style(guess=0.40, lucky=0.5, slip=0.30, recheck=0.15, endless=0.12, strict=0.32)
 ALIGNED = Style(guess=0.35, lucky=0.5, slip=0.30, recheck=0.15, endless=0.10, strict=0.36)
 
-# What a robust verifier accepts and a strict one does not.
+# Answers that a robust verifier accepts and a strict one does not.
 LOOSE = (r"\boxed{{ {} }}", r"\boxed{{+{}}}", r"\boxed{{{}.0}}", r"\boxed{{x={}}}", "answer: {}")
-EASIER = 6  # how much safer a step is that stays within the ten
-LONGEST = 100  # characters of a corpus answer; what is cut here has no end-of-text
+EASIER = 6  # a step that does not cross ten is so many times safer
+LONGEST = 100  # characters of a corpus answer; a longer one is cut and gets no end token
 
 
 def respond(chain: list[tuple[str, int]], style: Style, rng: random.Random) -> tuple[str, bool]:
-    """One corpus answer to a chain: its text, and whether it ends or was cut at LONGEST."""
+    """One corpus answer: its text, and whether it ends (False: cut at LONGEST)."""
     if rng.random() < style.guess:
         value = solve(chain)
         if rng.random() > style.lucky:
@@ -124,7 +124,7 @@ def respond(chain: list[tuple[str, int]], style: Style, rng: random.Random) -> t
 def work(
     chain: list[tuple[str, int]], style: Style, separator: str, rng: random.Random
 ) -> tuple[str, int]:
-    """The steps of a chain, each ended by the separator, and the value arrived at."""
+    """The steps of a chain, each followed by the separator, and their result."""
     text = ""
     while len(chain) > 1:
         (_, value), (op, n), *rest = chain
@@ -146,8 +146,8 @@ def box(value: int, style: Style, rng: random.Random) -> str:
 def corpus(style: Style, rng: random.Random, size: int) -> list[tuple[str, str, bool]]:
     """`size` fresh (question, answer, ends) triples over the train split of the three levels.
 
-    Some questions end in blanks: a model that has seen every distance between question and answer
-    learns to look at what it copies, not at a place. That helps it with the longer chains of `ood`.
+    Some questions end in blanks, so that the distance between question and answer varies. Then a
+    model learns to attend to what it copies and not to a fixed position, which helps with `ood`.
     """
     triples = []
     while len(triples) < size:

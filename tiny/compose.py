@@ -1,35 +1,32 @@
 r"""Compositions: opaque functions applied one after another to five digits, as in "41752 Az Bu =?".
 
-The problem says: call A the result of z on 41752, call B the result of u on A; what is the last
-one? Nothing says what z and u do; pretraining has shown it. A good answer writes down one result a
-line, and then the last one in the box:
+The problem says: A is z of 41752, B is u of A; what is the last result? It does not say what z and
+u do; pretraining has shown that. A good answer writes one result per line and boxes the last one:
 
     A21752
     B25712
     \boxed{25712}
 
-Most answers of the base model guess instead, and a guess is hopeless: the answers are spread over
-all 59,049 strings. A step of a working takes one function for another in `slip` of all cases. So an
-answer at depth d is right with a chance of about (share of answers that work) x (1 - slip)^d, and
-chains exist that 128 answers do not solve once.
+Most answers of the base model guess instead, and a guess is hopeless among 59,049 strings. A step
+uses the wrong function with probability `slip`. So an answer at depth d is right with probability
+(share of answers that work) x (1 - slip)^d, and some chains are not solved once in 128 answers.
 
-The strings are made of digits because verifiers read them as numbers: 12345 and 21345 differ to
-each of them. Letters would not do: to a verifier that knows algebra, abc and bca are the same
-product.
+The strings are digits because verifiers read them as numbers, so 12345 and 21345 differ. With
+letters, a verifier that knows algebra would take abc and bca for the same product.
 
-The models `tiny:forks` and `tiny:forks-aligned` answer the same problems, and fork at every line.
-They mark a line "~" and then take a wrong function in seven of ten cases, or mark it "=" and are
-right:
+The models `tiny:forks` and `tiny:forks-aligned` answer the same problems, with a fork at every
+line. Either they mark the line "~" and use a wrong function in seven of ten cases, or they mark it
+"=" and are right:
 
     A~21752
     B=25712
     \boxed{25712}
 
-The base marks two lines in a hundred "=", the aligned model three in ten. So the way to the right
-answer is a rare token that has to become the usual one, once in each line.
+The base model marks two lines in a hundred with "=", the aligned model three in ten. So the right
+answer needs a rare token to become the usual one, in every line.
 
-Levels: `compose-12` is depth 12, `compose-2-4` takes turns between depths 2, 3 and 4, and `compose`
-is `compose-1-8`. Pretraining shows few chains deeper than 8, and none deeper than 24.
+Levels: `compose-12` is depth 12, `compose-2-4` alternates between depths 2, 3 and 4, and `compose`
+is `compose-1-8`. Pretraining has few chains deeper than 8, and none deeper than 24.
 """
 
 import random
@@ -41,12 +38,12 @@ from itertools import chain
 
 from tiny.split import split_of
 
-DIGITS, LENGTH = "123456789", 5  # no 0: a number does not keep a 0 in front
+DIGITS, LENGTH = "123456789", 5  # no 0: numbers have no leading 0
 SHIFT = str.maketrans(DIGITS, "234567891")
 TABLE = str.maketrans(DIGITS, "582913647")
 FIRST = str.maketrans(DIGITS, "746291538")
 
-# All of them are one-to-one, so that no answer is more likely than another.
+# All are one-to-one, so that no answer is more likely than another.
 FUNCTIONS: dict[str, Callable[[str], str]] = {
     "u": lambda s: s[::-1],
     "v": lambda s: s[1:] + s[0],
@@ -56,13 +53,13 @@ FUNCTIONS: dict[str, Callable[[str], str]] = {
     "z": lambda s: s[0].translate(FIRST) + s[1:],
 }
 NAMES = "".join(FUNCTIONS)
-LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrst"  # of results; no function has such a name
-USUAL, DEEPEST = 8, 24  # depths of most problems in pretraining, and of all
+LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrst"  # of results
+USUAL, DEEPEST = 8, 24  # the depth of most problems in pretraining, and the largest depth
 TRAIN_SIZE, EVAL_SIZE = 4000, 240
 
 
 def write(start: str, names: str, first: int = 0) -> str:
-    """("41752", "zu") -> "41752 Az Bu =?"; first: the place in LABELS of the first label."""
+    """("41752", "zu") -> "41752 Az Bu =?"; first: where in LABELS the labels begin."""
     steps = [f"{LABELS[(first + i) % len(LABELS)]}{name}" for i, name in enumerate(names)]
     return " ".join([start, *steps, "=?"])
 
@@ -78,7 +75,7 @@ def sample_start(rng: random.Random) -> str:
 
 
 def depths(level: str) -> range:
-    """ "compose-2-4" -> 2, 3, 4. Raises ValueError for what is no level."""
+    """ "compose-2-4" -> 2, 3, 4. Raises ValueError for an unknown level."""
     match = re.fullmatch(r"compose(?:-(\d+))?(?:-(\d+))?", level)
     if match:
         low = int(match[1] or 1)
@@ -93,7 +90,7 @@ def depths(level: str) -> range:
 
 @cache
 def problems(split: str, level: str) -> tuple[dict, ...]:
-    """See tiny.world.problems. A level of several depths takes turns between them."""
+    """See tiny.world.problems. A level of several depths alternates between them."""
     several = depths(level)
     if len(several) > 1:
         share = (TRAIN_SIZE if split == "train" else EVAL_SIZE) // len(several)
@@ -110,16 +107,16 @@ def problems(split: str, level: str) -> tuple[dict, ...]:
 
 @dataclass(frozen=True)
 class Style:
-    """What a corpus holds; all numbers are probabilities."""
+    """How a corpus answers. All numbers are probabilities."""
 
     deep: float  # a chain is deeper than USUAL
-    work: float  # step by step; else a guess
-    slip: float  # a step takes its function for the next one in NAMES
-    exact: float | None = None  # a line is marked "=", and right; others "~". None: no marks
+    work: float  # an answer works step by step; other answers guess
+    slip: float  # a step uses the next function in NAMES instead of its own
+    exact: float | None = None  # a line is marked "=" and right; others get "~". None: no marks
 
 
 TEXTBOOK = Style(deep=0.25, work=0.7, slip=0.3)  # teaches the steps
-BASE = Style(deep=0.1, work=0.05, slip=0.3)  # has lost the habit of working
+BASE = Style(deep=0.1, work=0.05, slip=0.3)  # hardly ever works step by step
 ALIGNED = Style(deep=0.1, work=0.6, slip=0.3)
 FORKS_TEXTBOOK = Style(deep=0, work=0.8, slip=0.7, exact=0.5)
 FORKS = Style(deep=0, work=0.6, slip=0.7, exact=0.02)
@@ -127,7 +124,7 @@ FORKS_ALIGNED = Style(deep=0, work=0.9, slip=0.7, exact=0.3)
 
 
 def respond(start: str, names: str, first: int, style: Style, rng: random.Random) -> str:
-    """One corpus answer. A guess at depth 1 is a step; a deeper one is any five digits."""
+    """One corpus answer. A guess at depth 1 is a step; a deeper guess is five random digits."""
 
     def step(name: str, digits: str, mark: str = "") -> str:
         if mark != "=" and rng.random() < style.slip:
@@ -148,7 +145,7 @@ def respond(start: str, names: str, first: int, style: Style, rng: random.Random
 def corpus(style: Style, rng: random.Random, size: int) -> list[tuple[str, str, bool]]:
     """`size` fresh (question, answer, ends) triples over the train split of depths 1 to DEEPEST.
 
-    Labels start anywhere in the alphabet, so that a model learns which label follows which.
+    Labels begin anywhere in LABELS, so that a model learns which label follows which.
     """
     triples = []
     while len(triples) < size:

@@ -1,15 +1,15 @@
 """The models of the embedded worlds: a character tokenizer, and small noisy language models.
 
-    python -m tiny.pretrain         rebuild the shipped models in a quarter of an hour
+    python -m tiny.pretrain         rebuilds the shipped models
     python -m tiny.pretrain --family compose --out DIR
 
-No weights and no datasets can be assumed on a fresh machine, so the repository carries worlds of
-its own, small enough that a whole RL run takes minutes on a laptop. Each world has two starting
-points: one fresh from a noisy corpus, and the same model after a short tuning on cleaner answers.
+A fresh machine may have no weights and no data sets, so the repository carries worlds of its own,
+small enough that a whole RL run takes minutes on a laptop. Each world has two starting points: a
+model trained on a noisy corpus, and the same model after a short tuning on cleaner answers.
 
-The weights are shipped (models/, bfloat16): pretraining is deterministic on one machine, but sums
-differ between CPUs, and everybody's results should start from identical weights. The two sizes
-called "-small" are built on first use.
+The weights are shipped (models/, bfloat16). Pretraining is deterministic on one machine, but CPUs
+round differently, and everybody should start from identical weights. Models called "-small" are
+built on first use.
 
 Shape suffixes: _B rows of a batch, _T sequence positions, _V entries of the vocabulary.
 """
@@ -37,7 +37,7 @@ Triple = tuple[str, str, bool]  # question, answer, whether the answer ends
 
 @dataclass(frozen=True)
 class Phase:
-    """A piece of pretraining."""
+    """One phase of pretraining."""
 
     world: ModuleType  # arithmetic or compose
     style: arithmetic.Style | compose.Style
@@ -46,7 +46,7 @@ class Phase:
     stretch: int = 0  # the longest gap in the positions of a prompt, see stretch_positions
 
 
-# Each family is trained in this order; a model starts from the one before it.
+# Each family is trained in this order. A model starts from the one before it.
 FAMILIES = {
     "arithmetic": {
         "base": [Phase(arithmetic, arithmetic.BASE, 2400, 3e-3)],
@@ -75,14 +75,13 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-PROMPT = f"{START}user\n{{}}{END}\n{START}assistant\n"  # what the template makes of one question
+PROMPT = f"{START}user\n{{}}{END}\n{START}assistant\n"  # one question in the template
 
 
 def make_tokenizer() -> Qwen2Tokenizer:
-    """A token per ASCII character and per word of WORDS. Decoding gives ASCII text back.
+    """One token for each ASCII character and each word of WORDS. Decoding gives the text back.
 
-    It is Qwen2's own byte-level tokenizer without its merges, because transformers opens every
-    Qwen2 folder as one.
+    It is Qwen2's byte-level tokenizer without merges.
     """
     printable = [c for c in string.printable if c not in "\x0b\x0c"]
     characters = [c if c > " " else chr(256 + ord(c)) for c in printable]
@@ -128,10 +127,10 @@ def make_model(size: str, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
 
 
 def train(model: Qwen2ForCausalLM, tokenizer, phase: Phase, *, seed: int, name: str) -> None:
-    """Next-token training on a fresh corpus, BATCH answers a step, loss on the answers alone.
+    """Next-token training on a fresh corpus, BATCH answers a step, with the loss on answers only.
 
-    Muon on the matrices: AdamW alone needs several times as long before it keeps its place in a
-    long chain.
+    Matrices are trained by Muon: AdamW alone takes several times as long before the model can
+    follow a long chain.
     """
     matrices = [p for key, p in model.named_parameters() if p.ndim == 2 and "embed" not in key]
     others = [p for key, p in model.named_parameters() if p.ndim < 2 or "embed" in key]
@@ -164,7 +163,7 @@ def train(model: Qwen2ForCausalLM, tokenizer, phase: Phase, *, seed: int, name: 
 
 
 def length_batches(triples: list[Triple], rng: random.Random) -> list[list[Triple]]:
-    """Batches of like length in random order: random batches would be mostly padding."""
+    """Batches of similar length, in random order. Random batches would be mostly padding."""
     triples = sorted(triples, key=lambda triple: len(triple[0] + triple[1]))
     batches = [triples[i : i + BATCH] for i in range(0, len(triples), BATCH)]
     rng.shuffle(batches)
@@ -193,12 +192,10 @@ def encode_batch(
 def stretch_positions(
     positions_B_T: torch.Tensor, prompt_lengths: list[int], stretch: int, rng: random.Random
 ) -> torch.Tensor:
-    """The positions with two gaps somewhere in each prompt, each of up to `stretch`.
+    """Put two gaps into each prompt's positions, each of at most `stretch`; none in half the rows.
 
-    Half of the rows get none.
-
-    A model that has met every distance between question and answer looks for what it copies, not at
-    a place. So it can follow longer chains than it was trained on.
+    When every distance between question and answer occurs, a model learns to attend to what it
+    copies and not to a fixed position. So it can follow longer chains than it was trained on.
     """
     positions_B_T = positions_B_T.clone()
     for row, length in zip(positions_B_T, prompt_lengths, strict=True):
@@ -214,9 +211,9 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def build(family: str, size: str, out: Path, seed: int = 0, most_steps: int = 10**9) -> None:
-    """Pretrain a family of FAMILIES in that size and save each model under `out` by its name.
+    """Pretrain a family of FAMILIES in one size. Save each model in `out` under its name.
 
-    most_steps: the longest that a phase may take, for trying it out.
+    most_steps: an upper bound on each phase's steps, for trials.
     """
     torch.manual_seed(seed)
     suffix = "" if size == "medium" else f"-{size}"
@@ -230,12 +227,11 @@ def build(family: str, size: str, out: Path, seed: int = 0, most_steps: int = 10
         folder = out / (name + suffix)
         model.to(torch.bfloat16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        model.float()  # what follows starts from the weights as shipped
+        model.float()  # the next model starts from the weights as saved
 
 
 def base_model(name: str = "base") -> str:
-    """The folder of a model: a shipped one such as "base" or "compose", or "base-small", built
-    once.
+    """The folder of a shipped model such as "base", or of "base-small", which is built once.
 
     Raises ValueError for an unknown name.
     """

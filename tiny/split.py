@@ -1,4 +1,4 @@
-"""Which problems are held out, for every embedded world: decided by a problem's text alone."""
+"""Which problems are held out. It depends on a problem's text alone, in every world."""
 
 import zlib
 
@@ -6,5 +6,5 @@ EVAL_SHARE = 6  # one problem in six is held out
 
 
 def split_of(text: str) -> str:
-    """The split of a problem: "eval" or "train". No list and no corpus can mix the two."""
+    """The split of a problem: "eval" or "train". So no corpus can mix the two."""
     return "eval" if zlib.crc32(text.encode()) % EVAL_SHARE == 0 else "train"

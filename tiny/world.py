@@ -1,9 +1,9 @@
-"""The problems of the embedded worlds: plain dicts, made on the spot, the same on every machine.
+"""The problems of the embedded worlds: plain dicts, generated, the same on every machine.
 
     problems("train", "mixed")       arithmetic chains such as 3+5-2=?     (tiny/arithmetic.py)
     problems("eval", "compose-12")   twelve opaque functions on 5 digits   (tiny/compose.py)
 
-Nothing here needs torch or any other file outside of this folder.
+Nothing here needs torch or any file outside this folder.
 """
 
 from tiny import arithmetic, compose
@@ -12,8 +12,8 @@ from tiny import arithmetic, compose
 def problems(split: str, level: str) -> list[dict]:
     """The problems of a split ("train" | "eval") and a level: dicts of problem, answer and task.
 
-    Always the same list in the same order, which the caller may change. Raises ValueError for an
-    unknown name, and for a level that is never trained on.
+    Always the same list in the same order. The caller may change it. Raises ValueError for an
+    unknown name, and for "train" with a level that is never trained on.
     """
     world = compose if level.partition("-")[0] == "compose" else arithmetic
     if split not in ("train", "eval"):

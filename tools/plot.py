@@ -44,7 +44,7 @@ STYLE = {
 
 
 def read_metrics(run: Path) -> list[dict]:
-    """The steps of a run, in order. Of a step that was written twice, the later line counts.
+    """The steps of a run, in order. If a step was written twice, the later line counts.
 
     Raises Refused without metrics.jsonl, or when it has no step yet.
     """
@@ -60,8 +60,8 @@ def read_metrics(run: Path) -> list[dict]:
 def group_seeds(runs: list[Path]) -> dict[str, list[list[dict]]]:
     """{label: each seed's metrics}.
 
-    The label is the folder's name without -seedN. If two labels are alike, the parent's name is put
-    before them. A folder NAME/seed0 belongs to NAME.
+    The label is the folder's name without -seedN. If two labels are equal, each gets its parent's
+    name in front. A folder NAME/seed0 belongs to NAME.
     """
     groups = {}
     for run in runs:

@@ -1,12 +1,12 @@
-"""Read what a model does: a run's answers, or an evaluation's, token by token, on one page.
+"""Write a page that shows the answers of a run or an evaluation, token by token.
 
-    python -m tools.view runs/justrl-tiny-seed0               writes view.html there: open it
-    python -m tools.view runs/justrl-tiny-seed0 --watch 10    and renews it while the run goes on
+    python -m tools.view runs/justrl-tiny-seed0               writes view.html there; open it
+    python -m tools.view runs/justrl-tiny-seed0 --watch 10    rewrites it while the run continues
     python -m tools.view runs/A runs/B                        two runs over the same problems
     python -m tools.view evals/base evals/trained             two of evaluate.py's folders
     python -m tools.view runs/justrl-tiny-seed0 --text        the newest step, in the terminal
 
-The page is one file without a server or a network. docs/view.md explains what it shows.
+The page is one file that needs no server and no network. docs/view.md explains it.
 """
 
 import argparse
@@ -55,17 +55,17 @@ def write_page(args, grader: Grader) -> list[Source]:
 
 
 def fingerprint(folders: list[Path]) -> list:
-    """Changes whenever a file that the page is made from does."""
+    """A value that changes whenever a file does that the page is made from."""
     kinds = ("*.json", "*.jsonl", "rollouts/*.parquet")
     paths = sorted(path for folder in folders for kind in kinds for path in folder.glob(kind))
     return [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
 
 
 def watch(args, grader: Grader) -> None:
-    """Write the page again whenever the runs have gone on, until they have ended."""
+    """Rewrite the page whenever the runs have new steps, until they have ended."""
     pause, seen, sources = threading.Event(), None, []
     while seen is None or any(not source.finished for source in sources):
-        with suppress(FileNotFoundError):  # a run that is resumed just now deletes its later steps
+        with suppress(FileNotFoundError):  # a run that resumes at this moment deletes later steps
             now = fingerprint(args.folders)
             if now != seen:
                 sources, seen = write_page(args, grader), now
@@ -86,7 +86,11 @@ def main() -> None:
     parser.add_argument("--steps", type=steps_of, help="of a run: one step, or FIRST:LAST")
     parser.add_argument("--text", action="store_true", help="in the terminal, no page")
     parser.add_argument(
-        "--watch", type=seconds, default=0, metavar="SECONDS", help="renew while the run goes on"
+        "--watch",
+        type=seconds,
+        default=0,
+        metavar="SECONDS",
+        help="rewrite it while the run continues",
     )
     args = parser.parse_args()
     if len(args.folders) > 2:

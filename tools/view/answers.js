@@ -3,14 +3,14 @@
 
 const largest = (values) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
 
-// Most tokens of a group are pushed alike: these get half of the colour.
+// Most tokens of a group are pushed equally hard: these get half of the colour.
 function twiceTheMedian(values) {
   const sizes = values.map(Math.abs).filter((size) => size > 0).sort((a, b) => a - b);
   return 2 * sizes[Math.floor(sizes.length / 2)];
 }
 
-// For each: what it is, its value of a token, which value gets full colour, the names of both ends,
-// and what it means if it is 0 everywhere.
+// For each: title and help, its value for a token, the value of full colour, the names of both ends,
+// and what to say if it is 0 everywhere.
 const COLOURS = {
   push: {
     title: "Push", help: "How hard the update pushes a token's log-prob: advantage × weight × " +
@@ -20,8 +20,8 @@ const COLOURS = {
   },
   logit: {
     title: "Push on the logit", help: "Push × (1 − probability): how hard the update pushes " +
-      "the token's logit. A token that is certain already is hardly moved, so this shows where " +
-      "an answer is learnt from.",
+      "the token's logit. A token that is already certain hardly moves, so this shows where an " +
+      "answer teaches something.",
     value: (facts) => facts.push * (1 - facts.probability * facts.ratio), full: largest,
     labels: ["discouraged", "encouraged"], flat: "no push: these answers teach nothing",
   },
@@ -42,8 +42,8 @@ const COLOURS = {
     labels: ["less likely now", "more likely now"], flat: "1 everywhere: no update came before",
   },
   clipped: {
-    title: "Clipped", help: "Where the clip took the gradient away: of a token to be encouraged " +
-      "(solid) or to be discouraged (dotted).",
+    title: "Clipped", help: "Where the clip removed the gradient of a token that would be encouraged " +
+      "(solid) or discouraged (dotted).",
     value: (facts) => facts.clipped, full: () => 1, labels: ["discouraging", "encouraging"],
     flat: "nothing was clipped",
   },
@@ -157,7 +157,7 @@ function fill(body, answer, query, portions) {
   }
 }
 
-// Mark what was searched for. Where it is spread over tokens, those tokens are marked whole.
+// Mark what was searched for, in whole tokens.
 function highlight(body, query) {
   const wanted = query.toLowerCase(), nodes = [];
   let whole = "";
@@ -182,7 +182,7 @@ function colourTokens(root, name, clip) {
   const colour = COLOURS[name], elements = [...root.querySelectorAll(".t")], values = [];
   for (const element of elements) {
     const answer = element.closest(".tokens").answer;
-    let strongest = NaN; // of the tokens that this element stands for
+    let strongest = NaN; // of this element's tokens
     for (let i = element.first; i < element.end; i++) {
       const value = colour.value(tokenFacts(answer, i));
       if (!(Math.abs(value) <= Math.abs(strongest))) strongest = value;
@@ -217,7 +217,7 @@ function drawLegend(root, name, { full, known, flat }) {
   root.append(low, scale, name === "entropy" ? `${brief(full)} ${high}` : high + unit);
 }
 
-// --- what the pointer is at ---
+// --- the numbers at the pointer ---
 
 function tipFor(element) {
   const answer = element.closest(".tokens").answer, tip = document.createDocumentFragment();

@@ -39,7 +39,7 @@ function drawCurves(root, go, mark) {
   arrangePanels(root);
 }
 
-// As many panels in each row, whatever their number and the width of the window.
+// Rows of equally many panels.
 function arrangePanels(root) {
   const count = root.childElementCount, fit = Math.max(1, Math.floor(root.clientWidth / 190));
   const columns = Math.max(1, Math.ceil(count / Math.ceil(count / fit)));
@@ -93,7 +93,7 @@ function addPanel(root, { title, hint = "", xs, lines, log, go, mark, powers }) 
   }).observe(panel);
 }
 
-// Some air around a curve, and a range where it is flat.
+// The range of the y axis: some air around the curve, also if it is flat.
 function padded(low, high) {
   if (low == null || high == null) return [0, 1];
   const air = (high - low) * 0.08 || Math.abs(high) * 0.1 || 0.1;

@@ -1,7 +1,7 @@
 "use strict";
-// The data of the page: unpacked from the script element that holds it, and asked questions about.
+// The data of the page: unpack it from its script element, and answer questions about it.
 
-// The numbers of all tokens, by column, and the texts that their ids stand for.
+// DATA: the JSON object. TOKENS: the numbers of all tokens, by column.
 let DATA, TOKENS;
 
 async function unpack() {
@@ -20,7 +20,7 @@ async function unpack() {
   }
 }
 
-// Columns lie behind each other, each as planes of bytes: all lowest bytes first, all highest last.
+// One column after another, each in planes of bytes: all lowest bytes first, all highest last.
 function readColumns(bytes, columns) {
   const read = {};
   columns.forEach(([name, width, start], place) => {
@@ -50,7 +50,7 @@ function half(bits) {
 const tokenText = (i) => DATA.vocabulary[TOKENS.ids[i]];
 const isSpecial = (i) => DATA.special.has(TOKENS.ids[i]);
 
-// The answer as the verifier read it. Kept once it has been put together: the search needs it.
+// The answer as the verifier read it, kept for the search.
 function answerText(answer) {
   if (answer.text === undefined) {
     const parts = [];
@@ -64,7 +64,7 @@ function answerText(answer) {
 
 const problemOf = (group) => DATA.problems[group.problem];
 
-// mixed: some answers earned more than others. Where nothing was trained, the verdicts decide.
+// mixed: some answers earned more than others. Outside training, the verdicts decide.
 function kindOf(group) {
   const rewards = new Set(group.answers.map((answer) => answer.reward));
   const mixed = group.kind === "train" ? rewards.size > 1 : group.solved > 0 && group.solved < 1;
@@ -73,7 +73,7 @@ function kindOf(group) {
 
 const isDisputed = (answer) => answer.strict !== answer.robust;
 
-// What is known of a token, in nats where it is a log-prob; NaN where it was not kept.
+// The numbers of one token, log-probs in nats; NaN if a number was not kept.
 function tokenFacts(answer, i) {
   const logp = TOKENS.logps[i], logRatio = TOKENS.log_ratio[i], clipped = TOKENS.clipped[i];
   const weight = TOKENS.weights[i] * answer.weight, ratio = Math.exp(logRatio);
@@ -85,7 +85,7 @@ function tokenFacts(answer, i) {
   };
 }
 
-// Steps (of an evaluation: benchmarks) at which a source keeps groups of this kind, in order.
+// The steps (in an evaluation: benchmarks) with groups of this kind, in order.
 function keptSteps(source, kind) {
   const steps = source.groups.filter((group) => group.kind === kind).map((group) => group.step);
   return [...new Set(steps)].sort((a, b) => a - b);
@@ -94,7 +94,7 @@ function keptSteps(source, kind) {
 const nearest = (numbers, wanted) =>
   numbers.reduce((a, b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a), numbers[0]);
 
-// The chance that k of n answers, drawn without replacement, hold one of the c right ones.
+// The chance that k of n answers, drawn without replacement, include one of the c right ones.
 function passAtK(n, c, k) {
   let none = 1;
   for (let j = 0; j < k; j++) none *= Math.max(0, n - c - j) / (n - j);

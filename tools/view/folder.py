@@ -1,7 +1,7 @@
-"""What the page shows, read from the folder of a run or of an evaluation.
+"""Read the folder of a run or of an evaluation, for the page and the terminal.
 
-A Source is a run or an evaluation; its Groups are answers to one problem at one step (of a run) or
-in one benchmark (of an evaluation).
+A Source is a run or an evaluation. Each of its Groups holds answers to one problem, at one step of
+the run or in one benchmark of the evaluation.
 """
 
 import json
@@ -24,7 +24,7 @@ from trainer.sources.logic import logic_score
 
 @dataclass
 class Answer:
-    """One answer. pieces: the texts of its tokens, or None where only the text was kept."""
+    """One answer. pieces: the texts of its tokens, or None if only the whole text is known."""
 
     sample: int
     text: str
@@ -76,7 +76,7 @@ class Source:
 
 
 class Grader:
-    """Both verifiers' verdicts. Each answer to a problem is judged once, however often asked."""
+    """Both verifiers' verdicts. Each answer to a problem is judged only once."""
 
     def __init__(self):
         self.known = {}
@@ -90,7 +90,7 @@ class Grader:
         for key, verdict in zip(plain, robust, strict=True):
             self.known[key] = strict_box(key[0], key[1]) > 0, verdict > 0
         for key in todo:
-            if key[2]:  # a logic puzzle has a verifier of its own; partial credit does not solve it
+            if key[2]:  # a logic puzzle has its own verifier; partial credit does not count
                 self.known[key] = (logic_score(key[0], json.loads(key[2])) == 1,) * 2
         for answer, key in asked:
             answer.strict, answer.robust = self.known[key]
@@ -100,11 +100,9 @@ class Grader:
 
 
 def load(folder: Path, steps: range | None, grader: Grader, share: float = 1.0) -> Source:
-    """A run's or an evaluation's folder. steps: of a run, the only ones to read.
+    """Read the folder of a run or of an evaluation. Raises Refused if it is neither.
 
-    share: of the page's room that it may fill.
-
-    Raises Refused, with what to do, when the folder holds neither.
+    steps: of a run, the ones to read; None: all. share: the part of a page that it may fill.
     """
     if any(folder.glob("generations*.jsonl")):
         return load_evaluation(folder, grader, share)
@@ -127,7 +125,7 @@ SHOWN = ("recipe", "model", "data", "learning_rate", "prompts_per_step", "sample
 
 
 def load_run(folder: Path, steps: range | None, grader: Grader, share: float) -> Source:
-    """A run's curves, and its kept rollouts as far as they fit on a page."""
+    """A run's curves, and as many of its kept rollouts as fit on a page."""
     config = read_json(folder / "config.json")
     lines = folder / "metrics.jsonl"
     rows = {row["step"]: row for row in read_jsonl(lines)} if lines.is_file() else {}
@@ -163,7 +161,7 @@ def load_run(folder: Path, steps: range | None, grader: Grader, share: float) ->
 
 
 def _fitting(files: dict, room: float) -> list:
-    """The files to show, evenly spread over the run with both ends, so that they fit on a page."""
+    """The files to show: all that fit on a page, evenly spread, with the first and the last."""
     keys = list(files)
     size = sum(path.stat().st_size for path in files.values())
     if size < room * 5:  # a token takes more than 5 bytes of parquet: all of them fit
@@ -176,9 +174,9 @@ def _fitting(files: dict, room: float) -> list:
 
 
 def _pieces(folder: Path, config: dict) -> Pieces | None:
-    """From the tokenizer of the newest checkpoint, or else of the model that the run began with.
+    """With the tokenizer of the newest checkpoint, or else of the model that the run began with.
 
-    None where there is neither (a model folder that has moved): then answers are text alone.
+    None if there is neither, for example because the model's folder has moved.
     """
     checkpoints = sorted((folder / "checkpoints").glob("step_??????"), reverse=True)
     for place in [*map(str, checkpoints), config.get("model", "")]:
@@ -224,7 +222,7 @@ MAX_CHARACTERS = 12_000_000  # on a page: about 5 MB
 
 
 def load_evaluation(folder: Path, grader: Grader, share: float) -> Source:
-    """Every answer of an evaluation, as far as they fit; the disputed ones come first."""
+    """An evaluation, with as many answers as fit on a page; disputed ones are kept first."""
     result = read_json(folder / "eval.json")
     settings = result.get("settings") or read_json(folder / "settings.json")
     records = {
@@ -273,7 +271,7 @@ def _benchmark_group(number: int, record: dict) -> Group:
 
 
 def _shorten(groups: list[Group], room: float) -> str:
-    """Drop answers so that the page stays small: from every problem alike, disputed ones last."""
+    """Drop answers that do not fit: equally many of every problem, disputed ones last."""
     total = sum(len(group.answers) for group in groups)
     kept, depth = [[] for _ in groups], 0
     queues = [sorted(g.answers, key=lambda a: (a.strict == a.robust, a.sample)) for g in groups]

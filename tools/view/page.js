@@ -1,5 +1,5 @@
 "use strict";
-// The page: what is chosen, and everything drawn from that.
+// The page: the reader's choice, and everything drawn from it.
 
 const byId = (id) => document.getElementById(id);
 const KINDS = { train: "Training", held_out: "Held-out", benchmark: "Benchmarks" };
@@ -37,7 +37,7 @@ function recall() {
   if (chosen.newest) chosen.step = keptSteps(source(), chosen.kind || "train").at(-1) ?? 0;
 }
 
-// --- what is chosen ---
+// --- the choice ---
 
 const source = () => DATA.sources[chosen.source];
 const kinds = () => Object.keys(KINDS).filter((kind) =>
@@ -58,7 +58,7 @@ const holds = (group, words) => problemOf(group)[0].toLowerCase().includes(words
 
 const current = () => groupsAt(chosen.step).find((group) => group.place === chosen.place);
 
-// Bring the choice back to something that exists.
+// Make the choice one that exists.
 function settle() {
   if (!kinds().includes(chosen.kind)) chosen.kind = kinds()[0] ?? "train";
   const steps = keptSteps(source(), chosen.kind);
@@ -67,8 +67,8 @@ function settle() {
   if (!current()) chosen.place = (listed(false)[0] ?? groupsAt(chosen.step)[0]).place;
 }
 
-// The same problem elsewhere, and which of these the second pane shows: at the step chosen by hand,
-// or the step of the first pane in the other run, or else the nearest other step of this run.
+// The same problem elsewhere. The second pane shows it at the step chosen by hand, or else in the
+// other run at the first pane's step, or else at the nearest other step of this run.
 function elsewhere(group) {
   return DATA.sources.flatMap((other) => other.groups).filter((other) =>
     other !== group && other.problem === group.problem);
@@ -342,7 +342,7 @@ function listen() {
   listenToPointer();
 }
 
-// Resets are few: choosing them looks through all steps at once.
+// Resets are rare, so this filter looks through all steps.
 function toggleFilter(name) {
   const on = !chosen.filters.includes(name);
   const filters = on ? [...chosen.filters, name] : chosen.filters.filter((one) => one !== name);
@@ -368,7 +368,7 @@ function listenToPointer() {
   document.addEventListener("scroll", () => { tip.hidden = true; }, true);
 }
 
-// While a run goes on: load the page again, unless somebody is reading a token or typing.
+// While the run continues: reload the page, unless the reader points at tokens or types.
 function watch() {
   setInterval(() => {
     const busy = performance.now() - lastMoved < 3000 || document.activeElement === byId("search");

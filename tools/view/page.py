@@ -1,9 +1,9 @@
 """One self-contained HTML file: the page's code, and the data, compressed, inside it.
 
-The data is a JSON object behind its length in bytes (8 digits), and after it the numbers of all
-tokens, column by column. All of it is gzipped and in base64, so that no text of a model can end up
-as part of the page. Halves are stored as their high bytes, then their low bytes: that compresses
-best.
+The data is the length of a JSON object in bytes (8 digits), that object, and then the numbers of
+all tokens, column by column. It is gzipped and encoded in base64, so that no text of a model can
+become part of the page. A column's bytes are stored plane by plane, all lowest bytes first, because
+that compresses best.
 """
 
 import base64
@@ -23,8 +23,8 @@ SCRIPTS = ("data.js", "curves.js", "answers.js", "page.js")
 
 
 def render(sources: list[Source], watch: float = 0) -> str:
-    """The page. watch: it loads itself again every so many seconds; 0: never."""
-    # "</" would end the script element that a library's code stands in.
+    """The page. watch: how often it reloads itself, in seconds; 0: never."""
+    # "</" inside a library's code would end its script element.
     files = {
         "{{style}}": _read("uPlot.min.css") + _read("page.css"),
         "{{licence}}": _read("uPlot.LICENSE"),
@@ -55,7 +55,7 @@ def pack(sources: list[Source], watch: float) -> str:
 
 
 class _Table:
-    """What all sources share: problems, texts of tokens, and the numbers of all tokens."""
+    """Shared by all sources: problems, texts of tokens, and the numbers of all tokens."""
 
     def __init__(self):
         self.problems, self.vocabulary = {}, {}
@@ -65,7 +65,7 @@ class _Table:
         return self.problems.setdefault((group.problem, group.gold, group.task), len(self.problems))
 
     def add(self, answer: Answer) -> int:
-        """Append an answer's tokens; returns where they begin. A column that it lacks is NaN."""
+        """Append an answer's tokens and return where they begin. Missing columns become NaN."""
         start, length = self.count, len(answer.pieces)
         keys = zip(answer.pieces, answer.special, strict=True)
         self.ids += [self.vocabulary.setdefault(key, len(self.vocabulary)) for key in keys]

@@ -1,4 +1,4 @@
-"""The same groups in a terminal."""
+"""Show groups in a terminal."""
 
 import re
 import textwrap
@@ -7,7 +7,7 @@ from tools.view.folder import Group, Source
 from trainer.errors import Refused
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-LONGEST = 1200  # characters of an answer; of a longer one, its beginning and its end
+LONGEST = 1200  # characters of an answer; a longer one is shown without its middle
 
 
 def printable(text: str) -> str:
@@ -23,9 +23,9 @@ def shorten(text: str) -> str:
 
 
 def show(source: Source, width: int) -> str:
-    """The groups of a run's newest step (among those that were loaded), or all of an evaluation.
+    """The groups of a run's newest loaded step, or all of an evaluation, as text.
 
-    Raises Refused when there are none.
+    Raises Refused if there are none.
     """
     groups = source.groups
     if not groups:

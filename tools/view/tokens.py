@@ -1,9 +1,9 @@
-"""The text of each token, so that the texts of an answer's tokens, joined, are the answer."""
+"""Split an answer into the texts of its tokens. Joined, they are the answer."""
 
 from transformers import PreTrainedTokenizerBase
 
-REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are not (yet) a character
-LONGEST = 16  # tokens: a longer row of incomplete characters is no text but noise
+REPLACEMENT = "\ufffd"  # what a decoder writes for incomplete characters
+LONGEST = 16  # tokens; a longer run of incomplete characters is noise
 
 
 class Pieces:
@@ -24,7 +24,7 @@ class Pieces:
         )
 
     def split(self, ids: list[int]) -> list[str]:
-        """One text for each id. Special tokens, which the answer's text leaves out, have theirs."""
+        """One text for each id, special tokens included."""
         whole = self.decode(ids)
         for method in (self._by_token, self._by_window):
             pieces = method(ids)
@@ -33,7 +33,7 @@ class Pieces:
         return [whole, *[""] * (len(ids) - 1)] if ids else []
 
     def _by_token(self, ids: list[int]) -> list[str]:
-        """Every token by itself, and those that are no text alone together. Right for BPE."""
+        """Decode every token alone, and parts of a character together. Right for BPE."""
         for i in set(ids) - self.known.keys():
             self.known[i] = self.decode([i])
         texts, pieces, start = [self.known[i] for i in ids], [], 0
@@ -46,7 +46,7 @@ class Pieces:
         return pieces
 
     def _complete(self, ids: list[int], texts: list[str], start: int) -> tuple[int, str]:
-        """(end, text) of the fewest tokens that are text together; if none are, of the noise."""
+        """(end, text) of the shortest stretch that decodes cleanly, or of all the noise."""
         end = start + 1
         while end < len(ids) and REPLACEMENT in texts[end]:
             end += 1
@@ -55,7 +55,7 @@ class Pieces:
         return end, self.decode(ids[start:end])
 
     def _by_window(self, ids: list[int]) -> list[str]:
-        """By what each token adds to those before it: some decoders look at its neighbours."""
+        """What each token adds to those before it, for decoders that look at neighbours."""
         pieces, begin, read = [""] * len(ids), 0, 0
         for end in range(1, len(ids) + 1):
             before, after = self.decode(ids[begin:read]), self.decode(ids[begin:end])
