@@ -42,7 +42,6 @@ sequence positions, _M response tokens end to end.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from statistics import fmean
 from typing import Literal
@@ -53,14 +52,11 @@ import losses
 from rewards import robust_many
 from tools.plot import plot_run
 from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts, without
+from trainer.policy.loading import load_policy
 from trainer.policy.policy import (
-    compute_dtype,
     equal_slices,
-    load_policy,
     make_optimizer,
-    micro_batches,
     optimizer_step,
-    reduced_once,
     response_mask,
     set_learning_rate,
 )
@@ -70,7 +66,7 @@ from trainer.run import presets
 from trainer.run.flags import Flags, parse
 from trainer.run.launch import launch, model_folder
 from trainer.run.metrics import step_metrics
-from trainer.run.own_reward import unless_own
+from trainer.run.own_reward import own_reward
 from trainer.run.run import Run
 from trainer.sampler.engine import make_engine, request_seed, self_check
 from trainer.sources.load import load_problems
@@ -123,12 +119,11 @@ RECIPE = "liteppo"  # the name of its run folders
 
 
 # (4) Reward: 1 or 0, is the last box equal to the answer in meaning?
-@unless_own
-def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> None:
-    """Set `right`, the verdict, and `reward`, which is trained on, of each rollout."""
+def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> list:
+    """(verdict, reward) of each rollout: 0 to 1, and the number that is trained on."""
     texts, answers = [r.text for r in rollouts], [p.answer for p in problems]
-    for rollout, verdict in zip(rollouts, robust_many(texts, answers), strict=True):
-        rollout.right = rollout.reward = float(verdict > 0)
+    rewards = [float(verdict > 0) for verdict in robust_many(texts, answers)]
+    return [(value, value) for value in rewards]
 
 
 def main(config: Config) -> None:
@@ -136,6 +131,7 @@ def main(config: Config) -> None:
     run = Run(RECIPE, config)
     model_dir = model_folder(config.model)
     tokenizer = load_tokenizer(model_dir)
+    score = own_reward(config.reward) if config.reward else reward
 
     # (1) Prompt: the instruction is the system message.
     problems = load_problems(config.data)
@@ -146,7 +142,8 @@ def main(config: Config) -> None:
     )
 
     problems = encode_prompts(problems, tokenizer, template)
-    held_out = encode_prompts(load_problems(config.eval_data), tokenizer, template)
+    held_out = load_problems(config.eval_data) if config.eval_every else []
+    held_out = encode_prompts(held_out, tokenizer, template)
     if config.decontaminate:
         problems = without(problems, held_out)
     order = Order(len(problems), config.seed)
@@ -156,19 +153,9 @@ def main(config: Config) -> None:
     evaluation = Sampling(config.eval_max_tokens, config.eval_temperature, config.eval_top_p)
     raw_logps = True
 
-    longest = config.max_prompt_tokens + max(training.max_tokens, evaluation.max_tokens)
-    engine = make_engine(
-        config.engine,
-        model_dir,
-        tokenizer,
-        max_length=longest,
-        dtype=compute_dtype(device),
-        memory=config.engine_memory,
-        raw_logps=raw_logps,
-    )
-    policy = load_policy(
-        model_dir, device, compute_dtype(device), config.gradient_checkpointing, config.offload
-    )
+    samplings = [training, evaluation] if config.eval_every else [training]
+    engine = make_engine(config, model_dir, tokenizer, samplings, raw_logps)
+    policy = load_policy(config, model_dir, device)
     optimizer = make_optimizer(policy, config.weight_decay)
 
     # (3) What a checkpoint keeps beside these two. No reference policy: there is no KL penalty.
@@ -177,7 +164,6 @@ def main(config: Config) -> None:
     state = run.resume(state, problems, policy, optimizer)
     engine.load_weights(policy)
     self_check(engine, policy, problems[0].prompt_ids)
-    cut = partial(micro_batches, budget=config.tokens_per_micro_batch, device=device, policy=policy)
 
     def sample(batch, count, sampling, step, first=0) -> list[list[Rollout]]:
         """`count` scored responses to each problem, on every rank; each rank samples its share."""
@@ -186,11 +172,12 @@ def main(config: Config) -> None:
         mine = my_share(batch)
         groups = engine.generate([p.prompt_ids for p in mine], count, my_share(seeds), sampling)
         run.phase("reward")
-        for problem, group in zip(mine, groups, strict=True):
-            for rollout in group:
-                text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
-                rollout.text = problem.prefill + text
-        reward(list(chain(*groups)), [problem for problem in mine for _ in range(count)], config)
+        rollouts, asked = list(chain(*groups)), [p for p in mine for _ in range(count)]
+        for rollout, problem in zip(rollouts, asked, strict=True):
+            text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
+            rollout.text = problem.prefill + text
+        for rollout, scores in zip(rollouts, score(rollouts, asked, config), strict=True):
+            rollout.right, rollout.reward = scores
         run.phase("rollout")
         return gather(groups)
 
@@ -211,15 +198,14 @@ def main(config: Config) -> None:
         batch = [problems[i] for i in places]
         groups = sample(batch, config.samples_per_prompt, training, step)
 
-        run.phase("sync")
         engine.sleep()
+        run.phase("logps")
         rollouts = list(chain(*groups))
         rewards_P_G = torch.tensor([[rollout.reward for rollout in group] for group in groups])
 
         # (6) Advantage: group mean, batch std of the raw rewards (analysis 1).
         advantages_P_G = losses.advantages(rewards_P_G, center=config.center, scale=config.scale)
 
-        run.phase("logps")
         advantages, minibatches = advantages_P_G.flatten(), []
         for rows in equal_slices(len(rollouts), config.updates_per_step):
             # (7) A token's weight: the mean over the mini-batch's tokens (analyses 3 and 4).
@@ -228,7 +214,7 @@ def main(config: Config) -> None:
                 mask_B_R &= ~torch.tensor([[rollout.truncated] for rollout in rollouts[rows]])
             weights_B_R = losses.token_weights(mask_B_R, config.aggregation)
 
-            minibatches.append(cut(rollouts[rows], advantages[rows], weights_B_R))
+            minibatches.append(policy.cut(rollouts[rows], advantages[rows], weights_B_R))
 
         # (8) Old log-probs (the first mini-batch's come with (9)). Some at temperature 1 too.
         with torch.no_grad():
@@ -241,25 +227,32 @@ def main(config: Config) -> None:
         set_learning_rate(optimizer, config.learning_rate, step, config.warmup_steps)
         grad_norms = []
         for minibatch in minibatches:
-            for micro in reduced_once(policy, minibatch):
+            for micro in minibatch:
                 logps_M, entropy_M = policy(micro, config.temperature)
-                micro.keep(logps_M, entropy_M)
+                micro.new_logps_M = logps_M.detach()
+                if micro.old_logps_M is None:  # no update yet: this is the policy that sampled
+                    micro.old_logps_M, micro.entropy_M = logps_M.detach(), entropy_M.detach()
 
                 # (9) Loss: the plain clip (analysis 2). No KL penalty, no entropy bonus.
-                loss_M = micro.importance_M(config.tis_cap) * losses.clipped_policy_loss(
+                loss_M = losses.clipped_policy_loss(
                     logps_M,
                     micro.old_logps_M,
                     micro.advantages_M,
                     config.clip_low,
                     config.clip_high,
                 )
+                if config.tis_cap:  # of no paper here: weights against engine mismatch
+                    loss_M = loss_M * losses.truncated_importance(
+                        micro.raw_logps_M, micro.engine_logps_M, config.tis_cap
+                    )
 
                 (micro.weights_M * loss_M).sum().backward()
             grad_norms.append(optimizer_step(policy, optimizer, config.max_grad_norm))
 
         run.phase("sync")
         engine.load_weights(policy)
-        metrics = step_metrics(config, groups, minibatches, grad_norms, optimizer)
+        clip = config.clip_low, config.clip_high
+        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, clip)
         if run.due(step, config.eval_every):
             metrics["eval_accuracy"] = evaluate()
 

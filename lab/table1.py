@@ -44,16 +44,12 @@ from rewards import overlong_penalty, robust_many, strict_box
 from tools.plot import plot_run
 from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts, without
 from trainer.errors import Refused
+from trainer.policy.loading import load_policy, load_reference
 from trainer.policy.policy import (
-    compute_dtype,
     equal_slices,
-    load_policy,
-    load_reference,
     make_optimizer,
-    micro_batches,
     on_device,
     optimizer_step,
-    reduced_once,
     response_mask,
     set_learning_rate,
 )
@@ -63,6 +59,7 @@ from trainer.run import presets
 from trainer.run.flags import Flags, parse
 from trainer.run.launch import launch, model_folder
 from trainer.run.metrics import kl_metrics, step_metrics
+from trainer.run.own_reward import own_reward
 from trainer.run.run import Run
 from trainer.sampler.engine import make_engine, request_seed, self_check
 from trainer.sources.load import load_problems
@@ -158,18 +155,20 @@ RECIPE = "table1"  # the name of its run folders
 
 
 # (4) Reward: +1 or -1, is the last box the answer to the letter? Also for truncated responses.
-def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> None:
-    """Set `right`, the verdict, and `reward`, which is trained on, of each rollout."""
+def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> list:
+    """(verdict, reward) of each rollout: 0 to 1, and the number that is trained on."""
     texts, answers = [r.text for r in rollouts], [p.answer for p in problems]
     verdicts = map(strict_box, texts, answers)
     if config.robust_verifier:
         verdicts = robust_many(texts, answers)
+    scores = []
     for rollout, verdict in zip(rollouts, verdicts, strict=True):
-        rollout.right = float(verdict > 0)
-        rollout.reward = verdict if rollout.right else config.wrong_reward
+        value = verdict if verdict > 0 else config.wrong_reward
         if config.overlong_penalty:
             length, limit = len(rollout.response_ids), config.max_response_tokens
-            rollout.reward += overlong_penalty(length, limit, config.overlong_buffer)
+            value += overlong_penalty(length, limit, config.overlong_buffer)
+        scores.append((float(verdict > 0), value))
+    return scores
 
 
 def command_line() -> Config:
@@ -213,6 +212,7 @@ def main(config: Config) -> None:
     run = Run(RECIPE, config)
     model_dir = model_folder(config.model)
     tokenizer = load_tokenizer(model_dir)
+    score = own_reward(config.reward) if config.reward else reward
 
     # (1) Prompt: the instruction stands in the user's turn, after the problem.
     # ST: hints need the solutions too, and each stage has its own flags.
@@ -226,7 +226,8 @@ def main(config: Config) -> None:
     )
 
     problems = encode_prompts(problems, tokenizer, template)
-    held_out = encode_prompts(load_problems(config.eval_data), tokenizer, template)
+    held_out = load_problems(config.eval_data) if config.eval_every else []
+    held_out = encode_prompts(held_out, tokenizer, template)
     if config.decontaminate:
         problems = without(problems, held_out)
     order = Order(len(problems), config.seed)
@@ -237,19 +238,9 @@ def main(config: Config) -> None:
     evaluation = Sampling(config.eval_max_tokens, config.eval_temperature, config.eval_top_p)
     raw_logps = False
 
-    longest = config.max_prompt_tokens + max(training.max_tokens, evaluation.max_tokens)
-    engine = make_engine(
-        config.engine,
-        model_dir,
-        tokenizer,
-        max_length=longest,
-        dtype=compute_dtype(device),
-        memory=config.engine_memory,
-        raw_logps=raw_logps,
-    )
-    policy = load_policy(
-        model_dir, device, compute_dtype(device), config.gradient_checkpointing, config.offload
-    )
+    samplings = [training, evaluation] if config.eval_every else [training]
+    engine = make_engine(config, model_dir, tokenizer, samplings, raw_logps)
+    policy = load_policy(config, model_dir, device)
     optimizer = make_optimizer(policy, config.weight_decay)
 
     # (3) What a checkpoint keeps beside these two: ST, AT, RR and DS remember, EC adapts, and RKL
@@ -258,7 +249,7 @@ def main(config: Config) -> None:
     state |= {"temperature": config.temperature, "diversity": 0.0, "rescue": {}, "rescued": 0}
     state |= {"entropy": None, "entropy_coef": config.entropy_coef, "best": -1.0, "stalled": 0}
     if any(stage.config.kl_coefficient for stage in stages):
-        state["reference"] = load_reference(model_dir, compute_dtype(device))
+        state["reference"] = load_reference(model_dir, device)
     policy.entropy_grad = any(s.config.entropy_coef or s.config.entropy_target for s in stages)
     base, present = config, None
     encode = partial(encode_prompts, tokenizer=tokenizer, template=template)
@@ -266,7 +257,6 @@ def main(config: Config) -> None:
     state = run.resume(state, problems, policy, optimizer)
     engine.load_weights(policy)
     self_check(engine, policy, problems[0].prompt_ids)
-    cut = partial(micro_batches, budget=config.tokens_per_micro_batch, device=device, policy=policy)
 
     def sample(batch, count, sampling, step, first=0) -> list[list[Rollout]]:
         """`count` scored responses to each problem, on every rank; each rank samples its share."""
@@ -275,11 +265,12 @@ def main(config: Config) -> None:
         mine = my_share(batch)
         groups = engine.generate([p.prompt_ids for p in mine], count, my_share(seeds), sampling)
         run.phase("reward")
-        for problem, group in zip(mine, groups, strict=True):
-            for rollout in group:
-                text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
-                rollout.text = problem.prefill + text
-        reward(list(chain(*groups)), [problem for problem in mine for _ in range(count)], config)
+        rollouts, asked = list(chain(*groups)), [p for p in mine for _ in range(count)]
+        for rollout, problem in zip(rollouts, asked, strict=True):
+            text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
+            rollout.text = problem.prefill + text
+        for rollout, scores in zip(rollouts, score(rollouts, asked, config), strict=True):
+            rollout.right, rollout.reward = scores
         run.phase("rollout")
         return gather(groups)
 
@@ -311,21 +302,20 @@ def main(config: Config) -> None:
         if 0 < config.token_budget <= state["tokens"]:
             config.steps = step  # the last one, which evaluates and saves
 
-        run.phase("sync")
         engine.sleep()
+        run.phase("logps")
         rollouts = list(chain(*groups))
         rewards_P_G = torch.tensor([[rollout.reward for rollout in group] for group in groups])
 
         # (6) Advantage: group mean, group std; or what --advantage names.
         advantages_P_G = techniques.advantages(rewards_P_G, groups, config)
 
-        run.phase("logps")
         advantages, minibatches = advantages_P_G.flatten(), []
         for rows in equal_slices(len(rollouts), config.updates_per_step):
             # (7) A token's weight in the loss: the mean over all tokens of the mini-batch.
             weights_B_R = losses.token_weights(response_mask(rollouts[rows]), "token")
 
-            minibatches.append(cut(rollouts[rows], advantages[rows], weights_B_R))
+            minibatches.append(policy.cut(rollouts[rows], advantages[rows], weights_B_R))
 
         # (8) Old log-probs, of the policy that sampled (the first mini-batch's come with (9)). RKL:
         # and the reference's.
@@ -333,7 +323,7 @@ def main(config: Config) -> None:
             for micro in chain(*minibatches[1:]):
                 micro.old_logps_M, micro.entropy_M = policy(micro, config.temperature)
             if config.kl_coefficient:
-                with on_device(state["reference"], device) as reference:
+                with on_device(state["reference"]) as reference:
                     for micro in chain(*minibatches):
                         micro.ref_logps_M, _ = reference(micro, config.temperature)
 
@@ -341,9 +331,11 @@ def main(config: Config) -> None:
         set_learning_rate(optimizer, config.learning_rate, step, config.warmup_steps)
         grad_norms = []
         for minibatch in minibatches:
-            for micro in reduced_once(policy, minibatch):
+            for micro in minibatch:
                 logps_M, entropy_M = policy(micro, config.temperature)
-                micro.keep(logps_M, entropy_M)
+                micro.new_logps_M = logps_M.detach()
+                if micro.old_logps_M is None:  # no update yet: this is the policy that sampled
+                    micro.old_logps_M, micro.entropy_M = logps_M.detach(), entropy_M.detach()
 
                 # (9) Loss: clip-higher with dual clip. RKL: a KL penalty. EC: an entropy bonus.
                 loss_M = techniques.importance_M(micro, config) * techniques.policy_loss(
@@ -360,7 +352,8 @@ def main(config: Config) -> None:
 
         run.phase("sync")
         engine.load_weights(policy)
-        metrics = step_metrics(config, groups, minibatches, grad_norms, optimizer)
+        clip = config.clip_low, config.clip_high
+        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, clip)
         if run.due(step, config.eval_every):
             metrics["eval_accuracy"] = evaluate()
 

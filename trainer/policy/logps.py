@@ -1,4 +1,4 @@
-"""The end of a causal language model: from the head's input to log-probs, without all logits.
+"""From a causal language model's last hidden states to log-probs, never all logits at once.
 
 Architectures differ in what they do to their logits. Granite and Cohere scale them, Gemma 2 caps
 them, Phi's head has a bias. Nothing here is known by name. The model's own forward pass runs with
@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from losses import token_logps
 from trainer.errors import Refused
 
 HUGE = 1e6  # a logit that any soft cap cuts off
@@ -89,19 +88,14 @@ class Head:
         return hidden_B_T_d
 
     def logps(
-        self,
-        hidden_M_d: torch.Tensor,
-        targets_M: torch.Tensor,
-        temperature: float,
-        entropy_grad: bool = False,
+        self, hidden_M_d: torch.Tensor, targets_M: torch.Tensor, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(log-probs [M], entropy [M]), see losses.token_logps."""
+        """(log-probs [M], entropy [M]), see token_logps."""
         return token_logps(
             hidden_M_d,
             self.module.weight,
             targets_M,
             temperature,
-            entropy_grad=entropy_grad,
             bias=getattr(self.module, "bias", None),
             scale=self.scale,
             softcap=self.softcap,
@@ -115,10 +109,8 @@ class Head:
         if dist.get_rank() == 0:
             with one_sentence(self.name):
                 self._check(model)
-        learned = [
-            self.scale,
-            self.softcap,
-        ]  # the other ranks may have no weights to learn from yet
+        # The other ranks may have no weights to learn from yet.
+        learned = [self.scale, self.softcap]
         dist.broadcast_object_list(learned, src=0, device=torch.device("cpu"))
         self.scale, self.softcap = learned
 
@@ -144,15 +136,128 @@ class Head:
                 raise Unsupported(f"{self.name} is not supported: {fault} ({gap:.2g} nats)")
 
 
+def token_logps(
+    hidden_M_d: torch.Tensor,
+    weight_V_d: torch.Tensor,
+    targets_M: torch.Tensor,
+    temperature: float = 1.0,
+    chunk: int = 512,
+    bias: torch.Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """losses.token_logps of a head's logits, from the head's input and weights.
+
+        z = scale (h W^T + bias), and softcap tanh(z / softcap) of that where there is a softcap
+
+    hidden_M_d: [M, d]; weight_V_d: [V, d]; targets_M: int64 [M]; bias: [V]. Returns
+    (logps [M], entropy [M]), both in nats and float32, and both with gradients.
+
+    At most chunk x V logits exist at any time, in the forward and in the backward pass. With a
+    vocabulary of 152k, all float32 logits of one answer of 16k tokens would take 10 GB. The price
+    is that the backward pass computes the logits a second time.
+    """
+    return _TokenLogps.apply(
+        hidden_M_d, weight_V_d, bias, targets_M, temperature, chunk, scale, softcap
+    )
+
+
+class _TokenLogps(torch.autograd.Function):
+    """token_logps with a backward pass that recomputes each chunk's softmax.
+
+    Autograd would keep the softmax of every chunk until the backward pass. There are two shorter
+    ways, but torch.utils.checkpoint over chunks is slower and holds one more V x d matrix, and
+    torch's linear_cross_entropy returns bfloat16 log-probs for a bfloat16 head, which is too coarse
+    for ratios of probabilities.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_M_d, weight, bias, targets_M, temperature, chunk, scale, softcap):
+        logps_M = torch.empty(hidden_M_d.shape[0], dtype=torch.float32, device=hidden_M_d.device)
+        entropy_M = torch.empty_like(logps_M)
+        for start in range(0, hidden_M_d.shape[0], chunk):
+            rows = slice(start, start + chunk)
+            logits = _logits(hidden_M_d[rows], weight, bias, scale, softcap)
+            log_probs = _log_softmax(logits, temperature)
+            logps_M[rows] = log_probs.gather(-1, targets_M[rows, None]).squeeze(-1)
+            entropy_M[rows] = -log_probs.exp().mul_(log_probs).sum(dim=-1)
+            del logits, log_probs  # or they would live on next to the next chunk's
+        ctx.save_for_backward(hidden_M_d, weight, bias, targets_M, entropy_M)
+        ctx.temperature, ctx.chunk, ctx.scale, ctx.softcap = temperature, chunk, scale, softcap
+        # An output that the loss does not use then has None as its gradient, which costs nothing.
+        ctx.set_materialize_grads(False)
+        return logps_M, entropy_M
+
+    @staticmethod
+    def backward(ctx, grad_logps_M, grad_entropy_M):
+        hidden_M_d, weight, bias, targets_M, entropy_M = ctx.saved_tensors
+        grad_hidden_M_d = torch.empty_like(hidden_M_d)
+        # float32: a bf16 sum over chunks would lose bits
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        if grad_logps_M is None:
+            grad_logps_M = torch.zeros_like(entropy_M)
+        for start in range(0, hidden_M_d.shape[0], ctx.chunk):
+            rows = slice(start, start + ctx.chunk)
+            logits = _logits(hidden_M_d[rows], weight, bias, ctx.scale, ctx.softcap)
+            if ctx.softcap is not None:  # d(c tanh(z / c)) / dz = 1 - tanh^2
+                slope = 1 - (logits / ctx.softcap).square_()
+            log_probs = _log_softmax(logits, ctx.temperature)
+            del logits
+            if grad_entropy_M is None:
+                grad_logits = log_probs.exp_().mul_(-grad_logps_M[rows, None])
+            else:  # dH / dlogit_v = -p_v (log p_v + H)
+                probs = log_probs.exp()
+                grad_logits = log_probs.add_(entropy_M[rows, None]).mul_(probs)
+                grad_logits.mul_(-grad_entropy_M[rows, None])
+                grad_logits -= probs.mul_(grad_logps_M[rows, None])
+            # dlogp / dlogit = onehot - p
+            grad_logits.scatter_add_(-1, targets_M[rows, None], grad_logps_M[rows, None])
+            grad_logits.mul_(ctx.scale / ctx.temperature)
+            if ctx.softcap is not None:
+                grad_logits.mul_(slope)
+                del slope
+            if bias is not None:
+                grad_bias += grad_logits.sum(dim=0)
+            grad_logits = grad_logits.to(weight.dtype)
+            grad_hidden_M_d[rows] = grad_logits @ weight
+            if weight.dtype == torch.float32:
+                # in place: no second V x d matrix
+                grad_weight.addmm_(grad_logits.T, hidden_M_d[rows])
+            else:
+                grad_weight += grad_logits.T @ hidden_M_d[rows]
+            del log_probs, grad_logits
+        if bias is not None:
+            grad_bias = grad_bias.to(bias.dtype)
+        return grad_hidden_M_d, grad_weight.to(weight.dtype), grad_bias, *[None] * 5
+
+
+def _logits(hidden, weight, bias, scale: float, softcap: float | None) -> torch.Tensor:
+    """[C, d], [V, d], [V] -> the model's own logits [C, V], in the head's dtype or float32."""
+    logits = hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
+    if scale != 1.0:
+        logits = logits.float().mul_(scale)
+    if softcap is not None:
+        logits = logits.float().div_(softcap).tanh_().mul_(softcap)
+    return logits
+
+
+def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """float32 [C, V], overwriting logits. The softmax is float32 whatever the head computes in."""
+    if temperature != 1.0:
+        logits = logits.float().div_(temperature)
+    return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+
+
 class Unsupported(Refused):
-    """What this file has to say of a model, in one sentence."""
+    """This trainer cannot handle the model; the message says why."""
 
 
 @contextmanager
 def one_sentence(name: str) -> Iterator[None]:
     """Turn what a model's code raises on plain token ids into a Refused error.
 
-    Not what says nothing of the model: that memory has run out, or that another rank has ended.
+    Errors that are not the model's fault (out of memory, a dead rank) pass through.
     """
     try:
         yield

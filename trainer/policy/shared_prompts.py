@@ -19,9 +19,49 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from trainer.data import Rollout
 from trainer.policy.logps import FAULTS
+from trainer.policy.policy import MicroBatch, Policy, cut_rectangles, mark_last, rectangle
 
 # A rectangle more costs as much as this many tokens of padding in attention, on a CPU.
 RECTANGLE_COST = 128
+
+
+class SharedPromptsPolicy(Policy):
+    """A policy that computes each prompt once for all its samples, where micro-batches say how."""
+
+    def hidden(self, micro: MicroBatch) -> torch.Tensor:
+        """The head's input [M, d], see Policy.hidden."""
+        if not isinstance(micro, PackedBatch):
+            return super().hidden(micro)
+        packed = micro.packed
+        hidden_1_N_d = self.head.inputs(self.model, packed.ids_1_N, **packed.options())
+        return embedding(packed.predicts_M, hidden_1_N_d[0])
+
+    def cut(
+        self, rollouts: list[Rollout], advantages_B: torch.Tensor, weights_B_R: torch.Tensor
+    ) -> list[MicroBatch]:
+        """Cut one mini-batch in its order, in which the samples of a prompt follow each other.
+
+        The budget counts no padding.
+        """
+        length_B = [len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts]
+        micros = []
+        for rows in fill(length_B, self.budget):
+            members = [rollouts[i] for i in rows]
+            plain = rectangle(members, advantages_B[rows], weights_B_R[rows], self.device)
+            micros.append(PackedBatch(**vars(plain), packed=pack(members, self.device)))
+        return mark_last(micros)
+
+
+def fill(length_B: list[int], budget: int) -> list[list[int]]:
+    """Cut the rows, in their order, where the next one would exceed the budget."""
+    cuts, room = [], 0
+    for row, length in enumerate(length_B):
+        if not cuts or length > room:
+            cuts.append([])
+            room = budget
+        cuts[-1].append(row)
+        room -= length
+    return cuts
 
 
 @dataclass
@@ -37,6 +77,13 @@ class Packed:
     def options(self) -> dict:
         """What a model that shares prompts takes beside the ids."""
         return {"position_ids": self.positions_1_N, "rectangles": (self.places, self.source_N)}
+
+
+@dataclass(kw_only=True)
+class PackedBatch(MicroBatch):
+    """A micro-batch that also says how its prompts are shared."""
+
+    packed: Packed
 
 
 def pack(rollouts: list[Rollout], device: torch.device) -> Packed:
@@ -77,38 +124,11 @@ def pack(rollouts: list[Rollout], device: torch.device) -> Packed:
     )
 
 
-def cut_rectangles(
-    longest_first: list[int], length_B: list[int], cut_cost: int, budget: float = float("inf")
-) -> list[list[int]]:
-    """Cut a list of rows into rectangles within the budget at the least cost.
-
-    The cost is the number of padded tokens, and cut_cost for each rectangle. The first row of a
-    rectangle is its longest and sets the width. cheapest[end] is the cost of the best cuts of the
-    first `end` rows, and starts[end] is where the last of them begins.
-    """
-    cheapest, starts = [0], [0]
-    for end in range(1, len(longest_first) + 1):
-        options = []
-        for start in reversed(range(end)):
-            area = (end - start) * length_B[longest_first[start]]
-            if options and area > budget:
-                break
-            options.append((cheapest[start] + area + cut_cost, start))
-        cost, start = min(options)
-        cheapest.append(cost)
-        starts.append(start)
-    cuts, end = [], len(longest_first)
-    while end:
-        cuts.append(longest_first[starts[end] : end])
-        end = starts[end]
-    return cuts[::-1]
-
-
 def share_prompts(model) -> bool:
     """Make a model ready for Packed.options, and return True; or leave it alone, and return False.
 
     It must have full attention in every layer, look its attention up by name, and take positions;
-    and on two short sequences of one prompt it must say what it says of each alone.
+    and it must give two packed sequences the logits that each gets alone.
     """
     layers = DynamicCache(config=model.config).layers
     own = model.config._attn_implementation
@@ -121,15 +141,15 @@ def share_prompts(model) -> bool:
     ):
         return False
     model.set_attn_implementation("packed")
-    if _says_the_same(model):
+    if _logits_agree(model):
         return True
     model.set_attn_implementation(own)
     return False
 
 
 @torch.no_grad()
-def _says_the_same(model) -> bool:
-    """Whether packed sequences have the logits that each has alone."""
+def _logits_agree(model) -> bool:
+    """Whether packed sequences get the logits that each gets alone."""
     embedding_V_d = model.get_input_embeddings().weight
     ids = torch.linspace(1, len(embedding_V_d) - 2, 16).long().tolist()
     sequences = [ids[:6] + ids[6:10], ids[:6] + ids[10:]]

@@ -34,15 +34,11 @@ import losses
 from trainer.data import Problem, Rollout, Sampling, Template, encode_prompts
 from trainer.errors import Refused
 from trainer.machine import device_memory, host_memory
+from trainer.policy.loading import load_policy, load_reference
 from trainer.policy.policy import (
-    compute_dtype,
-    load_policy,
-    load_reference,
     make_optimizer,
-    micro_batches,
     on_device,
     optimizer_step,
-    reduced_once,
     response_mask,
     set_learning_rate,
 )
@@ -259,23 +255,13 @@ def measure(config, model_dir: str, device: torch.device, folder: Path) -> Costs
         held_out = []
         if config.eval_every:
             held_out = encode_prompts(load_problems(config.eval_data), tokenizer, template)
-        dtype = compute_dtype(device)
-        longest = max(config.max_response_tokens, config.eval_max_tokens)
-        engine = make_engine(
-            config.engine,
-            model_dir,
-            tokenizer,
-            max_length=config.max_prompt_tokens + longest,
-            dtype=dtype,
-            memory=config.engine_memory,
-        )
-        policy = load_policy(
-            model_dir, device, dtype, config.gradient_checkpointing, config.offload
-        )
+        samplings = [Sampling(config.max_response_tokens), Sampling(config.eval_max_tokens)]
+        engine = make_engine(config, model_dir, tokenizer, samplings, raw_logps=False)
+        policy = load_policy(config, model_dir, device)
         optimizer = make_optimizer(policy, config.weight_decay)
         state = {"step": 0, "position": 0, "data": ""}
         if hasattr(config, "kl_coefficient"):
-            state["reference"] = load_reference(model_dir, dtype)
+            state["reference"] = load_reference(model_dir, device)
         engine.load_weights(policy)
         self_check(engine, policy, problems[0].prompt_ids)
     costs = Costs(
@@ -379,10 +365,7 @@ def train(config, policy, optimizer, reference, rollouts, device, costs: Costs) 
     """Train on one micro-batch, twice: the second time is timed."""
     advantages = torch.tensor([(-1.0) ** row for row in range(len(rollouts))])
     weights_B_R = losses.token_weights(response_mask(rollouts), "token")
-    budget = max(config.tokens_per_micro_batch, 1)
-    micro, *_ = micro_batches(
-        rollouts, advantages, weights_B_R, budget=budget, device=device, policy=policy
-    )
+    micro, *_ = policy.cut(rollouts, advantages, weights_B_R)
     tokens = micro.ids_B_T.numel()
 
     def forward():
@@ -390,12 +373,11 @@ def train(config, policy, optimizer, reference, rollouts, device, costs: Costs) 
             micro.old_logps_M, micro.entropy_M = policy(micro, config.temperature)
 
     def refer():
-        with torch.no_grad(), on_device(reference, device) as model:
+        with torch.no_grad(), on_device(reference) as model:
             micro.ref_logps_M, _ = model(micro, config.temperature)
 
     def backward():
-        (last,) = reduced_once(policy, [micro])
-        logps_M, _ = policy(last, config.temperature)
+        logps_M, _ = policy(micro, config.temperature)
         loss_M = losses.clipped_policy_loss(
             logps_M, micro.old_logps_M, micro.advantages_M, config.clip_low, config.clip_high
         )

@@ -23,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from trainer.errors import Refused
-from trainer.policy.policy import Policy, copy_full, full, load_model
+from trainer.policy.policy import Policy, copy_full, full
+from trainer.policy.pretrained import load_model
 from trainer.ranks import mean_over_ranks
 from trainer.run.files import make_folder, write_atomically
 from trainer.run.flags import FREE

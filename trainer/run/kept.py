@@ -18,7 +18,7 @@ Columns of numbers per token hold half-precision floats (three digits), in nats:
                 discouraged (the dual clip included), else 0
     gap         the trainer's log-prob minus the engine's, both of the same distribution; missing
                 where the engine reports raw log-probs and the recipe computes none to compare
-    weights     of the token in the loss of its mini-batch (float32), importance weight included
+    weights     of the token in the loss of its mini-batch (float32)
 
 Answers to held-out problems have one such column, `logps`, and there it is the engine's.
 """
@@ -35,9 +35,9 @@ import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 
-import losses
 from trainer.data import Problem, Rollout
 from trainer.policy.policy import MicroBatch
+from trainer.run.metrics import token_ratio_metrics
 
 HELD_OUT = 2  # held-out problems kept for each training group of a step ...
 ANSWERS = 4  # ... and answers to each, so that a few can be followed through training
@@ -156,29 +156,22 @@ def _columns(config, micro: MicroBatch, raw: bool) -> dict[str, torch.Tensor]:
 
     raw: the engine's log-probs are raw ones, so the gap is known only where the trainer's are too.
     """
-    new_logps_M, old_logps_M, advantages_M = (
-        micro.new_logps_M,
-        micro.old_logps_M,
-        micro.advantages_M,
-    )
-    clip = losses.update_diagnostics(
-        new_logps_M, old_logps_M, advantages_M, config.clip_low, config.clip_high
-    )
-    log_ratio_M = new_logps_M - old_logps_M
+    clip = token_ratio_metrics(micro, config.clip_low, config.clip_high)
+    log_ratio_M = micro.new_logps_M - micro.old_logps_M
     clipped_M = clip["clip_fraction_high"] - clip["clip_fraction_low"]
     if cap := getattr(config, "dual_clip", None):
-        clipped_M -= ((advantages_M < 0) & (log_ratio_M.exp() > cap)).float()
-    trainer_logps_M = micro.raw_logps_M if raw else old_logps_M
+        clipped_M -= ((micro.advantages_M < 0) & (log_ratio_M.exp() > cap)).float()
+    trainer_logps_M = micro.raw_logps_M if raw else micro.old_logps_M
     gap = {}
     if trainer_logps_M is not None:
         gap["gap"] = trainer_logps_M - micro.engine_logps_M
     return {
         **gap,
-        "logps": old_logps_M,
+        "logps": micro.old_logps_M,
         "entropy": micro.entropy_M,
         "log_ratio": log_ratio_M,
         "clipped": clipped_M,
-        "weights": micro.weights_M * micro.importance_M(config.tis_cap),
+        "weights": micro.weights_M,
     }
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -68,18 +69,22 @@ def gradient_metrics(norms: list[float]) -> dict[str, float]:
 
 
 def step_metrics(
-    config,
     groups: list[list[Rollout]],
     minibatches: list[list[MicroBatch]],
     grad_norms: list[float],
     optimizer: torch.optim.Optimizer,
+    clip: tuple[float, float],
 ) -> dict[str, float]:
     """Everything that metrics.jsonl holds of one step of every recipe. Call it on every rank.
+
+    clip: the bounds of the clipped loss below and above 1, such as (0.2, 0.28).
 
     The log-prob gap compares the engine with the trainer over all tokens. Where the recipe has
     computed raw log-probs for some micro-batches, it compares those alone: the engine's are raw.
     """
     rewards_P_G = torch.tensor([[rollout.reward for rollout in group] for group in groups])
+    group_size = rewards_P_G.shape[1]
+    spread_P = rewards_P_G.std(dim=1, correction=min(1, group_size - 1))  # as (6) sees it
     micros = list(chain(*minibatches))
     raw = any(micro.raw_logps_M is not None for micro in micros)
     behaviour, gaps, updates = TokenMeans(), TokenMeans(), TokenMeans()
@@ -88,18 +93,10 @@ def step_metrics(
         trainer_logps_M = micro.raw_logps_M if raw else micro.old_logps_M
         if trainer_logps_M is not None:
             gaps.add(logp_gap=(trainer_logps_M - micro.engine_logps_M).abs())
-        updates.add(
-            **losses.update_diagnostics(
-                micro.new_logps_M,
-                micro.old_logps_M,
-                micro.advantages_M,
-                config.clip_low,
-                config.clip_high,
-            )
-        )
+        updates.add(**token_ratio_metrics(micro, *clip))
     return {
         **rollout_metrics(groups),
-        "reward_std": rewards_P_G.std(dim=1).mean().item(),  # inside a group, as (6) sees it
+        "reward_std": spread_P.mean().item(),
         **behaviour.means(),
         **gaps.means(),
         **updates.means(),
@@ -109,19 +106,39 @@ def step_metrics(
     }
 
 
-def kl_metrics(config, minibatches: list[list[MicroBatch]]) -> dict[str, float]:
-    """The mean KL to the reference (nats a token), and the penalty's share of the loss."""
+def token_ratio_metrics(
+    micro: MicroBatch, clip_low: float, clip_high: float
+) -> dict[str, torch.Tensor]:
+    """How far an update went, [M] each, by the ratio r = exp(new - old log-prob) of each *token*.
+
+    approx_kl: k3 estimate of KL(old || new) in nats. clip_fraction_low and clip_fraction_high: 1
+    where a clip of the token's ratio removes its gradient, below (A < 0) and above (A > 0). A loss
+    with another ratio (GSPO's is one of whole sequences) clips elsewhere.
+    """
+    log_ratio_M = micro.new_logps_M - micro.old_logps_M
+    log_ratio_M = log_ratio_M.clamp(-losses.MAX_LOG_RATIO, losses.MAX_LOG_RATIO)
+    ratio_M = log_ratio_M.exp()
+    up_M, down_M = micro.advantages_M > 0, micro.advantages_M < 0
+    return {
+        "approx_kl": ratio_M - 1 - log_ratio_M,
+        "clip_fraction_low": ((ratio_M < 1 - clip_low) & down_M).float(),
+        "clip_fraction_high": ((ratio_M > 1 + clip_high) & up_M).float(),
+    }
+
+
+def kl_metrics(config: Any, minibatches: list[list[MicroBatch]]) -> dict[str, float]:
+    """The mean KL to the reference (nats a token), and the penalty's share of the loss.
+
+    config has a KL penalty: kl_coefficient, kl_estimator, and the clip's bounds.
+    """
     sizes = TokenMeans()
     for micro in chain(*minibatches):
+        bounds = config.clip_low, config.clip_high
         loss_M = losses.clipped_policy_loss(
-            micro.new_logps_M,
-            micro.old_logps_M,
-            micro.advantages_M,
-            config.clip_low,
-            config.clip_high,
+            micro.new_logps_M, micro.old_logps_M, micro.advantages_M, *bounds
         )
         kl_M = losses.kl_penalty(micro.new_logps_M, micro.ref_logps_M, config.kl_estimator)
-        sizes.add(policy_loss=(micro.importance_M(config.tis_cap) * loss_M).abs(), kl=kl_M)
+        sizes.add(policy_loss=loss_M.abs(), kl=kl_M)
     means = sizes.means()
     penalty = config.kl_coefficient * abs(means["kl"])
     return {

@@ -10,11 +10,13 @@ import importlib.util
 import math
 import traceback
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
 
 from trainer.data import Problem, Rollout
 from trainer.errors import Refused
+
+Score = tuple[float, float]  # the verdict, 0 to 1, and the reward that is trained on
 
 
 @cache
@@ -39,39 +41,30 @@ def load_reward(name: str) -> Callable:
     return found
 
 
-def unless_own(reward: Callable) -> Callable:
-    """Decorate a recipe's reward: with --reward, the user's function takes its place."""
+def own_reward(name: str) -> Callable:
+    """The function that FILE.py:FUNCTION names, to be called as a recipe calls its reward.
 
-    @wraps(reward)
-    def either(rollouts: list[Rollout], problems: list[Problem], config) -> None:
-        if config.reward:
-            own_reward(config.reward, rollouts, problems)
-        else:
-            reward(rollouts, problems, config)
-
-    return either
-
-
-def own_reward(name: str, rollouts: list[Rollout], problems: list[Problem]) -> None:
-    """Set `reward` to the function's value, and `right` to that value cut to 0..1.
-
-    Raises Refused if the function fails, or returns anything but one number for each response.
+    Its values are the rewards, and cut to 0..1 they are the verdicts. Raises Refused if the
+    function fails, or returns anything but one finite number for each response.
     """
-    function = load_reward(name)
-    try:
-        returned = function([r.text for r in rollouts], [p.answer for p in problems], problems)
-        values = [float(value) for value in returned]
-    except Exception as error:  # anything may go wrong in a user's function
-        where = _where(error, Path(name.rpartition(":")[0]).expanduser())
-        raise Refused(f"--reward {name}: {where}") from error
-    if len(values) != len(rollouts):
-        raise Refused(
-            f"--reward {name} returned {len(values)} numbers for {len(rollouts)} responses"
-        )
-    for rollout, value in zip(rollouts, values, strict=True):
-        if not math.isfinite(value):
-            raise Refused(f"--reward {name} returned {value} for the response {rollout.text!r}")
-        rollout.reward, rollout.right = value, min(1.0, max(0.0, value))
+    function, file = load_reward(name), Path(name.rpartition(":")[0]).expanduser()
+
+    def reward(rollouts: list[Rollout], problems: list[Problem], _config) -> list[Score]:
+        try:
+            returned = function([r.text for r in rollouts], [p.answer for p in problems], problems)
+            values = [float(value) for value in returned]
+        except Exception as error:  # anything may go wrong in a user's function
+            raise Refused(f"--reward {name}: {_where(error, file)}") from error
+        if len(values) != len(rollouts):
+            raise Refused(
+                f"--reward {name} returned {len(values)} numbers for {len(rollouts)} responses"
+            )
+        for rollout, value in zip(rollouts, values, strict=True):
+            if not math.isfinite(value):
+                raise Refused(f"--reward {name} returned {value} for {rollout.text!r}")
+        return [(min(1.0, max(0.0, value)), value) for value in values]
+
+    return reward
 
 
 def _where(error, file):

@@ -16,8 +16,10 @@ from transformers import DynamicCache
 from trainer.data import Rollout, Sampling
 from trainer.errors import Refused
 from trainer.machine import device_memory, host_memory
-from trainer.policy.policy import load_model
+from trainer.policy.pretrained import load_model
 from trainer.sampler.cpu_layers import growing_cache, load_packed, speed_up
+
+CPU = torch.device("cpu")
 
 
 class TransformersEngine:
@@ -32,14 +34,15 @@ class TransformersEngine:
         model_dir: str,
         vocabulary: int,
         stop_ids: list[int],
+        *,
         max_length: int,
-        dtype: torch.dtype,
+        memory: float = 0.35,
         raw_logps: bool = False,
     ):
+        """See engine.open_engine. memory has no effect here."""
         cuda = torch.cuda.is_available()
-        self.device = (
-            torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-        )
+        self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else CPU
+        dtype = torch.bfloat16 if cuda else torch.float32
         self.model = load_model(model_dir, dtype).to(self.device).eval()
         self.accepts = inspect.signature(self.model.forward).parameters
         self.state_space = "cache_params" in self.accepts  # reads padding once, and no mask after
@@ -181,7 +184,7 @@ class TransformersEngine:
 
 
 def _fill_gaps(stops: torch.Tensor) -> torch.Tensor:
-    """The rows that go on, the last of them in the places of those that stop: few rows move."""
+    """Indices of unfinished rows. Rows from the end fill the gaps, so that few rows are copied."""
     still = int((~stops).sum())
     keep = torch.arange(still, device=stops.device)
     keep[stops[:still]] = still + (~stops[still:]).nonzero().squeeze(-1)
@@ -189,7 +192,10 @@ def _fill_gaps(stops: torch.Tensor) -> torch.Tensor:
 
 
 def _truncate(scaled: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
-    """-inf for all but the top_k likeliest, and then but the fewest that hold top_p of the mass."""
+    """Keep the top_k likeliest tokens, and of those the fewest whose probabilities reach top_p.
+
+    The others get -inf.
+    """
     vocabulary = scaled.shape[-1]
     if top_k > 0:
         kth = scaled.topk(min(top_k, vocabulary)).values[:, -1:]
@@ -197,9 +203,8 @@ def _truncate(scaled: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
     if top_p >= 1.0:
         return scaled
     total, k = scaled.logsumexp(dim=-1, keepdim=True), 128
-    while (
-        True
-    ):  # few tokens hold most of the probability: to sort the whole vocabulary takes much longer
+    # Few tokens hold most of the probability, and to sort the whole vocabulary takes much longer.
+    while True:
         likeliest, ids = scaled.topk(min(k, vocabulary))
         probs = (likeliest - total).exp()
         before = probs.cumsum(dim=-1) - probs

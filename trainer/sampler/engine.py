@@ -14,6 +14,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ import torch.distributed as dist
 from trainer.data import Rollout, Sampling
 from trainer.errors import Refused
 from trainer.policy.logps import one_sentence
-from trainer.policy.policy import rectangle, response_mask
+from trainer.policy.policy import Policy, rectangle, response_mask
 from trainer.policy.pretrained import check_limits, end_tokens
 from trainer.sampler.cpu import TransformersEngine
 
@@ -30,6 +31,7 @@ from trainer.sampler.cpu import TransformersEngine
 # 0.02 in bfloat16. Weights that are stale by a few updates or wrongly packed show 0.2 and more.
 GAP_WARNING = 0.05
 GAP_FATAL = 0.2
+CHECKED_TOKENS = 8  # of each answer of self_check, for which every engine has room
 
 # Each minor version of vLLM has broken somebody's weight push: an untested one is refused.
 TESTED_VLLM = {"0.32.0": "torch 2.13", "0.26.0": "torch 2.11"}  # each with the torch that it pins
@@ -81,36 +83,67 @@ def _installed(package: str) -> str | None:
         return None
 
 
+class Engine(Protocol):
+    """What a recipe asks of an engine. There are two: VLLMEngine and cpu.TransformersEngine."""
+
+    vocabulary: int  # ids from here on are never sampled
+
+    def generate(
+        self, prompts: list[list[int]], n: int, seeds: list[int], sampling: Sampling
+    ) -> list[list[Rollout]]:
+        """n responses to each of P prompts (token ids), from P seeds: P lists of n rollouts."""
+
+    def load_weights(self, policy: Policy) -> None:
+        """Replace the engine's weights by the policy's, cast to the engine's dtype; wake it up."""
+
+    def sleep(self) -> None:
+        """Give the engine's GPU memory to the trainer, until load_weights."""
+
+
 def make_engine(
+    config: Any, model_dir: str, tokenizer, samplings: list[Sampling], raw_logps: bool
+) -> Engine:
+    """The engine of a run, for prompts of config.max_prompt_tokens and the longest of samplings.
+
+    config also gives engine and engine_memory. For raw_logps see open_engine.
+    """
+    answer = max(CHECKED_TOKENS, *(sampling.max_tokens for sampling in samplings))
+    return open_engine(
+        config.engine,
+        model_dir,
+        tokenizer,
+        max_length=config.max_prompt_tokens + answer,
+        memory=config.engine_memory,
+        raw_logps=raw_logps,
+    )
+
+
+def open_engine(
     kind: str,
     model_dir: str,
     tokenizer,
     *,
     max_length: int,
-    dtype: torch.dtype,
     memory: float = 0.35,
     raw_logps: bool = False,
-):
+) -> Engine:
     """The engine of that kind over the weights in model_dir.
 
-    max_length: prompt + response, in tokens. dtype: of the engine's weights and arithmetic.
+    max_length: prompt + response, in tokens.
     memory: the share of the GPU's memory that vLLM may use; of no effect elsewhere.
     raw_logps: report log-probs of the whole softmax, before temperature, top-p and top-k, instead
     of those of the distribution sampled from.
     """
     check_limits(model_dir, tokenizer, max_length)
-    stops, vocabulary = end_tokens(model_dir, tokenizer), len(tokenizer)
-    if choose_engine(kind) == "vllm":
-        return VLLMEngine(
-            model_dir,
-            vocabulary,
-            stops,
-            max_length=max_length,
-            dtype=dtype,
-            memory=memory,
-            raw_logps=raw_logps,
-        )
-    return TransformersEngine(model_dir, vocabulary, stops, max_length, dtype, raw_logps)
+    engine = VLLMEngine if choose_engine(kind) == "vllm" else TransformersEngine
+    return engine(
+        model_dir,
+        len(tokenizer),
+        end_tokens(model_dir, tokenizer),
+        max_length=max_length,
+        memory=memory,
+        raw_logps=raw_logps,
+    )
 
 
 @contextmanager
@@ -143,11 +176,11 @@ class VLLMEngine:
         stop_ids: list[int],
         *,
         max_length: int,
-        dtype: torch.dtype,
         memory: float,
         raw_logps: bool,
     ):
         self.cuda = torch.cuda.is_available()
+        self.vocabulary, self.stop_ids = vocabulary, stop_ids
         # Weights can only be handed over inside one process.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -168,7 +201,7 @@ class VLLMEngine:
 
             self.llm = vllm.LLM(
                 model=model_dir,
-                dtype=str(dtype).removeprefix("torch."),
+                dtype="bfloat16" if self.cuda else "float32",
                 max_model_len=max_length,
                 max_num_seqs=256,
                 gpu_memory_utilization=memory,
@@ -179,7 +212,6 @@ class VLLMEngine:
                 **options,
             )
         self.sampling_params = vllm.SamplingParams
-        self.stop_ids = stop_ids
         if vocabulary < self.llm.llm_engine.model_config.get_vocab_size():
             self.llm.apply_model(partial(mask_beyond, vocabulary=vocabulary))
         self.asleep = False
@@ -258,7 +290,8 @@ def _rollout(prompt, sample) -> Rollout:
     )
 
 
-def self_check(engine, policy, prompt) -> None:
+@torch.no_grad()
+def self_check(engine: Engine, policy: Policy, prompt: list[int]) -> None:
     """Prove once, before training, that engine and trainer agree, and that a change arrives.
 
     Compares the log-probs of samples from a prompt and from its second half. Then shrinks the
@@ -267,30 +300,32 @@ def self_check(engine, policy, prompt) -> None:
     trainer disagree, RuntimeError if the engine does not follow.
     """
 
-    def samples():
+    def samples() -> list[Rollout]:
         engine.load_weights(policy)
         prompts = [prompt, prompt[len(prompt) // 2 :]]
-        groups = engine.generate(prompts, 2, [0, 1], Sampling(max_tokens=8))
+        groups = engine.generate(prompts, 2, [0, 1], Sampling(max_tokens=CHECKED_TOKENS))
         return [rollout for group in groups for rollout in group]
 
-    def logps(rollouts):
+    def logps(rollouts: list[Rollout]) -> np.ndarray:
         return np.concatenate([rollout.logps for rollout in rollouts])
 
     head = policy.model.get_output_embeddings().weight
     with one_sentence(type(policy.model).__name__):
         first = samples()
-    gap = _gap(policy, first, head.device)
+    # One micro-batch with all rollouts on every rank: the ranks compute in step.
+    weights_B_R = response_mask(first).float()
+    micro = rectangle(first, torch.ones(len(first)), weights_B_R, policy.device)
+    gap = (policy(micro, 1.0)[0] - micro.engine_logps_M).abs().mean().item()
     # In float32 both agree closely, unless the engine must leave out rows of the head.
-    exact = head.device.type == "cpu" and getattr(engine, "vocabulary", 0) >= len(head)
+    exact = policy.device.type == "cpu" and engine.vocabulary >= len(head)
     if not gap <= (GAP_WARNING / 10 if exact else GAP_FATAL):
         raise Refused(
             f"the sampling engine and the trainer differ by {gap:.2g} nats a token with the same "
             f"weights: this engine cannot run {type(policy.model).__name__}; try another --engine"
         )
-    with torch.no_grad():
-        head.mul_(2**-8)
-        changed = logps(samples())
-        head.mul_(2**8)
+    head.mul_(2**-8)
+    changed = logps(samples())
+    head.mul_(2**8)
     before, restored = logps(first), logps(samples())
     if np.array_equal(changed, before):
         raise RuntimeError(
@@ -302,13 +337,3 @@ def self_check(engine, policy, prompt) -> None:
             "the sampling engine did not return to its old log-probs with its old weights: the "
             "push is faulty"
         )
-
-
-@torch.no_grad()
-def _gap(policy, rollouts: list[Rollout], device: torch.device) -> float:
-    """The mean difference of log-probs between engine and trainer, in nats."""
-    one_B, ones_B_R = torch.ones(len(rollouts)), response_mask(rollouts).float()
-    # One micro-batch with all rollouts on every rank: the ranks compute in step.
-    micro = rectangle(rollouts, one_B, ones_B_R, device)
-    logps_M, _ = policy(micro, 1.0)
-    return (logps_M - micro.engine_logps_M).abs().mean().item()

@@ -1,0 +1,132 @@
+"""From a model folder to a policy to train, sharded over the ranks; and to a frozen reference."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor
+
+from trainer.policy.logps import Head
+from trainer.policy.policy import Policy
+from trainer.policy.pretrained import blocks_of, checkpoint_activations, load_model
+from trainer.policy.shared_prompts import SharedPromptsPolicy, share_prompts
+
+# The ranks' gradients are added up once an update instead of once a micro-batch if what that takes,
+# 4 bytes a parameter on every rank, is at most this share of a GPU.
+REDUCE_ONCE = 0.1
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on a GPU, float32 on a CPU."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def load_policy(config: Any, model_dir: str, device: torch.device) -> Policy:
+    """A policy to train: float32 master weights, computing in compute_dtype.
+
+    At a learning rate of 1e-6, bfloat16 master weights would swallow the updates. The policy is
+    sharded by FSDP2 where there are several ranks, and on CUDA also for one, for its mixed
+    precision. Only rank 0 reads the model.
+
+    config gives tokens_per_micro_batch, gradient_checkpointing and offload: keep weights, gradients
+    and the optimizer's state in host memory, where the optimizer then works too. The device holds
+    the layer that it computes with.
+
+    On a CPU, in one process, the samples of a prompt share it where the model can: see
+    shared_prompts.py.
+    """
+    model = _load_on_rank_0(model_dir)
+    if config.gradient_checkpointing:
+        checkpoint_activations(model)
+    head = Head(model)
+    head.check(model)
+    plain = device.type == "cpu" and dist.get_world_size() == 1 and not config.offload
+    kind = SharedPromptsPolicy if plain and share_prompts(model) else Policy
+    policy = kind(model, head, device, config.tokens_per_micro_batch)
+    if plain:
+        return policy
+    precision = MixedPrecisionPolicy(param_dtype=compute_dtype(device), reduce_dtype=torch.float32)
+    pinned = CPUOffloadPolicy(pin_memory=device.type == "cuda")
+    for module in [*blocks_of(model), policy]:
+        _take_weights_of_rank_0(module, device)
+        place = pinned if config.offload else OffloadPolicy()
+        fully_shard(module, mp_policy=precision, offload_policy=place)
+        # Token weights are global, so the ranks' gradients add up instead of being averaged.
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction
+    if _may_reduce_once(policy):
+        policy.register_forward_pre_hook(_reduce_after_the_last)
+    return policy
+
+
+def load_reference(model_dir: str, device: torch.device) -> Policy:
+    """A frozen policy in compute_dtype that waits in host memory; see policy.on_device."""
+    model = load_model(model_dir, compute_dtype(device))
+    kind = SharedPromptsPolicy if device.type == "cpu" and share_prompts(model) else Policy
+    return kind(model, Head(model), device, budget=0).requires_grad_(False)
+
+
+def _reduce_after_the_last(policy: Policy, arguments: tuple) -> None:
+    """Add up the ranks' gradients only after the last micro-batch of a mini-batch.
+
+    Until then each rank keeps the whole gradient, 4 bytes a parameter.
+    """
+    policy.set_requires_gradient_sync(arguments[0].last)
+
+
+def _may_reduce_once(policy: Policy) -> bool:
+    """Whether there are ranks to add up over, and room for a whole gradient on each of them."""
+    if dist.get_world_size() == 1:
+        return False
+    if not torch.cuda.is_available():
+        return True
+    gradient = 4 * sum(parameter.numel() for parameter in policy.parameters())
+    memory = torch.tensor(torch.cuda.get_device_properties().total_memory)
+    dist.all_reduce(memory, op=dist.ReduceOp.MIN)  # GPUs may differ, and all ranks decide alike
+    return gradient <= REDUCE_ONCE * memory.item()
+
+
+def _load_on_rank_0(model_dir: str):
+    """The model in float32 on rank 0. On the others the same modules, without any memory."""
+    if dist.get_world_size() == 1:
+        return load_model(model_dir, torch.float32)
+    model, kind = None, [None, None]
+    if dist.get_rank() == 0:
+        model = load_model(model_dir, torch.float32)
+        kind = [type(model), model.config]
+    dist.broadcast_object_list(kind, src=0, device=torch.device("cpu"))
+    if model is None:
+        model_class, config = kind
+        with torch.device("meta"):
+            model = model_class(config).eval()
+    return model
+
+
+def _take_weights_of_rank_0(module: nn.Module, device: torch.device) -> None:
+    """Give a module rank 0's weights and buffers, on the device; what is sharded already stays.
+
+    Called module by module, so that no rank but 0 ever holds more than one of them whole.
+    """
+    if dist.get_world_size() == 1:
+        return
+    filled = {}  # a tied tensor is met twice and stays one
+    for part in module.modules():
+        own = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
+        for name, tensor in own:
+            if isinstance(tensor, DTensor):
+                continue
+            if tensor not in filled:
+                whole = torch.empty_like(tensor, device=device, requires_grad=False)
+                if dist.get_rank() == 0:
+                    whole = tensor.detach().to(device)
+                dist.broadcast(whole, src=0)
+                trained = isinstance(tensor, nn.Parameter)
+                filled[tensor] = nn.Parameter(whole, tensor.requires_grad) if trained else whole
+            setattr(part, name, filled[tensor])
