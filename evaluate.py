@@ -32,7 +32,7 @@ from statistics import fmean
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 import rewards
 from tools import plot
@@ -41,7 +41,7 @@ from tools.evaluation.statistics import distinct_4gram, majority, margin, pass_a
 from tools.evaluation.tables import by_task, evaluation, print_evaluation, report  # noqa: F401 (for callers)
 from trainer import data
 from trainer.errors import Refused
-from trainer.policy.policy import Policy
+from trainer.policy.loading import load_reference
 from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import start_ranks
 from trainer.run.files import make_folder, read_jsonl, write_atomically
@@ -353,7 +353,7 @@ def generate(settings: dict, problems: dict, prompts: dict, tokenizer, out: Path
 def engine_for(settings: dict, tokenizer, engine):
     """The engine with this evaluation's model in it. engine: that of the model before, or None."""
     if engine is None:
-        return rollout.make_engine(
+        return rollout.open_engine(
             settings["engine"],
             settings["model"],
             tokenizer,
@@ -362,7 +362,7 @@ def engine_for(settings: dict, tokenizer, engine):
             memory=ENGINE_MEMORY,
         )
     # vLLM does not reliably give its memory back, so the next model moves into the same engine.
-    engine.load_weights(Policy(AutoModelForCausalLM.from_pretrained(settings["model"])))
+    engine.load_weights(load_reference(settings["model"], torch.device("cpu")))
     return engine
 
 

@@ -53,6 +53,7 @@ from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_pro
 from trainer.policy.loading import load_policy
 from trainer.policy.policy import (
     equal_slices,
+    loss_weights,
     make_optimizer,
     optimizer_step,
     response_mask,
@@ -233,26 +234,17 @@ def main(config: Config) -> None:
                     micro.old_logps_M, micro.entropy_M = logps_M.detach(), entropy_M.detach()
 
                 # (9) Loss: clip-higher with dual clip. No KL penalty, no entropy bonus.
+                low, high = config.clip_low, config.clip_high
                 loss_M = losses.clipped_policy_loss(
-                    logps_M,
-                    micro.old_logps_M,
-                    micro.advantages_M,
-                    config.clip_low,
-                    config.clip_high,
-                    config.dual_clip,
+                    logps_M, micro.old_logps_M, micro.advantages_M, low, high, config.dual_clip
                 )
-                if config.tis_cap:  # of no paper here: weights against engine mismatch
-                    loss_M = loss_M * losses.truncated_importance(
-                        micro.old_logps_M, micro.engine_logps_M, config.tis_cap
-                    )
 
-                (micro.weights_M * loss_M).sum().backward()
+                (loss_weights(micro, config.tis_cap) * loss_M).sum().backward()
             grad_norms.append(optimizer_step(policy, optimizer, config.max_grad_norm))
 
         run.phase("sync")
         engine.load_weights(policy)
-        clip = config.clip_low, config.clip_high
-        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, clip)
+        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, (low, high))
         if run.due(step, config.eval_every):
             metrics["eval_accuracy"] = evaluate()
 

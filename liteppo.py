@@ -55,6 +55,7 @@ from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_pro
 from trainer.policy.loading import load_policy
 from trainer.policy.policy import (
     equal_slices,
+    loss_weights,
     make_optimizer,
     optimizer_step,
     response_mask,
@@ -234,25 +235,17 @@ def main(config: Config) -> None:
                     micro.old_logps_M, micro.entropy_M = logps_M.detach(), entropy_M.detach()
 
                 # (9) Loss: the plain clip (analysis 2). No KL penalty, no entropy bonus.
+                low, high = config.clip_low, config.clip_high
                 loss_M = losses.clipped_policy_loss(
-                    logps_M,
-                    micro.old_logps_M,
-                    micro.advantages_M,
-                    config.clip_low,
-                    config.clip_high,
+                    logps_M, micro.old_logps_M, micro.advantages_M, low, high
                 )
-                if config.tis_cap:  # of no paper here: weights against engine mismatch
-                    loss_M = loss_M * losses.truncated_importance(
-                        micro.raw_logps_M, micro.engine_logps_M, config.tis_cap
-                    )
 
-                (micro.weights_M * loss_M).sum().backward()
+                (loss_weights(micro, config.tis_cap) * loss_M).sum().backward()
             grad_norms.append(optimizer_step(policy, optimizer, config.max_grad_norm))
 
         run.phase("sync")
         engine.load_weights(policy)
-        clip = config.clip_low, config.clip_high
-        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, clip)
+        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, (low, high))
         if run.due(step, config.eval_every):
             metrics["eval_accuracy"] = evaluate()
 

@@ -58,6 +58,7 @@ from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_pro
 from trainer.policy.loading import load_policy, load_reference
 from trainer.policy.policy import (
     equal_slices,
+    loss_weights,
     make_optimizer,
     on_device,
     optimizer_step,
@@ -313,27 +314,19 @@ def main(config: Config) -> None:
                     micro.old_logps_M, micro.entropy_M = logps_M.detach(), entropy_M.detach()
 
                 # (9) Loss: clip-higher, and the KL penalty to the reference. No entropy bonus.
+                low, high = config.clip_low, config.clip_high
                 loss_M = losses.clipped_policy_loss(
-                    logps_M,
-                    micro.old_logps_M,
-                    micro.advantages_M,
-                    config.clip_low,
-                    config.clip_high,
+                    logps_M, micro.old_logps_M, micro.advantages_M, low, high
                 )
-                if config.tis_cap:  # of no paper here: weights against engine mismatch
-                    loss_M = loss_M * losses.truncated_importance(
-                        micro.old_logps_M, micro.engine_logps_M, config.tis_cap
-                    )
                 kl_M = losses.kl_penalty(logps_M, micro.ref_logps_M, config.kl_estimator)
                 loss_M += config.kl_coefficient * kl_M
 
-                (micro.weights_M * loss_M).sum().backward()
+                (loss_weights(micro, config.tis_cap) * loss_M).sum().backward()
             grad_norms.append(optimizer_step(policy, optimizer, config.max_grad_norm))
 
         run.phase("sync")
         engine.load_weights(policy)
-        clip = config.clip_low, config.clip_high
-        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, clip)
+        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, (low, high))
         if run.due(step, config.eval_every):
             metrics["eval_accuracy"] = evaluate()
 

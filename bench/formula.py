@@ -18,7 +18,7 @@ import argparse
 from dataclasses import dataclass, replace
 
 from bench.common import save
-from trainer.policy.policy import REDUCE_ONCE
+from trainer.policy.loading import REDUCE_ONCE
 
 GB = 1e9
 CHUNK = 512  # rows of logits at once, losses.token_logps

@@ -148,33 +148,29 @@ def train(arguments, model_dir: str, shape: Shape, offload: bool = False) -> dic
     """Optimizer steps of two full-length sequences, one a micro-batch, on the trainer's path."""
     import losses
     from trainer.data import Rollout
+    from trainer.policy.loading import load_policy
     from trainer.policy.policy import (
-        load_policy,
         make_optimizer,
-        micro_batches,
         optimizer_step,
-        reduced_once,
         response_mask,
         set_learning_rate,
     )
     from trainer.ranks import start_ranks
+    from trainer.run.flags import Flags
 
-    device = start_ranks()
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    policy = load_policy(model_dir, device, dtype, gradient_checkpointing=True, offload=offload)
+    length, sequences = (256, 2) if arguments.small else (16384, 2)
+    flags = Flags(offload=offload, tokens_per_micro_batch=length)
+    policy = load_policy(flags, model_dir, start_ranks())
     optimizer = make_optimizer(policy, weight_decay=0.1)
     set_learning_rate(optimizer, 1e-6, step=1, warmup_steps=0)
-    length, sequences = (256, 2) if arguments.small else (16384, 2)
     ids = torch.randint(shape.vocabulary, (sequences, length), dtype=torch.int32)
     zeros = np.zeros(length - 64, np.float32)
     rollouts = [Rollout(row[:64], row[64:], zeros, truncated=True) for row in ids.numpy()]
     weights_B_R = losses.token_weights(response_mask(rollouts), "token")
-    batch = micro_batches(
-        rollouts, torch.tensor([1.0, -1.0]), weights_B_R, budget=length, device=device
-    )
+    batch = policy.cut(rollouts, torch.tensor([1.0, -1.0]), weights_B_R)
 
     def step() -> None:
-        for micro in reduced_once(policy, batch):
+        for micro in batch:
             logps_M, _ = policy(micro, 1.0)
             loss_M = losses.clipped_policy_loss(
                 logps_M, logps_M.detach(), micro.advantages_M, 0.2, 0.28, 10.0
@@ -217,20 +213,21 @@ def engine(arguments, model_dir: str, shape: Shape) -> dict:
 
     import losses
     from trainer.data import Sampling
-    from trainer.policy.policy import load_policy, micro_batches, response_mask
+    from trainer.policy.loading import load_policy
+    from trainer.policy.policy import response_mask
     from trainer.ranks import start_ranks
-    from trainer.sampler.engine import choose_engine, make_engine, self_check
+    from trainer.run.flags import Flags
+    from trainer.sampler.engine import choose_engine, open_engine, self_check
 
     device = start_ranks()
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model_dir)
     kind = choose_engine(arguments.engine)
     count, samples, tokens = (64, 8, 1024) if kind == "vllm" else (64, 8, 256)
     if arguments.small:
         count, samples, tokens = 2, 2, 16
     with Clock() as start:
-        sampler = make_engine(kind, model_dir, tokenizer, max_length=64 + tokens, dtype=dtype)
-    policy = load_policy(model_dir, device, dtype, gradient_checkpointing=True)
+        sampler = open_engine(kind, model_dir, tokenizer, max_length=64 + tokens)
+    policy = load_policy(Flags(tokens_per_micro_batch=16384), model_dir, device)
     prompts = torch.randint(10, shape.vocabulary, (count, 32)).tolist()
     self_check(sampler, policy, prompts[0])
     result = {"engine": kind, "seconds_start": start.seconds}
@@ -259,9 +256,7 @@ def engine(arguments, model_dir: str, shape: Shape) -> dict:
     ]
     weights_B_R = losses.token_weights(response_mask(rollouts), "token")
     gaps = []
-    for micro in micro_batches(
-        rollouts, torch.zeros(count), weights_B_R, budget=16384, device=device
-    ):
+    for micro in policy.cut(rollouts, torch.zeros(count), weights_B_R):
         with torch.no_grad():
             logps_M, _ = policy(micro, 1.0)
         gaps.append(logps_M - micro.engine_logps_M)

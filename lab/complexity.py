@@ -75,13 +75,13 @@ STAGES = (
     techniques.stage_problems,
 )
 ENTROPY = (techniques.entropy_coefficient,)
-TARGET = (*ENTROPY, techniques.adapt_entropy, losses.adapt_entropy_coefficient)
+TARGET = (*ENTROPY, techniques.adapt_entropy, techniques.adapt_entropy_coefficient)
 REFERENCE = (losses.kl_penalty, techniques.reset_reference, techniques.blend)
 COSINE = (techniques.shape_reward, techniques.cosine_length_reward)
 TEMPERATURE = (*STAGES, techniques.set_temperature, techniques.diversity)
 RESCUE = (techniques.remember, techniques.rescue)
 HINTS = (*STAGES, techniques.with_hints, techniques.chain_solution)
-TOKENS = (losses.normalize_over_tokens, losses.icepop_importance, techniques.importance_M)
+TOKENS = (techniques.normalize_over_tokens, techniques.icepop_importance, techniques.icepop_M)
 
 ARMS = {
     BASELINE: Arm(BATCH, 1, kind="baseline"),
@@ -116,13 +116,13 @@ ARMS = {
     ),
     # In the place of GRPO's advantage or loss: as many techniques as JustRL has, or one fewer.
     "pass@4 training": Arm(
-        f"{BATCH} --advantage pass@k", 1, (losses.pass_at_k_advantages,), "instead"
+        f"{BATCH} --advantage pass@k", 1, (techniques.pass_at_k_advantages,), "instead"
     ),
     "MaxRL": Arm(
-        f"{BATCH} --advantage maxrl --wrong_reward 0", 1, (losses.maxrl_advantages,), "instead"
+        f"{BATCH} --advantage maxrl --wrong_reward 0", 1, (techniques.maxrl_advantages,), "instead"
     ),
     "REINFORCE, no ratio, no clip": Arm(
-        f"{BATCH} --loss reinforce", 0, (losses.reinforce_loss,), "instead"
+        f"{BATCH} --loss reinforce", 0, (techniques.reinforce_loss,), "instead"
     ),
 }
 SYSTEMS = {

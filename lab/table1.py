@@ -47,6 +47,7 @@ from trainer.errors import Refused
 from trainer.policy.loading import load_policy, load_reference
 from trainer.policy.policy import (
     equal_slices,
+    loss_weights,
     make_optimizer,
     on_device,
     optimizer_step,
@@ -250,7 +251,6 @@ def main(config: Config) -> None:
     state |= {"entropy": None, "entropy_coef": config.entropy_coef, "best": -1.0, "stalled": 0}
     if any(stage.config.kl_coefficient for stage in stages):
         state["reference"] = load_reference(model_dir, device)
-    policy.entropy_grad = any(s.config.entropy_coef or s.config.entropy_target for s in stages)
     base, present = config, None
     encode = partial(encode_prompts, tokenizer=tokenizer, template=template)
 
@@ -338,22 +338,21 @@ def main(config: Config) -> None:
                     micro.old_logps_M, micro.entropy_M = logps_M.detach(), entropy_M.detach()
 
                 # (9) Loss: clip-higher with dual clip. RKL: a KL penalty. EC: an entropy bonus.
-                loss_M = techniques.importance_M(micro, config) * techniques.policy_loss(
-                    logps_M, micro, config
-                )
+                low, high = config.clip_low, config.clip_high
+                loss_M = techniques.policy_loss(logps_M, micro, config)
+                loss_M = techniques.icepop_M(micro, config) * loss_M
                 if config.kl_coefficient:
                     kl_M = losses.kl_penalty(logps_M, micro.ref_logps_M, config.kl_estimator)
                     loss_M += config.kl_coefficient * kl_M
                 if bonus := techniques.entropy_coefficient(state, config):
                     loss_M -= bonus * entropy_M
 
-                (micro.weights_M * loss_M).sum().backward()
+                (loss_weights(micro, config.tis_cap) * loss_M).sum().backward()
             grad_norms.append(optimizer_step(policy, optimizer, config.max_grad_norm))
 
         run.phase("sync")
         engine.load_weights(policy)
-        clip = config.clip_low, config.clip_high
-        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, clip)
+        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, (low, high))
         if run.due(step, config.eval_every):
             metrics["eval_accuracy"] = evaluate()
 

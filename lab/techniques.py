@@ -422,34 +422,132 @@ def set_temperature(
 
 
 def advantages(rewards_P_G: torch.Tensor, groups: list[list[Rollout]], config) -> torch.Tensor:
-    """The advantages that --advantage names, [P, G]; see losses.py for each."""
+    """The advantages that --advantage names, [P, G]; see the functions below."""
     if config.advantage == "pass@k":
         right_P_G = torch.tensor([[r.right == 1.0 for r in group] for group in groups])
-        return losses.pass_at_k_advantages(right_P_G, config.pass_k)
+        return pass_at_k_advantages(right_P_G, config.pass_k)
     if config.advantage == "maxrl":
-        return losses.maxrl_advantages(rewards_P_G)
+        return maxrl_advantages(rewards_P_G)
     if config.advantage == "reinforce++":
         lengths_P_G = torch.tensor([[len(r.response_ids) for r in group] for group in groups])
         centered_P_G = losses.advantages(rewards_P_G, center="group", scale="none")
-        return losses.normalize_over_tokens(centered_P_G, lengths_P_G)
+        return normalize_over_tokens(centered_P_G, lengths_P_G)
     scale = {"grpo": "group", "center": "none"}[config.advantage]
     return losses.advantages(rewards_P_G, center="group", scale=scale)
 
 
-def importance_M(micro: MicroBatch, config) -> torch.Tensor | float:
-    """Weights against engine mismatch: IcePop's if --icepop_low is set, else as --tis_cap says."""
+def icepop_M(micro: MicroBatch, config) -> torch.Tensor | float:
+    """IcePop's weights against engine mismatch where --icepop_low is set; else 1."""
     if not config.icepop_low:
-        return micro.importance_M(config.tis_cap)
+        return 1.0
     bounds = config.icepop_low, config.icepop_high
-    return losses.icepop_importance(micro.old_logps_M, micro.engine_logps_M, *bounds)
+    return icepop_importance(micro.old_logps_M, micro.engine_logps_M, *bounds)
 
 
 def policy_loss(logps_M: torch.Tensor, micro: MicroBatch, config) -> torch.Tensor:
     """JustRL's clipped loss, or with --loss reinforce the one without ratio and clip."""
     if config.loss == "reinforce":
-        return losses.reinforce_loss(logps_M, micro.advantages_M)
+        return reinforce_loss(logps_M, micro.advantages_M)
     bounds = config.clip_low, config.clip_high, config.dual_clip
     return losses.clipped_policy_loss(logps_M, micro.old_logps_M, micro.advantages_M, *bounds)
+
+
+def pass_at_k_advantages(right_P_G: torch.Tensor, k: int) -> torch.Tensor:
+    """Advantage of each response when k responses together are rewarded (arXiv 2508.10751).
+
+    A set of k responses earns 1 if any of them is right. Over all sets of k out of a group's G, the
+    mean reward is m and its standard deviation s; a response's advantage is (mean reward of the
+    sets that it is in - m) / s. With W wrong responses in the group that is
+
+        m = 1 - C(W, k) / C(G, k)        s = sqrt(m (1 - m))
+        A(right) = (1 - m) / s           A(wrong) = (1 - m - C(W - 1, k - 1) / C(G - 1, k - 1)) / s
+
+    right_P_G: bool [P, G]. Returns float32 [P, G], zero where every set earns the same. k = 1 gives
+    the group-normalised advantages, with the biased standard deviation.
+
+    Raises ValueError unless 1 <= k <= G.
+    """
+    size = right_P_G.shape[1]
+    if not 1 <= k <= size:
+        raise ValueError(f"pass@k over a group of {size} needs k from 1 to {size}, not {k}")
+    rows = []
+    for right_G in right_P_G.tolist():
+        wrong = right_G.count(False)
+        mean = 1 - math.comb(wrong, k) / math.comb(size, k)
+        spread = math.sqrt(mean * (1 - mean))
+        if spread == 0:
+            rows.append([0.0] * size)
+            continue
+        # Where a group has a spread, it has a wrong response: wrong - 1 is no less than 0.
+        lost = math.comb(wrong - 1, k - 1) / math.comb(size - 1, k - 1)
+        rows.append([(1 - mean - (0 if right else lost)) / spread for right in right_G])
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def maxrl_advantages(rewards_P_G: torch.Tensor) -> torch.Tensor:
+    """MaxRL's advantages (arXiv 2602.02710): A = (r - group mean) / group mean.
+
+    The rarer success is for a prompt, the more each one counts: with rewards of 0 and 1, this is
+    the gradient of the log of the success rate, instead of the rate itself. rewards_P_G: float
+    [P, G]. Returns [P, G]; a group of mean 0 gets 0.
+
+    Raises ValueError for a negative reward.
+    """
+    if (rewards_P_G < 0).any():
+        raise ValueError("MaxRL divides by the mean reward: rewards must be at least 0")
+    mean_P_1 = rewards_P_G.mean(dim=1, keepdim=True)
+    return torch.where(mean_P_1 > 0, losses.advantages(rewards_P_G, scale="none") / mean_P_1, 0.0)
+
+
+def normalize_over_tokens(advantages_P_G: torch.Tensor, lengths_P_G: torch.Tensor) -> torch.Tensor:
+    """Shift and scale advantages to mean 0 and variance 1 over all *tokens* of the batch.
+
+        A <- (A - mean) / sqrt(max(variance, 1e-8))
+
+    REINFORCE++-baseline (ProRL v2) does this to A = reward - group mean. Every token of a response
+    has the response's advantage, so that a long one counts as often as it has tokens; the variance
+    is the biased one. Both arguments: [P, G]; lengths in tokens. Returns float32 [P, G], all zeros
+    where there is no token.
+    """
+    weights_P_G = lengths_P_G.double() / lengths_P_G.sum().clamp(min=1)
+    centered_P_G = advantages_P_G - (weights_P_G * advantages_P_G).sum()
+    variance = (weights_P_G * centered_P_G.square()).sum()
+    scaled_P_G = centered_P_G / variance.clamp(min=1e-8).sqrt()
+    return torch.where(weights_P_G.sum() > 0, scaled_P_G, 0.0).float()
+
+
+def reinforce_loss(logps: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
+    """Per-token loss of REINFORCE, -A log pi(token): no ratio and no clip. All of one shape.
+
+    arXiv 2603.18756 finds it as good as GRPO, with group-relative advantages. Its value means
+    nothing; its gradient is the policy gradient as long as the policy is the one that sampled.
+    """
+    return -advantages * logps
+
+
+def icepop_importance(
+    logps: torch.Tensor, engine_logps: torch.Tensor, low: float, high: float
+) -> torch.Tensor:
+    """IcePop's importance weight: pi_trainer / pi_engine where that is in [low, high], else 0.
+
+    The arguments are those of truncated_importance. A token that the two disagree about by more
+    than the bounds is not trained on at all. Without gradient.
+    """
+    log_ratio = torch.clamp(logps - engine_logps, -losses.MAX_LOG_RATIO, losses.MAX_LOG_RATIO)
+    ratio = log_ratio.exp().detach()
+    return torch.where((ratio >= low) & (ratio <= high), ratio, 0.0)
+
+
+def adapt_entropy_coefficient(
+    coefficient: float, entropy: float, target: float, change: float
+) -> float:
+    """The entropy bonus's coefficient after a step whose mean entropy was `entropy` (nats).
+
+    Up by `change` where the entropy is below its target, else down by it, and never below 0. In the
+    system that introduced it (Skywork-OR1) the bonus is also switched off, whatever its
+    coefficient, while the entropy is above the target: the caller does that.
+    """
+    return max(0.0, coefficient + (change if entropy < target else -change))
 
 
 # --- EC: entropy control ---
@@ -472,9 +570,7 @@ def adapt_entropy(state: dict, metrics: dict, config) -> dict:
     if not config.entropy_target:
         return {}
     entropy, target = metrics["entropy"], config.entropy_target
-    weight = losses.adapt_entropy_coefficient(
-        state["entropy_coef"], entropy, target, config.entropy_step
-    )
+    weight = adapt_entropy_coefficient(state["entropy_coef"], entropy, target, config.entropy_step)
     state |= {"entropy": entropy, "entropy_coef": weight}
     return {"entropy_coef": weight}
 

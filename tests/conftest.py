@@ -87,6 +87,14 @@ def random_rollouts(count, vocab_size=40, seed=0, shortest=1, longest=12) -> lis
     return rollouts
 
 
+def flags(**changed):
+    """What policies and engines read of a run's config."""
+    from trainer.run.flags import Flags
+
+    small = {"gradient_checkpointing": False, "tokens_per_micro_batch": 1 << 30}
+    return Flags(**small | changed)
+
+
 def flat(groups):
     return [sample for group in groups for sample in group]
 

@@ -193,7 +193,7 @@ def test_the_cache_of_all_responses_is_counted_at_full_length(tmp_path):
     from trainer.sampler.cpu import TransformersEngine
 
     folder = save_random_model(tmp_path / "model", layers=3)
-    engine = TransformersEngine(folder, 40, [1], 200, torch.float32)
+    engine = TransformersEngine(folder, 40, [1], max_length=200)
     config = config_of("justrl", tmp_path, max_prompt_tokens=20, max_response_tokens=80)
     # 3 layers, keys and values, 1 head of 32, 4 bytes
     assert checking.cache_bytes(config, engine, 6) == 3 * 2 * 32 * 4 * 100 * 6

@@ -182,15 +182,15 @@ import runpy, sys
 import torch.distributed as dist
 from trainer.sampler import engine as rollout
 
-make_engine = rollout.make_engine
+open_engine = rollout.open_engine
 
 def make_together(*arguments, **options):
     ranks = [None] * dist.get_world_size()
     dist.all_gather_object(ranks, dist.get_rank())
     print(f"rank {dist.get_rank()} made an engine with {ranks}")
-    return make_engine(*arguments, **options)
+    return open_engine(*arguments, **options)
 
-rollout.make_engine = make_together
+rollout.open_engine = make_together
 sys.argv[0] = "evaluate.py"
 runpy.run_path("evaluate.py", run_name="__main__")
 """

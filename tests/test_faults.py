@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
+from conftest import flags
 
-from trainer.policy.policy import load_policy
+from trainer.policy.loading import load_policy
 from trainer.run.checkpoint import DIGESTS, latest_checkpoint, save_checkpoint
 from trainer.run.launch import _sentence
 from trainer.run.run import check_finite
@@ -22,7 +23,7 @@ class Nothing:
 
 @pytest.fixture
 def two_checkpoints(random_policy_dir, tmp_path):
-    policy = load_policy(random_policy_dir, torch.device("cpu"), torch.float32, False)
+    policy = load_policy(flags(), random_policy_dir, torch.device("cpu"))
     optimizer = torch.optim.AdamW(policy.parameters())
     for step in (2, 4):
         save_checkpoint(tmp_path, {"step": step}, policy, Nothing(), optimizer, keep=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import ALL, build, byte_tokenizer, tiny_config
-from conftest import random_rollouts
+from conftest import flags, random_rollouts
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import losses
 from trainer.data import Sampling
 from trainer.errors import Refused
+from trainer.policy.loading import load_policy
 from trainer.policy.logps import one_sentence
-from trainer.policy.policy import load_policy, micro_batches, response_mask
+from trainer.policy.policy import response_mask
 from trainer.policy.pretrained import (
     blocks_of,
     check_limits,
@@ -25,7 +26,7 @@ from trainer.policy.pretrained import (
     load_tokenizer,
 )
 from trainer.run.checkpoint import load_checkpoint, save_checkpoint
-from trainer.sampler.engine import make_engine, self_check
+from trainer.sampler.engine import open_engine, self_check
 
 CPU = torch.device("cpu")
 # In the default run: dense, experts, linear attention, state spaces; bias, scale, soft cap.
@@ -51,10 +52,11 @@ def save(tmp_path):
     return save
 
 
-def batches_of(rollouts, budget=60, **options):
+def batches_of(policy, rollouts, budget=60):
     advantages = torch.randn(len(rollouts), generator=torch.Generator().manual_seed(1))
     weights = losses.token_weights(response_mask(rollouts), "token")
-    return micro_batches(rollouts, advantages, weights, budget=budget, device=CPU, **options)
+    policy.budget = budget
+    return policy.cut(rollouts, advantages, weights)
 
 
 def own_logps(model, micro, temperature):
@@ -81,12 +83,12 @@ def walk(folder, out, sampling=True):
     tokenizer = load_tokenizer(folder)
     plain = load_model(folder, torch.float32)
     checkpointing = plain.supports_gradient_checkpointing
-    policy = load_policy(folder, CPU, torch.float32, checkpointing)
+    policy = load_policy(flags(gradient_checkpointing=checkpointing), folder, CPU)
 
     # Log-probs and gradients are those of the model's own logits, with blocks recomputed.
     rollouts = random_rollouts(3, vocab_size=256, shortest=4)
     rollouts[2].prompt_ids = rollouts[0].prompt_ids
-    (micro,) = batches_of(rollouts, budget=1000, policy=policy)
+    (micro,) = batches_of(policy, rollouts, budget=1000)
     logps, _ = policy(micro, 0.8)
     own = own_logps(plain, micro, 0.8)
     torch.testing.assert_close(logps, own, atol=1e-5, rtol=1e-6)
@@ -98,29 +100,29 @@ def walk(folder, out, sampling=True):
 
     # The sampling engine agrees, follows a push, and stops where it must.
     if sampling:
-        engine = make_engine("transformers", folder, tokenizer, max_length=32, dtype=torch.float32)
+        engine = open_engine("transformers", folder, tokenizer, max_length=32, dtype=torch.float32)
         self_check(engine, policy, [5, 6, 7])
         groups = engine.generate([[5, 6, 7], [70, 80]], 2, [1, 2], Sampling(8, 0.8))
         rollouts = [rollout for group in groups for rollout in group]
-        for micro in batches_of(rollouts):
+        for micro in batches_of(policy, rollouts):
             gap = (policy(micro, 0.8)[0] - micro.engine_logps_M).abs().mean()
             assert gap < 1e-4
 
     # What a checkpoint holds comes back, and it is a model folder.
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-2)
-    (micro,) = batches_of(random_rollouts(3, vocab_size=256), budget=1000)
+    (micro,) = batches_of(policy, random_rollouts(3, vocab_size=256), budget=1000)
     (micro.weights_M * policy(micro, 1.0)[0]).sum().backward()
     optimizer.step()
     optimizer.zero_grad()
     trained = policy(micro, 1.0)[0].detach()
     save_checkpoint(out, {"step": 1, "data": ""}, policy, tokenizer, optimizer, keep=1)
     checkpoint = out / "checkpoints" / "step_000001"
-    resumed = load_policy(folder, CPU, torch.float32, gradient_checkpointing=False)
+    resumed = load_policy(flags(), folder, CPU)
     again = torch.optim.AdamW(resumed.parameters(), lr=1e-2)
     load_checkpoint(checkpoint, {"step": 0, "data": ""}, resumed, again)
     assert (resumed(micro, 1.0)[0] - trained).abs().max() < 1e-6
     assert len(again.state) == len(optimizer.state)
-    reopened = load_policy(str(checkpoint), CPU, torch.float32, gradient_checkpointing=False)
+    reopened = load_policy(flags(), str(checkpoint), CPU)
     assert (reopened(micro, 1.0)[0] - trained).abs().max() < 1e-6
 
 
@@ -160,9 +162,9 @@ def test_no_dropout_in_any_mode(save, name):
     rates = {key: 0.5 for key in tiny_config(name).to_dict() if "drop" in key}
     assert rates
     change_config(folder, **rates)
-    (micro,) = batches_of(random_rollouts(3, vocab_size=256), budget=1000)
+    (micro,) = batches_of(policy, random_rollouts(3, vocab_size=256), budget=1000)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    policy = load_policy(folder, CPU, torch.float32, gradient_checkpointing=True)
+    policy = load_policy(flags(gradient_checkpointing=True), folder, CPU)
     blocks, calls = blocks_of(policy.model), []
     blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
     logps, _ = policy(micro, 1.0)
@@ -177,7 +179,7 @@ def test_a_model_that_sees_what_comes_after_is_refused(save):
     folder = save("bert")
     change_config(folder, is_decoder=False)
     with pytest.raises(ValueError, match="what comes after a token changes"):
-        load_policy(folder, CPU, torch.float32, gradient_checkpointing=False)
+        load_policy(flags(), folder, CPU)
 
 
 # transformers 5.17 stops in its own code, later ones sample from a state that is out of step.
@@ -186,8 +188,8 @@ RECURRENT = "(cannot run RecurrentGemma.*|RecurrentGemma.* is not supported: it 
 
 def test_an_engine_that_disagrees_is_refused_before_training(save):
     folder = save("recurrent_gemma")  # keeps its state outside the cache
-    policy = load_policy(folder, CPU, torch.float32, gradient_checkpointing=False)
-    engine = make_engine(
+    policy = load_policy(flags(), folder, CPU)
+    engine = open_engine(
         "transformers", folder, byte_tokenizer(), max_length=32, dtype=torch.float32
     )
     with pytest.raises(ValueError, match=RECURRENT):
@@ -214,7 +216,7 @@ def test_weights_that_are_not_finite_are_refused(save):
     weights["model.norm.weight"][0] = math.nan
     save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="not finite"):
-        load_policy(folder, CPU, torch.float32, gradient_checkpointing=False)
+        load_policy(flags(), folder, CPU)
 
 
 DAMAGES = [
@@ -353,15 +355,16 @@ import json, sys, torch
 from pathlib import Path
 from conftest import random_rollouts
 from test_models import batches_of, gradients
-from trainer.policy.policy import full, load_policy
+from trainer.policy.loading import load_policy
+from trainer.policy.policy import full
 from trainer.ranks import start_ranks
 from trainer.run.launch import leave
 torch.set_num_threads(1)
 device = start_ranks()
 for name, folder in json.loads(sys.argv[1]).items():
     try:
-        policy = load_policy(folder, device, torch.float32, False)
-        for micro in batches_of(random_rollouts(4, vocab_size=256)):
+        policy = load_policy(flags(), folder, device)
+        for micro in batches_of(policy, random_rollouts(4, vocab_size=256)):
             (micro.weights_M * micro.advantages_M * policy(micro, 1.0)[0]).sum().backward()
         trained = [(n, p) for n, p in policy.model.named_parameters() if p.grad is not None]
         norms = {n: full(p.grad).norm().item() for n, p in trained}
@@ -379,8 +382,8 @@ def two_ranks(save, start, tmp_path, names):
     done = start(script, json.dumps(folders), tmp_path, ranks=2).wait()
     assert done.returncode == 0, done.stderr[-4000:]
     for name, folder in folders.items():
-        policy = load_policy(folder, CPU, torch.float32, False)
-        for micro in batches_of(random_rollouts(4, vocab_size=256)):
+        policy = load_policy(flags(), folder, CPU)
+        for micro in batches_of(policy, random_rollouts(4, vocab_size=256)):
             (micro.weights_M * micro.advantages_M * policy(micro, 1.0)[0]).sum().backward()
         want = {
             n: p.grad.norm().item()

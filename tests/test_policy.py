@@ -5,36 +5,28 @@ rank must not disturb.
 import json
 import math
 from dataclasses import replace
-from functools import partial
 from itertools import zip_longest
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_rollouts, save_random_model
+from conftest import flags, random_rollouts, save_random_model
 from transformers import AutoModelForCausalLM
 
 import losses
 from trainer.policy import policy as policy_module
-from trainer.policy.policy import (
-    full,
-    load_policy,
-    load_reference,
-    micro_batches,
-    optimizer_step,
-    reduced_once,
-    response_mask,
-)
-from trainer.policy.shared_prompts import pack
+from trainer.policy.loading import load_policy, load_reference
+from trainer.policy.policy import full, micro_batches, optimizer_step, response_mask
+from trainer.policy.shared_prompts import PackedBatch, SharedPromptsPolicy, pack
 from trainer.ranks import gather, my_share
-from trainer.run.metrics import TokenMeans
+from trainer.run.metrics import TokenMeans, token_ratio_metrics
 
 CPU = torch.device("cpu")
 EVERYTHING = 1 << 30  # a budget that holds any mini-batch
 
 
 def load(folder, checkpointing=False):
-    return load_policy(folder, CPU, torch.float32, checkpointing)
+    return load_policy(flags(gradient_checkpointing=checkpointing), str(folder), CPU)
 
 
 def one_batch(rollouts, advantages=None, budget=EVERYTHING, how="token"):
@@ -53,7 +45,7 @@ def backward(policy, batches, temperature=1.0):
 
     The old log-probs are so far off that the clip takes effect.
     """
-    for micro in reduced_once(policy, batches):
+    for micro in batches:
         logps, _ = policy(micro, temperature)
         old_logps = logps.detach() + 0.5 * torch.sin(1e3 * micro.engine_logps_M)
         loss = losses.clipped_policy_loss(logps, old_logps, micro.advantages_M, 0.2, 0.28, 10.0)
@@ -121,12 +113,13 @@ from pathlib import Path
 from trainer.policy.policy import optimizer_step
 from trainer.ranks import (gather, my_share, start_ranks)
 from trainer.run.launch import leave
+from conftest import flags
 from test_policy import load_policy, one_update, some_groups
 torch.set_num_threads(1)
 device = start_ranks(); rank = torch.distributed.get_rank()
 folder, cases, out = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
 for number, (offload, *case) in enumerate(cases):
-    policy = load_policy(folder, device, torch.float32, False, offload)
+    policy = load_policy(flags(offload=offload), folder, device)
     grad, norm, state, batches = one_update(policy, *case)
     counts = [None] * torch.distributed.get_world_size()
     own = len(batches), sum(len(micro.weights_M) == 0 for micro in batches)
@@ -269,8 +262,8 @@ def test_the_first_ratio_is_one(random_policy_dir):
             old, _ = policy(micro, 0.8)
         new, _ = policy(micro, 0.8)
         assert torch.equal(new, old)  # same micro-batch, same kernels: not a bit apart
-        diagnostics = losses.update_diagnostics(new, old, micro.advantages_M, 0.2, 0.28)
-        assert all((value == 0).all() for value in diagnostics.values())
+        micro.new_logps_M, micro.old_logps_M = new.detach(), old
+        assert all((value == 0).all() for value in token_ratio_metrics(micro, 0.2, 0.28).values())
 
 
 def test_what_stands_in_the_padding_influences_nothing(random_policy_dir):
@@ -349,14 +342,17 @@ def test_micro_batches_stay_within_the_budget_of_padded_tokens():
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_samples_that_share_their_prompt_train_as_they_do_apart(random_policy_dir, checkpointing):
     policy, rollouts = load(random_policy_dir, checkpointing), random_rollouts(9, longest=30)
-    assert policy.shares_prompts
+    assert isinstance(policy, SharedPromptsPolicy)
     for i, rollout in enumerate(rollouts):
         rollout.prompt_ids = rollouts[i - i % 4].prompt_ids
     advantages, weights = torch.arange(-4.0, 5.0), response_mask(rollouts) / 100
     found = []
     for budget, share in ((EVERYTHING, False), (EVERYTHING, True), (90, True), (5, True)):
-        cut = partial(micro_batches, budget=budget, device=CPU, policy=policy if share else None)
-        batches = cut(rollouts, advantages, weights)
+        policy.budget = budget
+        batches = policy.cut(rollouts, advantages, weights)
+        assert all(isinstance(micro, PackedBatch) for micro in batches)
+        if not share:
+            batches = micro_batches(rollouts, advantages, weights, budget, CPU)
         logps = [policy(micro, 0.8)[0].detach() for micro in batches]
         backward(policy, batches, 0.8)
         logps = torch.cat(by_rollout(batches, rollouts, logps))
@@ -451,8 +447,8 @@ def test_master_weights_are_float32_whatever_is_on_disk(tmp_path):
         tmp_path / "half"
     )
     assert {p.dtype for p in load(tmp_path / "half").parameters()} == {torch.float32}
-    reference = load_reference(folder, torch.bfloat16)
-    assert {p.dtype for p in reference.parameters()} == {torch.bfloat16}
+    reference = load_reference(folder, CPU)
+    assert {p.dtype for p in reference.parameters()} == {torch.float32}
     assert not any(p.requires_grad for p in reference.parameters())
 
 

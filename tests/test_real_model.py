@@ -64,11 +64,11 @@ import torch
 from trainer.data import Sampling
 from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import start_ranks
-from trainer.sampler.engine import make_engine
+from trainer.sampler.engine import open_engine
 
 start_ranks()
 folder, ids = sys.argv[1], json.loads(sys.argv[2])
-engine = make_engine("vllm", folder, load_tokenizer(folder), max_length=128, dtype=torch.float32)
+engine = open_engine("vllm", folder, load_tokenizer(folder), max_length=128, dtype=torch.float32)
 ((rollout,),) = engine.generate([ids], 1, [0], Sampling(8, temperature=0))
 print(json.dumps(rollout.response_ids.tolist()))
 """

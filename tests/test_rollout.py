@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import (
     ROOT,
+    flags,
     flat,
     greedy_by_transformers,
     same_samples,
@@ -20,7 +21,7 @@ from conftest import (
 from transformers import AutoTokenizer
 
 from trainer.data import Sampling
-from trainer.policy.policy import load_policy
+from trainer.policy.loading import load_policy
 from trainer.ranks import start_ranks
 from trainer.run.checkpoint import save_checkpoint
 from trainer.run.metrics import GAP_FATAL, GAP_WARNING, check_gap
@@ -48,11 +49,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def engine(folder):
-    return TransformersEngine(folder, 40, [EOS], 512, torch.float32)
+    return TransformersEngine(folder, 40, [EOS], max_length=512)
 
 
 def load(folder):
-    return load_policy(folder, CPU, torch.float32, False)
+    return load_policy(flags(), folder, CPU)
 
 
 def test_the_self_check_passes_a_sound_engine_and_leaves_no_trace(engine, folder):
@@ -188,7 +189,7 @@ def vllm_engine():
     start_ranks()
     torch.manual_seed(5), np.random.seed(6), random.seed(7)
     before = outside_state()
-    engine = rollout.make_engine(
+    engine = rollout.open_engine(
         "vllm", BASE, AutoTokenizer.from_pretrained(BASE), max_length=512, dtype=torch.float32
     )
     return engine, [name for name, value in outside_state().items() if value != before[name]]
@@ -367,7 +368,7 @@ def checkpoint_engine(tmp_path_factory):
     state = {"step": 1, "data": "none", "reference": reference}
     save_checkpoint(out, state, policy, tokenizer, optimizer, keep=1)
     saved = str(out / "checkpoints" / "step_000001")
-    engine = rollout.make_engine("vllm", saved, tokenizer, max_length=64, dtype=torch.float32)
+    engine = rollout.open_engine("vllm", saved, tokenizer, max_length=64, dtype=torch.float32)
     return engine, policy, reference
 
 
@@ -391,7 +392,7 @@ def wide_engine(tmp_path_factory):
     folder = save_random_model(
         tmp_path_factory.mktemp("wide") / "model", vocab_size=2000 + len(tokenizer)
     )
-    return rollout.make_engine("vllm", folder, tokenizer, max_length=64, dtype=torch.float32), len(
+    return rollout.open_engine("vllm", folder, tokenizer, max_length=64, dtype=torch.float32), len(
         tokenizer
     )
 

@@ -5,12 +5,20 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import flat, greedy_by_transformers, same_samples, save_random_model, trainer_gap
+from conftest import (
+    flags,
+    flat,
+    greedy_by_transformers,
+    same_samples,
+    save_random_model,
+    trainer_gap,
+)
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import DynamicLayer
 
 from trainer.data import Sampling
-from trainer.policy.policy import load_policy, micro_batches
+from trainer.policy.loading import load_policy
+from trainer.policy.policy import micro_batches
 from trainer.run.metrics import GAP_FATAL
 from trainer.sampler.cpu import TransformersEngine, _draw, _truncate
 from trainer.sampler.cpu_layers import GrowingLayer, PackedLinear
@@ -27,7 +35,7 @@ def folder(tmp_path_factory):
 
 
 def engine_over(folder, vocabulary=40, stop_ids=(EOS,), **options):
-    return TransformersEngine(folder, vocabulary, list(stop_ids), 512, torch.float32, **options)
+    return TransformersEngine(folder, vocabulary, list(stop_ids), max_length=512, **options)
 
 
 @pytest.fixture
@@ -36,7 +44,7 @@ def engine(folder):
 
 
 def load(folder):
-    return load_policy(folder, CPU, torch.float32, False)
+    return load_policy(flags(), folder, CPU)
 
 
 def next_token_probs(folder, prompt, temperature=1.0, top_p=1.0, top_k=-1):

@@ -93,7 +93,7 @@ def micro(rollouts_B, rng, **changes):
         "advantages_M",
     )
     columns = {name: torch.tensor(rng.normal(size=tokens), dtype=torch.float32) for name in names}
-    columns |= {"raw_logps_M": None, "importance_M": lambda cap: 1.0, "rollouts": rollouts_B}
+    columns |= {"raw_logps_M": None, "rollouts": rollouts_B}
     return SimpleNamespace(**(columns | changes))
 
 
@@ -140,7 +140,8 @@ def test_token_values_find_their_way_back_from_the_trainers_micro_batches():
         minibatches.append(micro_batches(members, ones_B, weights_B_R, budget=64, device=cpu))
     for batch in chain(*minibatches):
         ids_M = batch.ids_B_T[batch.mask_B_T].float()
-        batch.keep(torch.zeros_like(ids_M), ids_M)
+        batch.new_logps_M = batch.old_logps_M = torch.zeros_like(ids_M)
+        batch.entropy_M = ids_M
     found = rollouts.token_values(CONFIG, groups, [1, 4], minibatches)
     assert set(found) == {(p, g) for p in (1, 4) for g in range(4)}
     for (p, g), values in found.items():

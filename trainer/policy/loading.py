@@ -23,9 +23,9 @@ from trainer.policy.shared_prompts import SharedPromptsPolicy, share_prompts
 REDUCE_ONCE = 0.1
 
 
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU, float32 on a CPU."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+def compute_dtype() -> torch.dtype:
+    """bfloat16 where there is a GPU, else float32."""
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
 
 def load_policy(config: Any, model_dir: str, device: torch.device) -> Policy:
@@ -52,7 +52,7 @@ def load_policy(config: Any, model_dir: str, device: torch.device) -> Policy:
     policy = kind(model, head, device, config.tokens_per_micro_batch)
     if plain:
         return policy
-    precision = MixedPrecisionPolicy(param_dtype=compute_dtype(device), reduce_dtype=torch.float32)
+    precision = MixedPrecisionPolicy(param_dtype=compute_dtype(), reduce_dtype=torch.float32)
     pinned = CPUOffloadPolicy(pin_memory=device.type == "cuda")
     for module in [*blocks_of(model), policy]:
         _take_weights_of_rank_0(module, device)
@@ -68,7 +68,7 @@ def load_policy(config: Any, model_dir: str, device: torch.device) -> Policy:
 
 def load_reference(model_dir: str, device: torch.device) -> Policy:
     """A frozen policy in compute_dtype that waits in host memory; see policy.on_device."""
-    model = load_model(model_dir, compute_dtype(device))
+    model = load_model(model_dir, compute_dtype())
     kind = SharedPromptsPolicy if device.type == "cpu" and share_prompts(model) else Policy
     return kind(model, Head(model), device, budget=0).requires_grad_(False)
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from losses import truncated_importance
 from trainer.data import Rollout
 from trainer.errors import Refused
 from trainer.policy.logps import Head
@@ -46,6 +47,18 @@ class MicroBatch:
     new_logps_M: torch.Tensor | None = None  # those of the update, for the metrics
     ref_logps_M: torch.Tensor | None = None  # the reference policy's, for a KL penalty
     raw_logps_M: torch.Tensor | None = None  # the trainer's at temperature 1, if the engine's are
+
+
+def loss_weights(micro: MicroBatch, tis_cap: float) -> torch.Tensor:
+    """The weight of each token in the loss [M]: that of its mini-batch, micro.weights_M.
+
+    With a cap above 0, which no paper here uses, times losses.truncated_importance. That corrects
+    the expectation of all the loss for an engine whose probabilities differ from the trainer's.
+    """
+    if not tis_cap:
+        return micro.weights_M
+    trainer_logps_M = micro.old_logps_M if micro.raw_logps_M is None else micro.raw_logps_M
+    return micro.weights_M * truncated_importance(trainer_logps_M, micro.engine_logps_M, tis_cap)
 
 
 def response_mask(rollouts: list[Rollout]) -> torch.Tensor:

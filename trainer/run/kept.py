@@ -18,7 +18,7 @@ Columns of numbers per token hold half-precision floats (three digits), in nats:
                 discouraged (the dual clip included), else 0
     gap         the trainer's log-prob minus the engine's, both of the same distribution; missing
                 where the engine reports raw log-probs and the recipe computes none to compare
-    weights     of the token in the loss of its mini-batch (float32)
+    weights     of the token in the loss of its mini-batch (float32), importance weight included
 
 Answers to held-out problems have one such column, `logps`, and there it is the engine's.
 """
@@ -36,7 +36,7 @@ import torch
 import torch.distributed as dist
 
 from trainer.data import Problem, Rollout
-from trainer.policy.policy import MicroBatch
+from trainer.policy.policy import MicroBatch, loss_weights
 from trainer.run.metrics import token_ratio_metrics
 
 HELD_OUT = 2  # held-out problems kept for each training group of a step ...
@@ -171,7 +171,7 @@ def _columns(config, micro: MicroBatch, raw: bool) -> dict[str, torch.Tensor]:
         "entropy": micro.entropy_M,
         "log_ratio": log_ratio_M,
         "clipped": clipped_M,
-        "weights": micro.weights_M,
+        "weights": loss_weights(micro, config.tis_cap),
     }
 
 

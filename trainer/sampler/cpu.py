@@ -36,13 +36,13 @@ class TransformersEngine:
         stop_ids: list[int],
         *,
         max_length: int,
+        dtype: torch.dtype = torch.float32,
         memory: float = 0.35,
         raw_logps: bool = False,
     ):
         """See engine.open_engine. memory has no effect here."""
         cuda = torch.cuda.is_available()
         self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else CPU
-        dtype = torch.bfloat16 if cuda else torch.float32
         self.model = load_model(model_dir, dtype).to(self.device).eval()
         self.accepts = inspect.signature(self.model.forward).parameters
         self.state_space = "cache_params" in self.accepts  # reads padding once, and no mask after

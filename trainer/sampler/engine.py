@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from trainer.data import Rollout, Sampling
 from trainer.errors import Refused
+from trainer.policy.loading import compute_dtype
 from trainer.policy.logps import one_sentence
 from trainer.policy.policy import Policy, rectangle, response_mask
 from trainer.policy.pretrained import check_limits, end_tokens
@@ -124,12 +125,14 @@ def open_engine(
     tokenizer,
     *,
     max_length: int,
+    dtype: torch.dtype | None = None,
     memory: float = 0.35,
     raw_logps: bool = False,
 ) -> Engine:
     """The engine of that kind over the weights in model_dir.
 
     max_length: prompt + response, in tokens.
+    dtype: of the engine's weights and arithmetic; by default that of training on this device.
     memory: the share of the GPU's memory that vLLM may use; of no effect elsewhere.
     raw_logps: report log-probs of the whole softmax, before temperature, top-p and top-k, instead
     of those of the distribution sampled from.
@@ -141,6 +144,7 @@ def open_engine(
         len(tokenizer),
         end_tokens(model_dir, tokenizer),
         max_length=max_length,
+        dtype=dtype or compute_dtype(),
         memory=memory,
         raw_logps=raw_logps,
     )
@@ -176,6 +180,7 @@ class VLLMEngine:
         stop_ids: list[int],
         *,
         max_length: int,
+        dtype: torch.dtype,
         memory: float,
         raw_logps: bool,
     ):
@@ -201,7 +206,7 @@ class VLLMEngine:
 
             self.llm = vllm.LLM(
                 model=model_dir,
-                dtype="bfloat16" if self.cuda else "float32",
+                dtype=str(dtype).removeprefix("torch."),
                 max_model_len=max_length,
                 max_num_seqs=256,
                 gpu_memory_utilization=memory,
