@@ -162,9 +162,9 @@ def test_no_dropout_in_any_mode(save, name):
     rates = {key: 0.5 for key in tiny_config(name).to_dict() if "drop" in key}
     assert rates
     change_config(folder, **rates)
+    policy = load_policy(flags(gradient_checkpointing=True), folder, CPU)
     (micro,) = batches_of(policy, random_rollouts(3, vocab_size=256), budget=1000)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    policy = load_policy(flags(gradient_checkpointing=True), folder, CPU)
     blocks, calls = blocks_of(policy.model), []
     blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
     logps, _ = policy(micro, 1.0)

@@ -49,7 +49,7 @@ def test_the_steps_of_the_notebook_are_the_script_s(committed):
     text = "\n".join("".join(cell["source"]) for cell in committed["cells"])
     assert set(re.findall(r"^## \((\d)\)", text, re.M)) == set("1456789")
     script = (ROOT / "justrl.py").read_text()
-    for name in ("advantages_P_G", "weights_B_R", "old_logps_M", "optimizer_step", "micro_batches"):
+    for name in ("advantages_P_G", "weights_B_R", "old_logps_M", "optimizer_step", "token_weights"):
         assert name in text and name in script
 
 

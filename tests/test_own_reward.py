@@ -39,37 +39,35 @@ def write(tmp_path):
     load_reward.cache_clear()
 
 
+def scores(name, rollouts, problems):
+    return own_reward(name)(rollouts, problems, None)
+
+
 @pytest.mark.parametrize("recipe", ["justrl", "prorl", "liteppo"])
-def test_it_takes_the_place_of_the_recipe_s_reward(recipe, write):
+def test_it_is_called_as_the_recipe_s_reward_is(recipe, write):
     module = importlib.import_module(recipe)
-    config = module.Config(reward=write("return [len(t) + len(a) for t, a in zip(texts, answers)]"))
-    answers = rollouts("\\boxed{8}", "")
-    module.reward(answers, [Problem("3+5", "8"), Problem("9-2", "7")], config)
-    assert [r.reward for r in answers] == [10.0, 1.0]
-    config.reward = ""
-    module.reward(answers, [Problem("3+5", "8"), Problem("9-2", "7")], config)
-    assert [r.right for r in answers] == [1.0, 0.0]
+    answers, problems = rollouts("\\boxed{8}", ""), [Problem("3+5", "8"), Problem("9-2", "7")]
+    name = write("return [len(t) + len(a) for t, a in zip(texts, answers)]")
+    assert scores(name, answers, problems) == [(1.0, 10.0), (1.0, 1.0)]
+    assert [right for right, _ in module.reward(answers, problems, module.Config())] == [1.0, 0.0]
 
 
 def test_it_sees_texts_answers_and_rows(write):
     name = write("return [10 * (r.text == '3+5') + (r.answer == a) for a, r in zip(answers, rows)]")
-    scored = rollouts("a", "b")
-    own_reward(name, scored, [Problem("3+5", "8"), Problem("9-2", "7")])
-    assert [r.reward for r in scored] == [11.0, 1.0]
+    problems = [Problem("3+5", "8"), Problem("9-2", "7")]
+    assert [reward for _, reward in scores(name, rollouts("a", "b"), problems)] == [11.0, 1.0]
 
 
 def test_right_is_the_reward_cut_to_a_share(write):
-    scored = rollouts("a", "b", "c")
-    own_reward(write("return [-1, 0.25, 3]"), scored, [Problem("", "")] * 3)
-    assert [r.reward for r in scored] == [-1.0, 0.25, 3.0]
-    assert [r.right for r in scored] == [0.0, 0.25, 1.0]
+    found = scores(write("return [-1, 0.25, 3]"), rollouts("a", "b", "c"), [Problem("", "")] * 3)
+    assert found == [(0.0, -1.0), (0.25, 0.25), (1.0, 3.0)]
 
 
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
         ("return [1.0]", "returned 1 numbers for 2 responses"),
-        ("return [1.0, float('nan')]", "returned nan for the response 'b'"),
+        ("return [1.0, float('nan')]", "returned nan for 'b'"),
         ("return [1.0, 'much']", "ValueError: .*'much'"),
         ("return None", "TypeError"),
         ("return [rows[0].level] * 2", "AttributeError: .*level.*, line 2"),
@@ -78,7 +76,7 @@ def test_right_is_the_reward_cut_to_a_share(write):
 )
 def test_what_is_wrong_with_a_function_is_one_sentence(body, sentence, write):
     with pytest.raises(ValueError, match=f"--reward .*{sentence}") as caught:
-        own_reward(write(body), rollouts("a", "b"), [Problem("", "")] * 2)
+        scores(write(body), rollouts("a", "b"), [Problem("", "")] * 2)
     assert "\n" not in str(caught.value)
 
 

@@ -176,8 +176,10 @@ def prompt_ids(tokenizer, problem: Problem, template: Template) -> list[int]:
 def encode_prompts(problems: list[Problem], tokenizer, template: Template) -> list[Problem]:
     """The problems whose prompts fit, with prompt_ids. A long prompt is dropped, not cut.
 
-    Raises Refused if none is left, and as chat_ids does.
+    Raises Refused if none is left of some, and as chat_ids does.
     """
+    if not problems:
+        return []
     if own := sum(bool(problem.system) for problem in problems):
         what = "kept (--keep_system false drops it)" if template.keep_system else "dropped"
         say(f"{own:,} of {len(problems):,} problems have a system message of their own: {what}")
