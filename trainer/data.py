@@ -1,9 +1,9 @@
-"""Problems, their prompts as token ids, and the order in which a run walks through them.
+"""Problems, their prompts as token ids, and the order in which a run takes them.
 
     problems = load_problems("BytedTsinghua-SIA/DAPO-Math-17k")
-    problems, prompts = encode_prompts(problems, tokenizer, Template(suffix, max_tokens=1024))
-    order = Order(len(prompts), seed=1)
-    batch = [prompts[i] for i in order[0:256]]
+    problems = encode_prompts(problems, tokenizer, Template(suffix, max_tokens=1024))
+    order = Order(len(problems), seed=1)
+    batch = [problems[i] for i in order[0:256]]
 
 load_problems is in trainer/sources/load.py.
 """
@@ -20,8 +20,8 @@ import numpy as np
 
 from trainer.errors import Refused
 
-# What is asked for, beyond the problem. The recipes and evaluate.py each append one of these, and
-# public datasets carry them too: a source strips them, because asking twice is another prompt.
+# The recipes and evaluate.py each append one of these instructions. Public datasets contain them,
+# too, so a source strips them: a prompt that asks twice is a different prompt.
 STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
 THINK_STEP_BY_STEP = "Let's think step by step and output the final answer within \\boxed{}."
 INSTRUCTIONS = (
@@ -56,7 +56,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Template:
-    """What a recipe puts around each problem.
+    """How a recipe turns a problem into a chat.
 
     suffix: appended to the problem, in the user's turn. system: the recipe's system message.
     max_tokens: longer prompts are dropped; None keeps all. keep_system: keep the system messages of
@@ -71,7 +71,7 @@ class Template:
 
 
 def say(text: str) -> None:
-    """Print once, however many ranks there are: all of them load the same problems."""
+    """Print on rank 0 only; all ranks load the same problems."""
     if os.environ.get("RANK", "0") == "0":  # set by torchrun
         print(text)
 
@@ -124,7 +124,7 @@ def chat_ids(
     """Token ids of a chat: system turn, earlier turns, the user's text + suffix, answer's start.
 
     Raises Refused if the tokenizer has no chat template, or if its template refuses a turn or
-    leaves the system message out. Plain text would be another prompt than the papers' models know.
+    leaves the system message out: plain text would not be the prompt that the papers use.
     """
     import jinja2  # transformers renders templates with it
 
@@ -158,8 +158,7 @@ def chat_ids(
 def prompt_ids(tokenizer, problem: Problem, template: Template) -> list[int]:
     """Token ids of one prompt; raises Refused as chat_ids does.
 
-    A problem with a verifier of its own (a logic puzzle) says itself how to answer, so it gets no
-    suffix.
+    A logic puzzle, which has its own verifier, says how to answer, so it gets no suffix.
     """
     own = problem.system if template.keep_system else ""
     both = own and template.system and own != template.system
@@ -174,7 +173,7 @@ def prompt_ids(tokenizer, problem: Problem, template: Template) -> list[int]:
 
 
 def encode_prompts(problems: list[Problem], tokenizer, template: Template) -> list[Problem]:
-    """The problems whose prompts fit, with prompt_ids. A long prompt is dropped, not cut.
+    """The problems whose prompts fit, with prompt_ids. Longer prompts are dropped, not cut.
 
     Raises Refused if none is left of some, and as chat_ids does.
     """
@@ -209,8 +208,8 @@ def _beginning(text):
 class Order:
     """An endless sequence of the indices 0..size-1: one permutation after another, one an epoch.
 
-    order[a:b] is the list of indices at positions a to b - 1, which may lie in several epochs. It
-    depends on size, seed, a and b alone, so that a position is all that a resumed run needs.
+    order[a:b] is the list of indices at positions a to b - 1, possibly of several epochs. It
+    depends only on size, seed, a and b, so a resumed run needs only its position.
     """
 
     size: int
@@ -229,7 +228,7 @@ class Order:
 
 @lru_cache(maxsize=4)
 def _permutation(size, seed, epoch):
-    # random.Random.random() is the one draw that Python promises to keep across its versions.
+    # Python promises to keep random() the same across versions, and no other draw.
     rng = random.Random(f"{seed}:{epoch}")
     return sorted(range(size), key=lambda _: rng.random())
 
@@ -249,12 +248,12 @@ class Sampling:
 
 @dataclass(eq=False)
 class Rollout:
-    """One sampled response. The engine fills in the first four, the recipe the others."""
+    """One sampled response. The engine fills in the first four fields, the recipe the others."""
 
     prompt_ids: np.ndarray  # int32
-    response_ids: np.ndarray  # int32, the final eos included, when it was sampled
+    response_ids: np.ndarray  # int32, with the final eos if it was sampled
     logps: np.ndarray  # float32, the engine's log-prob of each response token, in nats
     truncated: bool  # cut at the length limit
-    text: str = ""  # the response decoded, for the verifier and for people
+    text: str = ""  # the decoded response, for the verifier and for readers
     right: float = 0.0  # the verifier's verdict, 0 to 1
-    reward: float = 0.0  # what it is trained on: the verdict and, in some recipes, a penalty
+    reward: float = 0.0  # the number to train on: the verdict and, in some recipes, a penalty

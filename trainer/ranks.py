@@ -1,9 +1,9 @@
-"""What several ranks share: one process a GPU, started by torchrun.
+"""Several ranks: one process for each GPU, started by torchrun.
 
-Every rank holds the whole batch of rollouts (it is small: ids) and trains on its share. So every
-rank takes each decision about the batch (advantages, mini-batches, token weights) in the same way
-and without communication. Ranks meet in three places: `gather` after sampling, the gradient
-(FSDP2, in policy/policy.py), and `mean_over_ranks` for the log.
+Every rank holds the whole batch of rollouts, which is small, and trains on its share. So every rank
+computes advantages, mini-batches and token weights in the same way, without communication. Ranks
+communicate in three places: `gather` after sampling, the gradient (FSDP2), and `mean_over_ranks`
+for the log.
 """
 
 import datetime
@@ -18,10 +18,10 @@ from trainer.data import Rollout
 
 
 def start_ranks(one_thread: bool = False) -> torch.device:
-    """Join the process group that torchrun describes, or make one of a single rank.
+    """Join torchrun's process group, or make one of a single rank. Returns this rank's device.
 
-    Returns this rank's device. A group of one costs nothing and spares every caller an `if`. It has
-    to exist before vLLM starts, which would otherwise make a default group of its own.
+    A group of one spares every caller an `if`. It must exist before vLLM starts, because otherwise
+    vLLM makes its own default group.
 
     one_thread: compute on one thread, so that a tiny model's sums do not depend on the number of
     cores. Two threads would be about 1.3 times faster.
@@ -30,17 +30,19 @@ def start_ranks(one_thread: bool = False) -> torch.device:
         torch.set_num_threads(1)
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        # Micro-batches come in ever new shapes. Without segments that grow, memory fragments until
-        # it runs out after some steps. (vLLM looks only at this older name of PYTORCH_ALLOC_CONF.)
+        # Almost every micro-batch has a new shape. Without expandable segments, memory fragments
+        # until it runs out after some steps. (vLLM reads only this older name of the variable.)
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-        # cuDNN's attention would build a plan for every new shape, forward and backward.
+        # cuDNN's attention would build a new plan for every shape, forward and backward.
         torch.backends.cuda.enable_cudnn_sdp(False)
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         if "WORLD_SIZE" in os.environ:
-            longest_wait = datetime.timedelta(hours=2)  # the slowest rank may sample for long
+            longest_wait = datetime.timedelta(
+                hours=2
+            )  # one rank may sample much longer than others
             dist.init_process_group(backend, timeout=longest_wait)
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
@@ -48,18 +50,18 @@ def start_ranks(one_thread: bool = False) -> torch.device:
 
 
 def my_share(items: list) -> list:
-    """This rank's part of items, dealt round robin. `gather` puts the parts together again.
+    """This rank's part of items, dealt round robin; `gather` puts the parts together again.
 
-    Neighbours are alike (the problems of one benchmark, say), so each rank gets some of every kind.
+    Neighbours are often similar, such as problems of one benchmark, so each rank gets a mix.
     """
     return items[dist.get_rank() :: dist.get_world_size()]
 
 
 def gather(groups: list[list[Rollout]]) -> list[list[Rollout]]:
-    """The groups of all ranks, on every rank, in the order in which `my_share` dealt them.
+    """The groups of all ranks, on every rank, in the order from before `my_share`.
 
-    A step may hold fifteen million tokens. They travel as a few flat arrays, and the rollouts that
-    come out are views of those.
+    A step may have fifteen million tokens. They are sent as a few flat arrays, and the returned
+    rollouts are views of these.
     """
     if dist.get_world_size() == 1:
         return groups
@@ -67,7 +69,7 @@ def gather(groups: list[list[Rollout]]) -> list[list[Rollout]]:
 
 
 def _parts(groups):
-    """The groups of each rank, one rank after the other."""
+    """Yield the groups of each rank."""
     rollouts = list(chain(*groups))
     texts = [r.text.encode("utf-8", "surrogatepass") for r in rollouts]
     rows = [
@@ -79,7 +81,7 @@ def _parts(groups):
     ids = [array for r in rollouts for array in (r.prompt_ids, r.response_ids)]
     arrays = [
         _from_all_ranks([[len(group) for group in groups]], np.int64),
-        _from_all_ranks(rows, np.float64),  # which is exact for every count here
+        _from_all_ranks(rows, np.float64),  # exact for these counts
         text,
         _from_all_ranks(ids, np.int32),
         _from_all_ranks([r.logps for r in rollouts], np.float32),
@@ -108,7 +110,7 @@ def _rollouts(rows, text, ids, logps):
 
 
 def _from_all_ranks(arrays: list, dtype: type) -> list[np.ndarray]:
-    """The arrays of each rank, joined to a flat one, in rank order."""
+    """For each rank, its arrays joined into a flat one."""
     own, world = sum(map(len, arrays)), dist.get_world_size()
     lengths = torch.zeros(world, 1, dtype=torch.int64)
     dist.all_gather(list(lengths), torch.tensor([own]))

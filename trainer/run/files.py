@@ -9,9 +9,9 @@ from trainer.errors import Refused
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """The objects of a .jsonl file, one a line.
+    """The objects of a .jsonl file, one per line.
 
-    A line that is still being written, or that a kill cut off, is left out.
+    An incomplete line, still being written or cut off by a kill, is left out.
     """
     rows = []
     with open(path) as file:
@@ -22,7 +22,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
 
 
 def make_folder(out: Path) -> None:
-    """Raises Refused, with what to do, where no folder can be made."""
+    """Make a folder. Raises Refused, with what to do, if that fails."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -32,7 +32,7 @@ def make_folder(out: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a kill, sees the old content or the new, never half."""
+    """Write a file so that a reader sees the old content or the new, even after a kill."""
     aside = path.with_name(path.name + ".tmp")
     try:
         aside.write_text(text)

@@ -1,4 +1,4 @@
-"""From the command line into a recipe's main, and out of it: every end of a process is here."""
+"""Run a recipe's main from the command line, and end its process: well, refused or failed."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from trainer.errors import Refused
 
 
 def launch(main: Callable, config) -> None:
-    """Run main(config) and leave. What the user can correct becomes one sentence and status 1."""
+    """Run main(config) and end. What the user can correct becomes one sentence and status 1."""
     transformers_logging.disable_progress_bar()  # one bar on the screen, ours
     try:
         if getattr(config, "check", False):
@@ -36,7 +36,7 @@ def launch(main: Callable, config) -> None:
 
 
 def _sentence(error: Exception) -> str | None:
-    """What to tell the user of an error; None where only a traceback helps."""
+    """The message for an error that the user can correct; None if only a traceback helps."""
     if isinstance(error, torch.OutOfMemoryError):
         return (
             f"out of GPU memory ({str(error).partition('. ')[0]}): lower --tokens_per_micro_batch "
@@ -49,7 +49,7 @@ def _sentence(error: Exception) -> str | None:
         return f"no space left on the disk{where}: make room, the same command continues the run"
     if isinstance(error, Refused):
         return str(error)
-    # With other ranks there, a lost connection is the trace that a dead one leaves.
+    # A lost connection means that another rank has died.
     if isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and "gloo" in str(error)
     ):
@@ -58,12 +58,11 @@ def _sentence(error: Exception) -> str | None:
 
 
 def leave(status: int | str = 0) -> None:
-    """End this process with that status, or with a sentence for stderr and status 1.
+    """End this process with that status, or with a sentence on stderr and status 1.
 
-    A rank among others does not wait for its libraries to take themselves apart. vLLM ends the
-    process group, by a call that all ranks have to make together: a rank that has failed would wait
-    there for ranks that wait for it in another. And gloo's threads abort a process whose peer goes
-    first. torchrun sees a status above 0 and ends the other ranks.
+    With several ranks, leave by os._exit. vLLM's clean-up is a collective call, in which a failed
+    rank would wait for ever, and gloo's threads abort a process whose peer has left. torchrun sees
+    a status above 0 and ends the other ranks.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         if (
@@ -74,7 +73,7 @@ def leave(status: int | str = 0) -> None:
             sys.exit(status)
         return
     if status == 0:
-        dist.barrier()  # nobody leaves while another still talks to it
+        dist.barrier()  # another rank may still need this one
     elif isinstance(status, str):
         # On a line of its own: above this rank's bar, or after rank 0's, which tqdm cannot see.
         tqdm.write(f"\n{status}" if dist.get_rank() else status, file=sys.stderr)
@@ -84,7 +83,7 @@ def leave(status: int | str = 0) -> None:
 
 
 def model_folder(model: str) -> str:
-    """A --model value as transformers and vLLM take it. "tiny:NAME" is in the embedded world."""
+    """The folder or hub id of a --model value. "tiny:NAME" is a model of the embedded worlds."""
     if model.startswith("tiny:"):
         from tiny.pretrain import base_model  # here: real models need no tiny world
 

@@ -1,9 +1,9 @@
-"""What `--tiny` and `--small` change in every recipe: scale alone, never the algorithm.
+"""`--tiny` and `--small`: they change the scale of every recipe, never the algorithm.
 
-A recipe adds the few values that only it has.
+A recipe adds the few values of its own flags.
 """
 
-# The embedded world: a laptop CPU, a minute or two.
+# The embedded world: a minute or two on one core of a laptop.
 TINY = dict(
     model="tiny:aligned",
     data="tiny:train/mixed",
@@ -23,7 +23,7 @@ TINY = dict(
     save_every=20,
 )
 
-# A real model on one 24 GB GPU, in about two hours. It starts from a base model, so that there is
+# A real model on one 24 GB GPU, an estimated two hours. It starts from a base model, which leaves
 # much to gain: public runs of this kind go from about 15 % of MATH-500 to 45 % within 50 steps
 # (rasbt/reasoning-from-scratch, chapter 6).
 SMALL = dict(
@@ -33,9 +33,9 @@ SMALL = dict(
     decontaminate=True,
     steps=100,
     prompts_per_step=32,
-    # Between 1e-6, which runs with float32 master weights use for 1,024 to 2,048 responses a step
-    # (JustRL, DeepScaleR), and 1e-5. Runs with bfloat16 weights need more, because those round
-    # small updates away. This value was not tuned: no GPU was at hand.
+    # Not tuned: no GPU was at hand. Runs with float32 master weights use 1e-6 for 1,024 to 2,048
+    # responses a step (JustRL, DeepScaleR). Runs with bfloat16 weights need up to 1e-5, because
+    # these round small updates away.
     learning_rate=3e-6,
     max_prompt_tokens=512,
     max_response_tokens=1024,

@@ -1,7 +1,7 @@
-"""What leaves a run: numbers for a dashboard, a model card, the model for the hub.
+"""Publish a run: metrics to a dashboard, a model card, and the model to the hub.
 
-TensorBoard is written wherever its package is installed. `--report_to` adds trackio or wandb, and
-`--push_to_hub` uploads the trained model at the end. Only rank 0 calls any of this.
+TensorBoard files are written if its package is installed. `--report_to` adds trackio or wandb, and
+`--push_to_hub` uploads the trained model at the end. Only rank 0 calls this.
 """
 
 import importlib
@@ -17,9 +17,9 @@ from trainer.run.checkpoint import DIGESTS, TRAINING
 from trainer.run.files import write_atomically
 
 MEASURES = ("reward", "accuracy", "length", "truncated", "entropy", "logp_gap")
-# Of a checkpoint, what only a continued run needs.
+# Files of a checkpoint that only a continued run needs.
 PRIVATE = [f"{TRAINING}/*", "state.json", DIGESTS]
-# Flags that say where a run was, not what it was.
+# Flags that say where a run was, not how it trained.
 PLACES = ("out", "check", "report_to", "push_to_hub")
 PAPERS = {
     "justrl": "2512.16649",
@@ -33,11 +33,11 @@ class Reporter:
     """Sends a run's numbers to TensorBoard and, with --report_to, to trackio or wandb."""
 
     def __init__(self, out: Path, recipe: str, config: dict):
-        """config: what the service shows as the run's; config["report_to"] is its name."""
+        """config: shown by the service; config["report_to"] is the service's name."""
         self.board, self.service = _tensorboard(out), None
         if config["report_to"] != "none":
             self.service = importlib.import_module(config["report_to"])
-            # The same folder continues the same run there; a new run in its place is another one.
+            # The same folder continues the same run there; a new run in it gets a new name.
             age = (out / "config.json").stat().st_mtime_ns
             options = {"resume": "allow"}
             if config["report_to"] == "wandb":
@@ -61,7 +61,7 @@ class Reporter:
 
 
 def _tensorboard(out: Path):
-    """torch's own TensorBoard writer where the tensorboard package is installed, else None."""
+    """torch's TensorBoard writer if the package tensorboard is installed, else None."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -70,10 +70,10 @@ def _tensorboard(out: Path):
 
 
 def before_and_after(rows: list[dict]) -> dict[str, tuple[float, float]]:
-    """{measure: (before, after)} of a run's metrics; {} of one without a step.
+    """{measure: (before, after)} of a run's metrics; {} if it has no step.
 
-    Held-out pass@1 is that of the first and the last evaluation. The others are means over the
-    first and the last steps, at most five.
+    Held-out pass@1 is from the first and the last evaluation. The others are means over the first
+    and the last steps, at most five each.
     """
     trained = [row for row in rows if row["step"] > 0]
     if not trained:
