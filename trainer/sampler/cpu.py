@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from trainer.data import Rollout, Sampling
 from trainer.errors import Refused
-from trainer.machine import device_memory, host_memory
+from trainer.machine import device_memory
 from trainer.policy.pretrained import load_model
 from trainer.sampler.cpu_layers import growing_cache, load_packed, speed_up
 
@@ -25,8 +25,10 @@ CPU = torch.device("cpu")
 class TransformersEngine:
     """Plain batched decoding."""
 
-    BATCH = 512  # sequences decoded together at most, fewer where their cache needs more than this
-    CACHE_SHARE = 0.25  # of the memory that is free at the start
+    BATCH = 512  # sequences decoded together at most, fewer where their cache needs more than that
+    GPU_CACHE = 0.25  # of the memory that is free at the start
+    # Bytes, whatever is free: batches decide how sums are rounded, and a run has to repeat itself.
+    CPU_CACHE = 4e9
     DRAWS = 64  # uniform numbers drawn ahead per sequence
 
     def __init__(
@@ -52,7 +54,7 @@ class TransformersEngine:
         self.raw_logps = raw_logps
         self.ordinary = speed_up(self.model)
         self.bytes_per_token = self._bytes_per_token()
-        self.cache_room = self.CACHE_SHARE * (device_memory(self.device) or host_memory())
+        self.cache_room = self.GPU_CACHE * device_memory(self.device) if cuda else self.CPU_CACHE
 
     @torch.inference_mode()
     def generate(self, prompts, n: int, seeds, sampling: Sampling) -> list[list[Rollout]]:
