@@ -58,35 +58,53 @@ def overlong_penalty(length: int, max_length: int, buffer: int) -> float:
 
 # ---------------------------------------------------------------- robust: equal in meaning
 
+_NAME = r"(?P<name>\\?[A-Za-z][\w{}']*(?:\([\w,]*\))?)\s*=\s*\$?\s*"
 _BETWEEN = re.compile(  # what may stand between the boxes of one answer
     r"(?:\s|\$|,|;|\\[()\[\],;:! ]|\\q?quad|and|or|\\text\{\s*,?\s*(?:and|or)\s*\})+"
+    rf"(?:{_NAME})?"
 )
 
 
-def last_answer(text: str) -> str | None:
-    r"""The content of the last box, or of the boxes that form one list at the end of `text`.
+def final_boxes(text: str) -> list[tuple[str, str, str]]:
+    r"""(separator, name, content) of the boxes that form one list at the end of `text`.
 
-    `\boxed{3}, \boxed{5} and \boxed{7}` is "3, 5, 7". Boxes with other words between them are not
-    one list, and then the last one counts.
+    `$x=\boxed{1}$ or $x=\boxed{-2}$` is [("", "x", "1"), (" or ", "x", "-2")]. Boxes with other
+    words between them are not one list, and then the last one alone counts.
     """
-    parts, end = [], len(text)
+    boxes, end = [], len(text)
     while (start := text.rfind(r"\boxed{", 0, end)) >= 0:
         close = _box_end(text, start)
-        between = "" if close is None else text[close + 1 : end]
-        if close is None or len(parts) > 1200:  # an answer of so many boxes is too long anyway
+        if close is None or len(boxes) > 600:  # an answer of so many boxes is too long anyway
             break
-        if parts and not (len(between) <= 40 and _BETWEEN.fullmatch(between)):
-            break
+        between = text[close + 1 : end] if boxes else ""
+        found = _BETWEEN.fullmatch(between) if len(between) <= 40 else None
         content = text[start + len(r"\boxed{") : close]
-        if parts and not re.search(r"[,;]|and|or", re.sub(r"\\[,;]", "", between)):
-            if content != parts[-1]:  # only a repetition may follow without a comma
+        if boxes and not found:
+            break
+        if boxes and not re.search(r"[,;]|quad|and|or", re.sub(r"\\[,;]", "", between)):
+            if content != boxes[-1][2]:  # only a repetition may follow without a comma
                 break
-        elif parts:
-            parts += [" or " if "or" in between else ", ", content]
+        elif boxes:
+            boxes[-1] = (" or " if "or" in between else ", ", found["name"] or "", boxes[-1][2])
+            boxes.append(("", "", content))
         else:
-            parts = [content]
+            boxes = [("", "", content)]
         end = start
-    return "".join(reversed(parts)) if parts else None
+    first = re.search(rf"(?<![\w\\]){_NAME}$", text[max(0, end - 30) : end])
+    if first and len(boxes) > 1:
+        boxes[-1] = ("", first["name"], boxes[-1][2])
+    return boxes[::-1]
+
+
+def last_answer(text: str) -> str | None:
+    r"""The content of the last box, or of the `final_boxes`; None if there is none.
+
+    `\boxed{3}, \boxed{5} and \boxed{7}` is "3, 5, 7"; the names of different quantities are kept.
+    """
+    boxes = final_boxes(text)
+    if len({name for _, name, _ in boxes if name}) > 1:
+        boxes = [(mark, name, f"{name} = {content}") for mark, name, content in boxes]
+    return "".join(mark + content for mark, _, content in boxes) if boxes else None
 
 
 def robust(response: str, answer: str) -> float:

@@ -11,6 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -81,6 +82,78 @@ def hub(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     return shelf
+
+
+# --- kinds of golds that users reported ---
+
+
+CHOICES = "Which? (A) 11 (B) 12"
+MANY_BOXES = "So $\\boxed{3}$, $\\boxed{5}$ and $\\boxed{7}$."
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"problem": "p", "answer": "\\textbf{(D)}\\ 12"}, "12"),
+        ({"problem": "p", "answer": "(C) $\\frac{1}{2}$"}, "\\frac{1}{2}"),
+        ({"problem": CHOICES, "answer": "\\textbf{(B)}\\ 12"}, "B"),
+        ({"problem": CHOICES, "answer": "12"}, "12"),
+        ({"problem": "p", "solution": MANY_BOXES}, "3, 5, 7"),
+        ({"problem": "p", "solution": "$x=\\boxed{1}$ or $x=\\boxed{-2}$"}, "1 or -2"),
+        ({"problem": "p", "solution": "\\boxed{3} is wrong, so \\boxed{5}"}, "5"),
+        ({"problem": "p", "solution": "\\boxed{0.5} or \\boxed{\\frac12}"}, "\\frac12"),
+        ({"problem": "p", "answer": "The answer is $\\boxed{42}$."}, "42"),
+        ({"problem": "p", "answer": "It is \\fbox{7}, as asked"}, "7"),
+        ({"problem": "p", "answer": "\\\\frac{1}{2}"}, "\\frac{1}{2}"),
+        ({"problem": "p", "answer": "\\begin{pmatrix}1\\\\x\\end{pmatrix}"}, None),
+        ({"problem": "p", "answer": "so\n#### $18"}, "18"),
+        ({"problem": "p", "answer": "so\n#### 1,018 dollars"}, "1018"),
+        ({"problem": "p", "answer": "so\n#### 18\nNote: rounded"}, "18"),
+        ({"problem": "p", "answer": "#### 3/4"}, "3/4"),
+        ({"problem": "p", "answer": "27.0"}, "27"),
+        ({"problem": "p", "answer": 27.0}, "27"),
+        ({"problem": "p", "answer": "2.50"}, "2.50"),
+        ({"problem": "p", "expected_answer": "5"}, "5"),
+        ({"Problem": "p", "Answer": "5"}, "5"),
+        ({"problem": "p", "extra_info": {"answer": "5"}}, "5"),
+        ({"problem": "p", "reward_model": '{"ground_truth": "5", "style": "rule"}'}, "5"),
+    ],
+)
+def test_golds_are_read_as_they_are_meant(tmp_path, row, answer):
+    path = write(tmp_path / "a.jsonl", [row])
+    assert [problem.answer for problem in load_problems(path)] == [answer or row["answer"]]
+
+
+def test_what_cannot_be_an_answer_is_dropped_with_a_count(tmp_path, capsys):
+    code = {"problem": "Write a program.", "ability": "code", "answer": "5"}
+    cases = {"prompt": "Sort.", "reward_model": {"ground_truth": '{"inputs": [1], "outputs": [1]}'}}
+    words = [
+        {"problem": "p", "answer": word} for word in ("proof", "notfound", "\\text{Not found}")
+    ]
+    path = write(tmp_path / "a.jsonl", [GOOD, code, cases, *words])
+    assert len(load_problems(path)) == 1
+    assert capsys.readouterr().out == (
+        f"{path}: 6 rows, 1 problems kept; 0 repeated rows collapsed, 0 problems with conflicting "
+        "answers and 0 blank rows dropped; 3 rows whose answer says that there is none dropped; "
+        "2 programming tasks dropped\n"
+    )
+
+
+def test_golds_that_cannot_be_one_answer_are_refused_with_their_line(tmp_path):
+    names = {"problem": "p", "solution": "$a=\\boxed{3}$ and $b=\\boxed{5}$"}
+    for row, fault in (
+        (names, "it has a box each for a, b; write one answer"),
+        ('{"problem": "p", "answer": "\\frac{1}{2}"}', "answer holds U+000C as character 1: LaTeX"),
+    ):
+        path = write(tmp_path / "a.jsonl", [GOOD, row])
+        with pytest.raises(Refused, match=re.escape(f"{path}, line 2: {fault}")):
+            load_problems(path)
+
+
+def test_latex_that_json_has_read_in_a_problem_is_said_with_its_line(tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", [GOOD, '{"problem": "Find \\frac{1}{2}", "answer": "1"}'])
+    assert len(load_problems(path)) == 2
+    assert f"{path}, line 2: the problem holds U+000C as character 6" in capsys.readouterr().out
 
 
 # --- layouts ---
@@ -217,7 +290,7 @@ def test_what_only_resembles_a_wrapper_stays(text):
             ("\\boxed{\\}}", "\\}"),
         ],
         *[
-            ("\\boxed{1} or \\boxed{2}", "\\boxed{1} or \\boxed{2}"),
+            ("\\boxed{1} or \\boxed{2}", "1 or 2"),
             ("\\boxed{1", "\\boxed{1"),
         ],
         *[
@@ -481,7 +554,7 @@ def test_solutions_are_loaded_when_asked_for(tmp_path, kind, row, solution):
 # --- faults ---
 
 GOOD = {"problem": "p", "answer": "1"}
-ANY_ANSWER = "reward_model, answer, final_answer, ground_truth, solution"
+ANY_ANSWER = "reward_model, answer, final_answer, expected_answer, ground_truth, solution"
 
 
 @pytest.mark.parametrize(
@@ -569,6 +642,7 @@ def write_columns(path, answers):
     ("column", "answer"),
     [
         (pyarrow.array([0.1], pyarrow.float32()), "0.1"),
+        (pyarrow.array(np.array([0.1, 27], np.float16))[:1], "0.1"),
         (pyarrow.array([3], pyarrow.int8()), "3"),
         (pyarrow.array([Decimal("7.00")]), "7"),
         (pyarrow.array([[["5"]]]), "5"),
@@ -602,7 +676,7 @@ def test_parquet_columns_that_hold_no_answer(tmp_path, column, fault):
 @pytest.mark.parametrize(
     ("names", "fault"),
     [
-        (["Problem", "answer"], "no problem column; expected one of problem, question, prompt, "),
+        (["Text", "answer"], "no problem column; expected one of problem, question, prompt, "),
         (
             ["problem", "gold"],
             f"no answer column; expected one of {ANY_ANSWER}, found problem, gold",
@@ -1170,9 +1244,12 @@ def test_public_files_load_whole(name, capsys):
     problems = load_problems(str(path))
     raw = [json.loads(line) for line in path.open()]
     assert len(problems) == len(raw) == ROWS[name]
-    assert capsys.readouterr().out == ""
+    said = capsys.readouterr().out
+    assert ("(2 such problems" if name in ("aime25", "deepmath_5k") else "") in said
+    assert len(said.splitlines()) == (name in ("aime25", "deepmath_5k"))
     assert [problem.text for problem in problems] == [row["problem"].strip() for row in raw]
-    unpadded = [re.sub(r"^0+(?=\d+$)", "", row["answer"].strip()) for row in raw]
+    unpadded = [re.sub(r"^0+(?=\d+$)|(?<=\d)\.0+$", "", row["answer"].strip()) for row in raw]
+    unpadded = [re.sub(r"^\\text\{\(E\)\},$", "E", gold) for gold in unpadded]
     if name != "olympiadbench":  # its golds are formulas, see below
         assert [problem.answer for problem in problems] == unpadded
     assert {problem.task for problem in problems} == {name}

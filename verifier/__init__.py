@@ -3,6 +3,6 @@
 `from verifier import equal`. Imports nothing of this repository.
 """
 
-from .compare import equal
+from .compare import choice, equal
 
-__all__ = ["equal"]
+__all__ = ["choice", "equal"]

@@ -409,7 +409,7 @@ def _without_conditions(answer: str, gold: str) -> tuple[str, str] | None:
     return one, other
 
 
-def _choice(text: str) -> tuple[str, str]:
+def choice(text: str) -> tuple[str, str]:
     r"""(letter, text) of an option: `\textbf{(D)}\ 12` -> ("D", "12"), `(D)` -> ("D", ""); else
     ("", the text).
     """
@@ -436,7 +436,7 @@ def equal(answer: str, gold: str) -> bool:
         return True
     if max(len(answer), len(gold)) > 4 * LONGEST:
         return False
-    (letter, text), (gold_letter, gold_text) = _choice(answer), _choice(gold)
+    (letter, text), (gold_letter, gold_text) = choice(answer), choice(gold)
     lone = key(normalise(answer).latex)
     if gold_letter and gold_text:
         if letter or re.fullmatch("[A-Z]", lone):

@@ -7,16 +7,39 @@ import math
 import re
 from decimal import Decimal
 
+from rewards import final_boxes
 from trainer.errors import Refused
+from verifier import equal
 
 
 class Blank(Refused):
     """The row has no problem or no answer. Some public sets are known to have such rows."""
 
 
+class NoAnswer(Blank):
+    """The gold says that there is none, as NuminaMath's "proof" and "notfound" do."""
+
+
+NO_ANSWER = {"proof", "notfound", "n/a", "noanswer", "seesolution"}
+
+
 def is_missing(value) -> bool:
     """None, or the NaN that pandas writes for it."""
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+CONTROL = re.compile(  # LaTeX such as \frac or \text, whose single backslash JSON has read
+    r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]|\t(?=(?:ext|imes|heta|frac|an)\b)|\r(?=(?:ight|angle|ho)\b)"
+)
+
+
+def control_fault(text):
+    """What to say of a control character in a problem or gold, "" if there is none."""
+    found = CONTROL.search(text)
+    return found and (
+        f"holds U+{ord(found[0]):04X} as character {found.start() + 1}: LaTeX in JSON needs two "
+        "backslashes, as in \\\\frac"
+    )
 
 
 def clean_answer(value) -> str:
@@ -37,16 +60,26 @@ def clean_answer(value) -> str:
         raise Blank("empty answer")
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise Refused(f"answer is {type(value).__name__}; expected text or a number")
-    answer = value.strip() if isinstance(value, str) else _digits(value)
+    answer = value if isinstance(value, str) else _digits(value)
+    if fault := control_fault(answer.rpartition("####")[2]):
+        raise Refused(f"answer {fault}")
+    answer = answer.strip()
     if "####" in answer:
-        answer = answer.rpartition("####")[2].strip()
-        answer = re.sub(r"(?<=\d),(?=\d{3})", "", answer)
+        answer = (answer.rpartition("####")[2].strip().splitlines() or [""])[0].strip()
+        if amount := AMOUNT.fullmatch(answer):
+            answer = amount[1].replace(",", "")
     while (bare := _unwrap(answer)) != answer:
         answer = bare
-    if padded := re.fullmatch(r"(-?)0+(0|[1-9][0-9]*)", answer):
-        answer = padded[1] + padded[2]
+    if not re.search(r"\\begin", answer):  # where \\ ends a row
+        answer = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", answer)
+    if BOX.search(answer) and (box := last_box(answer)):  # with words around it
+        return clean_answer(box)
+    if number := re.fullmatch(r"(-?)0*(0|[1-9][0-9]*)(?:\.0+)?", answer):
+        answer = number[1] + number[2]
     if answer.lower() in ("", "nan", "null"):
         raise Blank("empty answer")
+    if re.sub(r"\\text|[{}\s_.$]", "", answer).lower() in NO_ANSWER:
+        raise NoAnswer(f"the answer is {answer!r}")
     return answer
 
 
@@ -61,6 +94,10 @@ def _digits(number):
     return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
 
+AMOUNT = re.compile(  # $18, 18 dollars
+    r"\\?[$€£]?\s*([+-]?[\d,]*\.?\d+)\s*(?:\\?%|[a-zA-Z][a-zA-Z. ]*)?\.?"
+)
+BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 # One formula and nothing else. "$5" is money, and "$x$ and $y$" is a sentence.
 FORMULA = re.compile(
     r"""(?: \$\$ ((?:[^$\\]|\\.)*) \$\$
@@ -112,9 +149,17 @@ def _unescape(found):
 def last_box(text: str) -> str | None:
     r"""Content of the last \boxed{...}, \fbox{...} or bare "\boxed 2" of a solution, else None.
 
-    It reads golds, and so it is more lenient than the strict verifier's search, which has to share
-    the quirks of its reference.
+    Boxes that form one list at the end are one answer: "3, 5, 7". Raises Refused if they are of
+    different names. It reads golds, and so it is more lenient than the strict verifier's search,
+    which has to share the quirks of its reference.
     """
+    boxes = final_boxes(text)
+    if len(boxes) > 1 and text.rfind("\\boxed{") > text.rfind("\\fbox"):
+        if len(names := {name for _, name, _ in boxes if name}) > 1:
+            raise Refused(f"it has a box each for {', '.join(sorted(names))}; write one answer")
+        if all(equal(content, boxes[-1][2]) for _, _, content in boxes):
+            return boxes[-1][2]  # 15 39/40 or 639/40
+        return "".join(mark + content for mark, _, content in boxes)
     start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     if start < 0:
         return None

@@ -10,14 +10,25 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+import numpy
+
 from trainer.data import INSTRUCTIONS, Problem, say
 from trainer.errors import Refused
-from trainer.sources.gold import Blank, clean_answer, is_missing, last_box
+from trainer.sources.gold import Blank, NoAnswer, clean_answer, control_fault, is_missing, last_box
+from verifier import choice
 
 TEXT_COLUMNS = ("problem", "question", "prompt")
-ANSWER_COLUMNS = ("reward_model", "answer", "final_answer", "ground_truth", "solution")
+ANSWER_COLUMNS = ("reward_model", "answer", "final_answer", "expected_answer", "ground_truth")
+ANSWER_COLUMNS += ("solution",)
 SOLUTION_COLUMNS = ("solution", "r1_solution_1")
-OTHER_COLUMNS = ("extra_info", "task", "verify", "difficulty")
+OTHER_COLUMNS = ("extra_info", "task", "verify", "difficulty", "ability")
+
+
+CODE, NONE = "programming tasks", "rows whose answer says that there is none"
+
+
+class Code(Refused):
+    """A row that asks for a program; mixed sets have them."""
 
 
 def collect(
@@ -35,18 +46,22 @@ def collect(
     epoch is a hundred of ours.) Prompts that occur with two different answers are dropped. Plain
     rows are all kept, so that a benchmark stays whole.
 
+    Rows of programming tasks are dropped, and those whose answer says that there is none.
+
     task: the name of the problems whose row names none. blanks: rows without a problem or an answer
     are dropped, not refused. solutions: fill Problem.solution. Raises Refused for a wrong row,
     and if no problem is left.
     """
-    pairs, answers, conflicts, count = [], {}, set(), Counter()
+    pairs, answers, conflicts, count, faults = [], {}, set(), Counter(), []
     for place, row in rows:
         count["rows"] += 1
+        row = _lower(row)
         try:
             problem = problem_of(row, task, solutions)
         except ValueError as error:
-            if blanks and isinstance(error, Blank):
-                count["blank"] += 1
+            kind = {Code: CODE, NoAnswer: NONE, Blank: "blank"}.get(type(error))
+            if kind and (blanks or kind != "blank"):
+                count[kind] += 1
                 continue
             raise Refused(f"{source}, {place}: {error}") from None
         if isinstance(row.get("prompt"), list):
@@ -58,16 +73,28 @@ def collect(
                 continue
             answers[key] = problem.answer
         pairs.append((problem, row))
+        if fault := control_fault(problem.text):
+            faults.append(f"{place}: the problem {fault}")
     pairs = [pair for pair in pairs if _prompt_key(pair[0]) not in conflicts]
     if len(pairs) < count["rows"]:
         say(
             f"{source}: {count['rows']:,} rows, {len(pairs):,} problems kept; "
             f"{count['repeated']:,} repeated rows collapsed, {len(conflicts):,} problems with "
             f"conflicting answers and {count['blank']:,} blank rows dropped"
+            + "".join(f"; {count[kind]:,} {kind} dropped" for kind in (NONE, CODE) if count[kind])
         )
+    if faults:
+        say(f"{source}, {faults[0]} ({len(faults):,} such problems; they are kept as they are)")
     if not pairs:
         raise Refused(f"{source}: no problems in it")
     return pairs
+
+
+def _lower(row):
+    """Problem and Answer are problem and answer, unless both are there."""
+    if not isinstance(row, dict):
+        return row
+    return {str(name).lower(): value for name, value in row.items()} | row
 
 
 def _prompt_key(problem):
@@ -79,8 +106,10 @@ def problem_of(row: dict, task: str = "", solutions: bool = False) -> Problem:
     if not isinstance(row, dict):
         found = type(row).__name__
         raise Refused(f"expected an object with a problem and an answer, found {found}")
+    if _is_code(row):
+        raise Code("it asks for a program")
     text, system, history, prefill = _prompt(row)
-    answer = _answer(row)
+    answer = _without_letter(_answer(row), text)
     if last_box(prefill):
         raise Refused("prompt ends in an assistant turn that holds a boxed answer: remove it")
     verify = None if is_missing(row.get("verify")) else row["verify"]
@@ -147,12 +176,12 @@ def known_columns(names: list[str], solutions: bool = False) -> list[str]:
     read occurs twice.
     """
     for what, columns in (("problem", TEXT_COLUMNS), ("answer", ANSWER_COLUMNS)):
-        if not set(columns) & set(names):
+        if not set(columns) & {name.lower() for name in names}:
             raise Refused(_no_column(what, columns, names))
     wanted = {*TEXT_COLUMNS, *ANSWER_COLUMNS, *OTHER_COLUMNS}
     if solutions:
         wanted.update(SOLUTION_COLUMNS)
-    known = [name for name in names if name in wanted]
+    known = [name for name in names if name in wanted or name.lower() in wanted - set(names)]
     if twice := [name for name, n in Counter(known).items() if n > 1]:
         raise Refused(f"the column {twice[0]} occurs twice")
     return known
@@ -169,6 +198,8 @@ def table_rows(batches: Iterable) -> Iterator[tuple[str, dict]]:
             if column.type == pyarrow.float32():  # 0.1, not 0.10000000149011612
                 column = column.cast(pyarrow.string()).cast(pyarrow.float64())
             columns[name] = column.to_pylist()
+            if column.type == pyarrow.float16():
+                columns[name] = [float(str(number)) for number in numpy.asarray(column)]
         for values in zip(*columns.values(), strict=True):
             n += 1
             yield f"row {n}", dict(zip(columns, values, strict=True))
@@ -296,8 +327,12 @@ def strip_wrapper(text: str) -> str:
 
 
 def _answer(row):
+    extra = row.get("extra_info")
+    if isinstance(extra, dict) and not set(ANSWER_COLUMNS) & set(row) and "answer" in extra:
+        row = extra
     column, value = _find(row, ANSWER_COLUMNS, "answer")
     if column == "reward_model":
+        value = _from_json(value)
         if not isinstance(value, dict):
             found = type(value).__name__
             raise Refused(f"reward_model is {found}; expected an object with ground_truth")
@@ -309,6 +344,39 @@ def _answer(row):
         if value is None:
             raise Blank("the solution holds no \\boxed{} and no #### with the answer")
     return clean_answer(value)
+
+
+def _from_json(value):
+    """What JSON text holds; anything else as it is."""
+    try:
+        return json.loads(value) if isinstance(value, str) and value.lstrip()[:1] == "{" else value
+    except ValueError:
+        return value
+
+
+TEST_CASES = {"inputs", "fn_name", "test_cases", "assert_case"}
+
+
+def _is_code(row):
+    """Whether the row asks for a program: it says so, or its answer is a list of test cases."""
+    if re.match(r"(?i)\s*(?:cod(?:e|ing)\b|programming)", str(row.get("ability"))):
+        return True
+    gold = _from_json(row.get("reward_model", row.get("answer")))
+    if isinstance(gold, dict) and "ground_truth" in gold:
+        gold = _from_json(gold["ground_truth"])
+    return isinstance(gold, dict) and bool(gold.keys() & TEST_CASES)
+
+
+OPTION = re.compile(r"\(([A-H])\)|\b([A-H])[.)](?=[\s\\$}])")
+
+
+def _without_letter(answer, text):
+    r"""`\textbf{(D)}\ 12` as D if the problem lists its choices, else as 12."""
+    letter, rest = choice(answer)
+    if not letter or not rest:
+        return answer
+    listed = len({found[1] or found[2] for found in OPTION.finditer(text)}) > 1
+    return letter if listed else clean_answer(rest)
 
 
 def _solution(row, answer):
