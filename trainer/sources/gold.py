@@ -1,4 +1,4 @@
-r"""From what a dataset gives as an answer to the gold: what a model would write into its box.
+r"""Turn the answer of a dataset into the gold: what a model would write into its box.
 
 "\boxed{204}", "$204$", 204.0, ["204"], "['204']" and "so it is\n#### 204" all become "204".
 """
@@ -45,8 +45,8 @@ def control_fault(text):
 def clean_answer(value) -> str:
     r"""The gold as a string: "\boxed{204}" -> "204", "025" -> "25", 7.0 -> "7", "$x$" -> "x".
 
-    A list of several golds, or one written as text (["1","2"]), becomes "1, 2": all of them are
-    asked for. Raises Blank if nothing is left, and Refused for anything but text and numbers.
+    A list of golds, or its text, becomes "1, 2": all of them are asked for. Raises Blank if nothing
+    is left, and Refused for anything but text and numbers.
     """
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -149,9 +149,9 @@ def _unescape(found):
 def last_box(text: str) -> str | None:
     r"""Content of the last \boxed{...}, \fbox{...} or bare "\boxed 2" of a solution, else None.
 
-    Boxes that form one list at the end are one answer: "3, 5, 7". Raises Refused if they are of
-    different names. It reads golds, and so it is more lenient than the strict verifier's search,
-    which has to share the quirks of its reference.
+    Boxes that form one list at the end are one answer: "3, 5, 7". Raises Refused if they have
+    different names. It reads golds, so it is more lenient than the strict verifier's search, which
+    copies the quirks of its reference.
     """
     boxes = final_boxes(text)
     if len(boxes) > 1 and text.rfind("\\boxed{") > text.rfind("\\fbox"):
@@ -171,7 +171,7 @@ def last_box(text: str) -> str | None:
 
 
 def _closing_brace(text, opening):
-    """Position of the brace that closes the one at `opening`, else -1; escaped ones are passed."""
+    """Position of the brace that closes the one at `opening`, else -1. Skips escaped braces."""
     depth = 0
     for brace in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, opening):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)

@@ -1,4 +1,4 @@
-"""The datasets of the Hugging Face hub that are known by name, and Lite PPO's training sets."""
+"""Known datasets of the Hugging Face hub, and Lite PPO's training sets."""
 
 import math
 import random
@@ -13,11 +13,11 @@ from trainer.sources.rows import collect, known_columns, table_rows
 
 @dataclass(frozen=True, kw_only=True)
 class Hub:
-    """What loading a hub dataset needs; rows.py finds its columns.
+    """How to load a hub dataset; rows.py finds its columns.
 
-    task: the name of its problems in reports. configs: they are read one after another. folders: a
-    config is a folder of SPLIT.parquet files, which the hub does not know as a config. blanks: some
-    rows are known to lack a problem or an answer, and are dropped.
+    task: the name of its problems in reports. configs: read one after another. folders: its configs
+    are folders of SPLIT.parquet files that the hub does not know as configs. blanks: drop rows
+    without a problem or an answer, which it is known to have.
     """
 
     task: str
@@ -49,7 +49,7 @@ HUB = {
     "hkust-nlp/SimpleRL-Zoo-Data": Hub(
         task="simplerl", configs=("simplelr_qwen_level3to5",), folders=True, blanks=True
     ),
-    # Benchmarks. The first copy of each is the one that its name stands for.
+    # Benchmarks. The name of a benchmark loads its first copy.
     "HuggingFaceH4/aime_2024": Hub(task="aime24"),  # 7 of its 30 answers are zero-padded
     "math-ai/aime24": Hub(task="aime24", split="test"),
     "BytedTsinghua-SIA/AIME-2024": Hub(task="aime24"),  # 30 problems, 32 times each
@@ -112,15 +112,16 @@ TRUE_FALSE = {"true", "false", "yes", "no"}
 
 
 def load_lite_ppo(level: str, seed: int, solutions: bool = False) -> list[Problem]:
-    """5,000 problems. easy: a random part of SimpleRL-Zoo's easy set. medium: the problems of
-    DeepMath-103K with the lowest difficulty labels. hard: drawn from DeepMath-103K without
-    replacement, with probability proportional to the label.
+    """5,000 problems of a level. Raises Refused for an unknown level.
+
+    easy: a random part of SimpleRL-Zoo's easy set. medium: the problems of DeepMath-103K with the
+    lowest difficulty labels. hard: drawn from DeepMath-103K without replacement, with probability
+    proportional to the label.
 
     The paper removes "excess" True/False problems without saying how many. Here all golds true,
     false, yes and no are removed before the draw: a guess earns half the reward on them, and they
     are 18 % of a public 5k sample of DeepMath. Problems without a positive label are removed too.
-    The seed decides the draw, and which of equal labels come first. Raises Refused for another
-    level.
+    The seed decides the draw and the order of equal labels.
     """
     if level not in ("easy", "medium", "hard"):
         raise Refused(
@@ -143,7 +144,7 @@ def load_lite_ppo(level: str, seed: int, solutions: bool = False) -> list[Proble
         f"liteppo:{level}: {len(chosen):,} of {len(pool):,} problems, "
         f"{len(pairs) - len(pool):,} true/false or unrated ones left out"
     )
-    # The recipe has a system message of its own, and SimpleRL-Zoo's is the default of its model.
+    # The recipe has its own system message; SimpleRL-Zoo's is only the default of its model.
     return [
         Problem(problem.text, problem.answer, f"liteppo:{level}", solution=problem.solution)
         for problem, _ in (pool[i] for i in chosen)

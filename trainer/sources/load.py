@@ -1,4 +1,4 @@
-"""The name of a source in, its problems out.
+"""Load problems by the name of their source.
 
     problems = load_problems("BytedTsinghua-SIA/DAPO-Math-17k")
     problems = load_problems("aime24, aime25, ~/my problems.jsonl")
@@ -35,12 +35,11 @@ ACCEPTED = (
 
 
 def load_problems(source: str, seed: int = 42, *, solutions: bool = False) -> list[Problem]:
-    """The problems of a source or of several (see above), in their order.
+    """The problems of one or several sources (see above), in order.
 
-    seed: matters to liteppo: and logic: alone. solutions: also fill Problem.solution; of DeepMath,
-    that is a download of 2 GB. What was dropped is printed, with counts.
-    Raises Refused (no such file or dataset, or the hub is out of reach, or a
-    wrong row or file), each with one sentence.
+    seed: only for liteppo: and logic:. solutions: also fill Problem.solution, which for DeepMath
+    means a download of 2 GB. Prints how many rows were dropped, and why. Raises Refused, in one
+    sentence, for a missing file or dataset, an unreachable hub, or a wrong row or file.
     """
     names = split_sources(source)
     if not names:
@@ -49,7 +48,7 @@ def load_problems(source: str, seed: int = 42, *, solutions: bool = False) -> li
 
 
 def split_sources(text: str) -> list[str]:
-    """ "a.jsonl, b.jsonl" -> ["a.jsonl", "b.jsonl"]; a path that exists may itself hold commas."""
+    """ "a.jsonl, b.jsonl" -> ["a.jsonl", "b.jsonl"]. An existing path may contain commas."""
     parts, names = text.split(","), []
     while parts:
         lengths = range(len(parts), 1, -1)
@@ -158,7 +157,7 @@ def _json_rows(name, path, opener):
 
 
 def _json_list(name, data, strict):
-    """The rows of a file that is one JSON list or one row, None if it holds one row a line."""
+    """The rows of a file that is one JSON list or one row; None if it has one row per line."""
     try:
         rows = _parse(data, name)
     except ValueError:

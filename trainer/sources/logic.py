@@ -1,4 +1,4 @@
-"""Logic puzzles of the Reasoning Gym library, as many as one wants: ProRL's fourth domain.
+"""Logic puzzles of the Reasoning Gym library, in any number: ProRL's fourth domain.
 
     problems = logic_problems("train", size=37_000, seed=42)  # load_problems("logic:train:37000")
     logic_score("<think>...</think> <answer>42</answer>", problems[0].verify)  # from 0 to 1
@@ -9,8 +9,8 @@ Sources: logic:NAME or logic:NAME:SIZE, where NAME is
     train         every task but the held-out, excluded and slow ones; graph_color at 10 vertices
     validation    the same tasks, other puzzles; small tasks repeat a few, which data.without drops
     held_out      the tasks that ProRL (arXiv 2505.24864) never trains on
-    graph_color   graph_color/10 ... graph_color/30: the larger graphs are never trained on
-    TASK          one task alone, such as chain_sum, zebra_puzzles or graph_color/20
+    graph_color   graph_color/10 ... graph_color/30; the larger graphs are never trained on
+    TASK          one task, such as chain_sum, zebra_puzzles or graph_color/20
 """
 
 import copy
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VERSION = "0.1.25"  # another version makes other puzzles of the same seed
 HELD_OUT = ("boxnet", "acre", "game_of_life_halting")
 GRAPH_SIZES = (10, 15, 20, 25, 30)  # vertices; the library needs seconds for a graph of 50
-# A puzzle of these takes 80 to 400 ms. They can be used alone, but they are not trained on.
+# Each of these puzzles takes 80 to 400 ms to make, so `train` leaves them out.
 SLOW = ("futoshiki", "knight_swap", "sokoban", "zebra_puzzles")
 RUNS_ANSWERS = "its verifier evaluates the answer as code and simplifies it without a time limit"
 EXCLUDED = {
@@ -44,7 +44,7 @@ EXCLUDED = {
     "simple_integration": RUNS_ANSWERS,
 }
 
-# What an answer must not contain, because the task's verifier would run it, hang or be fooled.
+# What an answer must not contain: the task's verifier would run it, hang, or be fooled.
 # These verifiers call eval(). Lists of capitals and digits can neither call a function nor loop.
 BEYOND_LISTS = r"[^\dA-Z_,\[\]'\"\s]"
 REFUSED = {
@@ -54,7 +54,7 @@ REFUSED = {
     "string_insertion": BEYOND_LISTS,
     # Sympy calls eval() too. It may see plain arithmetic without powers, ...
     "countdown": r"[^0-9\s+*/()-]|\*\*",
-    # ... or single lower-case letters, of which alone there are powers, of at most two digits.
+    # ... or single lower-case letters; only these have powers, of at most two digits.
     "polynomial_multiplication": (
         r"[^a-z0-9+*() -]|[a-z0-9][a-z]|[^a-z ] *\*\*|\*\* *([^0-9 ]|[0-9]{3})"
     ),
@@ -79,7 +79,7 @@ OPEN = "(open-ended: whatever the verifier accepts)"
 def load(source: str, seed: int) -> list[Problem]:
     """Problems of "NAME" or "NAME:SIZE".
 
-    Raises Refused as logic_problems does, and if SIZE is no positive number.
+    Raises Refused as logic_problems does, and if SIZE is not a positive number.
     """
     name, colon, size = source.partition(":")
     if colon and not (size.isdecimal() and int(size) > 0):
@@ -88,13 +88,13 @@ def load(source: str, seed: int) -> list[Problem]:
 
 
 def logic_problems(split: str, size: int, seed: int) -> list[Problem]:
-    """`size` problems of a split or task (see the top of this file); the tasks take turns.
+    """`size` problems of a split or task (see the top of this file), alternating between tasks.
 
-    task: the library's name of it. answer: its gold, or OPEN. verify: {"task", "entry"}, as JSON.
+    task: its name in the library. answer: its gold, or OPEN. verify: {"task", "entry"}, as JSON.
 
-    A seed always gives the same puzzles, so that a resumed run sees those that it began with. Some
-    tasks draw from sets of strings, others from the global generators of random and numpy. That is
-    why the puzzles are made in a process of their own, with a fixed hash seed.
+    A seed always gives the same puzzles, so a resumed run sees the same ones. Some tasks draw from
+    sets of strings, others from the global generators of random and numpy, so the puzzles are made
+    in a separate process with a fixed hash seed.
     Raises Refused if reasoning-gym is missing, or if the name is unknown or excluded.
     """
     _names(split)
@@ -105,7 +105,7 @@ def logic_problems(split: str, size: int, seed: int) -> list[Problem]:
 
 
 def tagged_answer(response: str) -> str | None:
-    """The text between the last <answer> and </answer>; None without such a pair of tags."""
+    """The text between the last <answer> and </answer>; None without these tags."""
     head, end_tag, _ = response.rpartition("</answer>")
     _, tag, answer = head.rpartition("<answer>")
     if not (tag and end_tag):
@@ -116,8 +116,8 @@ def tagged_answer(response: str) -> str | None:
 def logic_score(response: str, verify: dict) -> float:
     """The library's score, from 0 to 1, of the text between the last <answer> and </answer>.
 
-    It is 0.0 without the tags, for an answer that is refused (REFUSED, MAX_ANSWER), and for one on
-    which the verifier fails. Raises Refused if reasoning-gym is missing.
+    0.0 without the tags, for a refused answer (REFUSED, MAX_ANSWER), and if the verifier fails.
+    Raises Refused if reasoning-gym is missing.
     """
     task = verify["task"].partition("/")[0]
     answer = tagged_answer(response)
@@ -140,7 +140,7 @@ def logic_score(response: str, verify: dict) -> float:
         try:
             score = float(scorer.score_answer(answer, entry))
         except Exception:
-            # There are a hundred verifiers. On odd answers they raise what int(), json or numpy do.
+            # On odd answers the hundred verifiers raise what int(), json or numpy raise.
             return 0.0
     return score if 0 <= score <= 1 else 0.0
 
@@ -156,7 +156,7 @@ def _library():  # imported late: it is optional, and takes a second
 
 
 def _names(split):
-    """The tasks of a split, or the one task of that name."""
+    """The tasks of a split, or the one task with that name."""
     tasks = _library().factory.DATASETS
     if split in ("train", "validation"):
         return sorted(set(tasks).difference(HELD_OUT, SLOW, EXCLUDED))
@@ -185,7 +185,7 @@ def _dataset(task, seed, size):
 
 
 def _write(split, size, seed):
-    """The other process of logic_problems: one JSON object a line."""
+    """The separate process of logic_problems. It writes one JSON object per line."""
     random.seed(f"{split}:{seed}")  # list_functions draws from the global generator
     tasks, out = _names(split), sys.stdout
     seeds = [random.Random(f"{split}:{task}:{seed}").getrandbits(31) for task in tasks]

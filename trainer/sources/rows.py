@@ -1,8 +1,8 @@
-"""From a row of a dataset to a Problem.
+"""Turn the rows of a dataset into Problems.
 
 A row has either plain columns (TEXT_COLUMNS and ANSWER_COLUMNS) or verl's layout:
-prompt = [{role, content}, ...], reward_model = {ground_truth}. What is wrong with a row is said in
-one sentence that names the source and the row.
+prompt = [{role, content}, ...], reward_model = {ground_truth}. A wrong row raises Refused with one
+sentence that names the source and the row.
 """
 
 import json
@@ -39,18 +39,18 @@ def collect(
     blanks: bool = False,
     solutions: bool = False,
 ) -> list[tuple[Problem, dict]]:
-    """(Problem, row) pairs of (place, row) pairs; says how many rows were dropped, and why.
+    """(Problem, row) pairs from (place, row) pairs; prints how many rows were dropped, and why.
 
-    Rows whose `prompt` is a list of messages are collapsed by their prompt: the public DAPO file
+    Of rows whose `prompt` is a list of messages, each prompt is kept once: the public DAPO file
     repeats each of its 17.9k rows 100 times by accident. (JustRL's run kept the copies, so its one
-    epoch is a hundred of ours.) Prompts that occur with two different answers are dropped. Plain
-    rows are all kept, so that a benchmark stays whole.
+    epoch is a hundred of ours.) Prompts with two different answers are dropped. Plain rows are all
+    kept, so that a benchmark stays whole.
 
-    Rows of programming tasks are dropped, and those whose answer says that there is none.
+    Rows of programming tasks are dropped, and rows whose answer says that there is none.
 
-    task: the name of the problems whose row names none. blanks: rows without a problem or an answer
-    are dropped, not refused. solutions: fill Problem.solution. Raises Refused for a wrong row,
-    and if no problem is left.
+    task: for problems whose row names no task. blanks: drop rows without a problem or an answer
+    instead of refusing them. solutions: fill Problem.solution. Raises Refused for a wrong row, and
+    if no problem is left.
     """
     pairs, answers, conflicts, count, faults = [], {}, set(), Counter(), []
     for place, row in rows:
@@ -152,7 +152,7 @@ def _json(verify):
 
 
 def _find(row, columns, what):
-    """The first of the columns that the row holds something in, and what it holds."""
+    """The first of these columns with a value in this row, and the value."""
     for column in columns:
         if not is_missing(row.get(column)):
             return column, row[column]
@@ -170,9 +170,9 @@ def _no_column(what, columns, found):
 
 
 def known_columns(names: list[str], solutions: bool = False) -> list[str]:
-    """The columns that are read: what a table holds beside them can be gigabytes.
+    """The columns to read; the others of a table can be gigabytes.
 
-    Raises Refused if there is none with a problem or none with an answer, or if a name that is
+    Raises Refused if there is no column for the problem or for the answer, or if a column to be
     read occurs twice.
     """
     for what, columns in (("problem", TEXT_COLUMNS), ("answer", ANSWER_COLUMNS)):
@@ -229,7 +229,7 @@ def _prompt(row):
 
 
 def _raw_problem(row):
-    """The copy of the bare problem that verl's own preparation scripts keep in extra_info."""
+    """The bare problem, which verl's preparation scripts also keep in extra_info."""
     extra = row.get("extra_info")
     copies = (extra.get("raw_problem"), extra.get("question")) if isinstance(extra, dict) else ()
     return next((copy for copy in copies if isinstance(copy, str) and copy.strip()), "")
@@ -264,7 +264,7 @@ def _messages(prompt):
 
 
 def _turns(messages):
-    """(system, history, user's text, prefill) of a chat. Refuses what it cannot keep."""
+    """(system, history, user's text, prefill) of a chat. Raises Refused for other chats."""
     turns = [(_role(message["role"]), _content(message)) for message in messages]
     systems = [text for role, text in turns if role == "system"]
     turns, leading = [turn for turn in turns if turn[0] != "system"], turns[: len(systems)]
@@ -301,7 +301,7 @@ def _content(message):
 
 
 # DAPO's wrapper is a first paragraph that asks for a last line "Answer: $Answer", and a last one
-# that reminds of it. They are known by their opening words: public copies differ in the rest.
+# that repeats this. Their opening words identify them; public copies differ in the rest.
 WRAPPER_HEAD = "Solve the following math problem step by step."
 WRAPPER_TAIL = "Remember to put your answer on its own line after"
 
@@ -309,7 +309,7 @@ WRAPPER_TAIL = "Remember to put your answer on its own line after"
 def strip_wrapper(text: str) -> str:
     """The bare problem: without DAPO's wrapper and without an instruction at its end.
 
-    Whole paragraphs are cut, never sets of characters, which would eat into problems.
+    Only whole paragraphs are removed.
     """
     text = text.strip()
     for instruction in INSTRUCTIONS:
@@ -380,7 +380,7 @@ def _without_letter(answer, text):
 
 
 def _solution(row, answer):
-    """The worked solution of a row: a column of its own, or what stands before GSM8K's ####."""
+    """The worked solution of a row: its own column, or the text before GSM8K's ####."""
     for column in SOLUTION_COLUMNS:
         value = row.get(column)
         texts = [text for text in (value if isinstance(value, list) else [value]) if text]
