@@ -234,9 +234,9 @@ def main(config: Config) -> None:
                     micro.old_logps_M, micro.entropy_M = logps_M.detach(), entropy_M.detach()
 
                 # (9) Loss: clip-higher with dual clip. No KL penalty, no entropy bonus.
-                low, high = config.clip_low, config.clip_high
+                clip = config.clip_low, config.clip_high, config.dual_clip
                 loss_M = losses.clipped_policy_loss(
-                    logps_M, micro.old_logps_M, micro.advantages_M, low, high, config.dual_clip
+                    logps_M, micro.old_logps_M, micro.advantages_M, *clip
                 )
 
                 (loss_weights(micro, config.tis_cap) * loss_M).sum().backward()
@@ -244,14 +244,14 @@ def main(config: Config) -> None:
 
         run.phase("sync")
         engine.load_weights(policy)
-        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, (low, high))
+        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, clip)
         if run.due(step, config.eval_every):
             metrics["eval_accuracy"] = evaluate()
 
         # (10) No reset: nothing is scheduled.
 
         state["step"] = step
-        run.keep_rollouts(step, batch, groups, advantages_P_G, minibatches)
+        run.keep_rollouts(step, batch, groups, advantages_P_G, minibatches, clip)
         run.log(step, metrics)
         run.save_when_due(state, policy, tokenizer, optimizer)
     run.finish(plot_run)

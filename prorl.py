@@ -314,9 +314,9 @@ def main(config: Config) -> None:
                     micro.old_logps_M, micro.entropy_M = logps_M.detach(), entropy_M.detach()
 
                 # (9) Loss: clip-higher, and the KL penalty to the reference. No entropy bonus.
-                low, high = config.clip_low, config.clip_high
+                clip = config.clip_low, config.clip_high
                 loss_M = losses.clipped_policy_loss(
-                    logps_M, micro.old_logps_M, micro.advantages_M, low, high
+                    logps_M, micro.old_logps_M, micro.advantages_M, *clip
                 )
                 kl_M = losses.kl_penalty(logps_M, micro.ref_logps_M, config.kl_estimator)
                 loss_M += config.kl_coefficient * kl_M
@@ -326,7 +326,7 @@ def main(config: Config) -> None:
 
         run.phase("sync")
         engine.load_weights(policy)
-        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, (low, high))
+        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, clip)
         if run.due(step, config.eval_every):
             metrics["eval_accuracy"] = evaluate()
 
@@ -335,7 +335,7 @@ def main(config: Config) -> None:
         metrics |= hard_reset(step, metrics, state, policy, optimizer, config)
 
         state["step"] = step
-        run.keep_rollouts(step, batch, groups, advantages_P_G, minibatches)
+        run.keep_rollouts(step, batch, groups, advantages_P_G, minibatches, clip)
         run.log(step, metrics)
         run.save_when_due(state, policy, tokenizer, optimizer)
     run.finish(plot_run)

@@ -338,7 +338,7 @@ def main(config: Config) -> None:
                     micro.old_logps_M, micro.entropy_M = logps_M.detach(), entropy_M.detach()
 
                 # (9) Loss: clip-higher with dual clip. RKL: a KL penalty. EC: an entropy bonus.
-                low, high = config.clip_low, config.clip_high
+                clip = config.clip_low, config.clip_high, config.dual_clip
                 loss_M = techniques.policy_loss(logps_M, micro, config)
                 loss_M = techniques.icepop_M(micro, config) * loss_M
                 if config.kl_coefficient:
@@ -352,7 +352,7 @@ def main(config: Config) -> None:
 
         run.phase("sync")
         engine.load_weights(policy)
-        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, (low, high))
+        metrics = step_metrics(groups, minibatches, grad_norms, optimizer, clip)
         if run.due(step, config.eval_every):
             metrics["eval_accuracy"] = evaluate()
 
@@ -365,7 +365,7 @@ def main(config: Config) -> None:
         run.config = replace(base, steps=config.steps)  # what the run is called by, without a stage
 
         state["step"] = step
-        run.keep_rollouts(step, batch, groups, advantages_P_G, minibatches)
+        run.keep_rollouts(step, batch, groups, advantages_P_G, minibatches, clip)
         run.log(step, metrics)
         run.save_when_due(state, policy, tokenizer, optimizer)
     run.finish(plot_run)

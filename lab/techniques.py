@@ -360,7 +360,8 @@ def substituted_groups(
                 good = sorted(mixed, key=lambda _: rng.random())
             chosen[p] = good[place % len(mixed)]
     metrics = {"sampled_groups": len(everything), "mixed_groups": len(mixed)}
-    batch, groups = [batch[p] for p in chosen], [groups[p] for p in chosen]
+    batch = [batch[p] for p in chosen]
+    groups = [[replace(rollout) for rollout in groups[p]] for p in chosen]  # no group twice
     return batch, groups, rollout_metrics(everything) | metrics
 
 

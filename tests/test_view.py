@@ -101,7 +101,7 @@ def blank(length):
     return Rollout(np.zeros(1, np.int32), np.zeros(length, np.int32), np.zeros(length), False)
 
 
-CONFIG = SimpleNamespace(clip_low=0.2, clip_high=0.28, dual_clip=10.0, tis_cap=0.0)
+SETTINGS = (0.2, 0.28, 10.0), 0.0  # clip, tis_cap
 
 
 def test_token_values_find_their_way_back_from_shuffled_micro_batches():
@@ -110,7 +110,7 @@ def test_token_values_find_their_way_back_from_shuffled_micro_batches():
     a = micro([groups[2][1], groups[0][0], groups[1][0]], rng)
     b = micro([groups[1][1], groups[2][0]], rng)
     c = micro([groups[0][1]], rng, raw_logps_M=torch.zeros(5))
-    found = rollouts.token_values(CONFIG, groups, [0, 2], [[a], [b, c]])
+    found = rollouts.token_values(groups, [0, 2], [[a], [b, c]], *SETTINGS)
     assert set(found) == {(0, 0), (0, 1), (2, 0), (2, 1)}
     expected = {(2, 1): (a, slice(0, 2), 0), (0, 0): (a, slice(2, 5), 0)}
     expected |= {(2, 0): (b, slice(0, 4), 1), (0, 1): (c, slice(0, 5), 1)}
@@ -122,7 +122,7 @@ def test_token_values_find_their_way_back_from_shuffled_micro_batches():
         np.testing.assert_array_equal(values["weights"], batch.weights_M[rows])
         assert ("gap" in values) == (batch is c)  # raw log-probs compare with raw ones alone
     np.testing.assert_array_equal(found[0, 1]["gap"], -c.engine_logps_M)
-    found = rollouts.token_values(CONFIG, groups, [0, 2], [[a], [b]])
+    found = rollouts.token_values(groups, [0, 2], [[a], [b]], *SETTINGS)
     np.testing.assert_array_equal(found[2, 0]["gap"], (b.old_logps_M - b.engine_logps_M)[:4])
 
 
@@ -142,7 +142,7 @@ def test_token_values_find_their_way_back_from_the_trainers_micro_batches():
         ids_M = batch.ids_B_T[batch.mask_B_T].float()
         batch.new_logps_M = batch.old_logps_M = torch.zeros_like(ids_M)
         batch.entropy_M = ids_M
-    found = rollouts.token_values(CONFIG, groups, [1, 4], minibatches)
+    found = rollouts.token_values(groups, [1, 4], minibatches, *SETTINGS)
     assert set(found) == {(p, g) for p in (1, 4) for g in range(4)}
     for (p, g), values in found.items():
         np.testing.assert_array_equal(values["entropy"], groups[p][g].response_ids)
@@ -158,7 +158,7 @@ def test_clipped_tokens_are_those_that_the_loss_gives_no_gradient():
     advantages = torch.tensor([1.0] * 8 + [-1.0] * 8)
     batch = micro([blank(16)], np.random.default_rng(0), new_logps_M=new.detach())
     batch.old_logps_M, batch.advantages_M = torch.zeros(16), advantages
-    found = rollouts.token_values(CONFIG, [batch.rollouts], [0], [[batch]])[0, 0]["clipped"]
+    found = rollouts.token_values([batch.rollouts], [0], [[batch]], *SETTINGS)[0, 0]["clipped"]
     losses.clipped_policy_loss(new, torch.zeros(16), advantages, 0.2, 0.28, 10.0).sum().backward()
     np.testing.assert_array_equal(found != 0, new.grad.numpy() == 0)
     np.testing.assert_array_equal(found, np.where(found != 0, advantages, 0))

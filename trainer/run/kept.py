@@ -1,23 +1,22 @@
-"""The rollouts that a run keeps for people: which, what of each token, and the files they lie in.
+"""The rollouts that a run keeps for readers: which groups, which numbers per token, the files.
 
-    OUT/rollouts/step_000012.parquet    a few groups of step 12, one row an answer
+    OUT/rollouts/step_000012.parquet    a few groups of step 12, one row per answer
     OUT/rollouts/eval_000010.parquet    answers to a few held-out problems at step 10's evaluation
 
-Each file is written under another name and renamed when it is whole, so a kill leaves no torn one;
-a resumed run deletes those after its checkpoint and writes them again. Any parquet reader opens
-them: `datasets.load_dataset("parquet", data_files="OUT/rollouts/step_*.parquet")`, pandas, DuckDB.
+A file is written under another name and renamed when it is complete. A resumed run deletes the
+files after its checkpoint and writes them again. Any parquet reader opens them, for example
+`datasets.load_dataset("parquet", data_files="OUT/rollouts/step_*.parquet")`.
 
-Columns of numbers per token hold half-precision floats (three digits), in nats:
+Numbers per token are half-precision floats (three digits), in nats:
 
-    logps       of the policy that sampled, at the sampling temperature, by the trainer
+    logps       the trainer's log-prob under the policy that sampled, at the sampling temperature
     entropy     of the distribution that the token was drawn from
-    log_ratio   log-prob at the token's own update minus `logps`. The update pass yields it for
-                nothing. It shows what the earlier mini-batches of the step have changed, so it is 0
-                in the first; the optimizer step that follows the token's own pass is not in it
-    clipped     +1 where the clip took the gradient of a token to be encouraged, -1 of one to be
-                discouraged (the dual clip included), else 0
-    gap         the trainer's log-prob minus the engine's, both of the same distribution; missing
-                where the engine reports raw log-probs and the recipe computes none to compare
+    log_ratio   log-prob in the token's own update pass minus `logps`: what earlier mini-batches of
+                this step changed. Always 0 in the first
+    clipped     by the ratio of the token: +1 if the clip removed the gradient of a token with a
+                positive advantage, -1 with a negative one (dual clip included), else 0
+    gap         the trainer's log-prob minus the engine's, both of the same distribution; missing if
+                the engine reports raw log-probs and the recipe computes none to compare
     weights     of the token in the loss of its mini-batch (float32), importance weight included
 
 Answers to held-out problems have one such column, `logps`, and there it is the engine's.
@@ -116,50 +115,49 @@ def choose_held_out(count: int, keep: str) -> list[int]:
 
 
 def token_values(
-    config, groups: list[list[Rollout]], kept: list[int], minibatches: list[list[MicroBatch]]
+    groups: list[list[Rollout]],
+    kept: list[int],
+    minibatches: list[list[MicroBatch]],
+    clip: tuple[float, ...],
+    tis_cap: float,
 ) -> dict[tuple[int, int], dict[str, np.ndarray]]:
     """{(group, sample): its columns per token} of the kept groups, from this rank's micro-batches.
 
-    Only kept tokens leave the device, those of a micro-batch in one copy.
+    clip: as in step_metrics. Only kept tokens leave the device, those of a micro-batch in one copy.
     """
-    places = {id(groups[p][g]): (p, g) for p in kept for g in range(len(groups[p]))}
+    places = {rollout: (p, g) for p in kept for g, rollout in enumerate(groups[p])}
     raw = any(micro.raw_logps_M is not None for micro in chain(*minibatches))
     values = {}
     for number, minibatch in enumerate(minibatches):
         for micro in minibatch:
-            for place, columns in _micro_values(config, micro, places, raw).items():
-                values[place] = columns | {"minibatch": number}
+            lengths = [len(rollout.response_ids) for rollout in micro.rollouts]
+            is_kept = [rollout in places for rollout in micro.rollouts]
+            if not any(is_kept):
+                continue
+            kept_M = torch.from_numpy(np.repeat(is_kept, lengths)).to(micro.weights_M.device)
+            columns = _columns(micro, clip, tis_cap, raw)
+            table = torch.stack([value_M[kept_M].float() for value_M in columns.values()])
+            ends = np.cumsum(np.array(lengths)[is_kept])[:-1]
+            pieces = iter(np.split(table.cpu().numpy(), ends, axis=1))
+            for rollout in filter(places.get, micro.rollouts):
+                piece = dict(zip(columns, next(pieces), strict=True))
+                values[places[rollout]] = piece | {"minibatch": number}
     return values
 
 
-def _micro_values(config, micro: MicroBatch, places: dict, raw: bool) -> dict:
-    lengths = [len(rollout.response_ids) for rollout in micro.rollouts]
-    kept = [row for row, rollout in enumerate(micro.rollouts) if id(rollout) in places]
-    if not kept:
-        return {}
-    starts = np.cumsum([0, *lengths])
-    tokens = np.concatenate([np.arange(starts[row], starts[row + 1]) for row in kept])
-    tokens = torch.from_numpy(tokens).to(micro.weights_M.device)
-    columns = {name: value_M[tokens] for name, value_M in _columns(config, micro, raw).items()}
-    table = torch.stack([column.float() for column in columns.values()]).cpu().numpy()
-    ends = np.cumsum([lengths[row] for row in kept])[:-1]
-    pieces = np.split(table, ends, axis=1)
-    return {
-        places[id(micro.rollouts[row])]: dict(zip(columns, piece, strict=True))
-        for row, piece in zip(kept, pieces, strict=True)
-    }
-
-
 @torch.no_grad()
-def _columns(config, micro: MicroBatch, raw: bool) -> dict[str, torch.Tensor]:
+def _columns(
+    micro: MicroBatch, clip: tuple[float, ...], tis_cap: float, raw: bool
+) -> dict[str, torch.Tensor]:
     """The columns that the module's docstring explains, each [M].
 
-    raw: the engine's log-probs are raw ones, so the gap is known only where the trainer's are too.
+    raw: the engine's log-probs are raw, so the gap is known only where the trainer's raw ones are.
     """
-    clip = token_ratio_metrics(micro, config.clip_low, config.clip_high)
+    low, high, *dual = clip
+    ratios = token_ratio_metrics(micro, low, high)
     log_ratio_M = micro.new_logps_M - micro.old_logps_M
-    clipped_M = clip["clip_fraction_high"] - clip["clip_fraction_low"]
-    if cap := getattr(config, "dual_clip", None):
+    clipped_M = ratios["clip_fraction_high"] - ratios["clip_fraction_low"]
+    for cap in dual:
         clipped_M -= ((micro.advantages_M < 0) & (log_ratio_M.exp() > cap)).float()
     trainer_logps_M = micro.raw_logps_M if raw else micro.old_logps_M
     gap = {}
@@ -171,7 +169,7 @@ def _columns(config, micro: MicroBatch, raw: bool) -> dict[str, torch.Tensor]:
         "entropy": micro.entropy_M,
         "log_ratio": log_ratio_M,
         "clipped": clipped_M,
-        "weights": loss_weights(micro, config.tis_cap),
+        "weights": loss_weights(micro, tis_cap),
     }
 
 

@@ -73,11 +73,11 @@ def step_metrics(
     minibatches: list[list[MicroBatch]],
     grad_norms: list[float],
     optimizer: torch.optim.Optimizer,
-    clip: tuple[float, float],
+    clip: tuple[float, ...],
 ) -> dict[str, float]:
     """Everything that metrics.jsonl holds of one step of every recipe. Call it on every rank.
 
-    clip: the bounds of the clipped loss below and above 1, such as (0.2, 0.28).
+    clip: the bounds of the clipped loss, (clip_low, clip_high) and perhaps dual_clip.
 
     The log-prob gap compares the engine with the trainer over all tokens. Where the recipe has
     computed raw log-probs for some micro-batches, it compares those alone: the engine's are raw.
@@ -93,7 +93,7 @@ def step_metrics(
         trainer_logps_M = micro.raw_logps_M if raw else micro.old_logps_M
         if trainer_logps_M is not None:
             gaps.add(logp_gap=(trainer_logps_M - micro.engine_logps_M).abs())
-        updates.add(**token_ratio_metrics(micro, *clip))
+        updates.add(**token_ratio_metrics(micro, *clip[:2]))
     return {
         **rollout_metrics(groups),
         "reward_std": spread_P.mean().item(),

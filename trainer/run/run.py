@@ -208,6 +208,7 @@ class Run:
         groups: list[list[Rollout]],
         advantages_P_G: torch.Tensor,
         minibatches: list[list[MicroBatch]],
+        clip: tuple[float, ...],
     ) -> None:
         """Keep a few groups of the step, token by token; show two answers at evaluations.
 
@@ -215,7 +216,7 @@ class Run:
         """
         self.phase("keep")
         kept = rollouts.choose(groups, self.config.keep_rollouts)
-        values = rollouts.token_values(self.config, groups, kept, minibatches)
+        values = rollouts.token_values(groups, kept, minibatches, clip, self.config.tis_cap)
         values = rollouts.gather_values(values)
         if self.first and kept:
             advantages = advantages_P_G.tolist()
