@@ -234,9 +234,9 @@ def main(config: Config) -> None:
                     micro.old_logps_M, micro.entropy_M = logps_M.detach(), entropy_M.detach()
 
                 # (9) Loss: clip-higher with dual clip. No KL penalty, no entropy bonus.
-                clip = config.clip_low, config.clip_high, config.dual_clip
+                clip = low, high, dual = config.clip_low, config.clip_high, config.dual_clip
                 loss_M = losses.clipped_policy_loss(
-                    logps_M, micro.old_logps_M, micro.advantages_M, *clip
+                    logps_M, micro.old_logps_M, micro.advantages_M, low, high, dual
                 )
 
                 (loss_weights(micro, config.tis_cap) * loss_M).sum().backward()

@@ -314,9 +314,9 @@ def main(config: Config) -> None:
                     micro.old_logps_M, micro.entropy_M = logps_M.detach(), entropy_M.detach()
 
                 # (9) Loss: clip-higher, and the KL penalty to the reference. No entropy bonus.
-                clip = config.clip_low, config.clip_high
+                clip = low, high = config.clip_low, config.clip_high
                 loss_M = losses.clipped_policy_loss(
-                    logps_M, micro.old_logps_M, micro.advantages_M, *clip
+                    logps_M, micro.old_logps_M, micro.advantages_M, low, high
                 )
                 kl_M = losses.kl_penalty(logps_M, micro.ref_logps_M, config.kl_estimator)
                 loss_M += config.kl_coefficient * kl_M
