@@ -107,6 +107,11 @@ class Config(Flags):
     eval_top_p: float = 0.9  # (script)
     eval_max_tokens: int = 31744  # (script)
 
+    def fault(self) -> str | None:
+        if self.overlong_penalty and self.overlong_buffer > self.max_response_tokens:
+            return "--overlong_buffer must be at most --max_response_tokens"
+        return super().fault()
+
 
 # Scale alone changes, never the algorithm.
 TINY = presets.TINY | dict(overlong_buffer=24)
@@ -133,7 +138,6 @@ def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> 
 
 def main(config: Config) -> None:
     device = start_ranks(one_thread=config.tiny)
-    run = Run(RECIPE, config)
     model_dir = model_folder(config.model)
     tokenizer = load_tokenizer(model_dir)
     score = own_reward(config.reward) if config.reward else reward
@@ -147,11 +151,12 @@ def main(config: Config) -> None:
     )
 
     problems = encode_prompts(problems, tokenizer, template)
-    held_out = load_problems(config.eval_data) if config.eval_every else []
+    held_out = load_problems(config.eval_data) if config.eval_every or config.decontaminate else []
     held_out = encode_prompts(held_out, tokenizer, template)
     if config.decontaminate:
         problems = without(problems, held_out)
     order = Order(len(problems), config.seed)
+    run = Run(RECIPE, config)
 
     # (2) Sampling: the engine reports log-probs of the distribution that it samples from.
     training = Sampling(config.max_response_tokens, config.temperature)

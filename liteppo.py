@@ -64,7 +64,7 @@ from trainer.policy.policy import (
 from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import gather, my_share, start_ranks
 from trainer.run import presets
-from trainer.run.flags import Flags, parse
+from trainer.run.flags import Flags, at_least, parse
 from trainer.run.launch import launch, model_folder
 from trainer.run.metrics import step_metrics
 from trainer.run.own_reward import own_reward
@@ -110,6 +110,13 @@ class Config(Flags):
     eval_top_p: float = 0.99  # as in training (unstated)
     eval_max_tokens: int = 8192  # as in training (unstated)
 
+    ranges = Flags.ranges | {"samples_per_prompt": at_least(1)}
+
+    def fault(self) -> str | None:
+        if self.samples_per_prompt < 2 and "group" in (self.center, self.scale):
+            return "--samples_per_prompt must be at least 2: a group of one has no advantage"
+        return super().fault()
+
 
 # Scale alone changes, never the algorithm.
 TINY = presets.TINY | dict(
@@ -129,7 +136,6 @@ def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> 
 
 def main(config: Config) -> None:
     device = start_ranks(one_thread=config.tiny)
-    run = Run(RECIPE, config)
     model_dir = model_folder(config.model)
     tokenizer = load_tokenizer(model_dir)
     score = own_reward(config.reward) if config.reward else reward
@@ -143,11 +149,12 @@ def main(config: Config) -> None:
     )
 
     problems = encode_prompts(problems, tokenizer, template)
-    held_out = load_problems(config.eval_data) if config.eval_every else []
+    held_out = load_problems(config.eval_data) if config.eval_every or config.decontaminate else []
     held_out = encode_prompts(held_out, tokenizer, template)
     if config.decontaminate:
         problems = without(problems, held_out)
     order = Order(len(problems), config.seed)
+    run = Run(RECIPE, config)
 
     # (2) Sampling: the engine reports log-probs of the whole softmax, at temperature 1.
     training = Sampling(config.max_response_tokens, config.temperature, config.top_p, config.top_k)

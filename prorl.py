@@ -208,7 +208,6 @@ def hard_reset(step: int, metrics: dict, state: dict, policy, optimizer, config:
 
 def main(config: Config) -> None:
     device = start_ranks(one_thread=config.tiny)
-    run = Run(RECIPE, config)
     model_dir = model_folder(config.model)
     tokenizer = load_tokenizer(model_dir)
     score = own_reward(config.reward) if config.reward else reward
@@ -225,11 +224,12 @@ def main(config: Config) -> None:
     )
 
     problems = encode_prompts(problems, tokenizer, template)
-    held_out = load_problems(config.eval_data) if config.eval_every else []
+    held_out = load_problems(config.eval_data) if config.eval_every or config.decontaminate else []
     held_out = encode_prompts(held_out, tokenizer, template)
     if config.decontaminate:
         problems = without(problems, held_out)
     order = Order(len(problems), config.seed)
+    run = Run(RECIPE, config)
 
     # (2) Sampling: the engine reports log-probs of the distribution that it samples from.
     training = Sampling(config.max_response_tokens, config.temperature)

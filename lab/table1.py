@@ -36,7 +36,6 @@ from statistics import fmean
 from typing import Literal
 
 import torch
-from transformers.hf_argparser import string_to_bool
 
 import losses
 from lab import systems, techniques
@@ -57,7 +56,7 @@ from trainer.policy.policy import (
 from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import gather, my_share, start_ranks
 from trainer.run import presets
-from trainer.run.flags import Flags, parse
+from trainer.run.flags import SHARE, Flags, at_least, parse, truth
 from trainer.run.launch import launch, model_folder
 from trainer.run.metrics import kl_metrics, step_metrics
 from trainer.run.own_reward import own_reward
@@ -147,6 +146,21 @@ class Config(Flags):
     eval_top_p: float = 0.9  # (script)
     eval_max_tokens: int = 31744  # (script)
 
+    ranges = Flags.ranges | {
+        **dict.fromkeys(("entropy_coef", "entropy_target", "entropy_step"), at_least(0)),
+        **dict.fromkeys(("cosine_weight", "cosine_on", "cosine_off", "token_budget"), at_least(0)),
+        **dict.fromkeys(("reset_kl_above", "truncated_scale", "icepop_low"), at_least(0)),
+        **dict.fromkeys(("prompts_to", "drop_above", "reset_share"), SHARE),
+        **dict.fromkeys(("hint_shortest", "pass_k"), at_least(1)),
+        "hint_share": ("must be from 0 to 1", lambda value: 0 <= value <= 1),
+        "prompts_from": ("must be at least 0 and below 1", lambda value: 0 <= value < 1),
+    }
+
+    def fault(self) -> str | None:
+        if self.overlong_penalty and self.overlong_buffer > self.max_response_tokens:
+            return "--overlong_buffer must be at most --max_response_tokens"
+        return super().fault()
+
 
 # Scale alone changes, never the algorithm. The embedded world's model has never seen a heading.
 TINY = presets.TINY | dict(overlong_buffer=24, hint_prefill=True, hint_shortest=2)
@@ -190,7 +204,7 @@ def command_line() -> Config:
             name: systems.scaled_preset(given.row, name, scale, steps or scale["steps"])
             for name, scale in scales.items()
         }
-        if not string_to_bool(given.tiny) and not string_to_bool(given.small):
+        if not truth(given.tiny) and not truth(given.small):
             scales = {"row": systems.preset(given.row)}
     config = parse(Config, scales, __doc__)
     published = "row" in scales and config.model == systems.ROWS[given.row].get("model")
@@ -210,7 +224,6 @@ def command_line() -> Config:
 
 def main(config: Config) -> None:
     device = start_ranks(one_thread=config.tiny)
-    run = Run(RECIPE, config)
     model_dir = model_folder(config.model)
     tokenizer = load_tokenizer(model_dir)
     score = own_reward(config.reward) if config.reward else reward
@@ -227,11 +240,12 @@ def main(config: Config) -> None:
     )
 
     problems = encode_prompts(problems, tokenizer, template)
-    held_out = load_problems(config.eval_data) if config.eval_every else []
+    held_out = load_problems(config.eval_data) if config.eval_every or config.decontaminate else []
     held_out = encode_prompts(held_out, tokenizer, template)
     if config.decontaminate:
         problems = without(problems, held_out)
     order = Order(len(problems), config.seed)
+    run = Run(RECIPE, config)
 
     # (2) Sampling: the engine reports log-probs of the distribution that it samples from.
     # ST: the longest that any stage samples; AT, THP: each step has its own.

@@ -35,7 +35,7 @@ from prorl import mixed_groups
 from trainer.data import Order, Problem, Rollout, Sampling
 from trainer.errors import Refused
 from trainer.policy.policy import MicroBatch, Policy, copy_full
-from trainer.run.flags import FREE, Flags, first_fault
+from trainer.run.flags import FREE, Flags
 from trainer.run.metrics import rollout_metrics
 from trainer.run.run import Run
 
@@ -121,7 +121,7 @@ def stage_config(config, number: int, row: dict):
             )
         values[name] = value
     changed = replace(config, **values)
-    if fault := first_fault(changed) or contradiction(changed):
+    if fault := changed.fault() or contradiction(changed):
         raise Refused(f"stage {number} of --stages: {fault}")
     return changed
 

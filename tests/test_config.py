@@ -1,5 +1,7 @@
 """The command line: every value is checked before anything is loaded or claimed."""
 
+import fcntl
+import os
 import sys
 
 import pytest
@@ -8,9 +10,9 @@ from conftest import ROOT, python
 import justrl
 import liteppo
 import prorl
-from trainer.run import run as run_module
+from trainer.errors import Refused
 from trainer.run.flags import FREE, parse
-from trainer.run.run import Run, in_words
+from trainer.run.run import Run
 
 RECIPES = {"justrl": justrl, "prorl": prorl, "liteppo": liteppo}
 
@@ -94,6 +96,7 @@ def test_a_wrong_flag_gets_a_suggestion(config, capsys):
         ("--lerning_rate=1", "--learning_rate"),
         ("--save-every=2", "--save_every"),
         ("--sample_per_prompt=2", "--samples_per_prompt"),
+        ("--lr=1e-3", "--learning_rate"),
     ):
         with pytest.raises(SystemExit):
             config("justrl", wrong)
@@ -117,33 +120,39 @@ def test_fields_without_effect_are_free():
 # --- the folder ---
 
 
-def test_one_run_owns_a_folder_until_its_process_ends(config, tmp_path):
+def test_one_process_owns_a_folder(config, tmp_path):
     out = tmp_path / "with a blank"
-    owner = Run("justrl", config("justrl", "--out", out))
-    with pytest.raises(ValueError, match=r"another process is training in .*with a blank"):
+    out.mkdir()
+    other = os.open(out, os.O_RDONLY)  # as a second process would
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(Refused, match=r"another process is training in .*with a blank"):
         Run("justrl", config("justrl", "--out", out))
-    run_module.os.close(owner.lock)  # as the end of a process does, however it ends
-    assert Run("justrl", config("justrl", "--out", out)).out == out
+    os.close(other)
+    Run("justrl", config("justrl", "--out", out))
+    again = Run("justrl", config("justrl", "--out", out))  # the first one ended by an error, say
+    assert again.out == out
 
 
 def test_a_folder_in_which_nothing_was_trained_is_as_good_as_new(config, tmp_path):
-    run = Run("justrl", config("justrl", "--out", tmp_path, "--seed", 1))
-    run_module.os.close(run.lock)
-    run = Run("justrl", config("justrl", "--out", tmp_path, "--seed", 2))
-    run_module.os.close(run.lock)
+    Run("justrl", config("justrl", "--out", tmp_path, "--seed", 1))
+    Run("justrl", config("justrl", "--out", tmp_path, "--seed", 2))
     (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(ValueError, match="seed: 2 there, 1 here"):
+    with pytest.raises(
+        Refused, match=r"other settings \(seed: 2 there, 1 here\); add --out .*-seed"
+    ):
         Run("justrl", config("justrl", "--out", tmp_path, "--seed", 1))
+
+
+def test_a_config_made_in_python_is_checked_too(tmp_path):
+    with pytest.raises(Refused, match="--temperature must be above 0"):
+        Run("justrl", justrl.Config(**justrl.TINY | {"temperature": 0.0, "out": str(tmp_path)}))
+    with pytest.raises(Refused, match=r"needs a GPU: try --tiny \(in Python Config"):
+        Run("justrl", justrl.Config(tiny=True, out=str(tmp_path)))
 
 
 def test_home_folders_are_found(config, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Run("justrl", config("justrl", "--out", "~/run")).out == tmp_path / "run"
-
-
-def test_lengths_of_time_have_natural_units():
-    seconds = (4, 600, 8000, 400000)
-    assert [in_words(s) for s in seconds] == ["4 seconds", "10 minutes", "2.2 hours", "4.6 days"]
 
 
 def test_windows_is_one_sentence(tmp_path):

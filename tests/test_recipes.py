@@ -275,7 +275,8 @@ def test_killed_then_stopped_then_finished_is_the_run_that_nobody_touched(
     script.wait_for(lambda: metrics().endswith("\n") and metrics().count("\n") > resumed_at + 1)
     os.kill(script.pid, getattr(signal, sort))
     stopped = script.wait()
-    assert stopped.returncode == 0, stopped.stderr[-3000:]
+    assert stopped.returncode == -getattr(signal, sort), "a shell loop ends with it"
+    assert "Partial: stopped after step" in stopped.stdout
     assert (
         f"{sort}: finishing this step, then saving. The same command continues."
         in stopped.stdout + stopped.stderr
@@ -298,6 +299,7 @@ def test_a_finished_run_is_left_as_it_is_and_more_steps_continue_it(
     shutil.copytree(whole, out)
     again = start(recipe, *flags(recipe, out, eval_file)).wait()
     assert again.returncode == 0, again.stderr[-3000:]
+    assert "before" not in again.stdout, "old results are not told as new ones"
     assert rows(out) == rows(whole)
     assert_same_run(out, whole)
 
@@ -318,7 +320,7 @@ def test_another_recipe_in_the_same_folder_is_refused_by_field(
         recipe, *flags(recipe, out, eval_file), "--learning_rate", "0.5", "--seed", 3
     ).wait()
     sentence = refused(done, recipe)
-    assert "holds a run of another recipe (learning_rate: " in sentence
+    assert "holds a run with other settings (learning_rate: " in sentence
     assert "0.5 here, seed: 0 there, 3 here)" in sentence
     assert rows(out) == rows(whole_run(recipe)[0])
     other = RECIPES[RECIPES.index(recipe) - 1]

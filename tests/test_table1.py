@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import random
 import sys
 from types import SimpleNamespace
@@ -16,10 +15,8 @@ from test_lockstep import drift, markers
 
 import justrl
 import tools.plot
-import trainer.run.run
 from lab import complexity, systems, table1, techniques
 from trainer.data import Order, Problem, Rollout
-from trainer.run.flags import first_fault
 
 SMALL = ["--tiny", "--engine", "transformers", "--warmup_steps", "0"]
 SMALL += ["--eval_samples", "1", "--save_every", "0"]
@@ -40,13 +37,10 @@ def rows(out):
 
 
 def run(monkeypatch, out, *flags):
-    """The metrics of a run in this process, which gives the folder back as an ended one would."""
-    locks, lock_folder = [], trainer.run.run.lock_folder
+    """The metrics of a run in this process."""
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.run.run, "lock_folder", lambda out: locks.append(lock_folder(out)))
         patch.setattr(tools.plot, "plot_run", lambda _, out: out.touch())
         table1.main(command_line(patch, *SMALL, "--out", out, *flags))
-    os.close(*locks)
     return rows(out)
 
 
@@ -134,7 +128,7 @@ def test_a_row_is_a_valid_config(monkeypatch, name, scale):
     # The published scale is refused without a GPU; a model from elsewhere is not.
     flags = [f"--{scale}"] if scale else ["--model", "some/other"]
     seen = command_line(monkeypatch, "--row", name, *flags)
-    assert seen.row == name and first_fault(seen) is None
+    assert seen.row == name and seen.fault() is None
     stages = techniques.read_stages(seen)
     assert stages[-1].until == seen.steps
     longest = max(stage.config.max_response_tokens for stage in stages)

@@ -31,7 +31,6 @@ from tools.view.tokens import Pieces
 from trainer.data import Problem, Rollout
 from trainer.policy.policy import micro_batches, response_mask
 from trainer.run import kept as rollouts
-from trainer.run.flags import first_fault
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +73,8 @@ def test_held_out_problems_are_kept_evenly_spread():
 @pytest.mark.parametrize("keep", ["some", "-1", "1.5", ""])
 def test_a_wrong_number_of_groups_is_refused(keep):
     config = Config(tiny=True, model="tiny:aligned", keep_rollouts=keep)
-    assert "--keep_rollouts must be" in first_fault(config)
-    assert first_fault(replace(config, keep_rollouts="all")) is None
+    assert "--keep_rollouts must be" in config.fault()
+    assert replace(config, keep_rollouts="all").fault() is None
 
 
 # --- what is kept of a token ---

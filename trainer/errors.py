@@ -1,4 +1,7 @@
-"""The one error that is the user's to correct."""
+"""The one error that is the user's to correct, and a hint that helps to."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class Refused(ValueError):
@@ -7,3 +10,12 @@ class Refused(ValueError):
     The scripts print the message alone. Every other exception keeps its traceback, because it is a
     slip in the code, most often in the line that somebody has just changed.
     """
+
+
+def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
+    """The end of a sentence about an unknown word: "; did you mean X?", "" where none is close.
+
+    before: what to write in front of the word that was found, such as "--".
+    """
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    return f"; did you mean {before}{close[0]}?" if close else ""

@@ -1,6 +1,6 @@
 """A run's folder and the state in it: claimed by one recipe, saved atomically, resumed exactly.
 
-    OUT/config.json                 the recipe; a command with another one is refused
+    OUT/config.json                 flags and digests of the code; a command with others is refused
     OUT/metrics.jsonl               one object a step
     OUT/rollouts/                   a few groups of each step, token by token (kept.py)
     OUT/checkpoints/step_000100/    a save_pretrained folder, with the run's state.json beside
@@ -14,6 +14,7 @@ killed at any moment.
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,8 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+import losses
+import rewards
 from trainer.errors import Refused
 from trainer.policy.policy import Policy, copy_full, full
 from trainer.policy.pretrained import load_model
@@ -33,23 +36,52 @@ DIGESTS = "sha256.json"  # of the other files of a checkpoint
 TRAINING = "training"  # the folder in it with the tensors that only a continued run needs
 
 
-def claim(out: Path, config: dict) -> None:
-    """Make the folder this recipe's, or check that it is already.
+def code_digests(config) -> dict[str, str]:
+    """{file: its digest} of the code that a student changes: what a continued run must agree in.
 
-    Raises Refused naming the fields that differ when another recipe's run lies there, or if no
-    folder can be made.
+    The recipe's file, losses.py, rewards.py, the file of --reward, and modules beside the recipe
+    where that is in a folder of its own. A recipe that a notebook's cells define has no file.
+    """
+    files = [losses.__file__, rewards.__file__, config.reward.rpartition(":")[0]]
+    if script := getattr(sys.modules[type(config).__module__], "__file__", None):
+        folder = Path(script).resolve().parent
+        files.append(script)
+        if folder != Path(losses.__file__).parent:
+            loaded = [getattr(module, "__file__", None) or "" for module in sys.modules.values()]
+            files += [name for name in loaded if Path(name).resolve().parent == folder]
+    paths = {Path(name).expanduser().resolve() for name in files if name}
+    return {f"{path.parent.name}/{path.name}": digest(path) for path in sorted(paths)}
+
+
+def claim(out: Path, config: dict) -> None:
+    """Make the folder this run's, or check that it is already.
+
+    config: the flags, the recipe's name, and {"code": {file: digest}}. Raises Refused, naming what
+    differs, when the folder holds a run with other settings or other code, or if no folder can be
+    made.
     """
     path = out / "config.json"
     if path.exists():
         before = json.loads(path.read_text())
+        began, code = before.pop("code", None), config["code"]
+        config = {name: value for name, value in config.items() if name != "code"}
         changed = sorted(k for k in before.keys() | config.keys() if before.get(k) != config.get(k))
         if changed := [k for k in changed if k not in FREE]:
             changes = ", ".join(
                 f"{k}: {before.get(k)!r} there, {config.get(k)!r} here" for k in changed
             )
             raise Refused(
-                f"{out} holds a run of another recipe ({changes}); give another --out, "
-                f"or delete that folder"
+                f"{out} holds a run with other settings ({changes}); add --out {out}-{changed[0]}, "
+                f"say, or delete that folder"
+            )
+        if began is None:
+            if dist.get_rank() == 0:
+                write_atomically(path, json.dumps(before | {"code": code}, indent=1) + "\n")
+        elif edited := sorted(k for k in began.keys() | code.keys() if began.get(k) != code.get(k)):
+            raise Refused(
+                f"{', '.join(edited)} changed since the run in {out} began; add --out {out}-2, or "
+                f'delete that folder. (To go on there with the new code, delete "code" from its '
+                f"config.json)"
             )
     elif dist.get_rank() == 0:
         make_folder(out)
@@ -95,8 +127,6 @@ def _newest_whole(out: Path, say: Callable[[str], None]) -> Path | None:
 
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint by the digests of its files; None if nothing is."""
-    if not (folder / DIGESTS).exists() and (folder / "state.json").exists():
-        return None  # saved before there were digests
     try:
         digests = json.loads((folder / DIGESTS).read_text())
         for name, written in digests.items():
@@ -188,7 +218,7 @@ def load_checkpoint(
         missing = {TRAINING}
     if missing:
         raise Refused(
-            f"{folder} was saved by an older version of this code (it has no {min(missing)}); "
+            f"{folder} was saved by another version of this code (it has no {min(missing)}); "
             f"start a new run from its weights with --model {folder} and another --out"
         )
     if saved["data"] != state["data"]:
@@ -200,19 +230,7 @@ def load_checkpoint(
     # 0 reads, and gives the others their share of one tensor after the other.
     first = dist.get_rank() == 0
     policy.load_full_state(load_model(str(folder), torch.float32).state_dict() if first else None)
-    moments = folder / TRAINING / "optimizer.safetensors"
-    with safe_open(moments, "pt") as file:
-        names = set(file.keys())
-    for name, parameter in policy.named_parameters():
-        if f"{name}.step" not in names:
-            continue
-        entry = {"step": _read(moments, f"{name}.step").clone()}
-        for moment in ("exp_avg", "exp_avg_sq"):
-            entry[moment] = torch.zeros_like(parameter)
-            copy_full(entry[moment], _read(moments, f"{name}.{moment}") if first else None)
-        if optimizer.param_groups[0]["fused"]:  # its kernel reads the count on the device
-            entry["step"] = entry["step"].to(parameter.device)
-        optimizer.state[parameter] = entry
+    _load_optimizer(folder / TRAINING / "optimizer.safetensors", policy, optimizer)
     for name, value in policies.items():
         value.load_full_state(load_file(folder / TRAINING / f"{name}.safetensors"))
     return saved
@@ -239,11 +257,44 @@ def _untied(named_tensors):
 
 
 def _optimizer_tensors(policy, optimizer):
+    """Yield ("PARAMETER.KEY", tensor) of any of torch's optimizers.
+
+    Raises Refused for one that keeps something else, because the run could not be continued.
+    """
     # torch.distributed.checkpoint.state_dict would do this in one call, but it takes a step with an
     # optimizer whose state is empty, as ProRL's resets leave it.
     for name, parameter in policy.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
-            yield f"{name}.{key}", value
+            if not isinstance(value, torch.Tensor | None):
+                raise Refused(
+                    f"{type(optimizer).__name__} keeps a {type(value).__name__} as {key!r}: a "
+                    f"checkpoint holds tensors alone, so take an optimizer that keeps these"
+                )
+            if value is not None:
+                yield f"{name}.{key}", value
+
+
+def _load_optimizer(path, policy, optimizer):
+    """Put back what _optimizer_tensors gave: a tensor of the parameter's shape, sharded like it."""
+    with safe_open(path, "pt") as file:
+        saved = list(file.keys())
+    for name, parameter in policy.named_parameters():
+        entry = {}
+        for full_name in saved:
+            owner, _, key = full_name.rpartition(".")
+            if owner == name:
+                value = _read(path, full_name)
+                if value.shape == parameter.shape:
+                    entry[key] = torch.zeros_like(parameter, dtype=value.dtype)
+                    copy_full(entry[key], value if dist.get_rank() == 0 else None)
+                else:
+                    entry[key] = value.clone()
+        if entry and optimizer.param_groups[0].get(
+            "fused"
+        ):  # its kernel reads the count on the device
+            entry["step"] = entry["step"].to(parameter.device)
+        if entry:
+            optimizer.state[parameter] = entry
 
 
 def forget_after(path: Path, step: int) -> None:

@@ -7,11 +7,11 @@ its source stand in one line of the recipe:
 """
 
 import argparse
-import difflib
 import importlib.util
 import inspect
 import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,10 +19,45 @@ from typing import Literal, get_args, get_origin
 
 import huggingface_hub
 import torch
-from transformers.hf_argparser import string_to_bool
 
-from trainer.errors import Refused
+from trainer.errors import Refused, did_you_mean
 from trainer.run.own_reward import load_reward
+
+
+def at_least(low: float) -> tuple[str, Callable]:
+    return f"must be at least {low}", lambda value: value >= low
+
+
+def above(low: float) -> tuple[str, Callable]:
+    return f"must be above {low}", lambda value: value > low
+
+
+SHARE = "must be above 0 and at most 1", lambda value: 0 < value <= 1
+LENGTHS = ("max_prompt_tokens", "max_response_tokens", "eval_max_tokens", "tokens_per_micro_batch")
+NEVER = ("eval_every", "save_every", "reset_every", "reset_patience")  # 0 and -1: never
+COUNTS = ("prompts_per_step", "updates_per_step", "eval_samples")
+# Of the flags that several recipes have. A recipe adds those of its own flags, see Config.ranges.
+RANGES = {
+    **dict.fromkeys(("steps", "keep_checkpoints", "max_rounds", *COUNTS, *LENGTHS), at_least(1)),
+    "samples_per_prompt": at_least(2),  # a group of one has no advantage to learn from
+    **dict.fromkeys(NEVER, ("must be at least 1, or 0 for never", lambda value: value >= 0)),
+    **dict.fromkeys(("seed", "warmup_steps"), at_least(0)),
+    **dict.fromkeys(("weight_decay", "kl_coefficient", "tis_cap", "clip_high"), at_least(0)),
+    **dict.fromkeys(("temperature", "max_grad_norm"), above(0)),
+    **dict.fromkeys(("top_p", "eval_top_p"), SHARE),
+    "learning_rate": ("must be above 0 and below 1", lambda value: 0 < value < 1),
+    "eval_temperature": at_least(0),
+    "engine_memory": ("must be above 0 and below 1", lambda value: 0 < value < 1),
+    "clip_low": ("must lie between 0 and 1", lambda value: 0 <= value <= 1),
+    "dual_clip": above(1),
+    "top_k": ("must be at least 1, or -1 for all tokens", lambda value: value >= 1 or value == -1),
+    "overlong_buffer": at_least(1),
+    "keep_rollouts": (
+        'must be "all" or how many groups to keep: 0, 1, 2, ...',
+        lambda value: value == "all" or (value.isascii() and value.isdecimal()),
+    ),
+    "logic_weight": ("must be at least 0 and below 1", lambda value: 0 <= value < 1),
+}
 
 
 @dataclass
@@ -49,6 +84,30 @@ class Flags:
     # also log to this service, through its own package
     report_to: Literal["none", "trackio", "wandb"] = "none"
     push_to_hub: str = ""  # at the end, upload the trained model to this private hub repository
+
+    ranges = RANGES  # {flag: (rule in words, test)}; no field, so no flag
+
+    def fault(self) -> str | None:
+        """What is wrong with a value, as one sentence that names the flag; None if nothing is.
+
+        A recipe extends this with what its own flags may not be.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            rule, holds = self.ranges.get(field.name, ("must be finite", lambda _: True))
+            if (isinstance(value, float) and not math.isfinite(value)) or not holds(value):
+                return f"--{field.name} {rule}, not {value}"
+        for name in ("out", "model"):
+            if fault := unknown_home(name, getattr(self, name)):
+                return fault
+        held_out = ("eval_data",) if self.eval_every or self.decontaminate else ()
+        for name in ("model", "data", *held_out):
+            if not getattr(self, name).strip():
+                return f"--{name} is empty: name a source, or leave the flag out"
+        responses = self.prompts_per_step * self.samples_per_prompt
+        if self.updates_per_step > responses:
+            return f"--updates_per_step is over the {responses} responses of a step"
+        return missing_model(self) or missing_extras(self)
 
 
 # These may change between two commands on one run folder: they do not change what is computed.
@@ -89,13 +148,14 @@ def parse(config_class: type, presets: dict[str, dict], doc: str):
     for field in fields(config_class):
         kind = {"type": field.type}
         if field.type is bool:
-            kind = {"type": string_to_bool, "nargs": "?", "const": True}
+            kind = {"type": truth, "nargs": "?", "const": True}
         elif get_origin(field.type) is Literal:
             kind = {"choices": get_args(field.type)}
         text = comments[field.name].replace("%", "%%")
         group = others if field.name in shared else recipe
         group.add_argument(f"--{field.name}", default=field.default, help=text, **kind)
-    chosen = [name for name in presets if getattr(parser.parse_known_args()[0], name)]
+    words = [word for word in sys.argv[1:] if word not in ("-h", "--help")]
+    chosen = [name for name in presets if getattr(parser.parse_known_args(words)[0], name)]
     if len(chosen) > 1:
         parser.error(f"--{chosen[0]} and --{chosen[1]} exclude each other: give one of them")
     for name in chosen:
@@ -104,26 +164,36 @@ def parse(config_class: type, presets: dict[str, dict], doc: str):
     if unknown:
         parser.error(f"unknown argument {unknown[0]}{similar(unknown[0], parser)}")
     config = config_class(**vars(known))
+    try:
+        check(config)
+    except Refused as error:
+        parser.error(str(error))
+    return config
+
+
+def check(config: Flags) -> None:
+    """Raise Refused, with what to change, where a value makes no sense. -1 for never becomes 0."""
     for name in NEVER:
         if getattr(config, name, 0) == -1:
             setattr(config, name, 0)
-    if fault := first_fault(config):
-        parser.error(fault)
-    return config
+    if fault := config.fault():
+        raise Refused(fault)
+
+
+def truth(word: str) -> bool:
+    """ "true" or "false" of a command line. Raises ArgumentTypeError for another word."""
+    if word.lower() not in ("true", "yes", "1", "false", "no", "0"):
+        raise argparse.ArgumentTypeError(f"true or false, not {word!r}")
+    return word.lower() in ("true", "yes", "1")
 
 
 def similar(flag: str, parser: argparse.ArgumentParser) -> str:
     """What may have been meant by an unknown flag, as the end of a sentence."""
-    flags = [option for action in parser._actions for option in action.option_strings]
-    close = difflib.get_close_matches(
-        flag.partition("=")[0].replace("-", "_"),
-        [option.replace("-", "_") for option in flags],
-        n=1,
-        cutoff=0.7,
-    )
-    if close:
-        return f"; did you mean --{close[0].strip('_')}?"
-    return "; --help lists them all"
+    name = flag.partition("=")[0].strip("-").replace("-", "_")
+    names = [option.strip("-") for action in parser._actions for option in action.option_strings]
+    initials = {"".join(part[0] for part in name.split("_")): name for name in reversed(names)}
+    found = did_you_mean(initials.get(name, name), names, before="--")
+    return found or "; --help lists them all"
 
 
 def field_comments(config_class: type) -> dict[str, str]:
@@ -136,74 +206,6 @@ def field_comments(config_class: type) -> dict[str, str]:
                 comments[found[1]] = found[2] or " ".join(above)
             above = [*above, line.strip("# ")] if line.startswith("    # ") else []
     return comments
-
-
-def at_least(low: float) -> tuple[str, Callable]:
-    return f"must be at least {low}", lambda value: value >= low
-
-
-def above(low: float) -> tuple[str, Callable]:
-    return f"must be above {low}", lambda value: value > low
-
-
-SHARE = "must be above 0 and at most 1", lambda value: 0 < value <= 1
-LENGTHS = ("max_prompt_tokens", "max_response_tokens", "eval_max_tokens", "tokens_per_micro_batch")
-NEVER = ("eval_every", "save_every", "reset_every", "reset_patience")  # 0 and -1: never
-COUNTS = ("prompts_per_step", "samples_per_prompt", "updates_per_step", "eval_samples")
-RANGES = {
-    **dict.fromkeys(("steps", "keep_checkpoints", "max_rounds", *COUNTS, *LENGTHS), at_least(1)),
-    **dict.fromkeys(NEVER, ("must be at least 1, or 0 for never", lambda value: value >= 0)),
-    **dict.fromkeys(("seed", "warmup_steps"), at_least(0)),
-    **dict.fromkeys(("weight_decay", "kl_coefficient", "tis_cap", "clip_high"), at_least(0)),
-    **dict.fromkeys(("temperature", "max_grad_norm"), above(0)),
-    **dict.fromkeys(("top_p", "eval_top_p"), SHARE),
-    "learning_rate": ("must be above 0 and below 1", lambda value: 0 < value < 1),
-    "eval_temperature": at_least(0),
-    "engine_memory": ("must be above 0 and below 1", lambda value: 0 < value < 1),
-    "clip_low": ("must lie between 0 and 1", lambda value: 0 <= value <= 1),
-    "dual_clip": above(1),
-    "top_k": ("must be at least 1, or -1 for all tokens", lambda value: value >= -1),
-    "overlong_buffer": at_least(1),
-    "keep_rollouts": (
-        'must be "all" or how many groups to keep: 0, 1, 2, ...',
-        lambda value: value == "all" or (value.isascii() and value.isdecimal()),
-    ),
-    **dict.fromkeys(("entropy_coef", "entropy_target", "entropy_step"), at_least(0)),
-    **dict.fromkeys(("cosine_weight", "cosine_on", "cosine_off", "token_budget"), at_least(0)),
-    **dict.fromkeys(("reset_kl_above", "truncated_scale", "icepop_low"), at_least(0)),
-    **dict.fromkeys(("prompts_to", "drop_above", "reset_share"), SHARE),
-    **dict.fromkeys(("hint_shortest", "pass_k"), at_least(1)),
-    "hint_share": ("must be from 0 to 1", lambda value: 0 <= value <= 1),
-    "prompts_from": ("must be at least 0 and below 1", lambda value: 0 <= value < 1),
-    "logic_weight": ("must be at least 0 and below 1", lambda value: 0 <= value < 1),
-}
-
-
-def first_fault(config) -> str | None:
-    """What is wrong with a config, as one sentence that names the flag; None if nothing is."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        rule, holds = RANGES.get(field.name, ("must be finite", lambda _: True))
-        if (isinstance(value, float) and not math.isfinite(value)) or not holds(value):
-            return f"--{field.name} {rule}, not {value}"
-    for name in ("out", "model"):
-        if fault := unknown_home(name, getattr(config, name)):
-            return fault
-    for name in ("model", "data") + (("eval_data",) if config.eval_every else ()):
-        if not getattr(config, name).strip():
-            return f"--{name} is empty: name a source, or leave the flag out"
-    responses = config.prompts_per_step * config.samples_per_prompt
-    if config.updates_per_step > responses:
-        return f"--updates_per_step is over the {responses} responses of a step"
-    baselines = {getattr(config, "center", "group"), getattr(config, "scale", "group")}
-    if config.samples_per_prompt < 2 and "group" in baselines:
-        return (
-            "--samples_per_prompt must be at least 2: a group of one has no advantage to learn from"
-        )
-    limit, buffer = config.max_response_tokens, getattr(config, "overlong_buffer", 1)
-    if getattr(config, "overlong_penalty", False) and buffer > limit:
-        return f"--overlong_buffer must be at most --max_response_tokens ({limit}), not {buffer}"
-    return missing_model(config) or missing_extras(config)
 
 
 def missing_extras(config) -> str | None:
@@ -239,13 +241,13 @@ def missing_model(config) -> str | None:
         return None
     if model.parent.is_dir() and model.parent != Path("."):
         there = [path.name for path in model.parent.iterdir() if path.is_dir()]
-        close = difflib.get_close_matches(model.name, there, n=1)
-        hint = f"; did you mean {model.parent / close[0]}?" if close else ""
+        hint = did_you_mean(model.name, there, before=f"{model.parent}/")
         return f"--model {config.model}: no such folder{hint}"
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", config.model):
         return f"--model {config.model} is no folder here, and no hub id (owner/name) either"
     if config.model == type(config).model and not torch.cuda.is_available():
         return (
-            "the paper's scale needs a GPU: try --tiny, or --model with a folder of a small model"
+            "the paper's scale needs a GPU: try --tiny (in Python Config(**TINY)), or --model with "
+            "a folder of a small model"
         )
     return None

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -10,14 +11,17 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
-from transformers.utils import logging as transformers_logging
 
 from trainer.errors import Refused
+from trainer.network import reach_hub
 
 
 def launch(main: Callable, config) -> None:
     """Run main(config) and end. What the user can correct becomes one sentence and status 1."""
-    transformers_logging.disable_progress_bar()  # one bar on the screen, ours
+    # One bar on the screen, ours. The import takes seconds, and a wrong flag has ended before it.
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     try:
         if getattr(config, "check", False):
             from trainer.run.check import check  # here: a run has no need of it
@@ -30,8 +34,8 @@ def launch(main: Callable, config) -> None:
         if sentence is None:
             traceback.print_exc()
         leave(f"{Path(sys.argv[0]).name}: {sentence}" if sentence else 1)
-    except KeyboardInterrupt:
-        leave(130)
+    except KeyboardInterrupt as stop:
+        leave(128 + (stop.args[0] if stop.args else signal.SIGINT))
     leave()
 
 
@@ -60,36 +64,47 @@ def _sentence(error: Exception) -> str | None:
 def leave(status: int | str = 0) -> None:
     """End this process with that status, or with a sentence on stderr and status 1.
 
-    With several ranks, leave by os._exit. vLLM's clean-up is a collective call, in which a failed
-    rank would wait for ever, and gloo's threads abort a process whose peer has left. torchrun sees
-    a status above 0 and ends the other ranks.
+    A status of 128 + N ends it by signal N. Only so does a shell know that Ctrl-C was meant for its
+    loop as well.
+
+    With several ranks, or with vLLM, leave by os._exit. vLLM's clean-up is a collective call, in
+    which a failed rank would wait for ever, and it may hang on one GPU too. gloo's threads abort a
+    process whose peer has left. torchrun sees a status above 0 and ends the other ranks.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        if (
-            dist.is_initialized() and "vllm" not in sys.modules
-        ):  # which ends it after its own groups
-            dist.destroy_process_group()
-        if status:
-            sys.exit(status)
-        return
-    if status == 0:
-        dist.barrier()  # another rank may still need this one
-    elif isinstance(status, str):
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    if isinstance(status, str):
         # On a line of its own: above this rank's bar, or after rank 0's, which tqdm cannot see.
-        tqdm.write(f"\n{status}" if dist.get_rank() else status, file=sys.stderr)
+        tqdm.write(f"\n{status}" if ranks > 1 and dist.get_rank() else status, file=sys.stderr)
+        status = 1
+    if ranks > 1 and status == 0:
+        dist.barrier()  # another rank may still need this one
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status if isinstance(status, int) else 1)
+    if status > 128:
+        signal.signal(status - 128, signal.SIG_DFL)
+        os.kill(os.getpid(), status - 128)
+    if ranks > 1 or "vllm" in sys.modules:
+        os._exit(status)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    if status:
+        sys.exit(status)
 
 
 def model_folder(model: str) -> str:
-    """The folder or hub id of a --model value. "tiny:NAME" is a model of the embedded worlds."""
+    """The folder or hub id of a --model value. "tiny:NAME" is a model of the embedded worlds.
+
+    Raises Refused for an unknown NAME.
+    """
     if model.startswith("tiny:"):
         from tiny.pretrain import base_model  # here: real models need no tiny world
 
         try:
             return base_model(model.removeprefix("tiny:"))
         except ValueError as error:
-            raise Refused(f"--model {model}: {error}") from None
+            raise Refused(f"--model {model}: {error}") from error
     folder = Path(model).expanduser()
-    return str(folder) if folder.exists() else model
+    if folder.exists():
+        return str(folder)
+    reach_hub()
+    return model

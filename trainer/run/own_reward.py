@@ -7,14 +7,16 @@ finite number for each response.
 """
 
 import importlib.util
+import inspect
 import math
+import sys
 import traceback
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from trainer.data import Problem, Rollout
-from trainer.errors import Refused
+from trainer.errors import Refused, did_you_mean
 
 Score = tuple[float, float]  # the verdict, 0 to 1, and the reward that is trained on
 
@@ -28,17 +30,47 @@ def load_reward(name: str) -> Callable:
     path, _, function = name.rpartition(":")
     file = Path(path).expanduser()
     if file.suffix != ".py" or not file.is_file():
+        if name.endswith(".py") and Path(name).expanduser().is_file():
+            raise Refused(f"--reward {name}: name the function in it too, {name}:FUNCTION")
         raise Refused(f"--reward {name}: no such file; give FILE.py:FUNCTION")
-    spec = importlib.util.spec_from_file_location(f"own_reward_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = _import(file)
     except Exception as error:  # anything may go wrong in a user's file
         raise Refused(f"--reward {name}: {_where(error, file)}") from error
     found = getattr(module, function, None)
     if not callable(found):
-        raise Refused(f"--reward {name}: {file} defines no function {function!r}")
+        known = [key for key, value in vars(module).items() if callable(value)]
+        hint = did_you_mean(function, known)
+        raise Refused(f"--reward {name}: {file} defines no function {function!r}{hint}")
+    try:
+        inspect.signature(found).bind("texts", "answers", "rows")
+    except TypeError as error:
+        raise Refused(
+            f"--reward {name}: {function} must take three arguments, texts, answers and rows "
+            f"({error})"
+        ) from error
     return found
+
+
+def _import(file):
+    """The file as a module of its name, as if it were the script: its folder is on the path.
+
+    So dataclasses, pickles, process pools and imports of files beside it work.
+    """
+    folder, known = str(file.resolve().parent), sys.modules.get(file.stem)
+    if known and Path(getattr(known, "__file__", None) or "").resolve() == file.resolve():
+        return known
+    if folder not in sys.path:
+        sys.path.append(folder)
+    name = f"own_{file.stem}" if known else file.stem  # a rewards.py of one's own, say
+    spec = importlib.util.spec_from_file_location(name, file)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def own_reward(name: str) -> Callable:

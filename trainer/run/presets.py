@@ -1,10 +1,13 @@
 """`--tiny` and `--small`: they change the scale of every recipe, never the algorithm.
 
-A recipe adds the few values of its own flags.
+A recipe adds the few values of its own flags. In Python, with two values changed:
+
+    justrl.main(justrl.Config(**justrl.TINY | {"steps": 3, "out": "runs/mine"}))
 """
 
 # The embedded world: a minute or two on one core of a laptop.
 TINY = dict(
+    tiny=True,
     model="tiny:aligned",
     data="tiny:train/mixed",
     eval_data="tiny:eval/mixed",
@@ -27,6 +30,7 @@ TINY = dict(
 # much to gain: public runs of this kind go from about 15 % of MATH-500 to 45 % within 50 steps
 # (rasbt/reasoning-from-scratch, chapter 6).
 SMALL = dict(
+    small=True,
     model="Qwen/Qwen3-0.6B-Base",
     data="EleutherAI/hendrycks_math",  # MATH's 7,500 training problems
     eval_data="math500",

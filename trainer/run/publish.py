@@ -4,8 +4,10 @@ TensorBoard files are written if its package is installed. `--report_to` adds tr
 `--push_to_hub` uploads the trained model at the end. Only rank 0 calls this.
 """
 
+import dataclasses
 import importlib
 import shlex
+import sys
 from pathlib import Path
 from statistics import fmean
 
@@ -21,12 +23,6 @@ MEASURES = ("reward", "accuracy", "length", "truncated", "entropy", "logp_gap")
 PRIVATE = [f"{TRAINING}/*", "state.json", DIGESTS]
 # Flags that say where a run was, not how it trained.
 PLACES = ("out", "check", "report_to", "push_to_hub")
-PAPERS = {
-    "justrl": "2512.16649",
-    "prorl": "2505.24864",
-    "liteppo": "2508.08221",
-    "table1": "2512.16649",  # lab/table1.py: JustRL's Table 1
-}
 
 
 class Reporter:
@@ -89,73 +85,72 @@ def before_and_after(rows: list[dict]) -> dict[str, tuple[float, float]]:
     return found
 
 
-def model_card(recipe: str, config: dict, rows: list[dict], defaults: dict) -> str:
+def model_card(recipe: str, config, rows: list[dict]) -> str:
     """The README.md of a trained model, with the hub's metadata on top.
 
-    defaults: the recipe's own values; the command on the card gives the flags that differ.
+    config: the recipe's Config. The command on the card gives the flags that differ from its
+    defaults, and the recipe is introduced by the first line of its docstring, which names a paper.
     """
-    defaults = {name: value for name, value in defaults.items() if name not in PLACES}
-    changed = {k: config[k] for k, value in defaults.items() if config[k] != value}
-    script = ["-m", "lab.table1"] if recipe == "table1" else [f"{recipe}.py"]
-    command = [*script, *(f"--{name}={value}" for name, value in changed.items())]
-    steps = rows[-1]["step"]
-    meta = ["library_name: transformers", "pipeline_tag: text-generation"]
-    meta += ["tags:", "- reinforcement-learning", "- grpo", f"- {recipe}"]
-    if _is_hub_id(config["model"]):
-        meta.append(f"base_model: {config['model']}")
-    if sets := [name for name in config["data"].split(",") if _is_hub_id(name.strip())]:
-        meta += ["datasets:", *(f"- {name.strip()}" for name in sets)]
-    measures = [
+    module, values = sys.modules[type(config).__module__], dataclasses.asdict(config)
+    defaults = dataclasses.asdict(type(config)())
+    flags = {name: value for name, value in values.items() if name not in PLACES}
+    changed = [f"--{name}={value}" for name, value in flags.items() if value != defaults[name]]
+    package = module.__spec__ and "." in module.__spec__.name
+    script = ["-m", module.__spec__.name] if package else [f"{recipe}.py"]
+    data = [name.strip() for name in config.data.split(",") if _is_hub_id(name.strip())]
+    meta = huggingface_hub.ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["reinforcement-learning", "grpo", recipe],
+        base_model=config.model if _is_hub_id(config.model) else None,
+        datasets=data or None,
+    )
+    about = (module.__doc__ or "").strip().partition("\n")[0]
+    measures = "\n".join(
         f"| {name} | {before:.4g} | {after:.4g} |"
         for name, (before, after) in before_and_after(rows).items()
-    ]
-    flags = [f"| `{name}` | `{config[name]!r}` |" for name in defaults]
-    return "\n".join(
-        [
-            "---",
-            *meta,
-            "---",
-            "",
-            f"# {Path(config['model']).name}, trained with {recipe}",
-            "",
-            f"`{config['model']}` after {steps} of {config['steps']} steps of the recipe "
-            f"`{recipe}` (arXiv {PAPERS[recipe]}), by reinforcement learning on `{config['data']}`."
-            f" Held-out problems: `{config['eval_data']}`.",
-            "",
-            "```bash",
-            f"python {shlex.join(command)}",
-            "```",
-            "",
-            "| | before | after |",
-            "|---|---|---|",
-            *measures,
-            "",
-            f"Held-out pass@1: {config['eval_samples']} answers to each problem at temperature "
-            f"{config['eval_temperature']}. The other rows are means over the first and the last "
-            f"steps.",
-            "",
-            "![Curves of the run](curves.png)",
-            "",
-            "## All flags",
-            "",
-            "| flag | value |",
-            "|---|---|",
-            *flags,
-            "",
-        ]
     )
+    table = "\n".join(f"| `{name}` | `{value!r}` |" for name, value in flags.items())
+    return f"""---
+{meta.to_yaml()}
+---
+
+# {Path(config.model).name}, trained with {recipe}
+
+`{config.model}` after {rows[-1]["step"]} of {config.steps} steps of the recipe `{recipe}`, by
+reinforcement learning on `{config.data}`. Held-out problems: `{config.eval_data}`.
+
+{about}
+
+```bash
+python {shlex.join([*script, *changed])}
+```
+
+| | before | after |
+|---|---|---|
+{measures}
+
+Held-out pass@1: {config.eval_samples} answers to each problem at temperature
+{config.eval_temperature}. The other rows are means over the first and the last steps.
+
+![Curves of the run](curves.png)
+
+## All flags
+
+| flag | value |
+|---|---|
+{table}
+"""
 
 
 def _is_hub_id(name):
     return name.count("/") == 1 and ":" not in name and not Path(name).expanduser().exists()
 
 
-def write_card(
-    folder: Path, recipe: str, config: dict, rows: list[dict], defaults: dict, curves: Path
-) -> None:
+def write_card(folder: Path, recipe: str, config, rows: list[dict], curves: Path) -> None:
     """Put README.md and curves.png into a checkpoint."""
     (folder / "curves.png").write_bytes(curves.read_bytes())
-    write_atomically(folder / "README.md", model_card(recipe, config, rows, defaults))
+    write_atomically(folder / "README.md", model_card(recipe, config, rows))
 
 
 def push_to_hub(folder: Path, name: str) -> str:

@@ -20,58 +20,73 @@ from trainer.data import Problem, Rollout, fingerprint
 from trainer.errors import Refused
 from trainer.policy.policy import MicroBatch
 from trainer.ranks import mean_over_ranks
-from trainer.run import checkpoint
+from trainer.run import checkpoint, flags
 from trainer.run import kept as rollouts
 from trainer.run.files import make_folder, read_jsonl
 from trainer.run.metrics import check_gap
 from trainer.run.publish import Reporter, before_and_after, push_to_hub, write_card
 from trainer.sampler.engine import choose_engine
 
+LOCKS: dict[Path, int] = {}  # of this process, {run folder: what holds its lock}
 
-def lock_folder(out: Path) -> int:
-    """Make the folder if there is none, and let no other process write in it. Returns the lock.
 
-    The lock goes with the process, however that ends. Where no step was ever taken the folder is as
-    good as new, so its recipe is forgotten. Raises Refused when another run has it.
+def lock_folder(out: Path) -> None:
+    """Make the folder if there is none, and let no other process write in it.
+
+    The lock ends with the process, or with `unlock`. If the folder has no metrics and no
+    checkpoint, its config.json is deleted, so that any run may use it. Raises Refused when another
+    process has the lock.
     """
     make_folder(out)
     if not os.access(out, os.W_OK):
         raise Refused(f"cannot write in {out}; give another --out, or change its permissions")
+    unlock(out)  # of a run of this process that an error has ended
     lock = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        os.close(lock)
         raise Refused(
             f"another process is training in {out}: wait until it ends, or give another --out"
         ) from error
     except OSError:
         tqdm.write(f"{out} is on a file system without locks: start no second run there")
+    LOCKS[out.resolve()] = lock
     if not (out / "metrics.jsonl").exists() and not (out / "checkpoints").exists():
         (out / "config.json").unlink(missing_ok=True)
-    return lock
+
+
+def unlock(out: Path) -> None:
+    if lock := LOCKS.pop(out.resolve(), None):
+        os.close(lock)
 
 
 class Run:
     """One run's folder and screen. Only rank 0 writes and prints."""
 
     def __init__(self, recipe: str, config):
-        """Claim the folder for this process.
+        """Check the config and claim the folder for this process.
 
-        Raises Refused when another recipe's run lies there, or a run is at work in it.
+        Raises Refused for a value that makes no sense, when the folder holds a run with other
+        settings or other code, or when another process is training in it.
         """
+        flags.check(config)
         scale = "-tiny" if config.tiny else ""
         self.recipe, self.config = recipe, config
         self.out = Path(config.out or f"runs/{recipe}{scale}-seed{config.seed}").expanduser()
         self.first = dist.get_rank() == 0
-        self.lock = lock_folder(self.out) if self.first else None  # held until the process ends
+        if self.first:
+            lock_folder(self.out)
         dist.barrier()
-        checkpoint.claim(self.out, {"recipe": recipe, **dataclasses.asdict(config)})
+        values = dataclasses.asdict(config)
+        code = checkpoint.code_digests(config)
+        checkpoint.claim(self.out, {"recipe": recipe, **values, "code": code})
         dist.barrier()
         self.phase_name, self.phase_start, self.seconds = None, 0.0, {}
-        self.locked = self.stopping = self.ended = False
-        self.step = 0
-        self.accuracy, self.durations, self.evaluation = float("nan"), [], 0.0
-        values = dataclasses.asdict(config)
+        self.locked = self.ended = False
+        self.stopped_by = None  # the signal
+        self.step, self.done, self.idle_steps, self.all_equal = 0, 0, 0, False
+        self.accuracy = float("nan")
         self.reporter = Reporter(self.out, recipe, values) if self.first else None
 
     def say(self, text: str) -> None:
@@ -101,6 +116,7 @@ class Run:
         checkpoint.forget_after(self.out / "metrics.jsonl", done)
         if self.first:
             rollouts.forget_after(self.out / "rollouts", done)
+        self.done = state["step"]
         if folder is not None:
             left = config.steps - state["step"]
             what = f"{left} steps are left" if left > 0 else "Nothing is left: raise --steps"
@@ -114,25 +130,33 @@ class Run:
 
         Ctrl-C or SIGTERM ends the run after the step at hand.
         """
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
-        total = self.config.steps
-        with tqdm(
-            total=total, initial=done, unit="step", disable=not self.first, dynamic_ncols=True
-        ) as self.bar:
-            for step in range(done + 1, total + 1):
-                self.step, self.seconds = step, {}
-                self.started = time.perf_counter()
-                yield step
-                self.bar.update()
-                if self.ended:
-                    return
+        total, signals = self.config.steps, (signal.SIGINT, signal.SIGTERM)
+        before = [(number, signal.signal(number, self._stop)) for number in signals]
+        try:
+            with tqdm(
+                total=total, initial=done, unit="step", disable=not self.first, dynamic_ncols=True
+            ) as self.bar:
+                for step in range(done + 1, total + 1):
+                    self.step, self.seconds = step, {}
+                    self.started = time.perf_counter()
+                    yield step
+                    self.bar.update()
+                    if self.ended:
+                        return
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler or signal.SIG_DFL)
 
     def _stop(self, number, _frame) -> None:
-        self.stopping = True
+        self.stopped_by = number
         signal.signal(number, signal.SIG_DFL)  # a second one ends the run at once
         name = signal.Signals(number).name
         self.say(f"\n{name}: finishing this step, then saving. The same command continues.")
+        if (
+            "TORCHELASTIC_RUN_ID" in os.environ
+            and "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" not in os.environ
+        ):
+            self.say("torchrun kills it after 30 s, unless started with --shutdown-timeout 3600.")
 
     def due(self, step: int, every: int) -> bool:
         """Whether something is due that happens every so many steps and at the end; 0: never."""
@@ -157,26 +181,38 @@ class Run:
         """As a decorator: all that the function does is one phase, whatever phases it begins."""
         self.phase(name)
         self.locked = True
-        yield
-        self.locked = False
-        self.phase(None)
+        try:
+            yield
+        finally:
+            self.locked = False
+            self.phase(None)
 
     # --- what it writes ---
 
     def log(self, step: int, metrics: dict) -> None:
-        """Append a step's metrics, with its seconds, to metrics.jsonl (and TensorBoard)."""
+        """Append a step's metrics, with its seconds, to metrics.jsonl (and TensorBoard).
+
+        A metric is a number of any kind, also a tensor or an array of one value, or a text.
+        """
         self.phase(None)
+        metrics = {"step": step} | {name: plain(name, value) for name, value in metrics.items()}
         check_gap(step, metrics, self.say)
         check_finite(step, metrics)
         if skipped := metrics.get("skipped_updates"):
             self.say(f"step {step}: {skipped} updates skipped, their gradient was not finite")
-        metrics = {"step": step, **metrics}
+        if self.all_equal and step > 0:
+            if self.idle_steps == 0:
+                cut = metrics.get("truncated") == 1
+                why = ": all were cut at --max_response_tokens" if cut else ""
+                self.say(
+                    f"step {step}: in every group all answers got the same reward, so nothing is "
+                    f"learnt from them{why}"
+                )
+            self.idle_steps += 1
         for name, spent in self.seconds.items():
             metrics[f"seconds_{name}"] = round(spent, 4)
         if step > 0:
             metrics["seconds_step"] = round(time.perf_counter() - self.started, 4)
-            self.durations.append(metrics["seconds_step"] - metrics.get("seconds_evaluate", 0.0))
-        self.evaluation = metrics.get("seconds_evaluate", self.evaluation)
         if not self.first:
             return
         self._append("metrics.jsonl", [metrics])
@@ -188,18 +224,6 @@ class Run:
                 f"length {metrics['length']:.0f}, entropy {metrics['entropy']:.3f}, "
                 f"gap {metrics['logp_gap']:.1g}"
             )
-        if len(self.durations) == 2 and self.config.steps > step:
-            self._say_how_long(step)
-
-    def _say_how_long(self, step: int) -> None:
-        """The second step, because the first one of a process is slower than the rest."""
-        ahead = range(step + 1, self.config.steps + 1)
-        evaluations = sum(self.due(later, self.config.eval_every) for later in ahead)
-        seconds = self.durations[-1] * len(ahead) + self.evaluation * evaluations
-        self.say(
-            f"{self.durations[-1]:.3g} s a step: about {in_words(seconds)} for the {len(ahead)} "
-            f"left, with {evaluations} evaluations."
-        )
 
     def keep_rollouts(
         self,
@@ -215,6 +239,7 @@ class Run:
         Call this on every rank, after the updates. See trainer/run/kept.py.
         """
         self.phase("keep")
+        self.all_equal = not advantages_P_G.any()
         kept = rollouts.choose(groups, self.config.keep_rollouts)
         values = rollouts.token_values(groups, kept, minibatches, clip, self.config.tis_cap)
         values = rollouts.gather_values(values)
@@ -263,8 +288,9 @@ class Run:
 
         Call this once a step, on every rank. state["step"] names the checkpoint.
         """
-        stopping = mean_over_ranks([float(self.stopping)])[0] > 0
-        self.ended = stopping or state["step"] == self.config.steps
+        if mean_over_ranks([float(self.stopped_by is not None)])[0] > 0 and not self.stopped_by:
+            self.stopped_by = signal.SIGTERM  # another rank's
+        self.ended = self.stopped_by is not None or state["step"] == self.config.steps
         if self.ended or self.due(state["step"], self.config.save_every):
             keep = self.config.keep_checkpoints
             checkpoint.save_checkpoint(self.out, state, policy, tokenizer, optimizer, keep=keep)
@@ -272,22 +298,43 @@ class Run:
     def finish(self, draw: Callable[[Path, Path], None]) -> None:
         """Print what the run did, and put a model card with its curves beside the weights.
 
-        draw(folder, picture) draws the curves.
+        draw(folder, picture) draws the curves. Gives the folder back. A run that Ctrl-C or SIGTERM
+        has stopped raises KeyboardInterrupt(signal) at the end, as if it had not been caught.
         """
-        if not self.first:
-            return
+        if self.first:
+            self._finish(draw)
+            unlock(self.out)
+        dist.barrier()  # a rank that leaves with the signal would take rank 0 along
+        if self.stopped_by and self.step < self.config.steps:
+            raise KeyboardInterrupt(self.stopped_by)
+
+    def _finish(self, draw):
         curves = self.out / "curves.png"
         draw(self.out, curves)
         rows = read_jsonl(self.out / "metrics.jsonl")
-        print_summary(rows)
-        config, defaults = dataclasses.asdict(self.config), dataclasses.asdict(type(self.config)())
+        if self.step > self.done:  # or there is nothing new to tell
+            if self.step < self.config.steps:
+                print(f"\nPartial: stopped after step {self.step} of {self.config.steps}.")
+            print_summary(rows)
+            if self.idle_steps:
+                print(f"Nothing was learnt in {self.idle_steps} of them: all rewards were equal.")
         trained = max((self.out / "checkpoints").glob("step_??????"))
-        write_card(trained, self.recipe, config, rows, defaults, curves)
+        write_card(trained, self.recipe, self.config, rows, curves)
         self.reporter.finish()
         print(f"Curves, metrics, rollouts and checkpoints: {self.out}")
         print(f"To read what it answered: python -m tools.view {self.out}")
         if self.config.push_to_hub and rows[-1]["step"] == self.config.steps:
             print(f"The trained model: {push_to_hub(trained, self.config.push_to_hub)}")
+
+
+def plain(name: str, value):
+    """A metric as JSON takes it. Raises TypeError for what is neither text nor one number."""
+    if isinstance(value, str | int | float):
+        return value
+    try:
+        return value.item() if hasattr(value, "item") else float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"the metric {name!r} is not one number or text: {value!r}") from error
 
 
 def check_finite(step: int, metrics: dict) -> None:
@@ -298,19 +345,6 @@ def check_finite(step: int, metrics: dict) -> None:
                 f"step {step}: {name} is {value}, so nothing can be learnt from it. The last "
                 f"checkpoint is intact"
             )
-
-
-def in_words(seconds: float) -> str:
-    """A length of time in its natural unit.
-
-    >>> in_words(50), in_words(600), in_words(8000), in_words(400000)
-    ('50 seconds', '10 minutes', '2.2 hours', '4.6 days')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours" if seconds < 172800 else f"{seconds / 86400:.1f} days"
 
 
 def print_summary(rows: list[dict]) -> None:

@@ -8,6 +8,7 @@ from itertools import chain
 
 from trainer.data import Problem, say
 from trainer.errors import Refused
+from trainer.network import reach_hub
 from trainer.sources.rows import collect, known_columns, table_rows
 
 
@@ -75,6 +76,7 @@ def load_hub(source: str, solutions: bool = False) -> list[tuple[Problem, dict]]
 
     Raises Refused if the hub does not give it, and for a wrong row.
     """
+    reach_hub()
     import datasets  # takes a second, and only the hub needs it
 
     hub_id, _, choice = source.partition(":")

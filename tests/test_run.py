@@ -1,0 +1,212 @@
+"""What surrounds a run: a copied recipe is at home, and nothing in it is without effect."""
+
+import json
+import os
+import pickle
+import signal
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, flags
+from huggingface_hub import constants
+
+import justrl
+from trainer import network
+from trainer.errors import Refused
+from trainer.policy.loading import load_policy
+from trainer.run.checkpoint import load_checkpoint, save_checkpoint
+from trainer.run.launch import leave
+from trainer.run.own_reward import load_reward
+from trainer.run.run import Run, plain
+
+FEW = dict(steps=1, prompts_per_step=2, samples_per_prompt=2, updates_per_step=1, eval_every=0)
+FEW |= dict(max_response_tokens=8, eval_max_tokens=8)
+FLAGS = [f"--{name}={value}" for name, value in FEW.items()]
+COPY = (ROOT / "justrl.py").read_text().replace('RECIPE = "justrl"', 'RECIPE = "mine"')
+LOGGED = 'metrics["mean"], metrics["most"] = advantages.abs().mean(), rewards_P_G.numpy().max()'
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """copy(line) -> a copied recipe in a folder of one's own, with this line before the log."""
+
+    def copy(line: str = ""):
+        script = tmp_path / "experiments" / "mine.py"
+        script.parent.mkdir(exist_ok=True)
+        assert COPY.count("        run.log(step, metrics)\n") == 1
+        script.write_text(
+            COPY.replace("        run.log(step", f"        {line}\n        run.log(step")
+        )
+        return script
+
+    return copy
+
+
+def test_a_copied_recipe_runs_to_its_end_and_a_change_of_it_is_noticed(copy, start, tmp_path):
+    (tmp_path / "const.py").write_text(
+        "def reward(texts, answers, rows):\n    return [0] * len(rows)"
+    )
+    out, reward = tmp_path / "run", f"--reward={tmp_path / 'const.py'}:reward"
+    flags = ["--tiny", *FLAGS, reward, "--out", out]
+    done = start(copy(LOGGED), *flags).wait()
+    assert done.returncode == 0, done.stderr[-3000:]
+    (row,) = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    assert row["mean"] == row["most"] == 0.0
+    assert "step 1: in every group all answers got the same reward" in done.stdout
+    assert "Nothing was learnt in 1 of them" in done.stdout
+    card = (out / "checkpoints" / "step_000001" / "README.md").read_text()
+    assert "python mine.py --tiny=True" in card and "JustRL (arXiv 2512.16649)" in card
+
+    done = start(copy(LOGGED), *flags, "--steps=1").wait()
+    assert done.returncode == 0 and "Nothing is left" in done.stdout
+    (tmp_path / "const.py").write_text(
+        "def reward(texts, answers, rows):\n    return [1] * len(rows)"
+    )
+    done = start(copy("pass"), *flags, "--steps=2").wait()
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "experiments/mine.py" in done.stderr and "/const.py changed since" in done.stderr
+    assert "losses.py" not in done.stderr and f"add --out {out}-2" in done.stderr
+
+
+def test_a_slip_in_a_recipe_shows_its_line(copy, start, tmp_path):
+    script = copy("first, second = [1, 2, 3]")
+    done = start(script, "--tiny", *FLAGS, "--out", tmp_path / "run").wait()
+    assert done.returncode == 1
+    assert f'"{script}", line' in done.stderr
+    assert done.stderr.rstrip().endswith("ValueError: too many values to unpack (expected 2)")
+
+
+def test_main_twice_in_one_process_and_what_it_gives_back(tmp_path, capsys):
+    config = justrl.Config(**justrl.TINY | FEW | {"out": str(tmp_path / "run")})
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    justrl.main(config)
+    assert "before     after" in capsys.readouterr().out
+    config.steps = 2
+    justrl.main(config)
+    assert "Continuing" in capsys.readouterr().out
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_what_is_logged_is_one_number_of_any_kind_or_text():
+    numbers = [
+        2,
+        2.0,
+        np.int64(2),
+        np.float32(2),
+        np.array([2]),
+        torch.tensor(2),
+        torch.ones(1) * 2,
+    ]
+    assert all(json.dumps(plain("x", number)) in ("2", "2.0") for number in numbers)
+    assert plain("event", "reset") == "reset"
+    for wrong in (torch.ones(2), np.ones(2), None, {}):
+        with pytest.raises(TypeError, match="the metric 'x' is not one number"):
+            plain("x", wrong)
+
+
+class Nothing:
+    """Stands for a tokenizer, which writes nothing."""
+
+    def save_pretrained(self, folder):
+        pass
+
+
+OPTIMIZERS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, amsgrad=True),
+    "adafactor": torch.optim.Adafactor,
+    "muon": lambda parameters: torch.optim.Muon([p for p in parameters if p.ndim == 2]),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_state_of_any_optimizer_survives_a_resume(name, random_policy_dir, tmp_path):
+    def begin():
+        policy = load_policy(flags(), random_policy_dir, torch.device("cpu"))
+        return policy, OPTIMIZERS[name](list(policy.parameters()))
+
+    def train(policy, optimizer, seed):
+        torch.manual_seed(seed)
+        for parameter in policy.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+        return [parameter.detach().clone() for parameter in policy.parameters()]
+
+    policy, optimizer = begin()
+    train(policy, optimizer, 0)
+    save_checkpoint(tmp_path, {"step": 1, "data": ""}, policy, Nothing(), optimizer, keep=1)
+    expected = train(policy, optimizer, 1)
+    policy, optimizer = begin()
+    saved = tmp_path / "checkpoints" / "step_000001"
+    load_checkpoint(saved, {"step": 0, "data": ""}, policy, optimizer)
+    assert all(map(torch.equal, train(policy, optimizer, 1), expected))
+
+
+def test_an_optimizer_that_keeps_no_tensors_is_refused(random_policy_dir, tmp_path):
+    policy = load_policy(flags(), random_policy_dir, torch.device("cpu"))
+    optimizer = torch.optim.SGD(policy.parameters())
+    optimizer.state[next(policy.parameters())] = {"history": [1, 2]}
+    with pytest.raises(Refused, match="SGD keeps a list as 'history'"):
+        save_checkpoint(tmp_path, {"step": 1}, policy, Nothing(), optimizer, keep=1)
+
+
+def test_a_rank_with_vllm_leaves_without_taking_it_apart(monkeypatch):
+    ends = []
+    monkeypatch.setattr(os, "_exit", ends.append)
+    leave()
+    monkeypatch.setitem(sys.modules, "vllm", types.ModuleType("vllm"))
+    leave()
+    with pytest.raises(SystemExit):
+        leave(3)
+    assert ends == [0, 3]
+
+
+def test_a_stopped_run_under_torchrun_is_told_of_its_deadline(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    run = Run("justrl", justrl.Config(**justrl.TINY | {"out": str(tmp_path)}))
+    before = signal.getsignal(signal.SIGTERM)
+    for _ in run.steps(0):
+        os.kill(os.getpid(), signal.SIGTERM)
+        run.ended = True
+    assert run.stopped_by == signal.SIGTERM == 15 and signal.getsignal(signal.SIGTERM) == before
+    assert "--shutdown-timeout 3600" in capsys.readouterr().out
+
+
+def test_one_request_decides_whether_there_is_a_hub(monkeypatch, capsys):
+    class Session:
+        def head(self, address, timeout):
+            raise OSError("no route to host")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(network, "get_session", Session)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    network.reach_hub.cache_clear()
+    begun = time.monotonic()
+    network.reach_hub()
+    assert time.monotonic() - begun < 1 and constants.is_offline_mode()
+    assert "cannot be reached (no route to host)" in capsys.readouterr().out
+
+
+def test_a_reward_file_is_a_module_like_any_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    (tmp_path / "beside_mine.py").write_text("VALUE = 0.5\n")
+    (tmp_path / "rewards.py").write_text(
+        "from dataclasses import dataclass\nfrom beside_mine import VALUE\n"
+        "@dataclass\nclass Case:\n    value: float = VALUE\n"
+        "def reward(texts, answers, rows):\n    return [Case().value for _ in texts]\n"
+        "def short(texts):\n    return []\n"
+    )
+    file = tmp_path / "rewards.py"  # the name of a module of ours
+    reward = load_reward(f"{file}:reward")
+    assert reward(["a"], ["b"], [None]) == [0.5]
+    assert pickle.loads(pickle.dumps(reward)) is reward, "so that a process pool may have it"
+    with pytest.raises(Refused, match="short must take three arguments, texts, answers and rows"):
+        load_reward(f"{file}:short")
+    with pytest.raises(Refused, match=r"name the function in it too, .*rewards.py:FUNCTION"):
+        load_reward(str(file))
+    with pytest.raises(Refused, match=r"no function 'rewrad'; did you mean reward\?"):
+        load_reward(f"{file}:rewrad")
