@@ -1,1 +1,1 @@
-"""What is trained: the model, its log-probs, the optimizer."""
+"""Training: the model, its log-probs, the optimizer."""

@@ -1,1 +1,1 @@
-"""Who answers: vLLM on GPUs, transformers on a CPU."""
+"""Sampling: vLLM on GPUs, transformers on a CPU."""

@@ -1,9 +1,8 @@
 """Sampling with the transformers model itself, for machines without vLLM.
 
-Our own loop around the model's forward pass rather than `generate`, for what `generate` cannot do:
-a random stream per sample, log-probs of the samples without keeping all logits, one prefill for the
-n samples of a prompt, and dropping finished rows from the batch while the long ones go on.
-What makes it fast on a CPU is in cpu_layers.py.
+This is our own loop around the model's forward pass, because `generate` does not offer: one random
+stream for each sample, log-probs of samples without keeping all logits, one prefill for the n
+samples of a prompt, and removing finished rows from the batch. cpu_layers.py makes it fast.
 """
 
 import inspect
@@ -25,9 +24,9 @@ CPU = torch.device("cpu")
 class TransformersEngine:
     """Plain batched decoding."""
 
-    BATCH = 512  # sequences decoded together at most, fewer where their cache needs more than that
+    BATCH = 512  # most sequences decoded together; fewer if their cache is too large
     GPU_CACHE = 0.25  # of the memory that is free at the start
-    # Bytes, whatever is free: batches decide how sums are rounded, and a run has to repeat itself.
+    # Bytes. It is fixed, because batches decide how sums are rounded, and runs must be repeatable.
     CPU_CACHE = 4e9
     DRAWS = 64  # uniform numbers drawn ahead per sequence
 
@@ -47,7 +46,7 @@ class TransformersEngine:
         self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else CPU
         self.model = load_model(model_dir, dtype).to(self.device).eval()
         self.accepts = inspect.signature(self.model.forward).parameters
-        self.state_space = "cache_params" in self.accepts  # reads padding once, and no mask after
+        self.state_space = "cache_params" in self.accepts  # needs the mask only in the prefill
         self.stop_ids = torch.tensor(stop_ids, dtype=torch.int64, device=self.device)
         self.vocabulary = vocabulary
         self.max_length = max_length
@@ -72,13 +71,13 @@ class TransformersEngine:
         return groups
 
     def prompts_at_once(self, n: int, length: int) -> int:
-        """Prompts whose n sequences each are decoded together: their cache must fit in memory."""
+        """How many prompts, with n sequences each, to decode together: their cache must fit."""
         fit = int(self.cache_room / max(1, self.bytes_per_token * length))
         return max(1, min(self.BATCH, fit) // n)
 
     @torch.inference_mode()
     def _bytes_per_token(self) -> int:
-        """Of one sequence's keys and values. One token is run to see them."""
+        """Bytes of one sequence's keys and values, measured by running one token."""
         cache = DynamicCache(config=self.model.config)
         ids = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
         self._forward(ids, ids == 0, ids, cache)
@@ -88,7 +87,7 @@ class TransformersEngine:
         return sum(tensor.nbytes for tensor in states if isinstance(tensor, torch.Tensor))
 
     def _decode(self, prompts, n, seeds, sampling) -> list[list[Rollout]]:
-        """Decode N = P n sequences in one batch. Its B rows are those that are not finished."""
+        """Decode N = P n sequences in one batch. Its B rows are the unfinished ones."""
         width, max_tokens = max(map(len, prompts)), sampling.max_tokens
         cache, mask, position, logits = self._prefill(prompts, width, max_tokens)
         rows = torch.arange(len(prompts) * n, device=self.device)  # row -> sequence
@@ -132,7 +131,7 @@ class TransformersEngine:
         return groups
 
     def _prefill(self, prompts, width: int, max_tokens: int):
-        """Run the P prompts, padded on the left so that all responses start at the same place.
+        """Run the P prompts, padded on the left so that all responses start at the same position.
 
         Returns the cache; the attention mask for prompt and response, [P, T], or [P, 1, 1, T] in
         the form that is added to attention scores; the first response token's position [P, 1]; and
@@ -149,7 +148,7 @@ class TransformersEngine:
             cache = DynamicCache(config=self.model.config)
         ids = torch.tensor(rows, device=self.device)
         logits = self._forward(ids, mask[:, :width], positions, cache)
-        if self.ordinary:  # given in this form, it is used as it is: no step has to make it anew
+        if self.ordinary:  # in this form, it is not computed again at every step
             blank = torch.zeros(mask.shape, dtype=self.model.dtype, device=self.device)
             mask = blank.masked_fill_(~mask, -torch.inf)[:, None, None]
         return cache, mask, length_P_1, logits
@@ -161,7 +160,7 @@ class TransformersEngine:
             "attention_mask": None if self.state_space and ids.shape[1] == 1 else mask,
             "position_ids": positions,
             "past_key_values": cache,
-            "cache_params": cache,  # the same, as state-space models name it
+            "cache_params": cache,  # its name in state-space models
             "use_cache": True,
             "logits_to_keep": 1,
         }
@@ -169,7 +168,7 @@ class TransformersEngine:
         return outputs.logits[:, -1, : self.vocabulary].float()
 
     def _sample(self, logits, draws, sampling) -> tuple[torch.Tensor, torch.Tensor]:
-        """One uniform number a row -> (ids [B], log-probs [B]). Temperature 0 is greedy."""
+        """One uniform number per row -> (ids [B], log-probs [B]). Temperature 0 is greedy."""
         scaled = logits if sampling.temperature in (0, 1) else logits / sampling.temperature
         scaled = _truncate(scaled, sampling.top_p, sampling.top_k)
         probs = scaled.softmax(dim=-1)
@@ -182,7 +181,7 @@ class TransformersEngine:
         load_packed(self.model, dict(policy.full_state()))
 
     def sleep(self) -> None:
-        """Nothing: no memory is set aside between calls."""
+        """Do nothing: no memory is reserved between calls."""
 
 
 def _fill_gaps(stops: torch.Tensor) -> torch.Tensor:
@@ -205,7 +204,7 @@ def _truncate(scaled: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
     if top_p >= 1.0:
         return scaled
     total, k = scaled.logsumexp(dim=-1, keepdim=True), 128
-    # Few tokens hold most of the probability, and to sort the whole vocabulary takes much longer.
+    # A few tokens have most of the probability; sorting the whole vocabulary is much slower.
     while True:
         likeliest, ids = scaled.topk(min(k, vocabulary))
         probs = (likeliest - total).exp()
@@ -220,14 +219,14 @@ def _truncate(scaled: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
 def _draw(probs: torch.Tensor, draws: torch.Tensor, block: int = 1024) -> torch.Tensor:
     """Inverse-CDF sampling: probs [B, V], draws [B] in [0, 1) -> ids [B].
 
-    First the block of ids, then the id in it: a running sum over a large vocabulary takes long.
-    The draw stays below the end of its block, so no id of probability 0 comes.
+    First find the block of ids, then the id in it, because a cumulative sum over a large vocabulary
+    is slow. The draw stays below the end of its block, so no id of probability 0 is drawn.
     """
     B, V = probs.shape
     block = min(block, V)
     blocks = (F.pad(probs, (0, -V % block)) if V % block else probs).view(B, -1, block)
     ends = blocks.sum(dim=-1).double().cumsum(dim=-1)
-    below = 1 - 2**-52  # the largest draw times the total may round to the total
+    below = 1 - 2**-52  # or the largest draw times the total may round to the total
     target = draws[:, None] * below * ends[:, -1:]
     b = torch.searchsorted(ends, target, right=True)
     inside = blocks[torch.arange(B, device=b.device), b[:, 0]].double().cumsum(dim=-1)

