@@ -51,6 +51,7 @@ from trainer.sampler import engine as rollout
 from trainer.sources.hub import BENCHMARKS
 from trainer.sources.load import load_problems
 from trainer.sources.logic import logic_score, tagged_answer
+from verifier import equal
 
 # n: answers to each problem. JustRL samples fewer for the three large benchmarks, large_n.
 PROTOCOLS = {
@@ -219,6 +220,7 @@ def choose_settings(
     prompts = {}
     for bench, own in problems.items():
         template = data.Template(settings["suffix"][bench], args.system)
+        data.say_control_tokens(own, tokenizer)
         prompts[bench] = [data.prompt_ids(tokenizer, problem, template) for problem in own]
     longest = max(len(prompt) for own in prompts.values() for prompt in own)
     context = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
@@ -404,20 +406,21 @@ def merge(out: Path, settings: dict) -> list[dict]:
 
 def grade(record: dict) -> dict:
     """How many of a problem's n answers each verifier accepts, and means over its answers."""
-    texts, gold = [answer["text"] for answer in record["answers"]], record["answer"]
+    problem = data.Problem(record["text"], record["answer"], prefill=record["prefill"])
+    texts, gold = [problem.completed(one["text"]) for one in record["answers"]], problem.answer
     if record["verify"]:
         # A logic puzzle has a verifier of its own. Partial credit does not count as solved.
         found = [tagged_answer(text) for text in texts]
         robust = strict = [logic_score(text, record["verify"]) == 1 for text in texts]
     else:
-        found = [rewards.last_boxed(text) for text in texts]
+        found = [rewards.last_answer(text) for text in texts]
         robust = [score > 0 for score in rewards.robust_many(texts, [gold] * len(texts))]
         strict = [rewards.strict_box(text, gold) > 0 for text in texts]
     graded = {key: record[key] for key in ("benchmark", "index", "task", "text", "answer")}
     graded |= {"n": len(texts), "robust": sum(robust), "strict": sum(strict)}
     for key in ("truncated", "tokens", "distinct_4gram"):
         graded[key] = fmean(answer[key] for answer in record["answers"])
-    graded["majority"] = majority(found, robust)
+    graded["majority"] = majority(found, robust, str.__eq__ if record["verify"] else equal)
     graded["no_answer"] = fmean(text is None for text in found)
     return graded
 

@@ -183,7 +183,7 @@ def main(config: Config) -> None:
         rollouts, asked = list(chain(*groups)), [p for p in mine for _ in range(count)]
         for rollout, problem in zip(rollouts, asked, strict=True):
             text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
-            rollout.text = problem.prefill + text
+            rollout.text = problem.completed(text)
         for rollout, scores in zip(rollouts, score(rollouts, asked, config), strict=True):
             rollout.right, rollout.reward = scores
         run.phase("rollout")

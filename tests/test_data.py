@@ -1135,6 +1135,33 @@ def test_a_template_that_loses_a_turn_is_refused():
         chat_ids(user_only, "p", prefill="So ")
 
 
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        ("{% for m in messages if m.role == 'bot' %}{{ m.content }}{% endfor %}", "problem out"),
+        ("{{ '<user>' }}", "leaves the problem out"),
+        ("{% for m in messages %}{{ m.content | e }}{% endfor %}", "leaves the problem out"),
+        ("{{ messages[0].content + 1 }}", "can only concatenate str"),
+        ("{{ messages[3].content.x }}", "has no element 3"),
+        ("{% for m in messages %}", "Unexpected end of template"),
+    ],
+)
+def test_a_template_that_loses_the_problem_is_one_sentence(template, fault):
+    with pytest.raises(Refused, match=rf"cannot write the prompt 'Is 1 < 2\?': .*{fault}"):
+        chat_ids(make_tokenizer(template), "Is 1 < 2?")
+
+
+def test_a_template_may_want_a_message_in_parts():
+    parts = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
+    assert text_of(chat_ids(make_tokenizer(parts), "1+1?", "!")) == "1+1?!"
+
+
+def test_special_tokens_in_a_problem_are_said_with_their_count(capsys):
+    problems = [Problem("a <bos> b", "1"), Problem("p", "1")]
+    encode_prompts(problems, make_tokenizer(), Template())
+    assert "1 of 2 problems hold a special token of the tokenizer" in capsys.readouterr().out
+
+
 def test_counts_are_said_by_one_rank_only(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     encode_prompts([Problem("p", "1", system="S")], make_tokenizer(), Template())

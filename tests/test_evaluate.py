@@ -21,6 +21,7 @@ from trainer import data
 from trainer.errors import Refused
 from trainer.run.files import read_jsonl
 from trainer.sources.load import load_problems
+from verifier import equal
 
 NINE = {
     name: SHARED / f"{'olympiadbench' if name == 'olympiad' else name}.jsonl"
@@ -121,6 +122,26 @@ def test_majority():
     assert statistics.majority([None], [False]) == 0
     same = [r"\dfrac{1}{2}", r" \frac{1} {2}", "3", "3", "2"]
     assert statistics.majority(same, [True, True, False, False, False]) == 0.5
+    wrong = ["4", "4", "5", "5.0", r"\frac{10}{2}"]
+    assert statistics.majority(wrong, [True, True, False, False, False], equal) == 0
+
+
+def graded(answers, gold, prefill=""):
+    one = {"truncated": False, "tokens": 1, "distinct_4gram": 1.0}
+    record = dict.fromkeys(("benchmark", "index", "task", "text"), "") | {"verify": None}
+    record |= {"answers": [one | {"text": text} for text in answers]}
+    return evaluate.grade(record | {"answer": gold, "prefill": prefill})
+
+
+def test_the_vote_is_on_what_is_judged():
+    answers = [r"\boxed{3} and \boxed{5}", r"\boxed{5}", r"\boxed{5}"]
+    for turn in range(3):  # whatever the order
+        assert graded(answers[turn:] + answers[:turn], "3, 5")["majority"] == 0
+    assert graded([answers[0], r"\boxed{3, 5}", r"\boxed{5}"], "3, 5")["majority"] == 1
+
+
+def test_an_answer_that_begins_in_the_prompt_is_graded_whole():
+    assert graded(["42}$."], "42", prefill=r"It is $\boxed{")["robust"] == 1
 
 
 def test_distinct_4gram():

@@ -53,6 +53,10 @@ class Problem:
     prefill: str = ""
     prompt_ids: list[int] = field(default_factory=list)
 
+    def completed(self, response: str) -> str:
+        """What is graded: the whole answer, of which the prompt may hold the beginning."""
+        return self.prefill + response
+
 
 @dataclass(frozen=True)
 class Template:
@@ -124,7 +128,8 @@ def chat_ids(
     """Token ids of a chat: system turn, earlier turns, the user's text + suffix, answer's start.
 
     Raises Refused if the tokenizer has no chat template, or if its template refuses a turn or
-    leaves the system message out: plain text would not be the prompt that the papers use.
+    leaves the system message or the problem out: plain text would not be the prompt that the papers
+    use.
     """
     import jinja2  # transformers renders templates with it
 
@@ -136,23 +141,30 @@ def chat_ids(
         )
     turns = [("system", system)] if system else []
     turns += [*history, ("user", text + suffix)] + ([("assistant", prefill)] if prefill else [])
-    messages = [{"role": role, "content": content} for role, content in turns]
-    ending = {"continue_final_message": True} if prefill else {"add_generation_prompt": True}
-    fault = None
-    try:
-        chat = tokenizer.apply_chat_template(messages, tokenize=False, **ending)
-        if system.strip() not in chat:
-            fault = "it leaves the system message out"
-    except jinja2.TemplateError as error:
-        fault = " ".join(str(error).split())
-    except ValueError:  # transformers does not find the prefill in what the template wrote
-        fault = "it changes the beginning of the answer"
-    if fault:
-        raise Refused(
-            f"the chat template of {tokenizer.name_or_path!r} cannot write the prompt "
-            f"{_beginning(text)}: {fault}"
-        )
-    return tokenizer(chat, add_special_tokens=False).input_ids
+    faults = []
+    for in_parts in (False, True):  # some templates want a message as a list of parts
+        contents = [[{"type": "text", "text": one}] if in_parts else one for _, one in turns]
+        messages = [
+            {"role": role, "content": content}
+            for (role, _), content in zip(turns, contents, strict=True)
+        ]
+        ending = {"continue_final_message": True} if prefill else {"add_generation_prompt": True}
+        try:
+            chat = tokenizer.apply_chat_template(messages, tokenize=False, **ending)
+        except (jinja2.TemplateError, TypeError, LookupError, AttributeError) as error:
+            faults.append(" ".join(str(error).split()))
+        except ValueError:  # transformers does not find the prefill in what the template wrote
+            faults.append("it changes the beginning of the answer")
+        else:
+            lost = [what for what, one in (("system message", system), ("problem", text + suffix))
+                    if one.strip() not in chat]  # fmt: skip
+            if not lost:
+                return tokenizer(chat, add_special_tokens=False).input_ids
+            faults.append(f"it leaves the {lost[0]} out")
+    raise Refused(
+        f"the chat template of {tokenizer.name_or_path!r} cannot write the prompt "
+        f"{_beginning(text)}: {faults[0]}"
+    )
 
 
 def prompt_ids(tokenizer, problem: Problem, template: Template) -> list[int]:
@@ -182,6 +194,7 @@ def encode_prompts(problems: list[Problem], tokenizer, template: Template) -> li
     if own := sum(bool(problem.system) for problem in problems):
         what = "kept (--keep_system false drops it)" if template.keep_system else "dropped"
         say(f"{own:,} of {len(problems):,} problems have a system message of their own: {what}")
+    say_control_tokens(problems, tokenizer)
     prompts = [prompt_ids(tokenizer, problem, template) for problem in problems]
     limit = template.max_tokens
     fits = [i for i, prompt in enumerate(prompts) if limit is None or len(prompt) <= limit]
@@ -194,6 +207,19 @@ def encode_prompts(problems: list[Problem], tokenizer, template: Template) -> li
         dropped = len(prompts) - len(fits)
         say(f"{dropped:,} of {len(prompts):,} prompts are longer than {limit} tokens: dropped")
     return [replace(problems[i], prompt_ids=prompts[i]) for i in fits]
+
+
+def say_control_tokens(problems: list[Problem], tokenizer) -> None:
+    """Say how many problems hold the text of a special token: the model reads it as that token."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    tokens = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
+    held = [token for problem in problems for token in tokens if token in problem.text]
+    count = sum(any(token in problem.text for token in tokens) for problem in problems)
+    if count:
+        say(
+            f"{count:,} of {len(problems):,} problems hold a special token of the tokenizer in "
+            f"their text, such as {min(held)}: the model reads it as that token, not as text"
+        )
 
 
 def _beginning(text):

@@ -434,6 +434,8 @@ def equal(answer: str, gold: str) -> bool:
         return False
     if answer.strip() == gold.strip():
         return True
+    if re.fullmatch(r"-?\d{1,9}", answer.strip()) and re.fullmatch(r"-?\d{1,9}", gold.strip()):
+        return int(answer) == int(gold)
     if max(len(answer), len(gold)) > 4 * LONGEST:
         return False
     (letter, text), (gold_letter, gold_text) = choice(answer), choice(gold)

@@ -4,7 +4,6 @@ Pure Python, because the laboratory imports this without torch.
 """
 
 import math
-import re
 from collections import Counter
 from statistics import correlation, fmean, stdev, variance
 
@@ -38,27 +37,25 @@ def powers(n: int) -> list[int]:
     return sorted({2**i for i in range(n.bit_length())} | {n})
 
 
-def majority(answers: list[str | None], correct: list[bool]) -> float:
+def majority(answers: list[str | None], correct: list[bool], same=str.__eq__) -> float:
     """maj@n: 1 if the most frequent answer is correct, else 0.
 
     On a tie it is the share of the tied answers that are correct, as a random choice among them
-    would be on average. Two answers are the same if their texts are, apart from spaces, dollar
-    signs and \\dfrac for \\frac. A response without an answer (None) has no vote.
-
-    Equal values that are written differently are not merged. The verifier would merge the correct
-    ones, but not the wrong ones, and so give the correct answer too many votes.
+    would be on average. All correct answers are one, and so are wrong ones that are the `same`,
+    which is asked of texts that differ by more than spaces and dollar signs. A response without an
+    answer (None) has no vote.
     """
-    votes, is_correct = Counter(), {}
+    votes: Counter[tuple[str, bool]] = Counter()
     for answer, right in zip(answers, correct, strict=True):
         if answer is not None:
-            text = "".join(answer.split()).replace("$", "")
-            text = re.sub(r"\\[dt]frac", r"\\frac", text)
-            votes[text] += 1
-            is_correct.setdefault(text, right)
-    if not votes:
-        return 0.0
-    most = max(votes.values())
-    return fmean(float(is_correct[text]) for text, count in votes.items() if count == most)
+            votes["" if right else "".join(answer.split()).replace("$", ""), right] += 1
+    groups: dict[tuple[str, bool], int] = {}
+    for (text, right), count in votes.items():
+        first = (one for one in groups if not right and not one[1] and same(text, one[0]))
+        group = next(first, (text, right))
+        groups[group] = groups.get(group, 0) + count
+    most = max(groups.values(), default=0)
+    return fmean(float(right) for (_, right), n in groups.items() if n == most) if groups else 0.0
 
 
 def distinct_4gram(ids: list[int]) -> float:
