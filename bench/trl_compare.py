@@ -37,7 +37,7 @@ from statistics import median
 
 from bench.common import alone, one_thread, read_steps, save, versions
 from rewards import strict_box
-from trainer.run.files import read_jsonl
+from trainer.run.files import read_jsonl, write_atomically
 from trainer.run.presets import TINY
 
 HERE = Path(__file__).resolve().parent
@@ -113,13 +113,28 @@ def run_trl(
     arguments, problems: Path, micro_batch: int, out: Path
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Run TRL's side. Returns the medians of its phases over the steps, and its versions."""
-    command = [arguments.trl_python, "-m", "bench.trl_compare", "--worker"]
-    command += ["--trl_micro_batch", micro_batch, "--problems", problems, "--out", out]
-    command += ["--model", arguments.model, "--steps", arguments.steps]
-    command += ["--prompts", arguments.prompts]
-    run(command, one_thread())
+    tiny = arguments.model == TINY_MODEL
+    settings = {
+        "model": str(ROOT / "tiny" / "models" / "aligned") if tiny else arguments.model,
+        "problems": str(problems),
+        "out": str(out),
+        "steps": arguments.steps,
+        "prompts": arguments.prompts,
+        "samples": SAMPLES,
+        "updates": arguments.updates,
+        "micro_batch": micro_batch,
+        "max_tokens": MAX_TOKENS,
+        "learning_rate": LEARNING_RATE,
+        "warmup_steps": 10,
+        "seed": 0,
+    }
+    path = out.with_suffix(".settings.json")
+    path.write_text(json.dumps(settings))
+    run([arguments.trl_python, "-m", "bench.trl_compare", "--worker", path], one_thread())
     result = json.loads(out.read_text())
-    return phases(result["steps"]), result["versions"]
+    return phases(
+        [{key: row[key] for key in (*PHASES, "tokens")} for row in result["steps"]]
+    ), result["versions"]
 
 
 def rounded(row: dict[str, float], digits: int) -> dict[str, float]:
@@ -158,18 +173,22 @@ def write_problems(path: Path, arguments) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def train_with_trl(arguments) -> None:
-    """TRL's side. The Python that has TRL runs this."""
+def train_with_trl(path: str) -> None:
+    """TRL's side, in the Python that has TRL. path: a .json file of its settings.
+
+    Writes the processor seconds and tokens of each step, and the versions, to settings["out"], and
+    with save_every a checkpoint after every so many steps to its folder settings["out"].run.
+    """
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
     from trl import GRPOConfig, GRPOTrainer
 
-    (micro_batch,) = arguments.trl_micro_batch
-    updates = arguments.updates
-    accumulate = arguments.prompts * SAMPLES // updates // micro_batch
+    settings = json.loads(Path(path).read_text())
+    updates, micro_batch = settings["updates"], settings["micro_batch"]
+    accumulate = settings["prompts"] * settings["samples"] // updates // micro_batch
     rows = [
         {"prompt": [{"role": "user", "content": row["problem"]}], "answer": row["answer"]}
-        for row in read_jsonl(arguments.problems)
+        for row in read_jsonl(settings["problems"])
     ]
 
     def reward(completions, answer, **_):
@@ -181,13 +200,13 @@ def train_with_trl(arguments) -> None:
     steps = []
 
     class Timed(GRPOTrainer):
-        """GRPOTrainer with a clock around its phases."""
+        """GRPOTrainer with a clock around its phases. Saving is no part of a step."""
 
         def _generate_and_score_completions(self, inputs):
             start = time.process_time()
             if steps:
-                steps[-1]["step"] = start - steps[-1]["start"]
-            steps.append({"start": start, "logps": 0.0})
+                steps[-1]["step"] += start - steps[-1]["start"]
+            steps.append({"start": start, "logps": 0.0, "step": 0.0})
             outputs = super()._generate_and_score_completions(inputs)
             steps[-1]["sampled"] = time.process_time() - start
             steps[-1]["tokens"] = int(outputs["completion_mask"].sum())
@@ -206,18 +225,27 @@ def train_with_trl(arguments) -> None:
                 steps[-1]["logps"] += time.process_time() - start
             return outputs
 
-    tiny = arguments.model == TINY_MODEL
-    model_dir = str(ROOT / "tiny" / "models" / "aligned") if tiny else arguments.model
+        def _calculate_rewards(self, *args, **kwargs):
+            rewards = super()._calculate_rewards(*args, **kwargs)
+            steps[-1]["reward"] = rewards.mean().item()
+            return rewards
+
+        def _save_checkpoint(self, *args, **kwargs):
+            start = time.process_time()
+            super()._save_checkpoint(*args, **kwargs)
+            steps[-1]["step"] -= time.process_time() - start
+
+    save_every = settings.get("save_every", 0)
     config = GRPOConfig(
-        output_dir=str(Path(arguments.out).with_suffix(".run")),
+        output_dir=str(Path(settings["out"]).with_suffix(".run")),
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=accumulate,
         steps_per_generation=updates * accumulate,
         num_iterations=1,
-        num_generations=SAMPLES,
-        max_completion_length=MAX_TOKENS,
+        num_generations=settings["samples"],
+        max_completion_length=settings["max_tokens"],
         temperature=1.0,
-        max_steps=updates * arguments.steps,
+        max_steps=updates * settings["steps"],
         shuffle_dataset=False,
         beta=0.0,
         epsilon=0.2,
@@ -225,35 +253,36 @@ def train_with_trl(arguments) -> None:
         delta=10.0,
         loss_type="dapo",
         scale_rewards="group",
-        learning_rate=LEARNING_RATE,
+        learning_rate=settings["learning_rate"],
         lr_scheduler_type="constant_with_warmup",
-        warmup_steps=10 * updates,
+        warmup_steps=settings["warmup_steps"] * updates,
         weight_decay=0.1,
         adam_beta2=0.999,
         max_grad_norm=1.0,
         bf16=False,
         use_cpu=True,
         gradient_checkpointing=False,
-        save_strategy="no",
+        save_strategy="steps" if save_every else "no",
+        save_steps=save_every * updates or 1,
+        save_only_model=True,
         logging_steps=updates,
         report_to=[],
         disable_tqdm=True,
-        seed=0,
+        seed=settings["seed"],
     )
     trainer = Timed(
-        model=AutoModelForCausalLM.from_pretrained(model_dir, dtype="float32"),
-        processing_class=PreTrainedTokenizerFast.from_pretrained(model_dir),
+        model=AutoModelForCausalLM.from_pretrained(settings["model"], dtype="float32"),
+        processing_class=PreTrainedTokenizerFast.from_pretrained(settings["model"]),
         reward_funcs=reward,
         args=config,
         train_dataset=Dataset.from_list(rows),
     )
     trainer.train()
-    steps[-1]["step"] = time.process_time() - steps[-1]["start"]
+    steps[-1]["step"] += time.process_time() - steps[-1]["start"]
     for row in steps:
         row["update"] = row["step"] - row.pop("sampled")
         del row["start"]
-    rows = [{key: row[key] for key in (*PHASES, "tokens")} for row in steps]
-    Path(arguments.out).write_text(json.dumps({"versions": versions(), "steps": rows}))
+    write_atomically(Path(settings["out"]), json.dumps({"versions": versions(), "steps": steps}))
 
 
 def main() -> None:
@@ -271,15 +300,14 @@ def main() -> None:
     add("--steps", type=int, default=6, help=steps)
     add("--prompts", type=int, help="prompts a step (default: 32, 4 of a real model)")
     add("--out", help="default: results/trl_compare.json, trl_compare_real.json for a real model")
-    add("--worker", action="store_true", help=argparse.SUPPRESS)
-    add("--problems", help=argparse.SUPPRESS)
+    add("--worker", metavar="SETTINGS", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.worker:
+        return train_with_trl(arguments.worker)
     tiny = arguments.model == TINY_MODEL
     arguments.prompts, arguments.updates = arguments.prompts or PROMPTS[tiny], UPDATES[tiny]
     whole = arguments.prompts * SAMPLES // arguments.updates
     arguments.trl_micro_batch = sorted({min(size, whole) for size in arguments.trl_micro_batch})
-    if arguments.worker:
-        return train_with_trl(arguments)
     if not Path(arguments.trl_python).exists():
         sys.exit(
             f"trl_compare.py: there is no {arguments.trl_python}; make it as the docstring says, "
