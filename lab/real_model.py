@@ -54,8 +54,8 @@ LARGEST = 12  # the numbers in a story are 2 to 12
 SPLITS = {
     "form": (640, [1, 2]),
     "train": (2000, [1]),
-    "held1": (48, [1]),
-    "held2": (48, [2]),
+    "held1": (32, [1]),
+    "held2": (32, [2]),
 }
 TEMPLATE = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
 
@@ -140,9 +140,9 @@ def cold_start(model_dir: str, out: Path, steps: int, rate: float, batch: int = 
 
 RUNS = {"justrl": 3, "trl": 3, "prorl": 1, "liteppo": 1}  # seeds of each
 STEPS, SAVE_EVERY = 24, 8
-PROMPTS, SAMPLES, UPDATES, RATE = 4, 8, 1, 2e-5  # of a step
+PROMPTS, SAMPLES, UPDATES, RATE = 8, 4, 1, 2e-5  # of a step
 PROMPT_TOKENS, TOKENS = 48, 16  # longest problem and answer in training
-COLD_STEPS, COLD_RATE = 5, 3e-5
+COLD_STEPS, COLD_RATE = 11, 3e-5
 EVAL_TOKENS, EVAL_SAMPLES, EVAL_SAMPLES_BETWEEN = 24, 16, 4  # at both ends of a run, and between
 
 
