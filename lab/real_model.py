@@ -54,8 +54,8 @@ LARGEST = 12  # the numbers in a story are 2 to 12
 SPLITS = {
     "form": (640, [1, 2]),
     "train": (2000, [1]),
-    "held1": (32, [1]),
-    "held2": (32, [2]),
+    "held1": (24, [1]),
+    "held2": (24, [2]),
 }
 TEMPLATE = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
 
@@ -70,7 +70,7 @@ def story(rng: random.Random, changes: int) -> dict:
         parts.append(rng.choice(CHANGES[sign]).format(number))
         terms.append(f"{sign}{number}")
         totals.append(totals[-1] + int(terms[-1]))
-    thing, name = rng.choice(THINGS), rng.choice(NAMES)
+    name, thing = rng.choice(NAMES), rng.choice(THINGS)
     boxed = [*totals[1:-1], f"\\boxed{{{totals[-1]}}}"]
     lines = [f"{a}{term}={b}" for a, term, b in zip(totals, terms, boxed, strict=False)]
     return {
@@ -139,7 +139,7 @@ def cold_start(model_dir: str, out: Path, steps: int, rate: float, batch: int = 
 # --- the runs ---
 
 RUNS = {"justrl": 3, "trl": 3, "prorl": 1, "liteppo": 1}  # seeds of each
-STEPS, SAVE_EVERY = 24, 8
+STEPS, SAVE_EVERY = 18, 6
 PROMPTS, SAMPLES, UPDATES, RATE = 8, 4, 1, 2e-5  # of a step
 PROMPT_TOKENS, TOKENS = 48, 16  # longest problem and answer in training
 COLD_STEPS, COLD_RATE = 11, 3e-5
@@ -417,7 +417,7 @@ def main() -> None:
     add("--jobs", type=int, default=1, help="runs at a time, each on one core (1)")
     add("--steps", type=int, default=STEPS, help=f"of each run ({STEPS})")
     add("--model", help="start from this folder instead of SmolLM2; then there is no TRL")
-    add("--limit", type=int, default=48, help="held-out problems of each kind (48)")
+    add("--limit", type=int, default=24, help="held-out problems of each kind (24)")
     counts = "NAME=SEEDS, which runs (" + " ".join(f"{k}={v}" for k, v in RUNS.items()) + ")"
     add("--runs", nargs="+", metavar="NAME=SEEDS", help=counts)
     arguments = parser.parse_args()
