@@ -139,8 +139,8 @@ def cold_start(model_dir: str, out: Path, steps: int, rate: float, batch: int = 
 # --- the runs ---
 
 RUNS = {"justrl": 3, "trl": 3, "prorl": 1, "liteppo": 1}  # seeds of each
-STEPS, SAVE_EVERY = 18, 6
-PROMPTS, SAMPLES, UPDATES, RATE = 8, 4, 1, 2e-5  # of a step
+STEPS, SAVE_EVERY = 16, 4
+PROMPTS, SAMPLES, UPDATES, RATE = 4, 8, 1, 2e-5  # of a step
 PROMPT_TOKENS, TOKENS = 48, 16  # longest problem and answer in training
 COLD_STEPS, COLD_RATE = 11, 3e-5
 EVAL_TOKENS, EVAL_SAMPLES, EVAL_SAMPLES_BETWEEN = 24, 16, 4  # at both ends of a run, and between
