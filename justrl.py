@@ -1,12 +1,12 @@
 """JustRL (arXiv 2512.16649): plain GRPO with clip-higher, one stage, fixed hyperparameters.
 
-    python justrl.py --tiny                         the embedded world, a laptop CPU, two minutes
+    python justrl.py --tiny                         the embedded world, 1-2 minutes on a laptop
     python justrl.py --small                        a real model on one 24 GB GPU, about two hours
     python justrl.py                                the paper's run on one GPU
     torchrun --nproc-per-node 8 justrl.py           on eight
     python justrl.py --model DIR --data FILE.jsonl --eval_data FILE.jsonl       your own problems
 
-The algorithm; the numbers stand again at the lines below:
+The algorithm. The same numbers mark the code below:
 
     for each step:
         (5) sample 256 problems, 8 answers each, from the current policy
@@ -27,10 +27,10 @@ sampling, stages, length control. The paper's two ablations, which hurt, are --o
 
 Where this deviates, and why:
 - The loss is the mean over all tokens of the global mini-batch. The authors' code averages inside
-  each micro-batch and then over micro-batches, so that there the weight of a token depends on how
-  the sequences happen to be packed.
+  each micro-batch and then over micro-batches, so there the weight of a token depends on how the
+  sequences happen to be packed.
 - The public data repeats each of its 17.4k problems 100 times. We keep one copy. The authors' run
-  most likely kept them all, so that one epoch of theirs is a hundred of ours.
+  most likely kept all, so one epoch of theirs is a hundred of ours.
 - Held-out answers are judged as in training. The authors' script uses math-verify for them;
   evaluate.py reports both our verifiers.
 - Mini-batches are cut in the order of sampling. The authors' code first shuffles sequences between
@@ -142,7 +142,7 @@ def main(config: Config) -> None:
     tokenizer = load_tokenizer(model_dir)
     score = own_reward(config.reward) if config.reward else reward
 
-    # (1) Prompt: the instruction stands in the user's turn, after the problem.
+    # (1) Prompt: the instruction follows the problem, in the user's turn.
     problems = load_problems(config.data)
     template = Template(
         suffix=config.instruction,
@@ -168,7 +168,7 @@ def main(config: Config) -> None:
     policy = load_policy(config, model_dir, device)
     optimizer = make_optimizer(policy, config.weight_decay)
 
-    # (3) What a checkpoint keeps beside these two. No reference policy: there is no KL penalty.
+    # (3) A checkpoint also keeps this state. No reference policy: there is no KL penalty.
     state = {"position": 0}
 
     state = run.resume(state, problems, policy, optimizer)
@@ -253,7 +253,7 @@ def main(config: Config) -> None:
         if run.due(step, config.eval_every):
             metrics["eval_accuracy"] = evaluate()
 
-        # (10) No reset: nothing is scheduled.
+        # (10) No reset.
 
         state["step"] = step
         run.keep_rollouts(step, batch, groups, advantages_P_G, minibatches, clip)

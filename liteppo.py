@@ -1,11 +1,11 @@
 """Lite PPO ("Part I: Tricks or Traps?", arXiv 2508.08221): critic-free PPO with two tricks.
 
-    python liteppo.py --tiny                        the embedded world, a laptop CPU, two minutes
+    python liteppo.py --tiny                        the embedded world, 1-2 minutes on a laptop
     python liteppo.py                               the paper's run on one GPU of 141 GB, easy data
     torchrun --nproc-per-node 8 liteppo.py          on eight of 80 GB
     python liteppo.py --model DIR --data FILE.jsonl --eval_data FILE.jsonl      your own problems
 
-The algorithm; the numbers stand again at the lines below:
+The algorithm. The same numbers mark the code below:
 
     for each step:
         (5) sample 128 problems, 8 answers each, from the current policy
@@ -18,20 +18,20 @@ The algorithm; the numbers stand again at the lines below:
         push the new weights to the sampler
 
 Mirrored: the paper's sections 3.1 and 5 and appendix A. The two tricks are (6), advantages centred
-by the group's mean but scaled by the batch's standard deviation, and (7), a loss that weighs every
-token alike. They are proposed for base models that no one has aligned yet. The paper is an ablation
-study, so its four analyses are flags: --center and --scale, --clip_high, --aggregation,
+by the group's mean but scaled by the batch's standard deviation, and (7), a loss in which all
+tokens have equal weight. The paper proposes them for base models without alignment. It is an
+ablation study, so its four analyses are flags: --center and --scale, --clip_high, --aggregation,
 --overlong_filter. docs/papers.md builds its baselines, GRPO and DAPO, from them.
 
 We follow the paper. The page about it in its authors' framework sets a critic's advantage
 estimator, a KL loss and a sequence-level loss, which the paper rules out.
 
 Where this deviates, and why:
-- Answers are sampled with top-p 0.99 and top-k 100, but trained with the whole softmax, as
-  everywhere. With one update a batch this does no harm: the ratio is between the trainer's own
-  log-probs and is 1. But top-p and top-k change the log-probs that an engine reports. So here the
-  engine reports them at temperature 1 without truncation, and the trainer recomputes one
-  micro-batch that way to measure the log-prob gap.
+- Answers are sampled with top-p 0.99 and top-k 100, but trained with the whole softmax, as in other
+  code. With one update a batch this does no harm: the ratio is between the trainer's own log-probs
+  and is 1. But top-p and top-k change the log-probs that an engine reports. So here the engine
+  reports them at temperature 1 without truncation, and the trainer recomputes one micro-batch that
+  way to measure the log-prob gap.
 - The paper's runs sample one step ahead of the weights (asynchronously). Here sampling and training
   take turns.
 - The number of updates a batch is inferred (one). The paper does not state the gradient norm and
@@ -101,7 +101,7 @@ class Config(Flags):
     scale: Literal["group", "batch", "none"] = "batch"  # whose std divides (analysis 1)
     clip_low: float = 0.2  # the ratio is clipped below at 1 - 0.2
     clip_high: float = 0.2  # and above at 1 + 0.2; 0.24, 0.28, 0.32 in analysis 2
-    aggregation: Literal["token", "sequence"] = "token"  # what weighs alike (analysis 3)
+    aggregation: Literal["token", "sequence"] = "token"  # what has equal weight (analysis 3)
     overlong_filter: bool = False  # mask truncated responses out of the loss (analysis 4)
 
     eval_every: int = 20  # steps between evaluations; 0: never
@@ -166,7 +166,7 @@ def main(config: Config) -> None:
     policy = load_policy(config, model_dir, device)
     optimizer = make_optimizer(policy, config.weight_decay)
 
-    # (3) What a checkpoint keeps beside these two. No reference policy: there is no KL penalty.
+    # (3) A checkpoint also keeps this state. No reference policy: there is no KL penalty.
     state = {"position": 0}
 
     state = run.resume(state, problems, policy, optimizer)
@@ -256,7 +256,7 @@ def main(config: Config) -> None:
         if run.due(step, config.eval_every):
             metrics["eval_accuracy"] = evaluate()
 
-        # (10) No reset: nothing is scheduled.
+        # (10) No reset.
 
         state["step"] = step
         run.keep_rollouts(step, batch, groups, advantages_P_G, minibatches, clip)

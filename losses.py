@@ -1,4 +1,4 @@
-"""The mathematics of the three recipes: pure functions on tensors, nothing else.
+"""The mathematics of the three recipes, as pure functions on tensors.
 
 The suffix of a name gives the shape of its tensor:
 
@@ -6,8 +6,8 @@ The suffix of a name gives the shape of its tensor:
     _G  samples of one prompt        _T  positions of a whole sequence
     _B  rows of a batch              _M  response tokens of a batch, end to end
 
-A dimension that is kept with length 1 is written `_1`. Names without a suffix stand for tensors of
-any shape.
+A dimension that is kept with length 1 is written `_1`. Names without a suffix are tensors of any
+shape.
 
 The policy-gradient loss of every recipe here has one form,
 
@@ -15,7 +15,7 @@ The policy-gradient loss of every recipe here has one form,
 
 and how a paper aggregates ("token mean", "sequence mean") only changes the weights. The weights of
 a global mini-batch sum to 1. They are computed before the mini-batch is cut into micro-batches or
-dealt to ranks, so no cut can change the gradient.
+dealt to ranks, so the cut cannot change the gradient.
 """
 
 import torch
@@ -46,7 +46,7 @@ def advantages(
     tensor([[ 0.7071, -0.7071],
             [ 0.0000,  0.0000]])
 
-    Raises ValueError for an unknown center or scale, or when a std is asked of a single reward.
+    Raises ValueError for an unknown center or scale, or for the std of a single reward.
     """
     if center not in ("group", "batch") or scale not in ("group", "batch", "none"):
         raise ValueError(
@@ -61,8 +61,7 @@ def advantages(
     mean = rewards_P_G.mean(dim=1, keepdim=True) if center == "group" else rewards_P_G.mean()
     centered_P_G = rewards_P_G - mean
     if center == "group":
-        # Where the rewards are equal, rounding of the mean would leave 1e-8, and dividing that by
-        # eps would make it 1e-2.
+        # With equal rewards, rounding may leave 1e-8, which dividing by eps would make 1e-2.
         equal_P_1 = (rewards_P_G == rewards_P_G[:, :1]).all(dim=1, keepdim=True)
         centered_P_G = centered_P_G.masked_fill(equal_P_1, 0.0)
     if scale == "none":
@@ -123,7 +122,7 @@ def kl_penalty(logps: torch.Tensor, ref_logps: torch.Tensor, kind: str = "k3") -
         k2 = d^2 / 2      biased, never negative
         k3 = e^-d - 1 + d unbiased, never negative, clamped to +/-10 as in the papers' code
 
-    The *gradients* are another matter. When the estimate is part of the loss and the tokens are
+    Their *gradients* differ, too. When the estimate is part of the loss and the tokens are
     on-policy, the gradient of k1 is zero in expectation, so k1 is no penalty at all. After a fixed
     prefix, the gradient of k2 is that of the reverse KL(policy || reference) of the next token. The
     gradient of k3 is that of the forward KL(reference || policy), which agrees with the reverse KL

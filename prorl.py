@@ -1,11 +1,11 @@
 """ProRL (arXiv 2505.24864): prolonged GRPO, with a KL penalty and resets of its reference policy.
 
-    python prorl.py --tiny                          the embedded world, a laptop CPU, two minutes
+    python prorl.py --tiny                          the embedded world, 1-2 minutes on a laptop
     python prorl.py                                 the paper's first run on one GPU
     torchrun --nproc-per-node 8 prorl.py            on eight
     python prorl.py --model DIR --data FILE.jsonl --eval_data FILE.jsonl        your own problems
 
-The algorithm; the numbers stand again at the lines below:
+The algorithm. The same numbers mark the code below:
 
     for each step:
         until the batch has 256 groups:
@@ -22,20 +22,20 @@ The algorithm; the numbers stand again at the lines below:
         (10) if validation has stalled: reference = policy, with a new optimizer
 
 Mirrored: the paper's sections 2 and 3 and appendix F. Its eight runs are flags of this script: see
-docs/papers.md. The penalty holds the policy near a frozen reference, which lets it train for long.
-But the longer it trains, the larger the penalty grows, until nothing more is learnt. A hard reset
-then makes the present policy the reference, with a fresh optimizer, and training goes on.
+docs/papers.md. The penalty keeps the policy near a frozen reference, so it can train for long. But
+the penalty grows with training, until the policy stops learning. A hard reset then makes the
+current policy the reference, with a fresh optimizer, and training continues.
 
 Where this deviates, and why:
-- Mathematics, and with --logic_weight logic puzzles, of the paper's five domains. Code, science and
-  instruction following need data and sandboxes that are not public or not small.
+- Two of the paper's five domains: mathematics and, with --logic_weight, logic puzzles. Code,
+  science and instruction following need data and sandboxes that are not public or not small.
 - The paper does not state the KL coefficient and estimator, the weight decay and the loss
   aggregation. The coefficient is that of the technical report (1e-4). The others are the values of
   the framework that the paper used (k3, 0.01, token mean).
 - The paper resets by hand, when validation stalls. Here a reset comes after --reset_patience
   evaluations without a new best since the last reset, or every --reset_every steps.
-- The paper does not say what happens to prompts that a full batch no longer needs. Here they go
-  back to the front of the order.
+- The paper does not say what happens to prompts that are left over when a batch is full. Here the
+  next step begins with them.
 
 Shape suffixes: _P prompts, _G samples of a group, _B rows of a batch, _R response positions, _T
 sequence positions, _M response tokens end to end.
@@ -96,7 +96,7 @@ class Config(Flags):
     temperature: float = 1.2  # of sampling (section 3.2)
     max_prompt_tokens: int = 1024  # longer prompts are dropped
     max_response_tokens: int = 8192  # longer responses are cut; 16384 in run 8 (section 3.2)
-    max_rounds: int = 10  # of dynamic sampling; then the step trains on the groups there are (DAPO)
+    max_rounds: int = 10  # of dynamic sampling; then the step trains on what it has (DAPO)
 
     learning_rate: float = 2e-6  # AdamW, constant (section 3.2)
     warmup_steps: int = 0  # in rollout steps (framework)
@@ -106,8 +106,8 @@ class Config(Flags):
     clip_high: float = 0.4  # and above at 1 + 0.4: clip-higher (section 3.2)
     kl_coefficient: float = 1e-4  # weight of the KL penalty in the loss (report)
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"  # (framework); see losses.kl_penalty
-    reset_every: int = 0  # steps between hard resets of the reference; 0: by patience alone
-    reset_patience: int = 5  # evaluations without a new best that bring a reset; 0: never
+    reset_every: int = 0  # steps between hard resets of the reference; 0: only by patience
+    reset_patience: int = 5  # evaluations without a new best before a reset; 0: never
     reset_optimizer: bool = True  # a reset also re-initialises the optimizer (section 2.3.1)
 
     logic_weight: float = 0.0  # share of Reasoning Gym puzzles among the problems (paper: 0.48)
@@ -212,7 +212,7 @@ def main(config: Config) -> None:
     tokenizer = load_tokenizer(model_dir)
     score = own_reward(config.reward) if config.reward else reward
 
-    # (1) Prompt: the instruction stands in the user's turn, after the problem. Puzzles have theirs.
+    # (1) Prompt: the instruction follows the problem, in the user's turn. Puzzles have theirs.
     problems = load_problems(config.data)
     if config.logic_weight:
         count = round(len(problems) * config.logic_weight / (1 - config.logic_weight))
@@ -241,7 +241,7 @@ def main(config: Config) -> None:
     policy = load_policy(config, model_dir, device)
     optimizer = make_optimizer(policy, config.weight_decay)
 
-    # (3) What a checkpoint keeps beside these two: the KL penalty's reference, a frozen copy.
+    # (3) A checkpoint also keeps this state, with the KL penalty's reference, a frozen copy.
     state = {"position": 0, "keep_rate": 1.0, "best": -1.0, "stalled": 0}
     state["reference"] = load_reference(model_dir, device)
 

@@ -228,7 +228,7 @@ def main(config: Config) -> None:
     tokenizer = load_tokenizer(model_dir)
     score = own_reward(config.reward) if config.reward else reward
 
-    # (1) Prompt: the instruction stands in the user's turn, after the problem.
+    # (1) Prompt: the instruction follows the problem, in the user's turn.
     # ST: hints need the solutions too, and each stage has its own flags.
     stages = techniques.read_stages(config)
     hints = any(stage.config.hint_share for stage in stages)
@@ -258,8 +258,8 @@ def main(config: Config) -> None:
     policy = load_policy(config, model_dir, device)
     optimizer = make_optimizer(policy, config.weight_decay)
 
-    # (3) What a checkpoint keeps beside these two: ST, AT, RR and DS remember, EC adapts, and RKL
-    # has a reference policy.
+    # (3) A checkpoint also keeps this state. ST, AT, RR and DS remember, EC adapts, and RKL has a
+    # reference policy.
     state = {"position": 0, "keep_rate": 1.0, "tokens": 0, "stage": 0, "success": {}, "dropped": []}
     state |= {"temperature": config.temperature, "diversity": 0.0, "rescue": {}, "rescued": 0}
     state |= {"entropy": None, "entropy_coef": config.entropy_coef, "best": -1.0, "stalled": 0}

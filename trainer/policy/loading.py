@@ -1,4 +1,4 @@
-"""From a model folder to a policy to train, sharded over the ranks; and to a frozen reference."""
+"""Load a model folder as a policy to train, sharded over the ranks, or as a frozen reference."""
 
 from typing import Any
 
@@ -18,29 +18,29 @@ from trainer.policy.policy import Policy
 from trainer.policy.pretrained import blocks_of, checkpoint_activations, load_model
 from trainer.policy.shared_prompts import SharedPromptsPolicy, share_prompts
 
-# The ranks' gradients are added up once an update instead of once a micro-batch if what that takes,
-# 4 bytes a parameter on every rank, is at most this share of a GPU.
+# The ranks' gradients are added up once per update instead of once per micro-batch, if the memory
+# for that, 4 bytes a parameter on every rank, is at most this share of a GPU.
 REDUCE_ONCE = 0.1
 
 
 def compute_dtype() -> torch.dtype:
-    """bfloat16 where there is a GPU, else float32."""
+    """bfloat16 if there is a GPU, else float32."""
     return torch.bfloat16 if torch.cuda.is_available() else torch.float32
 
 
 def load_policy(config: Any, model_dir: str, device: torch.device) -> Policy:
     """A policy to train: float32 master weights, computing in compute_dtype.
 
-    At a learning rate of 1e-6, bfloat16 master weights would swallow the updates. The policy is
-    sharded by FSDP2 where there are several ranks, and on CUDA also for one, for its mixed
-    precision. Only rank 0 reads the model.
+    At a learning rate of 1e-6, bfloat16 master weights would round the updates away. FSDP2 shards
+    the policy over several ranks, and on CUDA it also wraps a single one, for its mixed precision.
+    Only rank 0 reads the model.
 
-    config gives tokens_per_micro_batch, gradient_checkpointing and offload: keep weights, gradients
-    and the optimizer's state in host memory, where the optimizer then works too. The device holds
-    the layer that it computes with.
+    config gives tokens_per_micro_batch, gradient_checkpointing and offload. Offload keeps weights,
+    gradients and the optimizer's state in host memory, where the optimizer then works, and only the
+    current layer on the device.
 
-    On a CPU, in one process, the samples of a prompt share it where the model can: see
-    shared_prompts.py.
+    On a CPU, in one process, prompts are computed once for all their samples if the model allows:
+    see shared_prompts.py.
     """
     model = _load_on_rank_0(model_dir)
     if config.gradient_checkpointing:
@@ -58,9 +58,9 @@ def load_policy(config: Any, model_dir: str, device: torch.device) -> Policy:
         _take_weights_of_rank_0(module, device)
         place = pinned if config.offload else OffloadPolicy()
         fully_shard(module, mp_policy=precision, offload_policy=place)
-        # Token weights are global, so the ranks' gradients add up instead of being averaged.
+        # Token weights are global, so gradients are summed over ranks, not averaged.
         module.set_gradient_divide_factor(1.0)
-        module.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction
+        module.set_force_sum_reduction_for_comms(True)  # the only reduction that gloo has
     if _may_reduce_once(policy):
         policy.register_forward_pre_hook(_reduce_after_the_last)
     return policy
@@ -82,19 +82,21 @@ def _reduce_after_the_last(policy: Policy, arguments: tuple) -> None:
 
 
 def _may_reduce_once(policy: Policy) -> bool:
-    """Whether there are ranks to add up over, and room for a whole gradient on each of them."""
+    """Whether there are several ranks, each with room for a whole gradient."""
     if dist.get_world_size() == 1:
         return False
     if not torch.cuda.is_available():
         return True
     gradient = 4 * sum(parameter.numel() for parameter in policy.parameters())
     memory = torch.tensor(torch.cuda.get_device_properties().total_memory)
-    dist.all_reduce(memory, op=dist.ReduceOp.MIN)  # GPUs may differ, and all ranks decide alike
+    dist.all_reduce(
+        memory, op=dist.ReduceOp.MIN
+    )  # GPUs may differ, but all ranks must decide the same
     return gradient <= REDUCE_ONCE * memory.item()
 
 
 def _load_on_rank_0(model_dir: str):
-    """The model in float32 on rank 0. On the others the same modules, without any memory."""
+    """The model in float32 on rank 0; on other ranks its modules on the meta device."""
     if dist.get_world_size() == 1:
         return load_model(model_dir, torch.float32)
     model, kind = None, [None, None]
@@ -110,13 +112,13 @@ def _load_on_rank_0(model_dir: str):
 
 
 def _take_weights_of_rank_0(module: nn.Module, device: torch.device) -> None:
-    """Give a module rank 0's weights and buffers, on the device; what is sharded already stays.
+    """Copy rank 0's weights and buffers into a module, on the device; skip what is sharded already.
 
-    Called module by module, so that no rank but 0 ever holds more than one of them whole.
+    Called for one module after another, so that only rank 0 ever holds more than one whole module.
     """
     if dist.get_world_size() == 1:
         return
-    filled = {}  # a tied tensor is met twice and stays one
+    filled = {}  # a tied tensor occurs twice and stays one
     for part in module.modules():
         own = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
         for name, tensor in own:

@@ -1,9 +1,10 @@
-"""From a causal language model's last hidden states to log-probs, never all logits at once.
+"""Log-probs from a causal language model's last hidden states, never all logits at once.
 
-Architectures differ in what they do to their logits. Granite and Cohere scale them, Gemma 2 caps
-them, Phi's head has a bias. Nothing here is known by name. The model's own forward pass runs with
-its head taken out, which yields the head's input; and with its head replaced by chosen numbers,
-which shows what it does to logits afterwards. `check` then compares with the model's own logits.
+Architectures treat their logits differently: Granite and Cohere scale them, Gemma 2 caps them,
+Phi's head has a bias. This file knows no architecture by name. It runs the model's own forward pass
+with the head removed, which gives the head's input, and once with the head replaced by known
+numbers, which shows what the model does to logits afterwards. `check` then compares with the
+model's logits.
 """
 
 import inspect
@@ -17,15 +18,15 @@ from torch import nn
 
 from trainer.errors import Refused
 
-HUGE = 1e6  # a logit that any soft cap cuts off
+HUGE = 1e6  # a logit far above any soft cap
 # What a model's own code may raise on plain token ids.
 FAULTS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
 
 
 class Head:
-    """logits = scale (h W^T + bias), and then softcap tanh(logits / softcap) where there is one.
+    """logits = scale (h W^T + bias), then softcap tanh(logits / softcap) if there is a softcap.
 
-    Raises Refused, in one sentence, for a model that ends in another way.
+    Raises Refused, in one sentence, for a model whose logits have another form.
     """
 
     def __init__(self, model: nn.Module):
@@ -44,7 +45,7 @@ class Head:
 
     @torch.no_grad()
     def _learn(self, model: nn.Module) -> tuple[float, float | None]:
-        """The scale and the soft cap, from what the model makes of chosen logits."""
+        """Find scale and soft cap by what the model returns for known logits."""
         raw_V = torch.linspace(-50, 50, self.module.weight.shape[0])
         raw_V[:3] = torch.tensor([0.0, 1.0, HUGE])
         raw_V = raw_V.to(self.module.weight.device)
@@ -74,7 +75,7 @@ class Head:
     def inputs(self, model: nn.Module, ids_B_T: torch.Tensor, **options) -> torch.Tensor:
         """The head's input [B, T, d]: the model's own forward pass, up to its head.
 
-        options: what the model takes beside the ids.
+        options: more arguments of the model, besides the ids.
         """
         seen = []
 
@@ -104,12 +105,12 @@ class Head:
     def check(self, model: nn.Module) -> None:
         """Compare log-probs with the model's own on rank 0; tell all ranks the scale and soft cap.
 
-        On a short prompt, alone and padded in a batch. Raises Refused where they differ.
+        On a short prompt, alone and padded in a batch. Raises Refused if they differ.
         """
         if dist.get_rank() == 0:
             with one_sentence(self.name):
                 self._check(model)
-        # The other ranks may have no weights to learn from yet.
+        # Other ranks may have no weights yet.
         learned = [self.scale, self.softcap]
         dist.broadcast_object_list(learned, src=0, device=torch.device("cpu"))
         self.scale, self.softcap = learned
@@ -124,7 +125,7 @@ class Head:
         if not torch.isfinite(logits_M_V).all():
             raise Unsupported("the model's logits are not finite: its weights are damaged")
         own_M = logits_M_V.log_softmax(dim=-1).gather(-1, targets_M[:, None])[:, 0]
-        # Rounding grows with the logits; what this is to find is far larger.
+        # Rounding grows with the logits; real differences are far larger.
         tolerance = 1e-5 * max(10.0, logits_M_V.abs().max().item())
         for ids_B_T, fault in (
             (ids_1_T, "its log-probs could not be computed as the model itself does"),
@@ -148,14 +149,14 @@ def token_logps(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """losses.token_logps of a head's logits, from the head's input and weights.
 
-        z = scale (h W^T + bias), and softcap tanh(z / softcap) of that where there is a softcap
+        z = scale (h W^T + bias), then softcap tanh(z / softcap) if there is a softcap
 
     hidden_M_d: [M, d]; weight_V_d: [V, d]; targets_M: int64 [M]; bias: [V]. Returns
     (logps [M], entropy [M]), both in nats and float32, and both with gradients.
 
     At most chunk x V logits exist at any time, in the forward and in the backward pass. With a
-    vocabulary of 152k, all float32 logits of one answer of 16k tokens would take 10 GB. The price
-    is that the backward pass computes the logits a second time.
+    vocabulary of 152k, all float32 logits of one answer of 16k tokens would take 10 GB. The cost is
+    that the backward pass computes the logits a second time.
     """
     return _TokenLogps.apply(
         hidden_M_d, weight_V_d, bias, targets_M, temperature, chunk, scale, softcap
@@ -165,10 +166,9 @@ def token_logps(
 class _TokenLogps(torch.autograd.Function):
     """token_logps with a backward pass that recomputes each chunk's softmax.
 
-    Autograd would keep the softmax of every chunk until the backward pass. There are two shorter
-    ways, but torch.utils.checkpoint over chunks is slower and holds one more V x d matrix, and
-    torch's linear_cross_entropy returns bfloat16 log-probs for a bfloat16 head, which is too coarse
-    for ratios of probabilities.
+    Autograd would keep the softmax of every chunk until the backward pass. Two shorter ways are
+    worse: torch.utils.checkpoint over chunks is slower and holds one more V x d matrix, and torch's
+    linear_cross_entropy returns bfloat16 log-probs for a bfloat16 head, too coarse for ratios.
     """
 
     @staticmethod
@@ -181,10 +181,10 @@ class _TokenLogps(torch.autograd.Function):
             log_probs = _log_softmax(logits, temperature)
             logps_M[rows] = log_probs.gather(-1, targets_M[rows, None]).squeeze(-1)
             entropy_M[rows] = -log_probs.exp().mul_(log_probs).sum(dim=-1)
-            del logits, log_probs  # or they would live on next to the next chunk's
+            del logits, log_probs  # or they would stay in memory beyond this chunk
         ctx.save_for_backward(hidden_M_d, weight, bias, targets_M, entropy_M)
         ctx.temperature, ctx.chunk, ctx.scale, ctx.softcap = temperature, chunk, scale, softcap
-        # An output that the loss does not use then has None as its gradient, which costs nothing.
+        # An output that the loss does not use then gets None as its gradient, which costs nothing.
         ctx.set_materialize_grads(False)
         return logps_M, entropy_M
 
@@ -243,7 +243,7 @@ def _logits(hidden, weight, bias, scale: float, softcap: float | None) -> torch.
 
 
 def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """float32 [C, V], overwriting logits. The softmax is float32 whatever the head computes in."""
+    """float32 [C, V], overwriting logits. The softmax is always float32."""
     if temperature != 1.0:
         logits = logits.float().div_(temperature)
     return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
@@ -255,7 +255,7 @@ class Unsupported(Refused):
 
 @contextmanager
 def one_sentence(name: str) -> Iterator[None]:
-    """Turn what a model's code raises on plain token ids into a Refused error.
+    """Turn an exception of the model's code on plain token ids into Refused.
 
     Errors that are not the model's fault (out of memory, a dead rank) pass through.
     """
@@ -270,7 +270,7 @@ def one_sentence(name: str) -> Iterator[None]:
 
 @contextmanager
 def replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
-    """Have another function in the place of a module's forward for the length of a `with` block."""
+    """Replace a module's forward inside a `with` block."""
     module.forward = forward
     try:
         yield
@@ -279,6 +279,6 @@ def replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
 
 
 def short_prompt(model: nn.Module) -> torch.Tensor:
-    """int64 [1, 8]: ids from all over the vocabulary."""
+    """int64 [1, 8]: ids spread over the vocabulary."""
     embedding = model.get_input_embeddings().weight
     return torch.linspace(1, len(embedding) - 2, 8, device=embedding.device).long()[None]

@@ -19,9 +19,9 @@ from trainer.data import Rollout
 from trainer.errors import Refused
 from trainer.policy.logps import Head
 
-# The cost of one more micro-batch, in padded tokens: split only if that saves more padding. It is a
-# little Python on a CPU. On a GPU every kernel is launched again, and with several ranks every
-# weight is gathered again.
+# The cost of one more micro-batch, in padded tokens: split only if that saves more padding. On a
+# CPU it is a little Python. On a GPU it launches every kernel again, and several ranks gather every
+# weight again.
 CUT_COST = {"cpu": 128, "one GPU": 1024, "GPUs": 2048}
 
 
@@ -30,7 +30,7 @@ CUT_COST = {"cpu": 128, "one GPU": 1024, "GPUs": 2048}
 
 @dataclass
 class MicroBatch:
-    """A few sequences in one right-padded rectangle, and what the loss needs of their M tokens.
+    """A few sequences in one right-padded rectangle, and what the loss needs for their M tokens.
 
     The loop sets the log-probs and the entropy, which are None at first.
     """
@@ -40,8 +40,10 @@ class MicroBatch:
     advantages_M: torch.Tensor
     weights_M: torch.Tensor  # of the token in the loss of its global mini-batch
     engine_logps_M: torch.Tensor  # as the sampling engine reported them
-    rollouts: list[Rollout] = field(default_factory=list)  # its rows; their tokens lie end to end
-    last: bool = True  # of its mini-batch: after it the ranks' gradients must be added up
+    rollouts: list[Rollout] = field(
+        default_factory=list
+    )  # its rows; _M has their tokens in this order
+    last: bool = True  # of its mini-batch; then the ranks' gradients are added up
     old_logps_M: torch.Tensor | None = None  # the trainer's own, before the first update
     entropy_M: torch.Tensor | None = None  # of the policy that old_logps_M belong to
     new_logps_M: torch.Tensor | None = None  # those of the update, for the metrics
@@ -50,10 +52,10 @@ class MicroBatch:
 
 
 def loss_weights(micro: MicroBatch, tis_cap: float) -> torch.Tensor:
-    """The weight of each token in the loss [M]: that of its mini-batch, micro.weights_M.
+    """The weight of each token in the loss [M]: micro.weights_M.
 
-    With a cap above 0, which no paper here uses, times losses.truncated_importance. That corrects
-    the expectation of all the loss for an engine whose probabilities differ from the trainer's.
+    With a cap above 0, which no paper here uses, it is multiplied by losses.truncated_importance.
+    That corrects the whole loss for an engine whose probabilities differ from the trainer's.
     """
     if not tis_cap:
         return micro.weights_M
@@ -79,7 +81,7 @@ def rectangle(
     weights_B_R: torch.Tensor,
     device: torch.device,
 ) -> MicroBatch:
-    """One micro-batch of all these rollouts; see micro_batches. Without any, one of no tokens."""
+    """One micro-batch of all these rollouts; see micro_batches. The list may be empty."""
     width = max((len(r.prompt_ids) + len(r.response_ids) for r in rollouts), default=2)
     # The padding may be any id: no real token sees it (Policy.forward).
     ids_B_T = torch.zeros(max(len(rollouts), 1), width, dtype=torch.int64)
@@ -114,9 +116,9 @@ def micro_batches(
     advantages_B: of each response. weights_B_R: from losses.token_weights, over response positions.
     budget: padded tokens of one micro-batch; a longer sequence gets one to itself.
 
-    The sequences are sorted by length and cut where that saves most padding. They are dealt round
-    robin, so that ranks get equal work. All ranks get equally many micro-batches, some perhaps
-    empty, because FSDP's ranks compute in step.
+    The sequences are sorted by length, dealt to the ranks round robin, so that all have equal work,
+    and cut where that saves most padding. All ranks get equally many micro-batches, some perhaps
+    empty, because FSDP needs every rank in each pass.
     """
     length_B = [len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts]
     longest_first = sorted(range(len(rollouts)), key=lambda i: -length_B[i])
@@ -146,9 +148,9 @@ def cut_rectangles(
 ) -> list[list[int]]:
     """Cut a list of rows into rectangles within the budget at the least cost.
 
-    The cost is the number of padded tokens, and cut_cost for each rectangle. The first row of a
-    rectangle is its longest and sets the width. cheapest[end] is the cost of the best cuts of the
-    first `end` rows, and starts[end] is where the last of them begins.
+    The cost is the number of padded tokens plus cut_cost for each rectangle. The first row of a
+    rectangle is its longest and sets the width. By dynamic programming: cheapest[end] is the least
+    cost of the first `end` rows, and starts[end] is where their last rectangle begins.
     """
     cheapest, starts = [0], [0]
     for end in range(1, len(longest_first) + 1):
@@ -177,7 +179,7 @@ class Policy(nn.Module):
     It is a module and not a function because under FSDP the head's weight is whole only inside the
     root module's forward pass. loading.py makes one.
 
-    device: where micro-batches go. Under --offload the weights themselves wait in host memory.
+    device: of the micro-batches. With --offload the weights are in host memory.
     budget: tokens of one micro-batch, see micro_batches.
     """
 
@@ -197,7 +199,7 @@ class Policy(nn.Module):
         """The head's input [M, d] at the positions that predict the response tokens.
 
         There is no attention mask: under causal attention no real token sees the padding to its
-        right, and without a mask torch takes its flash kernel.
+        right, and without a mask torch uses its flash kernel.
         """
         predicts_B_T = micro.mask_B_T[:, 1:]  # position t predicts token t + 1
         return self.head.inputs(self.model, micro.ids_B_T)[:, :-1][predicts_B_T]
@@ -214,9 +216,9 @@ class Policy(nn.Module):
             yield name, full(tensor)
 
     def load_full_state(self, state: dict[str, torch.Tensor] | None) -> None:
-        """Copy whole tensors in, by name. None on ranks above 0 of a sharded policy: take rank 0's.
+        """Copy full tensors in, by name. On ranks above 0 of a sharded policy, state is None.
 
-        Raises Refused when names are missing or too many.
+        Raises Refused if a name is missing on either side.
         """
         own = self.model.state_dict()
         if state is not None and (missing := sorted(own.keys() ^ state.keys())):
@@ -232,7 +234,7 @@ class Policy(nn.Module):
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
-    """The whole of a tensor that FSDP may have sharded."""
+    """The full tensor, also of one that FSDP has sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -253,9 +255,9 @@ def copy_full(target: torch.Tensor, whole: torch.Tensor | None) -> None:
 
 @contextmanager
 def on_device(policy: Policy) -> Iterator[Policy]:
-    """Have a policy that waits in host memory on its device for the length of a `with` block.
+    """Move a policy from host memory to its device for a `with` block.
 
-    The copy on the device is dropped at the end. The one in host memory stays as it is.
+    The copy on the device is dropped at the end. The one in host memory is not changed.
     """
     tensors = [*policy.parameters(), *policy.buffers()]
     in_host_memory = [tensor.data for tensor in tensors]
@@ -272,7 +274,7 @@ def on_device(policy: Policy) -> Iterator[Policy]:
 
 
 def make_optimizer(policy: Policy, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over a policy. Fused, it reads and writes each number once."""
+    """Fused AdamW, which reads and writes each number once."""
     return torch.optim.AdamW(policy.parameters(), weight_decay=weight_decay, fused=True)
 
 
@@ -289,7 +291,7 @@ def set_learning_rate(
 def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, max_norm: float) -> float:
     """Clip the gradient to a global norm, step, and clear it. Returns the norm before clipping.
 
-    A non-finite gradient is thrown away: the weights stay as they were, and the caller counts it.
+    If the gradient is not finite, the weights are not changed; the caller counts such updates.
     """
     norm = float(full(torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)))
     if math.isfinite(norm):

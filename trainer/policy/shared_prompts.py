@@ -1,10 +1,10 @@
-"""A micro-batch in which the samples of a prompt share it: each token goes through the layers once.
+"""Compute each prompt once for all its samples. Only for a CPU, in one process.
 
-The tokens of all sequences lie end to end in one row [1, N] without padding, each prompt once,
-however many responses it has. Only attention needs to know whole sequences. Around it, the tokens'
-queries, keys and values are copied into right-padded rectangles, in which every response follows
-its prompt, and the results are copied back. Causal attention makes a prompt's numbers the same in
-all its rows, so the log-probs are those of separate sequences, up to rounding.
+The tokens of all sequences form one row [1, N] without padding, with each prompt once. Only
+attention needs whole sequences. For it, queries, keys and values are copied into right-padded
+rectangles, in which every response follows its prompt, and the results are copied back. Under
+causal attention a prompt has the same numbers in all its rows, so the log-probs are those of
+separate sequences, up to rounding.
 """
 
 import inspect
@@ -21,12 +21,12 @@ from trainer.data import Rollout
 from trainer.policy.logps import FAULTS
 from trainer.policy.policy import MicroBatch, Policy, cut_rectangles, mark_last, rectangle
 
-# A rectangle more costs as much as this many tokens of padding in attention, on a CPU.
+# One more rectangle costs as much as this many padded tokens in attention, on a CPU.
 RECTANGLE_COST = 128
 
 
 class SharedPromptsPolicy(Policy):
-    """A policy that computes each prompt once for all its samples, where micro-batches say how."""
+    """A policy that computes each prompt once for all its samples."""
 
     def hidden(self, micro: MicroBatch) -> torch.Tensor:
         """The head's input [M, d], see Policy.hidden."""
@@ -39,9 +39,9 @@ class SharedPromptsPolicy(Policy):
     def cut(
         self, rollouts: list[Rollout], advantages_B: torch.Tensor, weights_B_R: torch.Tensor
     ) -> list[MicroBatch]:
-        """Cut one mini-batch in its order, in which the samples of a prompt follow each other.
+        """Cut one mini-batch in its order, which keeps the samples of a prompt together.
 
-        The budget counts no padding.
+        The budget does not count padding.
         """
         length_B = [len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts]
         micros = []
@@ -53,7 +53,7 @@ class SharedPromptsPolicy(Policy):
 
 
 def fill(length_B: list[int], budget: int) -> list[list[int]]:
-    """Cut the rows, in their order, where the next one would exceed the budget."""
+    """Cut the rows, in order, where the next one would exceed the budget."""
     cuts, room = [], 0
     for row, length in enumerate(length_B):
         if not cuts or length > room:
@@ -66,28 +66,28 @@ def fill(length_B: list[int], budget: int) -> list[list[int]]:
 
 @dataclass
 class Packed:
-    """N different tokens end to end, and where they stand in the rows of the rectangles."""
+    """N different tokens end to end, and their places in the rectangles."""
 
     ids_1_N: torch.Tensor  # int64
     positions_1_N: torch.Tensor  # int64, of each token in its sequence
-    places: list[torch.Tensor]  # int64 [rows, T] each: which of the N tokens stands there
-    source_N: torch.Tensor  # int64, where each token is found in the rectangles laid end to end
+    places: list[torch.Tensor]  # int64 [rows, T] each: which of the N tokens is there
+    source_N: torch.Tensor  # int64, where to find each token in the flattened rectangles
     predicts_M: torch.Tensor  # int64, which of the N tokens predicts each response token
 
     def options(self) -> dict:
-        """What a model that shares prompts takes beside the ids."""
+        """The model's arguments besides the ids."""
         return {"position_ids": self.positions_1_N, "rectangles": (self.places, self.source_N)}
 
 
 @dataclass(kw_only=True)
 class PackedBatch(MicroBatch):
-    """A micro-batch that also says how its prompts are shared."""
+    """A micro-batch with its packed form."""
 
     packed: Packed
 
 
 def pack(rollouts: list[Rollout], device: torch.device) -> Packed:
-    """Lay the rollouts' tokens end to end, equal prompts once."""
+    """Put the rollouts' tokens end to end, equal prompts once."""
     starts, rows, size = {}, [], 0
     for rollout in rollouts:
         prompt = tuple(rollout.prompt_ids)
@@ -125,10 +125,10 @@ def pack(rollouts: list[Rollout], device: torch.device) -> Packed:
 
 
 def share_prompts(model) -> bool:
-    """Make a model ready for Packed.options, and return True; or leave it alone, and return False.
+    """Prepare a model for Packed.options and return True; return False if it is unsuitable.
 
-    It must have full attention in every layer, look its attention up by name, and take positions;
-    and it must give two packed sequences the logits that each gets alone.
+    It must have full attention in every layer, look it up by name, and accept positions. It must
+    give two packed sequences the logits that each gets alone.
     """
     layers = DynamicCache(config=model.config).layers
     own = model.config._attn_implementation
@@ -184,13 +184,13 @@ def packed_attention(module, query, key, value, attention_mask, rectangles=None,
 def _rows(states: torch.Tensor, place_B_T: torch.Tensor) -> torch.Tensor:
     """[1, heads, N, d] -> [B, heads, T, d]: each place's copy of its token's states.
 
-    The gradient of an embedding adds up the copies, faster than that of an index does.
+    The gradient of an embedding adds up the copies faster than that of indexing.
     """
     _, heads, N, d = states.shape
     copies = embedding(place_B_T, states.transpose(1, 2).reshape(N, heads * d))
     return copies.unflatten(-1, (heads, d)).transpose(1, 2)
 
 
-# No mask is ever given, and causal attention needs none.
+# There is no mask; causal attention needs none.
 AttentionInterface.register("packed", packed_attention)
 AttentionMaskInterface.register("packed", lambda *args, **kwargs: None)

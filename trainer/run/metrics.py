@@ -17,7 +17,7 @@ from trainer.sampler.engine import GAP_FATAL, GAP_WARNING
 
 
 class TokenMeans:
-    """Means over all response tokens of a step, whatever micro-batch or rank they were in."""
+    """Means over all response tokens of a step, on all ranks."""
 
     def __init__(self):
         self.sums, self.maxima, self.tokens = {}, {}, 0
@@ -79,8 +79,8 @@ def step_metrics(
 
     clip: the bounds of the clipped loss, (clip_low, clip_high) and perhaps dual_clip.
 
-    The log-prob gap compares the engine with the trainer over all tokens. Where the recipe has
-    computed raw log-probs for some micro-batches, it compares those alone: the engine's are raw.
+    The log-prob gap compares the engine with the trainer over all tokens. If the engine's log-probs
+    are raw, it covers the micro-batches for which the recipe has computed raw ones.
     """
     rewards_P_G = torch.tensor([[rollout.reward for rollout in group] for group in groups])
     group_size = rewards_P_G.shape[1]
@@ -109,11 +109,11 @@ def step_metrics(
 def token_ratio_metrics(
     micro: MicroBatch, clip_low: float, clip_high: float
 ) -> dict[str, torch.Tensor]:
-    """How far an update went, [M] each, by the ratio r = exp(new - old log-prob) of each *token*.
+    """How far an update went, by the ratio r = exp(new - old log-prob) of each *token*; [M] each.
 
-    approx_kl: k3 estimate of KL(old || new) in nats. clip_fraction_low and clip_fraction_high: 1
-    where a clip of the token's ratio removes its gradient, below (A < 0) and above (A > 0). A loss
-    with another ratio (GSPO's is one of whole sequences) clips elsewhere.
+    approx_kl: k3 estimate of KL(old || new) in nats. clip_fraction_low and clip_fraction_high: 1 if
+    a clip of the token's ratio removes its gradient, below (A < 0) and above (A > 0). A loss with
+    another ratio, such as GSPO's of whole sequences, clips elsewhere.
     """
     log_ratio_M = micro.new_logps_M - micro.old_logps_M
     log_ratio_M = log_ratio_M.clamp(-losses.MAX_LOG_RATIO, losses.MAX_LOG_RATIO)

@@ -1,4 +1,4 @@
-"""`--reward FILE.py:FUNCTION`: a reward of your own in place of a recipe's. See docs/own-reward.md.
+"""`--reward FILE.py:FUNCTION`: your own reward instead of the recipe's. See docs/own-reward.md.
 
     def my_reward(texts: list[str], answers: list[str], rows: list[Problem]) -> list[float]
 
