@@ -189,75 +189,8 @@ def python(*arguments, ranks=1, timeout=300, **options) -> subprocess.CompletedP
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
 
 
-# A script spends seconds on importing torch and transformers before it does anything. This process
-# has imported them already and runs each script in a fork of itself. So a script starts at once and
-# is still a process of its own, with its own signals and exit status. Several ranks are forks too,
-# under a launcher that ends them all when one fails, as torchrun does.
-FORGE = """
-import atexit, json, os, resource, runpy, signal, socket, sys, traceback
-import losses, rewards, tiny.pretrain, tiny.world
-import trainer.run.checkpoint, trainer.policy.policy, trainer.sampler.engine, trainer.run.run
-import tools.plot
-import trainer.sources.load
-from transformers.models.qwen2 import modeling_qwen2
-tiny.world.problems("train", "mixed")
-
-def run(command):
-    sys.argv, status = command, 0
-    try:
-        if command[0].endswith(".py"):
-            runpy.run_path(command[0], run_name="__main__")
-        else:
-            runpy.run_module(command[0], run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        status = end.code
-        if isinstance(status, str):
-            print(status, file=sys.stderr)
-            status = 1
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status or 0)  # an ordinary exit takes all of torch apart, longer than most tests
-
-def run_ranks(count, command):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
-    os.environ["LOCAL_WORLD_SIZE"] = str(count)
-    ranks, failed = [], False
-    for rank in range(count):
-        os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
-        ranks.append(os.fork() or run(command))
-    while ranks:
-        pid, status = os.wait()
-        ranks.remove(pid)
-        if status and not failed:
-            failed = True
-            for other in ranks:
-                os.kill(other, signal.SIGKILL)
-    os._exit(failed)
-
-for line in sys.stdin:
-    order = json.loads(line)
-    if "wait" in order:
-        print(os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1]), flush=True)
-    elif pid := os.fork():
-        print(pid, flush=True)
-    else:
-        for number, name in enumerate(("/dev/null", order["stdout"], order["stderr"])):
-            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
-        if largest := order["largest_file"]:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-        os.environ |= order["environment"]
-        run_ranks(order["ranks"], order["command"]) if order["ranks"] > 1 else run(order["command"])
-"""
-
-
 class Script:
-    """One running script, made by `start`."""
+    """One running script, made by `start`, in a fork of the process of forge.py."""
 
     def __init__(self, forge, folder, command, ranks=1, largest_file=0, **environment):
         self.forge, self.stdout, self.stderr = forge, folder / "stdout", folder / "stderr"
@@ -296,7 +229,7 @@ class Script:
 class Forge:
     def __init__(self):
         self.process = subprocess.Popen(
-            [sys.executable, "-c", FORGE],
+            [sys.executable, ROOT / "tests" / "forge.py"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,

@@ -1,14 +1,11 @@
 """The lab: arms fit the scripts, verdicts follow their rule, an experiment runs, is killed, and
 goes on."""
 
-import contextlib
 import dataclasses
 import importlib
 import json
 import re
 import shlex
-import signal
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -24,12 +21,6 @@ from lab.papers import EXPERIMENTS, Claim
 from trainer.run.flags import parse
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def lab_in(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "lab", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
 
 
 def plan_all(experiment, folder, seeds, steps):
@@ -223,8 +214,8 @@ def test_measures_are_means_over_the_last_quarter(tmp_path):
 # --- the command ---
 
 
-def test_without_a_name_it_lists_papers_arms_and_times():
-    done = lab_in()
+def test_without_a_name_it_lists_papers_arms_and_times(start):
+    done = start("lab").wait()
     assert done.returncode == 0, done.stderr
     for name, experiment in EXPERIMENTS.items():
         assert f"{name}  (" in done.stdout and experiment.paper[:40] in done.stdout
@@ -239,11 +230,11 @@ def test_without_a_name_it_lists_papers_arms_and_times():
         (["aggregation", "--seeds", "6", "--most", "5"], "--most 5"),
     ],
 )
-def test_a_wrong_command_gets_one_sentence(arguments, word, tmp_path):
-    done = lab_in(*arguments, "--out", tmp_path)
+def test_a_wrong_command_gets_one_sentence(arguments, word, start, tmp_path):
+    done = start("lab", *arguments, "--out", tmp_path / "out").wait()
     assert done.returncode != 0 and done.stdout == ""
     assert done.stderr.startswith("lab: ") and done.stderr.count("\n") == 1 and word in done.stderr
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_page_in_the_repository_is_what_its_results_say():
@@ -277,53 +268,56 @@ def small(folder):
     return dataclasses.replace(whole, arms=arms, claims=(whole.claims[0],), steps=3)
 
 
-def test_an_experiment_runs_is_killed_and_goes_on(tmp_path, capfd, monkeypatch):
+# The lab with that experiment alone. Its runs are forks, as all scripts of the tests.
+LAB = """
+import json, subprocess, sys
+from pathlib import Path
+import forge, test_lab
+import lab.__main__ as lab
+
+subprocess.Popen, out = forge.Popen, Path(sys.argv[1])
+small = test_lab.small(out)
+lab.EXPERIMENTS.clear()
+lab.EXPERIMENTS["small"] = small
+lab.run_experiment("small", out, steps=None, **json.loads(sys.argv[2]))
+"""
+
+
+def test_an_experiment_runs_is_killed_and_goes_on(start, tmp_path):
+    script = tmp_path / "small.py"
+    script.write_text(LAB)
+
+    def lab(**options):
+        return start(script, tmp_path, json.dumps(options))
+
+    def whole(**options):
+        done = lab(**options).wait()
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done
+
     # Killed without warning as soon as its first run is done, with the second under way.
-    code = "import sys, pathlib, test_lab, lab.__main__ as lab; out = pathlib.Path(sys.argv[1])\n"
-    code += "lab.EXPERIMENTS['small'] = test_lab.small(out)\n"
-    code += "lab.run_experiment('small', out, seeds=2, jobs=1, steps=None)"
-    paths = {"PYTHONPATH": ":".join([str(ROOT), str(ROOT / "tests"), *sys.path])}
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    process = subprocess.Popen(command, env=run.ENVIRONMENT | paths, stderr=subprocess.DEVNULL)
+    killed = lab(seeds=2, jobs=1)
     second = tmp_path / "runs" / "small" / "easy-GRPO" / "seed0" / "config.json"
-    while not second.exists():
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            pytest.fail(f"ended by itself with {process.wait(timeout=0.1)}")
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    killed.wait_for(second.exists)
+    killed.kill()
     first = tmp_path / "runs" / "small" / "easy-Lite-PPO" / "seed0" / "metrics.jsonl"
     assert not (tmp_path / "results" / "small").exists()
     kept = first.stat().st_mtime_ns
 
-    import lab.__main__ as command_line
-
-    experiment = small(tmp_path)
-    for name in list(EXPERIMENTS):
-        monkeypatch.delitem(EXPERIMENTS, name)
-    monkeypatch.setitem(EXPERIMENTS, "small", experiment)
-    command_line.run_experiment("small", tmp_path, seeds=2, jobs=2, steps=None)
-    assert "small: 100%" in capfd.readouterr().err
-    # Nothing is left to do.
-    command_line.run_experiment("small", tmp_path, seeds=2, jobs=2, steps=None)
+    assert "small: 100%" in whole(seeds=2, jobs=2).stderr
+    whole(seeds=2, jobs=2)  # nothing is left to do
     assert first.stat().st_mtime_ns == kept
     first_result = json.loads((tmp_path / "results" / "small" / "results.json").read_text())
-    needed = page.measure(experiment, first_result)[0].seeds_needed
+    needed = page.measure(small(tmp_path), first_result)[0].seeds_needed
     # Two seeds say that it takes more; three are allowed.
-    command_line.run_experiment("small", tmp_path, seeds=2, most=3, jobs=2, steps=None)
-    said = capfd.readouterr().out
+    said = whole(seeds=2, most=3, jobs=2).stdout
     assert needed > 2 and "seeds: easy: Lite PPO 3, easy: GRPO 3\n" in said
 
     page.write_page(tmp_path)
     result = json.loads((tmp_path / "results" / "small" / "results.json").read_text())
     assert result["steps"] == 3
-    assert [(r["arm"], r["seed"]) for r in result["runs"]] == [
-        ("easy: Lite PPO", 0),
-        ("easy: GRPO", 0),
-        ("easy: Lite PPO", 1),
-        ("easy: GRPO", 1),
-        ("easy: Lite PPO", 2),
-        ("easy: GRPO", 2),
-    ]
+    arms = [(arm, seed) for seed in range(3) for arm in ("easy: Lite PPO", "easy: GRPO")]
+    assert [(r["arm"], r["seed"]) for r in result["runs"]] == arms
     for record in result["runs"]:
         (command,) = record["commands"]
         assert command.startswith("liteppo.py --tiny") and f"--seed {record['seed']}" in command

@@ -1,0 +1,113 @@
+"""Runs scripts in forks of a process that has imported what they need, as conftest.py orders.
+
+A script spends seconds on importing torch and transformers before it does anything. A fork starts
+at once and is still a process of its own, with its own signals and exit status. Several ranks are
+forks too, under a launcher that ends them all when one fails, as torchrun does.
+"""
+
+import atexit
+import importlib
+import json
+import os
+import resource
+import runpy
+import signal
+import socket
+import sys
+import traceback
+
+LOADED = """losses rewards matplotlib.pyplot tiny.pretrain tiny.world tools.plot trainer.run.launch
+trainer.run.run trainer.sources.load transformers.models.qwen2.modeling_qwen2""".split()  # noqa: SIM905
+
+
+def run(command: list[str]):
+    """Run a .py file, or a module, as `python` would. It ends this process."""
+    sys.argv, status = command, 0
+    try:
+        if command[0].endswith(".py"):
+            runpy.run_path(command[0], run_name="__main__")
+        else:
+            runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        status = end.code
+        if isinstance(status, str):
+            print(status, file=sys.stderr)
+            status = 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status or 0)  # an ordinary exit takes all of torch apart, longer than most tests
+
+
+def run_ranks(count: int, command: list[str]):
+    """Run the command on as many ranks, and end this process with status 1 if one of them fails."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    ranks, failed = [], False
+    for rank in range(count):
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        ranks.append(os.fork() or run(command))
+    while ranks:
+        pid, status = os.wait()
+        ranks.remove(pid)
+        if status and not failed:
+            failed = True
+            for other in ranks:
+                os.kill(other, signal.SIGKILL)
+    os._exit(failed)
+
+
+class Popen:
+    """Takes the place of subprocess.Popen in a script: a Python script runs in a fork, too."""
+
+    def __init__(self, command, *, env, stdout, **_):
+        assert command[0] == sys.executable
+        if not (pid := os.fork()):
+            redirect(os.open("/dev/null", os.O_RDONLY), stdout.fileno(), stdout.fileno())
+            os.environ |= env
+            run(command[1:])
+        self.pid = pid
+
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+
+def redirect(*files: int) -> None:
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+
+
+def obey(order: dict) -> int:
+    """Wait for a process and return its status, or start one and return its number."""
+    if "wait" in order:
+        return os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1])
+    if pid := os.fork():
+        return pid
+    how = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    redirect(*(os.open(name, how) for name in ("/dev/null", order["stdout"], order["stderr"])))
+    if largest := order["largest_file"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    os.environ |= order["environment"]
+    if order["ranks"] > 1:
+        run_ranks(order["ranks"], order["command"])
+    return run(order["command"])
+
+
+def main() -> None:
+    for name in LOADED:
+        importlib.import_module(name)
+    sys.modules["tiny.world"].problems("train", "mixed")
+    for line in sys.stdin:
+        print(obey(json.loads(line)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
