@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forge import no_picture
 from huggingface_hub.utils import filter_repo_objects
 
 from trainer.run import publish
@@ -50,7 +51,9 @@ def short_run(out, *flags):
     few = {"steps": 2, "prompts_per_step": 2, "samples_per_prompt": 2, "eval_samples": 1}
     few |= {"eval_data": "tiny:eval/easy", "max_response_tokens": 8, "eval_max_tokens": 8}
     config = module.Config(**(module.TINY | {"out": str(out)} | few | dict(flags)))
-    module.main(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "plot_run", no_picture)
+        module.main(config)
 
 
 @pytest.mark.parametrize("name", ["trackio", "wandb"])

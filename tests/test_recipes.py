@@ -14,27 +14,17 @@ import time
 
 import pytest
 import torch
+from architectures import byte_tokenizer
 from conftest import ROOT, SHARED, Script, python, save_random_model
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from trainer.data import chat_ids
 from trainer.run.kept import TOKEN_COLUMNS, read
 
 RECIPES = ["justrl", "prorl", "liteppo"]
 STEPS = 8
-SMALL = [
-    "--prompts_per_step",
-    4,
-    "--samples_per_prompt",
-    4,
-    "--eval_samples",
-    2,
-    "--eval_every",
-    2,
-    "--save_every",
-    2,
-]
+SMALL = "--prompts_per_step 4 --samples_per_prompt 4 --eval_samples 2 --eval_every 2 --save_every 2"
 OWN = {
     "justrl": [],
     # Resets on both sides of a kill, in a world where most groups are mixed.
@@ -54,17 +44,8 @@ def eval_file(tmp_path_factory):
 
 
 def flags(recipe, out, eval_file, steps=STEPS):
-    return [
-        "--tiny",
-        *SMALL,
-        *OWN[recipe],
-        "--eval_data",
-        eval_file,
-        "--steps",
-        steps,
-        "--out",
-        out,
-    ]
+    own = ["--eval_data", eval_file, "--steps", steps, "--out", out]
+    return ["--tiny", *SMALL.split(), *OWN[recipe], *own]
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +69,12 @@ def whole_run(tmp_path_factory, forge, eval_file):
     return run
 
 
-def rows(out, name="metrics.jsonl"):
-    return [json.loads(line) for line in (out / name).read_text().splitlines()]
+def rows(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def timeless(rows):
-    return [
-        {key: value for key, value in row.items() if not key.startswith("seconds_")} for row in rows
-    ]
+    return [{k: v for k, v in row.items() if not k.startswith("seconds_")} for row in rows]
 
 
 def checkpoints(out):
@@ -119,13 +98,8 @@ FIELDS_OF = {
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_run_leaves_its_recipe_metrics_samples_curves_and_checkpoints(whole_run, recipe):
     out, printed = whole_run(recipe)
-    assert {path.name for path in out.iterdir()} - {"tensorboard"} == {
-        "config.json",
-        "metrics.jsonl",
-        "rollouts",
-        "curves.png",
-        "checkpoints",
-    }
+    left = {"config.json", "metrics.jsonl", "rollouts", "curves.png", "checkpoints"}
+    assert {path.name for path in out.iterdir()} - {"tensorboard"} == left
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert checkpoints(out) == ["step_000006", "step_000008"]  # the last two, whole
     config = json.loads((out / "config.json").read_text())
@@ -151,20 +125,14 @@ def test_a_run_leaves_its_recipe_metrics_samples_curves_and_checkpoints(whole_ru
             assert row["sampled_groups"] >= row["trained_groups"] == 4
             assert row["sampled_groups"] * 4 * row["length"] == pytest.approx(row["tokens"])
             assert 0 < row["trained_accuracy"] < 1
-            assert (
-                0.499 < row["reward_std"] < 0.578
-            )  # of one or two right in four, divided by n - 1: no group is alike
+            # Of one or two right in four, divided by n - 1: no group is alike.
+            assert 0.499 < row["reward_std"] < 0.578
             assert row.get("event") == ("reset" if row["step"] % 3 == 0 else None)
         else:
             assert row["tokens"] == pytest.approx(16 * row["length"])
             assert 0 <= row["reward_std"] < (1.155 if recipe == "justrl" else 0.578)
-            assert row["reward_std"] > 0 or row["accuracy"] in (
-                0,
-                0.25,
-                0.5,
-                0.75,
-                1,
-            )  # four groups, each alike
+            alike = row["accuracy"] in (0, 0.25, 0.5, 0.75, 1)  # four groups, each alike
+            assert row["reward_std"] > 0 or alike
     if recipe == "liteppo":
         assert all(row["approx_kl"] == 0 for row in steps)  # one update a batch: every ratio is 1
     else:
@@ -204,12 +172,7 @@ def test_a_checkpoint_is_a_model_folder_that_transformers_opens(whole_run, recip
     base = AutoModelForCausalLM.from_pretrained(
         ROOT / "tiny" / "models" / "base", dtype=torch.float32
     )
-    ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "3+5=?"}],
-        add_generation_prompt=True,
-        return_dict=False,
-        return_tensors="pt",
-    )
+    ids = torch.tensor([chat_ids(tokenizer, "3+5=?")])
     assert model.dtype == torch.float32, "master weights"
     logits, base_logits = model(input_ids=ids).logits, base(input_ids=ids).logits
     assert torch.isfinite(logits).all()
@@ -246,9 +209,7 @@ def assert_same_run(out, whole):
     )
 
 
-@pytest.mark.parametrize(
-    ("recipe", "sort"), [("justrl", "SIGINT"), ("prorl", "SIGTERM"), ("liteppo", "SIGTERM")]
-)
+@pytest.mark.parametrize(("recipe", "sort"), [("justrl", "SIGINT"), ("prorl", "SIGTERM")])
 def test_killed_then_stopped_then_finished_is_the_run_that_nobody_touched(
     whole_run, start, eval_file, tmp_path, recipe, sort
 ):
@@ -291,7 +252,7 @@ def test_killed_then_stopped_then_finished_is_the_run_that_nobody_touched(
     assert_same_run(out, whole)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", ["justrl", "prorl"])
 def test_a_finished_run_is_left_as_it_is_and_more_steps_continue_it(
     whole_run, start, eval_file, tmp_path, recipe
 ):
@@ -310,7 +271,7 @@ def test_a_finished_run_is_left_as_it_is_and_more_steps_continue_it(
     assert checkpoints(out)[-1] == f"step_{STEPS + 1:06d}"
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", ["prorl"])
 def test_another_recipe_in_the_same_folder_is_refused_by_field(
     whole_run, start, eval_file, tmp_path, recipe
 ):
@@ -339,69 +300,35 @@ def test_a_run_moves_from_two_ranks_to_one_and_back(whole_run, start, eval_file,
         assert done.returncode == 0, done.stderr[-3000:]
         assert f"{ranks} rank(s)" in done.stdout + done.stderr
     assert [row["step"] for row in rows(out)] == list(range(7))
-    for row, expected in zip(
-        timeless(rows(out)), timeless(rows(whole_run(recipe)[0])), strict=False
-    ):
-        for key in expected:
-            if key != "logp_gap_max":  # a matter of rounding alone
-                assert row[key] == (
-                    expected[key]
-                    if key == "event"
-                    else pytest.approx(expected[key], abs=1e-4, rel=1e-4)
-                )
+    whole = timeless(rows(whole_run(recipe)[0]))
+    for row, expected in zip(timeless(rows(out)), whole, strict=False):
+        assert row.get("event") == expected.get("event")
+        rounded = {"event", "logp_gap_max"}  # the gap is a matter of rounding alone
+        for key in expected.keys() - rounded:
+            assert row[key] == pytest.approx(expected[key], abs=1e-4, rel=1e-4)
 
 
 # --- real problems ---
 
 
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
 def byte_level_model(folder):
-    """Save a random Qwen2 with heads of 32 over bytes, and a tokenizer with a chat template."""
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab={token: i for i, token in enumerate(["<|pad|>", "<|end|>", *sorted(alphabet())])},
-            merges=[],
-        )
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>"
-    )
-    fast.chat_template = (
-        "{% for message in messages %}{{ message.role }}: {{ message.content }}<|end|>{% endfor %}"
-        "{% if add_generation_prompt %}assistant: {% endif %}"
-    )
-    save_random_model(folder, vocab_size=len(fast), positions=2048)  # eos is id 1 there too
-    fast.save_pretrained(folder)
+    """Save a random Qwen2 over bytes, and a tokenizer with a chat template."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    save_random_model(folder, vocab_size=len(tokenizer), positions=2048)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
-def alphabet():
-    return pre_tokenizers.ByteLevel.alphabet()
-
-
-REAL = [
-    "--prompts_per_step",
-    4,
-    "--samples_per_prompt",
-    4,
-    "--eval_samples",
-    1,
-    "--eval_max_tokens",
-    12,
-    "--max_response_tokens",
-    12,
-    "--max_prompt_tokens",
-    1500,
-    "--steps",
-    2,
-    "--learning_rate",
-    1e-3,
-    "--tokens_per_micro_batch",
-    4096,
-    "--warmup_steps",
-    0,
-]
+REAL = """--prompts_per_step 4 --samples_per_prompt 4 --eval_samples 1 --eval_max_tokens 12
+--max_response_tokens 12 --max_prompt_tokens 1500 --steps 2 --learning_rate 1e-3
+--tokens_per_micro_batch 4096 --warmup_steps 0""".split()  # noqa: SIM905
 
 
 def real_problem_flags(tmp_path, file, recipe):
@@ -410,19 +337,9 @@ def real_problem_flags(tmp_path, file, recipe):
         pytest.skip(f"{source} is not here: public problem files are no part of the repository")
     head = tmp_path / file
     head.write_text("".join(source.read_text().splitlines(keepends=True)[:14]))
-    rounds = ["--max_rounds", 2] if recipe == "prorl" else []
-    out = tmp_path / "run"
-    return [
-        "--model",
-        byte_level_model(tmp_path / "model"),
-        "--data",
-        head,
-        "--eval_data",
-        head,
-        "--out",
-        out,
-        *rounds,
-    ]
+    given = {"model": byte_level_model(tmp_path / "model"), "data": head, "eval_data": head}
+    given |= {"out": tmp_path / "run"} | ({"max_rounds": 2} if recipe == "prorl" else {})
+    return [word for name, value in given.items() for word in (f"--{name}", value)]
 
 
 def check_two_real_steps(done, out):
@@ -431,21 +348,15 @@ def check_two_real_steps(done, out):
     assert "eval_accuracy" in first
     assert [row["step"] for row in steps] == [1, 2]
     assert all(row["logp_gap"] < 1e-4 and row["skipped_updates"] == 0 for row in steps)
-    assert (
-        AutoModelForCausalLM.from_pretrained(out / "checkpoints" / "step_000002").num_parameters()
-        > 0
-    )
+    AutoModelForCausalLM.from_pretrained(out / "checkpoints" / "step_000002")
 
 
 @pytest.mark.parametrize(
     ("recipe", "file"),
     [
         ("justrl", "gsm8k_train.jsonl"),
-        ("justrl", "dapo_math_17k_head14.jsonl"),
         ("prorl", "dapo_math_17k_head14.jsonl"),
-        ("liteppo", "gsm8k_train.jsonl"),
-        pytest.param("prorl", "gsm8k_train.jsonl", marks=pytest.mark.slow),
-        pytest.param("liteppo", "dapo_math_17k_head14.jsonl", marks=pytest.mark.slow),
+        ("liteppo", "dapo_math_17k_head14.jsonl"),
     ],
 )
 def test_two_steps_on_real_problems(start, tmp_path, recipe, file):
@@ -510,114 +421,32 @@ def refused(done, recipe):
     return lines[0]
 
 
-def broken_model(tmp_path, *missing):
-    folder = byte_level_model(tmp_path / "model")
-    for name in missing:
-        (folder / name).unlink()
-    return folder
-
-
-def rows_file(tmp_path, *lines):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
+TWO_ROWS = ['{"problem": "1+1=?", "answer": "2"}', '{"problem": "1+2=?"}']
+# What each command line, model folder and file of problems may have wrong: test_config.py,
+# test_models.py, test_data.py.
 BAD_INPUT = {
-    "an unknown flag": (
-        "justrl",
-        lambda t: ["--tiny", "--learningrate", "1"],
-        r"unknown argument --learningrate",
-    ),
-    "a word for a number": (
-        "justrl",
-        lambda t: ["--tiny", "--steps", "many"],
-        r"--steps: invalid int value: 'many'",
-    ),
-    "a missing file": (
-        "prorl",
-        lambda t: ["--tiny", "--data", t / "no.jsonl"],
-        r"no\.jsonl: no such file",
-    ),
-    "an unknown source": (
-        "prorl",
-        lambda t: ["--tiny", "--data", "gsm8k"],
-        r"gsm8k: not a known source",
-    ),
-    "a malformed row": (
-        "liteppo",
-        lambda t: [
-            "--tiny",
-            "--data",
-            rows_file(t, '{"problem": "1+1=?", "answer": "2"}', '{"problem": "1+2=?"}'),
-        ],
-        r"rows\.jsonl, line 2: no answer column",
-    ),
-    "no JSON": (
-        "justrl",
-        lambda t: ["--tiny", "--data", rows_file(t, "1+1=?")],
-        r"rows\.jsonl, line 1: not valid JSON",
-    ),
-    "prompts all too long": (
-        "justrl",
-        lambda t: ["--tiny", "--max_prompt_tokens", "3"],
-        r"no prompt of .* fits in 3",
-    ),
-    "a folder without config.json": (
-        "justrl",
-        lambda t: ["--tiny", "--model", broken_model(t, "config.json")],
-        r"model holds no config\.json",
-    ),
-    "a folder without tokenizer": (
-        "justrl",
-        lambda t: ["--tiny", "--model", broken_model(t, "tokenizer.json", "tokenizer_config.json")],
-        r"model holds no tokenizer\.json",
-    ),
-    "a folder without weights": (
-        "justrl",
-        lambda t: ["--tiny", "--model", broken_model(t, "model.safetensors")],
-        r"model",
-    ),
-    "an empty folder": ("prorl", lambda t: ["--model", t], r"holds no tokenizer\.json"),
-    "an unknown tiny model": (
-        "justrl",
-        lambda t: ["--tiny", "--model", "tiny:huge"],
-        r'no tiny model "huge"',
-    ),
-    "no GPU for the paper's scale": ("justrl", lambda t: [], r"needs a GPU: try --tiny"),
-    "no GPU for prorl's": ("prorl", lambda t: [], r"needs a GPU: try --tiny"),
-    "no GPU for liteppo's": ("liteppo", lambda t: [], r"needs a GPU: try --tiny"),
-    "an unknown engine": (
-        "liteppo",
-        lambda t: ["--tiny", "--engine", "sglang"],
-        r"invalid choice: 'sglang'",
-    ),
-    "an unknown KL estimator": (
-        "prorl",
-        lambda t: ["--tiny", "--kl_estimator", "k4"],
-        r"k1.*k2.*k3",
-    ),
-    "an unknown center": ("liteppo", lambda t: ["--tiny", "--center", "mean"], r"center"),
-    "an unknown scale": ("liteppo", lambda t: ["--tiny", "--scale", "std"], r"scale"),
-    "an unknown aggregation": (
-        "liteppo",
-        lambda t: ["--tiny", "--aggregation", "mean"],
-        r"token.*sequence",
-    ),
-    "a group of one": (
-        "justrl",
-        lambda t: ["--tiny", "--samples_per_prompt", "1"],
-        r"samples_per_prompt must be at least 2",
-    ),
+    "an unknown flag": ("--learningrate 1", r"unknown argument --learningrate"),
+    "a missing file": ("--data {0}/no.jsonl", r"no\.jsonl: no such file"),
+    "a malformed row": ("--data {rows}", r"rows\.jsonl, line 2: no answer column"),
+    "prompts all too long": ("--max_prompt_tokens 3", r"no prompt of .* fits in 3"),
+    "a folder without weights": ("--model {model}", r"model"),
+    "an unknown tiny model": ("--model tiny:huge", r'no tiny model "huge"'),
 }
 
 
 @pytest.mark.parametrize("what", BAD_INPUT)
 def test_bad_input_is_refused_in_one_sentence(start, eval_file, tmp_path, what):
-    recipe, command, sentence = BAD_INPUT[what]
-    small = [] if "GPU" in what else [*SMALL, "--eval_data", eval_file, "--out", tmp_path / "run"]
-    done = start(recipe, *small, *command(tmp_path)).wait()
-    assert re.search(sentence, refused(done, recipe))
+    flag, sentence = BAD_INPUT[what]
+    (tmp_path / "rows.jsonl").write_text("\n".join(TWO_ROWS))
+    (byte_level_model(tmp_path / "model") / "model.safetensors").unlink()
+    given = flag.format(tmp_path, rows=tmp_path / "rows.jsonl", model=tmp_path / "model")
+    done = start("liteppo", *flags("liteppo", tmp_path / "run", eval_file), *given.split()).wait()
+    assert re.search(sentence, refused(done, "liteppo"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_paper_s_scale_needs_a_gpu(start, recipe):
+    assert "needs a GPU: try --tiny" in refused(start(recipe).wait(), recipe)
 
 
 def test_a_folder_under_a_file_is_refused(start, eval_file, tmp_path):

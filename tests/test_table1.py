@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from forge import no_picture
 from test_lockstep import drift, markers
 
 import justrl
-import tools.plot
 from lab import complexity, systems, table1, techniques
 from trainer.data import Order, Problem, Rollout
 
@@ -39,7 +39,7 @@ def rows(out):
 def run(monkeypatch, out, *flags):
     """The metrics of a run in this process."""
     with monkeypatch.context() as patch:
-        patch.setattr(tools.plot, "plot_run", lambda _, out: out.touch())
+        patch.setattr(table1, "plot_run", no_picture)
         table1.main(command_line(patch, *SMALL, "--out", out, *flags))
     return rows(out)
 
@@ -98,7 +98,7 @@ def test_off_it_repeats_justrl_s_metrics_to_the_last_digit(monkeypatch, tmp_path
         **dict(prompts_per_step=4, steps=3, eval_every=3, eval_data=problems),
         out=str(tmp_path / "justrl"),
     )
-    monkeypatch.setattr(tools.plot, "plot_run", lambda _, out: out.touch())
+    monkeypatch.setattr(justrl, "plot_run", no_picture)
     justrl.main(plain)
     expected = rows(tmp_path / "justrl")
     seen = run(monkeypatch, tmp_path / "table1", *flags)
