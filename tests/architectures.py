@@ -38,8 +38,7 @@ MORE = {
     **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "youtu"), EXPERTS | LATENT),
     **dict.fromkeys(("deepseek_v32", "glm_moe_dsa", "glm4_moe_lite"), EXPERTS | LATENT),
     **dict.fromkeys(("minicpm3", "longcat_flash"), LATENT),
-    "bamba": STATES | dict(attn_layer_indices=[1]),
-    "granitemoehybrid": STATES,
+    "bamba": STATES | dict(attn_layer_indices=[1]), "granitemoehybrid": STATES,
     **dict.fromkeys(("bert", "bert-generation", "camembert", "electra", "ernie"), DECODER),
     **dict.fromkeys(("roberta", "xlm-roberta", "rembert", "megatron-bert", "reformer"), DECODER),
     "cohere_compass_text": dict(layer_types=["full_attention", "full_attention"]),
@@ -47,9 +46,8 @@ MORE = {
     "falcon_h1": STATES | dict(lm_head_multiplier=0.25, mamba_d_ssm=128),
     "gemma3n_text": dict(vocab_size_per_layer_input=288, hidden_size_per_layer_input=16),
     "gemma4_text": dict(vocab_size_per_layer_input=288, hidden_size_per_layer_input=16),
-    "gpt_neo": dict(
-        attention_types=[[["global", "local"], 1]], attention_layers=["global", "local"]
-    ),
+    "gpt_neo": dict(attention_types=[[["global", "local"], 1]],
+        attention_layers=["global", "local"]),
     "granite": dict(logits_scaling=6.0, attention_multiplier=0.3, residual_multiplier=0.5),
     "granitemoe": dict(logits_scaling=3.0),
     "jamba": dict(attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2),
@@ -59,9 +57,8 @@ MORE = {
     "opt": dict(word_embed_proj_dim=32),  # its head takes a projection of the last hidden state
     "qwen3_5_text": dict(layer_types=["linear_attention", "full_attention"]),
     "qwen3_next": dict(layer_types=["linear_attention", "full_attention"]),
-    "xlm": dict(causal=True, emb_dim=64),
-    "xlstm": dict(embedding_dim=64, num_blocks=2),
-}
+    "xlm": dict(causal=True, emb_dim=64), "xlstm": dict(embedding_dim=64, num_blocks=2),
+}  # fmt: skip
 
 
 def tiny_config(name: str):

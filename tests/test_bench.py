@@ -280,17 +280,9 @@ def test_trl_compare_measures_both_sides(bench):
     if not trl_python.exists():
         pytest.skip("needs a python with TRL at ../venv-trl, see bench/trl_compare.py")
     flags = [
-        "--prompts",
-        4,
-        "--trl_micro_batch",
-        8,
-        "--rounds",
-        1,
-        "--steps",
-        2,
-        "--trl_python",
+        "--prompts", 4, "--trl_micro_batch", 8, "--rounds", 1, "--steps", 2, "--trl_python",
         trl_python,
-    ]
+    ]  # fmt: skip
     result = bench(trl_compare, *flags)
     assert result["ratios"].keys() == {"rollout", "logps", "update", "step"}
     assert result["trl_versions"]["trl"]

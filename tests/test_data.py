@@ -109,16 +109,13 @@ MANY_BOXES = "So $\\boxed{3}$, $\\boxed{5}$ and $\\boxed{7}$."
         ({"problem": "p", "answer": "so\n#### $18"}, "18"),
         ({"problem": "p", "answer": "so\n#### 1,018 dollars"}, "1018"),
         ({"problem": "p", "answer": "so\n#### 18\nNote: rounded"}, "18"),
-        ({"problem": "p", "answer": "#### 3/4"}, "3/4"),
-        ({"problem": "p", "answer": "27.0"}, "27"),
-        ({"problem": "p", "answer": 27.0}, "27"),
-        ({"problem": "p", "answer": "2.50"}, "2.50"),
-        ({"problem": "p", "expected_answer": "5"}, "5"),
-        ({"Problem": "p", "Answer": "5"}, "5"),
+        ({"problem": "p", "answer": "#### 3/4"}, "3/4"), ({"problem": "p", "answer": "27.0"}, "27"),
+        ({"problem": "p", "answer": 27.0}, "27"), ({"problem": "p", "answer": "2.50"}, "2.50"),
+        ({"problem": "p", "expected_answer": "5"}, "5"), ({"Problem": "p", "Answer": "5"}, "5"),
         ({"problem": "p", "extra_info": {"answer": "5"}}, "5"),
         ({"problem": "p", "reward_model": '{"ground_truth": "5", "style": "rule"}'}, "5"),
     ],
-)
+)  # fmt: skip
 def test_golds_are_read_as_they_are_meant(tmp_path, row, answer):
     path = write(tmp_path / "a.jsonl", [row])
     assert [problem.answer for problem in load_problems(path)] == [answer or row["answer"]]
@@ -163,12 +160,9 @@ def test_latex_that_json_has_read_in_a_problem_is_said_with_its_line(tmp_path, c
 @pytest.mark.parametrize(
     "row",
     [
-        {"problem": "1+1?", "answer": "2"},
-        {"question": "1+1?", "final_answer": "2"},
-        {"prompt": "1+1?", "ground_truth": "2"},
-        {"problem": "1+1?", "answer": 2},
-        {"problem": "1+1?", "answer": 2.0},
-        {"problem": " 1+1? ", "answer": " 2 "},
+        {"problem": "1+1?", "answer": "2"}, {"question": "1+1?", "final_answer": "2"},
+        {"prompt": "1+1?", "ground_truth": "2"}, {"problem": "1+1?", "answer": 2},
+        {"problem": "1+1?", "answer": 2.0}, {"problem": " 1+1? ", "answer": " 2 "},
         {"problem": "1+1?", "answer": None, "final_answer": "2"},
         {"problem": "1+1?", "final_answer": ["2"]},
         {"problem": "1+1?", "answer": "\\boxed{2}", "solution": "So it is \\boxed{3}."},
@@ -176,13 +170,12 @@ def test_latex_that_json_has_read_in_a_problem_is_said_with_its_line(tmp_path, c
         {"problem": "1+1?", "solution": "One and one.\n#### 2"},
         {"question": "1+1?", "answer": "One <<1+1=2>> and one.\n#### 2"},
         {"prompt": "1+1?", "solution": "2", "reward_model": {"ground_truth": "2"}},
-        verl("1+1?", "2"),
-        verl(HEAD + "1+1?" + TAIL, "2"),
+        verl("1+1?", "2"), verl(HEAD + "1+1?" + TAIL, "2"),
         verl(HEAD + "wrapped otherwise" + TAIL, "2", raw_problem="1+1?"),
         verl("<|im_start|>user\nwrapped otherwise<|im_end|>", "2", question="1+1?"),
     ],
     ids=lambda row: "+".join(row)[:40],
-)
+)  # fmt: skip
 def test_every_layout_of_every_kind_of_file(tmp_path, kind, row):
     assert load_problems(write(tmp_path / f"sums.{kind}", [row])) == [Problem("1+1?", "2", "sums")]
 
@@ -260,47 +253,19 @@ def test_what_only_resembles_a_wrapper_stays(text):
 @pytest.mark.parametrize(
     ("gold", "answer"),
     [
-        *[
-            ("025", "25"),
-            ("0", "0"),
-            ("000", "0"),
-            ("-007", "-7"),
-            ("0.5", "0.5"),
-            ("00.5", "00.5"),
-            ("100", "100"),
-        ],
-        *[
-            ("0a", "0a"),
-            ("01,200", "01,200"),
-            ("1,200", "1,200"),
-            (" 7 ", "7"),
-            (7, "7"),
-            (7.0, "7"),
-            (0.25, "0.25"),
-        ],
-        *[
-            ("\\boxed{204}", "204"),
-            ("$\\boxed{204}$", "204"),
-            ("\\boxed{025}", "25"),
-            ("\\boxed{ 7 }", "7"),
-        ],
-        *[
-            ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
-            ("\\boxed{\\{1\\}}", "\\{1\\}"),
-            ("\\boxed{\\}}", "\\}"),
-        ],
-        *[
-            ("\\boxed{1} or \\boxed{2}", "1 or 2"),
-            ("\\boxed{1", "\\boxed{1"),
-        ],
-        *[
-            ("so\n#### 1,080", "1080"),
-            ("so\n#### -12", "-12"),
-            ("#### 1 #### 2", "2"),
-            (["72"], "72"),
-        ],
+        *[("025", "25"), ("0", "0"), ("000", "0"), ("-007", "-7"), ("0.5", "0.5"), ("00.5", "00.5"),
+            ("100", "100")],
+        *[("0a", "0a"), ("01,200", "01,200"), ("1,200", "1,200"), (" 7 ", "7"), (7, "7"),
+            (7.0, "7"), (0.25, "0.25")],
+        *[("\\boxed{204}", "204"), ("$\\boxed{204}$", "204"), ("\\boxed{025}", "25"),
+            ("\\boxed{ 7 }", "7")],
+        *[("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"), ("\\boxed{\\{1\\}}", "\\{1\\}"),
+            ("\\boxed{\\}}", "\\}")],
+        *[("\\boxed{1} or \\boxed{2}", "1 or 2"), ("\\boxed{1", "\\boxed{1")],
+        *[("so\n#### 1,080", "1080"), ("so\n#### -12", "-12"), ("#### 1 #### 2", "2"),
+            (["72"], "72")],
     ],
-)
+)  # fmt: skip
 def test_golds_become_bare_strings(gold, answer):
     assert clean_answer(gold) == answer
 
@@ -308,14 +273,11 @@ def test_golds_become_bare_strings(gold, answer):
 @pytest.mark.parametrize(
     ("solution", "answer"),
     [
-        ("\\boxed{1} then \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
-        ("thus \\fbox{3}", "3"),
-        ("thus $\\boxed 9$ only", "9"),
-        ("thus \\boxed {9}", "9"),
-        ("thus \\boxed{9", None),
+        ("\\boxed{1} then \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"), ("thus \\fbox{3}", "3"),
+        ("thus $\\boxed 9$ only", "9"), ("thus \\boxed {9}", "9"), ("thus \\boxed{9", None),
         ("thus 9", None),
     ],
-)
+)  # fmt: skip
 def test_the_last_box_of_a_solution(solution, answer):
     assert last_box(solution) == answer
 
@@ -323,21 +285,12 @@ def test_the_last_box_of_a_solution(solution, answer):
 @pytest.mark.parametrize(
     ("gold", "answer"),
     [
-        ("$x$", "x"),
-        ("$$ x $$", "x"),
-        (r"\(x\)", "x"),
-        (r"\[ x \]", "x"),
-        ("$x$.", "x"),
-        ("$69$,$84$", "69, 84"),
-        ("$f(n)=n$, $g(n)=1$.", "f(n)=n, g(n)=1"),
-        (r"\(1\), \(2\)", "1, 2"),
-        ("$025$", "25"),
-        (r"$\boxed{7}$", "7"),
-        (r"\boxed{$7$}", "7"),
-        (r"$\$5$", r"\$5"),
-        (r"\[x \\[2pt] y\]", r"x \\[2pt] y"),
+        ("$x$", "x"), ("$$ x $$", "x"), (r"\(x\)", "x"), (r"\[ x \]", "x"), ("$x$.", "x"),
+        ("$69$,$84$", "69, 84"), ("$f(n)=n$, $g(n)=1$.", "f(n)=n, g(n)=1"),
+        (r"\(1\), \(2\)", "1, 2"), ("$025$", "25"), (r"$\boxed{7}$", "7"), (r"\boxed{$7$}", "7"),
+        (r"$\$5$", r"\$5"), (r"\[x \\[2pt] y\]", r"x \\[2pt] y"),
     ],
-)
+)  # fmt: skip
 def test_golds_lose_the_marks_of_a_formula(gold, answer):
     assert clean_answer(gold) == answer
 
@@ -345,25 +298,16 @@ def test_golds_lose_the_marks_of_a_formula(gold, answer):
 @pytest.mark.parametrize(
     ("gold", "answer"),
     [
-        ('["5"]', "5"),
-        ("['5']", "5"),
-        ('[["5"]]', "5"),
-        ("[5]", "5"),
-        ("[ '5' , ]", "5"),
-        ('["1","2"]', "1, 2"),
-        ("['1', 2]", "1, 2"),
+        ('["5"]', "5"), ("['5']", "5"), ('[["5"]]', "5"), ("[5]", "5"), ("[ '5' , ]", "5"),
+        ('["1","2"]', "1, 2"), ("['1', 2]", "1, 2"),
         ("['1' '2']", "1, 2"),  # numpy prints no commas
         ("['81', '256']", "81, 256"),  # 81,256 would be one number
         (r'["\\frac{1}{2}"]', r"\frac{1}{2}"),
         (r'["\frac{1}{2}"]', r"\frac{1}{2}"),  # not the form feed that JSON reads
-        (r"['\\pi', '$3$']", r"\pi, 3"),
-        (r'["90\u00b0"]', "90°"),
-        (r'["a\"b"]', 'a"b'),
-        (["1", "2"], "1, 2"),
-        (["$1$", "025", 7.0], "1, 25, 7"),
-        ([["5"]], "5"),
+        (r"['\\pi', '$3$']", r"\pi, 3"), (r'["90\u00b0"]', "90°"), (r'["a\"b"]', 'a"b'),
+        (["1", "2"], "1, 2"), (["$1$", "025", 7.0], "1, 25, 7"), ([["5"]], "5"),
     ],
-)
+)  # fmt: skip
 def test_golds_in_lists_are_joined(gold, answer):
     assert clean_answer(gold) == answer
 
@@ -394,16 +338,12 @@ def test_numbers_become_plain_digits(gold, answer):
 @pytest.mark.parametrize(
     "gold",
     [
-        *(
-            '["a"' + " " * 99_999 + "x",
-            "[" * 99_999 + '"',
-            "[" + "1, " * 33_333 + "'x",
-            "0" * 99_999,
-        ),
+        *('["a"' + " " * 99_999 + "x", "[" * 99_999 + '"', "[" + "1, " * 33_333 + "'x",
+            "0" * 99_999),
         *("$" * 99_999, "$x" + " " * 99_999, "\\(" * 49_999, "\\[" + "x" * 99_999, "$x$," * 24_999),
     ],
     ids=lambda gold: gold[:6],
-)
+)  # fmt: skip
 def test_very_long_golds_take_no_time(gold):
     began = time.process_time()
     clean_answer(gold + "!")
@@ -502,20 +442,14 @@ def test_a_message_may_be_a_list_of_text_parts(tmp_path):
         ([USER, SYSTEM, USER], "prompt has a system message after another turn; put it first"),
         ([USER, ANSWER, ANSWER], "prompt ends in two assistant messages; join them"),
         ([SYSTEM, ANSWER], "prompt has no user message"),
-        (
-            [USER, ("tool", "x")],
-            "prompt has a message of role 'tool'; expected system, user, assistant",
-        ),
-        (
-            [("user", [{"type": "image", "url": "x"}])],
-            "prompt has a message with a part that is no text",
-        ),
-        (
-            [USER, ("assistant", "So \\boxed{1}.")],
-            "prompt ends in an assistant turn that holds a boxed answer: remove it",
-        ),
+        ([USER, ("tool", "x")],
+            "prompt has a message of role 'tool'; expected system, user, assistant"),
+        ([("user", [{"type": "image", "url": "x"}])],
+            "prompt has a message with a part that is no text"),
+        ([USER, ("assistant", "So \\boxed{1}.")],
+            "prompt ends in an assistant turn that holds a boxed answer: remove it"),
     ],
-)
+)  # fmt: skip
 def test_a_chat_that_cannot_be_kept_is_refused(tmp_path, turns, fault):
     path = write(tmp_path / "a.jsonl", [chat_row(USER), chat_row(*turns)])
     with pytest.raises(ValueError) as error:
@@ -561,10 +495,8 @@ ANY_ANSWER = "reward_model, answer, final_answer, expected_answer, ground_truth,
     ("row", "fault"),
     [
         ({"problem": "p"}, f"no answer column; expected one of {ANY_ANSWER}, found problem"),
-        (
-            {"answer": "1", "text": "p"},
-            "no problem column; expected one of problem, question, prompt, found answer, text",
-        ),
+        ({"answer": "1", "text": "p"},
+            "no problem column; expected one of problem, question, prompt, found answer, text"),
         ({"problem": "", "answer": "1"}, "empty problem"),
         ({"problem": " \n", "answer": "1"}, "empty problem"),
         ({"problem": None, "answer": "1"}, "empty problem"),
@@ -577,25 +509,17 @@ ANY_ANSWER = "reward_model, answer, final_answer, expected_answer, ground_truth,
         ({"problem": 3, "answer": "1"}, "problem is int; expected text"),
         ({"problem": "p", "answer": True}, "answer is bool; expected text or a number"),
         ({"problem": "p", "answer": {"a": 1}}, "answer is dict; expected text or a number"),
-        (
-            {"problem": "p", "answer": [["1"], ["2"]]},
-            "answer is a list of lists; expected text or a number",
-        ),
+        ({"problem": "p", "answer": [["1"], ["2"]]},
+            "answer is a list of lists; expected text or a number"),
         ({"problem": "p", "answer": []}, "empty answer"),
         ({"problem": "p", "answer": float("inf")}, "answer is Infinity; expected a finite number"),
         ({"problem": "p", "answer": "1", "verify": "x"}, "verify is str; expected an object"),
-        (
-            {"problem": "p", "solution": "so 3"},
-            "the solution holds no \\boxed{} and no #### with the answer",
-        ),
-        (
-            {**verl("p", "1"), "reward_model": "1"},
-            "reward_model is str; expected an object with ground_truth",
-        ),
-        (
-            {**verl("p", "1"), "reward_model": {}},
-            "no answer column; expected one of ground_truth, found nothing",
-        ),
+        ({"problem": "p", "solution": "so 3"},
+            "the solution holds no \\boxed{} and no #### with the answer"),
+        ({**verl("p", "1"), "reward_model": "1"},
+            "reward_model is str; expected an object with ground_truth"),
+        ({**verl("p", "1"), "reward_model": {}},
+            "no answer column; expected one of ground_truth, found nothing"),
         (verl("p", None), "empty answer"),
         ({**verl("p", "1"), "prompt": ["p"]}, "prompt is not a list of {role, content} messages"),
         ({**verl("p", "1"), "prompt": []}, "prompt has no user message"),
@@ -603,7 +527,7 @@ ANY_ANSWER = "reward_model, answer, final_answer, expected_answer, ground_truth,
         (["p", "1"], "expected an object with a problem and an answer, found list"),
         ("3", "expected an object with a problem and an answer, found int"),
     ],
-)
+)  # fmt: skip
 def test_a_malformed_row_is_named_with_file_line_and_fault(tmp_path, row, fault):
     path = write(tmp_path / "bad.jsonl", [GOOD, "", row])
     with pytest.raises(ValueError) as error:
@@ -703,34 +627,18 @@ def test_a_malformed_row_of_a_table_is_named_by_its_number(tmp_path, kind):
 @pytest.mark.parametrize(
     ("name", "content", "fault"),
     [
-        (
-            "a.jsonl",
-            b'{"problem": "p", "answer": "1"}\n{"problem": "p",\n',
-            ", line 2: not valid JSON (Expecting",
-        ),
-        (
-            "a.jsonl",
-            b'{"problem": "\xff", "answer": "1"}\n',
-            ", line 1: not valid JSON ('utf-8' codec",
-        ),
-        (
-            "a.json",
-            b'[{"problem": "p", "answer": "1"},',
-            ": not valid JSON (Expecting value: line 1 column",
-        ),
+        ("a.jsonl", b'{"problem": "p", "answer": "1"}\n{"problem": "p",\n',
+            ", line 2: not valid JSON (Expecting"),
+        ("a.jsonl", b'{"problem": "\xff", "answer": "1"}\n',
+            ", line 1: not valid JSON ('utf-8' codec"),
+        ("a.json", b'[{"problem": "p", "answer": "1"},',
+            ": not valid JSON (Expecting value: line 1 column"),
         ("a.parquet", b"PAR1 no", ": not a Parquet file ("),
-        ("a.jsonl", b"", ": no problems in it"),
-        ("a.json", b"[]", ": no problems in it"),
-        (
-            "a.jsonl",
-            b'{"problem": "p", "answer": "1",}',
-            ", line 1: not valid JSON (Expecting prop",
-        ),
-        (
-            "a.jsonl",
-            b'{"problem": "p", "answer": "1", "answer": "2"}',
-            ", line 1: not valid JSON (the key answer occurs twice)",
-        ),
+        ("a.jsonl", b"", ": no problems in it"), ("a.json", b"[]", ": no problems in it"),
+        ("a.jsonl", b'{"problem": "p", "answer": "1",}',
+            ", line 1: not valid JSON (Expecting prop"),
+        ("a.jsonl", b'{"problem": "p", "answer": "1", "answer": "2"}',
+            ", line 1: not valid JSON (the key answer occurs twice)"),
         ("a.jsonl", b"[" * 100_000, ", line 1: not valid JSON (maximum recursion depth"),
         ("a.jsonl", b" \n\r\n", ": no problems in it"),
         ("a.jsonl", b"\xff\xfe\x00", ": not valid UTF-16 ("),
@@ -739,7 +647,7 @@ def test_a_malformed_row_of_a_table_is_named_by_its_number(tmp_path, kind):
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1", ": it is a git-lfs pointer"),
         ("a.csv", b"problem,answer\n", f": unknown kind of file; give {ACCEPTED}"),
     ],
-)
+)  # fmt: skip
 def test_a_broken_file_is_named_with_its_fault(tmp_path, name, content, fault):
     path = tmp_path / name
     path.write_bytes(content)
@@ -832,76 +740,42 @@ def test_a_missing_file_says_what_is_accepted(tmp_path):
 
 HUB_ROWS = {
     ("BytedTsinghua-SIA/DAPO-Math-17k", None, "train"): [verl(HEAD + "p?" + TAIL, "034")] * 100,
-    ("open-r1/DAPO-Math-17k-Processed", "all", "train"): [
-        {
-            **verl("", "34"),
-            "prompt": "p?",
-            "solution": "34",
-            "source_prompt": [{"content": "w", "role": "user"}],
-        }
-    ],
-    ("BytedTsinghua-SIA/AIME-2024", None, "train"): [
-        verl(HEAD + "p?" + TAIL, "34", raw_problem="p?", split=None)
-    ]
-    * 32,
-    ("HuggingFaceH4/aime_2024", None, "train"): [
-        {"id": 1, "problem": "p?", "solution": "s", "answer": "034", "url": "u", "year": "2024"}
-    ],
-    ("math-ai/aime24", None, "test"): [
-        {"id": 1, "problem": "p?", "solution": "\\boxed{034}", "url": "u"}
-    ],
+    ("open-r1/DAPO-Math-17k-Processed", "all", "train"):
+        [{**verl("", "34"), "prompt": "p?", "solution": "34", "source_prompt": [{"content": "w",
+        "role": "user"}]}],
+    ("BytedTsinghua-SIA/AIME-2024", None, "train"):
+        [verl(HEAD + "p?" + TAIL, "34", raw_problem="p?", split=None)] * 32,
+    ("HuggingFaceH4/aime_2024", None, "train"):
+        [{"id": 1, "problem": "p?", "solution": "s", "answer": "034", "url": "u", "year": "2024"}],
+    ("math-ai/aime24", None, "test"):
+        [{"id": 1, "problem": "p?", "solution": "\\boxed{034}", "url": "u"}],
     ("math-ai/aime25", None, "test"): [{"problem": "p?", "answer": "34", "id": "1"}],
     ("math-ai/amc23", None, "test"): [{"id": 1, "answer": 34.0, "question": "p?", "url": "u"}],
     ("math-ai/minervamath", None, "test"): [{"question": "p?", "answer": "34"}],
-    ("MathArena/aime_2025", None, "train"): [
-        {"problem_idx": 1, "problem": "p?", "answer": 34, "problem_type": ["A"]}
-    ],
-    ("MathArena/hmmt_feb_2025", None, "train"): [
-        {"problem_idx": 1, "problem": "p?", "answer": "34", "problem_type": ["A"]}
-    ],
-    ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train"): [
-        {
-            "question": "p?",
-            "solution": ["Hm."],
-            "final_answer": ["$34$"],
-            "is_multiple_answer": False,
-            "unit": None,
-        }
-    ],
-    ("HuggingFaceH4/MATH-500", None, "test"): [
-        {
-            "problem": "p?",
-            "solution": "\\boxed{1}",
-            "answer": "34",
-            "subject": "s",
-            "level": 2,
-            "unique_id": "u",
-        }
-    ],
+    ("MathArena/aime_2025", None, "train"):
+        [{"problem_idx": 1, "problem": "p?", "answer": 34, "problem_type": ["A"]}],
+    ("MathArena/hmmt_feb_2025", None, "train"):
+        [{"problem_idx": 1, "problem": "p?", "answer": "34", "problem_type": ["A"]}],
+    ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train"):
+        [{"question": "p?", "solution": ["Hm."], "final_answer": ["$34$"],
+        "is_multiple_answer": False, "unit": None}],
+    ("HuggingFaceH4/MATH-500", None, "test"):
+        [{"problem": "p?", "solution": "\\boxed{1}", "answer": "34", "subject": "s", "level": 2,
+        "unique_id": "u"}],
     ("openai/gsm8k", "main", "train"): [{"question": "p?", "answer": "<<2*17=34>>34\n#### 34"}],
-    ("agentica-org/DeepScaleR-Preview-Dataset", None, "train"): [
-        {"problem": "p?", "answer": "34", "solution": ""},
-        {"problem": "q?", "answer": "", "solution": "\\boxed{2}"},
-    ],
-    ("POLARIS-Project/Polaris-Dataset-53K", None, "train"): [
-        {"problem": "p?", "answer": "34", "difficulty": "3/8"},
-        {"problem": None, "answer": "1", "difficulty": "3/8"},
-        {"problem": "q?", "answer": None, "difficulty": "3/8"},
-    ],
-    ("zwhe99/DeepMath-103K", None, "train"): [
-        {
-            "question": "p?",
-            "final_answer": "34",
-            "difficulty": 5.5,
-            "topic": "t",
-            "r1_solution_1": "\\boxed{1}",
-        }
-    ],
-    ("hkust-nlp/SimpleRL-Zoo-Data", "simplelr_qwen_level3to5/train.parquet", "train"): [
-        {**verl("<|im_start|>user\np?<|im_end|>\n", "34"), "answer": "34"}
-    ],
+    ("agentica-org/DeepScaleR-Preview-Dataset", None, "train"):
+        [{"problem": "p?", "answer": "34", "solution": ""}, {"problem": "q?", "answer": "",
+        "solution": "\\boxed{2}"}],
+    ("POLARIS-Project/Polaris-Dataset-53K", None, "train"):
+        [{"problem": "p?", "answer": "34", "difficulty": "3/8"}, {"problem": None, "answer": "1",
+        "difficulty": "3/8"}, {"problem": "q?", "answer": None, "difficulty": "3/8"}],
+    ("zwhe99/DeepMath-103K", None, "train"):
+        [{"question": "p?", "final_answer": "34", "difficulty": 5.5, "topic": "t",
+        "r1_solution_1": "\\boxed{1}"}],
+    ("hkust-nlp/SimpleRL-Zoo-Data", "simplelr_qwen_level3to5/train.parquet", "train"):
+        [{**verl("<|im_start|>user\np?<|im_end|>\n", "34"), "answer": "34"}],
     ("someone/unknown-set", None, "train"): [{"question": "p?", "final_answer": "34"}],
-}
+}  # fmt: skip
 
 
 def test_a_benchmark_has_one_name_for_all_its_copies(hub):
@@ -1252,16 +1126,11 @@ def test_an_order_of_nothing_is_refused():
 # --- the public files ---
 
 ROWS = {
-    **{
-        "gsm8k_train": 7473,
-        "gsm8k_test": 1319,
-        "math_train_7498": 7498,
-        "math500": 500,
-        "deepmath_5k": 4994,
-    },
+    **{"gsm8k_train": 7473, "gsm8k_test": 1319, "math_train_7498": 7498, "math500": 500,
+        "deepmath_5k": 4994},
     **{"aime24": 30, "aime25": 30, "amc23": 40, "minerva": 272, "olympiadbench": 674},
     **{"hmmt25": 30, "brumo25": 30, "cmimc25": 40, "dapo_aime2024": 30, "dapo_math_17k_head14": 14},
-}
+}  # fmt: skip
 
 
 @needs_shared

@@ -10,25 +10,15 @@ from conftest import ROOT
 
 # Who stands on whom: a module may import from its own room and from the rooms before it.
 FLOORS = [
-    {"losses", "verifier", "tiny"},
-    {"rewards"},
-    {"trainer"},
-    {"tools"},
-    {"justrl", "prorl", "liteppo", "evaluate"},
-    {"lab"},
-    {"bench"},
-    {"tests"},
-]
+    {"losses", "verifier", "tiny"}, {"rewards"}, {"trainer"}, {"tools"},
+    {"justrl", "prorl", "liteppo", "evaluate"}, {"lab"}, {"bench"}, {"tests"},
+]  # fmt: skip
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # The same inside trainer/.
 TRAINER = [
-    {"errors"},
-    {"machine", "data", "ranks"},
-    {"network"},
-    {"sources", "policy"},
-    {"sampler"},
+    {"errors"}, {"machine", "data", "ranks"}, {"network"}, {"sources", "policy"}, {"sampler"},
     {"run"},
-]
+]  # fmt: skip
 TRAINER_ROOMS = {room: floor for floor, rooms in enumerate(TRAINER) for room in rooms}
 
 

@@ -107,30 +107,11 @@ def test_common_hyperparameters_stand_in_the_same_order(other):
 # The settings that make up the algorithm. --tiny may change none of them, because it only makes the
 # paper's algorithm smaller.
 ALGORITHM = {
-    "samples_per_prompt",
-    "updates_per_step",
-    "temperature",
-    "top_p",
-    "top_k",
-    "clip_low",
-    "clip_high",
-    "dual_clip",
-    "center",
-    "scale",
-    "aggregation",
-    "overlong_filter",
-    "overlong_penalty",
-    "robust_verifier",
-    "kl_coefficient",
-    "kl_estimator",
-    "reset_optimizer",
-    "max_rounds",
-    "termination_penalty",
-    "weight_decay",
-    "max_grad_norm",
-    "tis_cap",
-    "logic_weight",
-}
+    "samples_per_prompt", "updates_per_step", "temperature", "top_p", "top_k", "clip_low",
+    "clip_high", "dual_clip", "center", "scale", "aggregation", "overlong_filter",
+    "overlong_penalty", "robust_verifier", "kl_coefficient", "kl_estimator", "reset_optimizer",
+    "max_rounds", "termination_penalty", "weight_decay", "max_grad_norm", "tis_cap", "logic_weight",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

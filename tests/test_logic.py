@@ -114,15 +114,12 @@ def test_sources():
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        ("logic:sudokus", "no such split or task"),
-        ("logic:", "no such split or task"),
-        ("logic:graph_color/11", "no such split or task"),
-        ("logic:train:0", "positive number"),
-        ("logic:train:", "positive number"),
-        ("logic:train:many", "positive number"),
+        ("logic:sudokus", "no such split or task"), ("logic:", "no such split or task"),
+        ("logic:graph_color/11", "no such split or task"), ("logic:train:0", "positive number"),
+        ("logic:train:", "positive number"), ("logic:train:many", "positive number"),
         ("logic:puzzle24", "excluded, its verifier takes any four numbers"),
     ],
-)
+)  # fmt: skip
 def test_bad_sources_get_one_sentence(source, sentence):
     with pytest.raises(ValueError, match=sentence) as error:
         load_problems(source)

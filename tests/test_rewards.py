@@ -51,21 +51,9 @@ def reference_strict_box(solution: str, gold: str) -> float:
 def test_strict_box_agrees_with_the_reference_on_random_text():
     rng = random.Random(0)
     pieces = [
-        r"\boxed{",
-        r"\boxed{42}",
-        r"\boxed {",
-        r"\fbox{",
-        "{",
-        "}",
-        r"\}",
-        r"\{",
-        "4",
-        "42",
-        " ",
-        "\n",
-        "x" * 40,
-        "é",
-    ]
+        r"\boxed{", r"\boxed{42}", r"\boxed {", r"\fbox{", "{", "}", r"\}", r"\{", "4", "42", " ",
+        "\n", "x" * 40, "é",
+    ]  # fmt: skip
     verdicts = []
     for _ in range(20_000):
         text = "".join(rng.choices(pieces, k=rng.randint(0, 14)))
@@ -80,27 +68,17 @@ def test_strict_box_agrees_with_the_reference_on_random_text():
     [
         (r"\boxed{42}", "42", 1),
         (r"\boxed{42}" + "x" * 90, "42", 1),  # the box just fits into the last 100 characters
-        (r"\boxed{42}" + "x" * 91, "42", -1),
-        (r"\boxed{1} then \boxed{42}", "42", 1),
+        (r"\boxed{42}" + "x" * 91, "42", -1), (r"\boxed{1} then \boxed{42}", "42", 1),
         (r"\boxed{42} then \boxed{1}", "42", -1),
         (r"\boxed{42} then \boxed{1", "42", -1),  # an unclosed later box voids the good one
-        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}", 1),
-        (r"\boxed{\{1\}}", r"\{1\}", 1),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}", 1), (r"\boxed{\{1\}}", r"\{1\}", 1),
         (r"\boxed{1\}}", "1\\", 1),  # an escaped brace closes like any other
-        (r"\boxed{\boxed{42}}", "42", 1),
-        (r"\boxed{}", "", 1),
-        (r"\boxed {42}", "42", -1),
-        (r"\boxed 42", "42", -1),
-        (r"\fbox{42}", "42", -1),
-        (r"\boxed{ 42}", "42", -1),
-        (r"\boxed{042}", "42", -1),
-        (r"\boxed{4,200}", "4200", -1),
-        (r"\boxed{x=42}", "42", -1),
-        (r"\boxed{42}", " 42", -1),
-        ("42", "42", -1),
-        ("", "", -1),
+        (r"\boxed{\boxed{42}}", "42", 1), (r"\boxed{}", "", 1), (r"\boxed {42}", "42", -1),
+        (r"\boxed 42", "42", -1), (r"\fbox{42}", "42", -1), (r"\boxed{ 42}", "42", -1),
+        (r"\boxed{042}", "42", -1), (r"\boxed{4,200}", "4200", -1), (r"\boxed{x=42}", "42", -1),
+        (r"\boxed{42}", " 42", -1), ("42", "42", -1), ("", "", -1),
     ],
-)
+)  # fmt: skip
 def test_strict_box_quirks(response, answer, reward):
     assert strict_box(response, answer) == reward
 
@@ -125,23 +103,14 @@ def test_overlong_penalty_follows_dapo():
 @pytest.mark.parametrize(
     ("answer", "gold", "reward"),
     [
-        (r"\dfrac12", r"\frac{1}{2}", 1),
-        ("1/2", r"\frac{1}{2}", 1),
-        ("0.5", r"\frac{1}{2}", 1),
-        (".5", "0.5", 1),
-        ("x = 5", "5", 1),
-        (r"\left( 1, 2 \right)", "(1,2)", 1),
-        (r"30^\circ", "30", 1),
-        (r"5 \text{ cm}", "5", 1),
-        (r"\$18\%", "18", 1),
-        (r"\sqrt2", r"\sqrt{2}", 1),
-        (r"\text{east}", "east", 1),
+        (r"\dfrac12", r"\frac{1}{2}", 1), ("1/2", r"\frac{1}{2}", 1), ("0.5", r"\frac{1}{2}", 1),
+        (".5", "0.5", 1), ("x = 5", "5", 1), (r"\left( 1, 2 \right)", "(1,2)", 1),
+        (r"30^\circ", "30", 1), (r"5 \text{ cm}", "5", 1), (r"\$18\%", "18", 1),
+        (r"\sqrt2", r"\sqrt{2}", 1), (r"\text{east}", "east", 1),
         ("2x+1", "1+2x", -1),  # a string match knows no algebra
-        (r"42 \text{ or } 43", "43", -1),
-        ("(2,1)", "(1,2)", -1),
-        ("1", "2", -1),
+        (r"42 \text{ or } 43", "43", -1), ("(2,1)", "(1,2)", -1), ("1", "2", -1),
     ],
-)
+)  # fmt: skip
 def test_deepscaler_match(answer, gold, reward):
     assert deepscaler_match(box(answer), gold) == reward
 
@@ -180,15 +149,12 @@ def test_robust_judges_the_last_box_only():
         (r"$\boxed{3}$, $\boxed{5}$ and $\boxed{7}$.", "3, 5, 7"),
         (r"\boxed{3} \text{ or } \boxed{5}", "3 or 5"),
         (r"\boxed{3}\quad\text{and}\quad\boxed{5}", "3, 5"),
-        (r"So \boxed{(1,2)}, \boxed{(3,4)}", "(1,2), (3,4)"),
-        ("\\boxed{42}\n\n\\boxed{42}", "42"),
+        (r"So \boxed{(1,2)}, \boxed{(3,4)}", "(1,2), (3,4)"), ("\\boxed{42}\n\n\\boxed{42}", "42"),
         ("\\boxed{41}\n\n\\boxed{42}", "42"),  # no comma: the last one counts
-        (r"\boxed{3}, then I checked: \boxed{5}", "5"),
-        (r"\boxed{\boxed{42}}", "42"),
-        (r"\boxed{3}, \boxed{5", None),
-        ("nothing", None),
+        (r"\boxed{3}, then I checked: \boxed{5}", "5"), (r"\boxed{\boxed{42}}", "42"),
+        (r"\boxed{3}, \boxed{5", None), ("nothing", None),
     ],
-)
+)  # fmt: skip
 def test_boxes_that_form_a_list_are_one_answer(response, answer):
     assert last_answer(response) == answer
 
@@ -241,67 +207,38 @@ def test_robust_accepts_every_gold_as_itself_and_in_another_dress(name):
 # ---------------------------------------------------------------- robust: hostile input
 
 HOSTILE = {
-    "tower": "9^{9^{9^9}}",
-    "tower of tens": "10^{10^{10^{10}}}",
-    "tower ascii": "9**9**9**9",
-    "tower bare": "9^9^9^9",
-    "tower in parentheses": "(((9^{999})^{999})^{999})^{999}",
-    "tower divided": r"\frac{9^{9^{9^{9}}}}{9^{9^{9^{9}}}}",
-    "large exponent": "2^{100000000}",
-    "modulus": r"7^{7^{7^7}} \bmod 10",
-    "factorial": "100000000!",
-    "factorials": "((9!)!)!",
-    "factorial bangs": "9!!!!!!!!",
-    "factorial quotient": r"\frac{9999999!}{9999998!}",
-    "factorial medium": "9999!",
-    "binomial": r"\binom{100000000}{50000000}",
+    "tower": "9^{9^{9^9}}", "tower of tens": "10^{10^{10^{10}}}", "tower ascii": "9**9**9**9",
+    "tower bare": "9^9^9^9", "tower in parentheses": "(((9^{999})^{999})^{999})^{999}",
+    "tower divided": r"\frac{9^{9^{9^{9}}}}{9^{9^{9^{9}}}}", "large exponent": "2^{100000000}",
+    "modulus": r"7^{7^{7^7}} \bmod 10", "factorial": "100000000!", "factorials": "((9!)!)!",
+    "factorial bangs": "9!!!!!!!!", "factorial quotient": r"\frac{9999999!}{9999998!}",
+    "factorial medium": "9999!", "binomial": r"\binom{100000000}{50000000}",
     "binomials": r"\binom{\binom{999}{99}}{\binom{999}{9}}",
-    "product": r"\prod_{i=1}^{100000000} i",
-    "sum": r"\sum_{i=1}^{10^9} \frac{1}{i^2}",
+    "product": r"\prod_{i=1}^{100000000} i", "sum": r"\sum_{i=1}^{10^9} \frac{1}{i^2}",
     "integral": r"\int_0^1 e^{\sin(x^x)} dx",
     "limit": r"\lim_{x\to 0} \frac{\sin(\tan x)-\tan(\sin x)}{x^7}",
-    "braces": "{" * 5000 + "42" + "}" * 5000,
-    "short braces": "{" * 140 + "42" + "}" * 140,
-    "parentheses": "(" * 140 + "42" + ")" * 140,
-    "roots": r"\sqrt{" * 400 + "2" + "}" * 400,
+    "braces": "{" * 5000 + "42" + "}" * 5000, "short braces": "{" * 140 + "42" + "}" * 140,
+    "parentheses": "(" * 140 + "42" + ")" * 140, "roots": r"\sqrt{" * 400 + "2" + "}" * 400,
     "short roots": r"\sqrt{" * 40 + "2" + "}" * 40,
-    "fractions": r"\frac{1}{1+" * 24 + "x" + "}" * 24,
-    "long number": "7" * 100_000,
-    "long text": "x" * 1_000_000,
-    "long sum": "+".join(["x"] * 140),
-    "long list": ",".join("123456789" * 15),
-    "long spaces": " " * 280 + "42 x",
-    "backslashes": "\\" * 299 + "x",
-    "commas": "," * 299,
-    "mixed junk": r"\frac\sqrt^_\left(\right]" * 11,
-    "polynomial": "(x+y+z+w)^{999}",
+    "fractions": r"\frac{1}{1+" * 24 + "x" + "}" * 24, "long number": "7" * 100_000,
+    "long text": "x" * 1_000_000, "long sum": "+".join(["x"] * 140),
+    "long list": ",".join("123456789" * 15), "long spaces": " " * 280 + "42 x",
+    "backslashes": "\\" * 299 + "x", "commas": "," * 299,
+    "mixed junk": r"\frac\sqrt^_\left(\right]" * 11, "polynomial": "(x+y+z+w)^{999}",
     "roots of sums": r"\sqrt{2+\sqrt{3+\sqrt{5+\sqrt{7+\sqrt{11+\sqrt{13}}}}}}",
     "trigonometry": r"\sin(\cos(\tan(\sin(\cos(\tan(x))))))^{99}",
-    "matrix power": r"\begin{pmatrix} x & y \\ z & w \end{pmatrix}^{9999}",
-    "empty": "",
-    "space": " ",
-    "braces empty": "{}",
-    "nul": "4\x002",
-    "surrogate": "4\ud8002",
-    "surrogate word": "\udcff",
-    "emoji": "🧮" * 70,
-    "full width": "４２",
-    "arabic digits": "٤٢",
-    "right to left": "\u202e24",
-    "superscripts": "2²²²²²²",
-    "none": "None",
-    "nan": "nan",
-    "not a pair": '["42", "43"]\n["42", "42"]',
-    "import": "__import__('os').system('touch CANARY')",
+    "matrix power": r"\begin{pmatrix} x & y \\ z & w \end{pmatrix}^{9999}", "empty": "",
+    "space": " ", "braces empty": "{}", "nul": "4\x002", "surrogate": "4\ud8002",
+    "surrogate word": "\udcff", "emoji": "🧮" * 70, "full width": "４２", "arabic digits": "٤٢",
+    "right to left": "\u202e24", "superscripts": "2²²²²²²", "none": "None", "nan": "nan",
+    "not a pair": '["42", "43"]\n["42", "42"]', "import": "__import__('os').system('touch CANARY')",
     "import in text": r"\text{__import__('os').system('touch CANARY')}",
     "eval": "eval(compile('open(\"CANARY\",\"w\")','','exec'))",
     "lambda": "(lambda: open('CANARY','w'))()",
-    "attribute": "().__class__.__base__.__subclasses__()",
-    "print": "print(open('CANARY','w'))",
-    "shell": "$(touch CANARY)",
-    "latex write": r"\immediate\write18{touch CANARY}",
+    "attribute": "().__class__.__base__.__subclasses__()", "print": "print(open('CANARY','w'))",
+    "shell": "$(touch CANARY)", "latex write": r"\immediate\write18{touch CANARY}",
     "latex loop": r"\def\x{\x\x}\x",
-}
+}  # fmt: skip
 
 
 def test_hostile_answers_and_golds_are_rejected_in_time(tmp_path):
@@ -335,15 +272,9 @@ def test_an_unbalanced_gold_is_not_cut_to_its_start():
 def test_random_junk_never_raises():
     rng = random.Random(0)
     pieces = [
-        *r"0123456789.,+-*/^_!%()[]{}=<>:$ \exXAC",
-        r"\frac",
-        r"\sqrt{",
-        r"\overline",
-        r"\text{",
-        r"\cup",
-        r"\pm",
-        "10^",
-    ]
+        *r"0123456789.,+-*/^_!%()[]{}=<>:$ \exXAC", r"\frac", r"\sqrt{", r"\overline", r"\text{",
+        r"\cup", r"\pm", "10^",
+    ]  # fmt: skip
     for _ in range(5_000):
         answer, gold = ("".join(rng.choices(pieces, k=rng.randint(1, 9))) for _ in range(2))
         assert rewards.equal(answer, gold) in (True, False), (answer, gold)
@@ -358,29 +289,12 @@ def test_hostile_answers_that_are_spelled_like_the_gold_are_right():
 @pytest.mark.parametrize(
     "answer",
     [
-        *(
-            r"42 \text{ or } 43",
-            r"\{42, 43\}",
-            "42, 43",
-            "42 43",
-            r"\pm 42",
-            r"42 = 43",
-            r"[42, 43]",
-            r"x \in \{42, 43\}",
-        ),
-        *(
-            r"\mathbb{R}",
-            r"\mathbb{Z}",
-            r"[0, \infty)",
-            "x",
-            r"\text{any number}",
-            "answer",
-            "gold",
-            "41 + x",
-            "42 + 0x + y",
-        ),
+        *(r"42 \text{ or } 43", r"\{42, 43\}", "42, 43", "42 43", r"\pm 42", r"42 = 43",
+            r"[42, 43]", r"x \in \{42, 43\}"),
+        *(r"\mathbb{R}", r"\mathbb{Z}", r"[0, \infty)", "x", r"\text{any number}", "answer", "gold",
+            "41 + x", "42 + 0x + y"),
     ],
-)
+)  # fmt: skip
 def test_hedged_and_empty_answers_earn_nothing(answer):
     assert robust(box(answer), "42") == -1
 

@@ -93,14 +93,8 @@ def test_main_twice_in_one_process_and_what_it_gives_back(tmp_path, capsys):
 
 def test_what_is_logged_is_one_number_of_any_kind_or_text():
     numbers = [
-        2,
-        2.0,
-        np.int64(2),
-        np.float32(2),
-        np.array([2]),
-        torch.tensor(2),
-        torch.ones(1) * 2,
-    ]
+        2, 2.0, np.int64(2), np.float32(2), np.array([2]), torch.tensor(2), torch.ones(1) * 2,
+    ]  # fmt: skip
     assert all(json.dumps(plain("x", number)) in ("2", "2.0") for number in numbers)
     assert plain("event", "reset") == "reset"
     for wrong in (torch.ones(2), np.ones(2), None, {}):

@@ -367,19 +367,11 @@ def test_without_a_stop_id_all_run_to_the_limit(folder):
 
 
 SMALL = {
-    "vocab_size": 40,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.2,
-    "bos_token_id": None,
-    "eos_token_id": 1,
-    "pad_token_id": 1,
-}
+    "vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+    "max_position_embeddings": 128, "initializer_range": 0.2, "bos_token_id": None,
+    "eos_token_id": 1, "pad_token_id": 1,
+}  # fmt: skip
 EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
 DELTA = {  # gated delta net, in Qwen3-Next and Qwen3.5
     "linear_num_key_heads": 2,
@@ -390,26 +382,17 @@ DELTA = {  # gated delta net, in Qwen3-Next and Qwen3.5
 GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}
 # model type -> settings, and whether its attention is all of the ordinary kind
 ARCHITECTURES = {
-    "qwen2": ({}, True),
-    "llama": ({}, True),
-    "qwen3": ({}, True),
+    "qwen2": ({}, True), "llama": ({}, True), "qwen3": ({}, True),
     "mistral": ({"sliding_window": 6}, False),
     "gemma2": ({"sliding_window": 6, "query_pre_attn_scalar": 8}, False),
     "gemma3_text": ({"sliding_window": 6, "query_pre_attn_scalar": 8}, False),
     "granite": ({"attention_multiplier": 0.3, "logits_scaling": 2.0}, True),
-    "cohere": ({"logit_scale": 0.5}, True),
-    "phi": ({"num_key_value_heads": 4}, True),
-    "phi3": ({"pad_token_id": 1}, True),
-    "olmo2": ({}, True),
-    "smollm3": ({}, True),
-    "starcoder2": ({}, True),
-    "stablelm": ({}, False),
-    "gpt2": (GPT2, True),
-    "gpt_neox": ({}, True),
+    "cohere": ({"logit_scale": 0.5}, True), "phi": ({"num_key_value_heads": 4}, True),
+    "phi3": ({"pad_token_id": 1}, True), "olmo2": ({}, True), "smollm3": ({}, True),
+    "starcoder2": ({}, True), "stablelm": ({}, False), "gpt2": (GPT2, True), "gpt_neox": ({}, True),
     "gptj": ({"n_embd": 32, "n_layer": 3, "n_head": 4, "rotary_dim": 8}, False),
     "opt": ({"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.2}, True),
-    "bloom": ({"n_head": 4, "n_layer": 3}, False),
-    "mixtral": (EXPERTS, True),
+    "bloom": ({"n_head": 4, "n_layer": 3}, False), "mixtral": (EXPERTS, True),
     "qwen3_moe": (EXPERTS | {"moe_intermediate_size": 16}, True),
     "gpt_oss": (EXPERTS | {"sliding_window": 6}, False),
     "qwen3_next": (EXPERTS | DELTA | {"moe_intermediate_size": 16}, False),
@@ -418,15 +401,11 @@ ARCHITECTURES = {
     "mamba": ({"state_size": 8}, False),
     "mamba2": ({"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 2, "expand": 2}, False),
     "bamba": ({"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 8}, False),
-    "jamba": (
-        {"num_experts": 2, "mamba_d_state": 8, "attn_layer_period": 2, "attn_layer_offset": 1},
-        False,
-    ),
-    "falcon_h1": (
-        {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8},
-        False,
-    ),
-}
+    "jamba": ({"num_experts": 2, "mamba_d_state": 8, "attn_layer_period": 2,
+        "attn_layer_offset": 1}, False),
+    "falcon_h1": ({"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8},
+        False),
+}  # fmt: skip
 
 
 SLOW = {"bamba", "falcon_h1", "jamba", "mamba2"}  # seconds each: reference code, step by step

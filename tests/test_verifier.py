@@ -39,17 +39,13 @@ PAIRS = [json.loads(line) for line in (HERE / "answer_pairs.jsonl").read_text().
         ("2Aa", ["2aA"], ["2a^2", "2A^2", "2AA", "2a"]),
         # A derivative or a differential is a letter of its own.
         (r"\frac{dx}{dt}=kx-a", [r"\frac{dx}{dt} = -a+kx"], [r"\frac{dx}{dt}=a-kx", "0=kx-a"]),
-        (
-            r"\frac{\partial u}{\partial x}",
-            [r"\frac{\partial u}{\partial x}"],
-            [r"\frac{u}{x}", "0"],
-        ),
+        (r"\frac{\partial u}{\partial x}", [r"\frac{\partial u}{\partial x}"],
+            [r"\frac{u}{x}", "0"]),
         ("y''+y=0", [r"y+y''=0", "y^{\\prime\\prime} + y = 0"], ["y'+y=0", "y''-y=0", "y=0"]),
         ("2x\\,dx", ["2x dx"], ["2x^2", "2x dy", "2dx"]),
         # Functions of several letters, known and unknown.
         (r"\gcd(k,p-1)", [r"\gcd(p-1, k)", "gcd(k,p-1)"], ["1", "k", r"\gcd(k,p)", r"k(p-1)"]),
-        (r"\gcd(12, 18)", ["6"], ["36", "12"]),
-        (r"\operatorname{lcm}(4,6)", ["12"], ["2", "24"]),
+        (r"\gcd(12, 18)", ["6"], ["36", "12"]), (r"\operatorname{lcm}(4,6)", ["12"], ["2", "24"]),
         (r"\max(a,b)", [r"\max(b,a)"], [r"\min(a,b)", "ab", "a"]),
         ("f(2x)", ["f(x+x)"], ["2f(x)", "f(x)^2", "f(2y)"]),
         (r"\varphi(n)", [r"\phi(n)"], [r"\phi(m)", "n"]),
@@ -63,85 +59,48 @@ PAIRS = [json.loads(line) for line in (HERE / "answer_pairs.jsonl").read_text().
         (r"\frac{N}{Q}", ["N/Q"], [r"\frac{Q}{N}", "N", r"\frac{n}{q}"]),
         (r"\beta\zeta", [r"\zeta\beta"], [r"\beta", r"B\zeta", r"\zeta(\beta)"]),
         (r"2\mathbf{i}+3\mathbf{j}", ["2i+3j"], ["2j+3i", "2i-3j", "2i"]),
-        ("i^2 + j", ["j+i^2"], ["j-1"]),
-        ("A^{-1}B", ["A^{-1} B"], ["BA^{-1}", "AB^{-1}"]),
+        ("i^2 + j", ["j+i^2"], ["j-1"]), ("A^{-1}B", ["A^{-1} B"], ["BA^{-1}", "AB^{-1}"]),
         # An interval and an inequality.
         (r"(3,\infty)", ["x > 3", "3<x", r"\{x \mid x>3\}"], [r"x \ge 3", "x<3", "x=3"]),
-        (
-            "[2,5)",
-            [r"2 \le x < 5", r"5 > x \ge 2", r"t\in[2,5)"],
-            ["2<x<5", r"2 \le x \le 5", "(2,5)"],
-        ),
-        (
-            r"x \le -1 \text{ or } x > 2",
-            [r"(-\infty,-1]\cup(2,\infty)"],
-            [r"(-1,2]", r"(-\infty,-1)\cup(2,\infty)"],
-        ),
-        (
-            r"(-\infty,2)\cup(2,\infty)",
-            [r"x \ne 2", r"\mathbb{R}\setminus\{2\}"],
-            [r"x \ne 3", "x=2"],
-        ),
+        ("[2,5)", [r"2 \le x < 5", r"5 > x \ge 2", r"t\in[2,5)"],
+            ["2<x<5", r"2 \le x \le 5", "(2,5)"]),
+        (r"x \le -1 \text{ or } x > 2", [r"(-\infty,-1]\cup(2,\infty)"],
+            [r"(-1,2]", r"(-\infty,-1)\cup(2,\infty)"]),
+        (r"(-\infty,2)\cup(2,\infty)", [r"x \ne 2", r"\mathbb{R}\setminus\{2\}"],
+            [r"x \ne 3", "x=2"]),
         ("|x|<3", ["(-3,3)", "-3<x<3"], ["(0,3)", r"[-3,3]", "|x|>3", "|y|<3"]),
         ("x>2 or x<0", ["x<0 or x>2"], ["x>2 and x<0"]),
         # Remarks.
-        (
-            r"\frac{737}{39}",
+        (r"\frac{737}{39}",
             [r"\frac{737}{39}\;\text{(about }18.9\text{)}", r"\frac{737}{39} \approx 18.9"],
-            ["18.9", r"\frac{737}{39} \approx 19.9", r"18.9 \approx \frac{737}{39}"],
-        ),
-        (
-            r"\frac{1}{2}",
-            [r"\frac12 \text{ (or } 0.5)", r"\large \frac12"],
-            [r"\frac12 \text{ (or } 0.6)", r"\large 2"],
-        ),
+            ["18.9", r"\frac{737}{39} \approx 19.9", r"18.9 \approx \frac{737}{39}"]),
+        (r"\frac{1}{2}", [r"\frac12 \text{ (or } 0.5)", r"\large \frac12"],
+            [r"\frac12 \text{ (or } 0.6)", r"\large 2"]),
         (r"\binom{5}{2}", [r"{5\choose2}", r"{5 \choose 3}"], [r"{5\choose1}"]),
-        (
-            r"\frac{2}{\pi}-1",
-            [r"\frac2\pi-1", r"-1+\frac2\pi"],
-            [r"\frac2\pi+1", r"\frac{2}{\pi-1}"],
-        ),
-        (
-            "42",
-            [r"\text{The answer is } 42", r"42 \text{ (minimum)}", "6 \\cdot 7 = 42"],
-            [
-                r"42 \text{ or } 43",
-                "42 = 43",
-                r"43 \approx 42",
-                r"42 \text{ if } x>0",
-                r"\text{not } 42",
-            ],
-        ),
+        (r"\frac{2}{\pi}-1", [r"\frac2\pi-1", r"-1+\frac2\pi"],
+            [r"\frac2\pi+1", r"\frac{2}{\pi-1}"]),
+        ("42", [r"\text{The answer is } 42", r"42 \text{ (minimum)}", "6 \\cdot 7 = 42"],
+            [r"42 \text{ or } 43", "42 = 43", r"43 \approx 42", r"42 \text{ if } x>0",
+            r"\text{not } 42"]),
         # Lists.
-        (
-            "81,256",
-            ["81, 256", "256, 81", r"81 \text{ and } 256", "81,256"],
-            ["81, 265", "81", "81, 256, 1"],
-        ),
+        ("81,256", ["81, 256", "256, 81", r"81 \text{ and } 256", "81,256"],
+            ["81, 265", "81", "81, 256, 1"]),
         ("81256", ["81,256", "81 256"], ["81, 256", "8,1256"]),
         (r"\{5\}", ["5", r"\{5\}"], ["6", r"\{5,6\}"]),
         # Units.
-        (
-            "15",
-            ["15 km/h", r"15\text{ km/h}", r"15\ \mathrm{km\,h^{-1}}", "15 kg m^2"],
-            ["15 x/y", "16 km/h"],
-        ),
+        ("15", ["15 km/h", r"15\text{ km/h}", r"15\ \mathrm{km\,h^{-1}}", "15 kg m^2"],
+            ["15 x/y", "16 km/h"]),
         ("15 km/h", ["15", r"15 \text{ km per hour}", "15 kph"], ["15 m/s", "15 km", "1.5 km/h"]),
-        (
-            "9.8 m/s^2",
-            ["9.8", r"9.8\,\frac{\text{m}}{\text{s}^2}", r"9.8\text{ m/s}^2"],
-            ["9.8 m/s", "9.8 ft/s^2"],
-        ),
-        ("5 J/(kg K)", ["5", "5 J/(kg K)"], ["5 J", "5 J/(kg s)"]),
-        ("6 m", ["6 m", "6m"], ["6"]),
+        ("9.8 m/s^2", ["9.8", r"9.8\,\frac{\text{m}}{\text{s}^2}", r"9.8\text{ m/s}^2"],
+            ["9.8 m/s", "9.8 ft/s^2"]),
+        ("5 J/(kg K)", ["5", "5 J/(kg K)"], ["5 J", "5 J/(kg s)"]), ("6 m", ["6 m", "6m"], ["6"]),
         # Domains and digits.
-        (r"\ln|x|", [r"\frac12\ln x^2"], [r"\ln x"]),
-        (r"|x|", [r"\sqrt{x^2}"], ["x", "-x"]),
+        (r"\ln|x|", [r"\frac12\ln x^2"], [r"\ln x"]), (r"|x|", [r"\sqrt{x^2}"], ["x", "-x"]),
         ("e^{100}+1", ["1+e^{100}"], ["e^{100}", "e^{100}+2"]),
         ("2^{2000}-1", [r"2\cdot 2^{1999}-1"], ["2^{2000}", "2^{2000}+1"]),
         (r"\sin 30^\circ", [r"\frac12"], [r"\sin 30"]),
     ],
-)
+)  # fmt: skip
 def test_kinds_of_answers(gold, right, wrong):
     assert [answer for answer in right if not equal(answer, gold)] == []
     assert [answer for answer in wrong if equal(answer, gold)] == []
@@ -229,24 +188,16 @@ def test_the_verifier_imports_nothing_of_ours_and_works_without_fork():
 # ---------------------------------------------------------------- hostile input
 
 HOSTILE = {
-    "words": "1 " + "ab " * 90 + "!",
-    "units": "5 " + "m^2 " * 60 + "?",
-    "assignments": "a=" * 140 + "1",
-    "about": "about " * 190 + "1",
-    "text": r"\text{about " * 90 + "}" * 90,
-    "signs": r"\pm 1," * 60,
-    "special functions": r"\Gamma(99i+\frac13)" * 12,
-    "binomials": r"\binom{x}{y}" * 24,
-    "powers": "x^{x^{x^{x^{x^x}}}}",
-    "polynomials": "(x+1)^{2000}" * 20,
-    "large factorials": "4999!" * 40,
-    "bars": "|x" * 140,
-    "list": r"\sqrt{x}," * 30 + "y",
-    "union": r"(1,2)\cup" * 30 + "(1,3)",
-    "nested": "(" * 250 + "1,2" + ")" * 250,
+    "words": "1 " + "ab " * 90 + "!", "units": "5 " + "m^2 " * 60 + "?",
+    "assignments": "a=" * 140 + "1", "about": "about " * 190 + "1",
+    "text": r"\text{about " * 90 + "}" * 90, "signs": r"\pm 1," * 60,
+    "special functions": r"\Gamma(99i+\frac13)" * 12, "binomials": r"\binom{x}{y}" * 24,
+    "powers": "x^{x^{x^{x^{x^x}}}}", "polynomials": "(x+1)^{2000}" * 20,
+    "large factorials": "4999!" * 40, "bars": "|x" * 140, "list": r"\sqrt{x}," * 30 + "y",
+    "union": r"(1,2)\cup" * 30 + "(1,3)", "nested": "(" * 250 + "1,2" + ")" * 250,
     "functions": r"\sin" * 60 + "x",
     "matrix": r"\begin{pmatrix}" + r"1&2\\" * 40 + r"\end{pmatrix}",
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HOSTILE)
