@@ -47,7 +47,7 @@ from trainer.ranks import start_ranks
 from trainer.run.files import make_folder, read_jsonl, write_atomically
 from trainer.run.flags import SHARE, at_least
 from trainer.run.launch import launch, model_folder
-from trainer.sampler import engine as rollout
+from trainer.sampler.engine import choose_engine, open_engine, request_seed
 from trainer.sources.hub import BENCHMARKS
 from trainer.sources.load import load_problems
 from trainer.sources.logic import logic_score, tagged_answer
@@ -75,9 +75,9 @@ PROTOCOLS = {
     ),
 }
 LARGE = ("math500", "minerva", "olympiad")
-ENGINE_MEMORY = 0.9  # share of the GPU's memory: there is no trainer to share it with
+ENGINE_MEMORY = 0.9  # share of the GPU's memory: there is no trainer
 
-# Everything that the answers depend on, so that a continued evaluation must agree with it.
+# The settings that determine the answers; a continued evaluation must have the same.
 CHOICES = ("protocol", "benchmarks", "n", "temperature", "top_p", "max_tokens", "suffix", "system")
 CHOICES += ("engine", "dtype", "seed", "limit", "chunk")
 
@@ -144,8 +144,8 @@ RANGES = {
 def find_models(model: str, every: bool = False) -> list[tuple[str, str]]:
     """[(name, what transformers loads)] for a MODEL of the command line.
 
-    It is the last checkpoint of a run folder, or every one. Raises Refused,
-    with what to do, where there is no such model.
+    Of a run folder it is the last checkpoint, or every one. Raises Refused, with what to do, if
+    there is no such model.
     """
     if model.startswith("tiny:"):
         return [(model.replace(":", "-"), model_folder(model))]
@@ -200,7 +200,7 @@ def load_benchmarks(
 def choose_settings(
     args: argparse.Namespace, name: str, model: str, problems: dict, tokenizer
 ) -> tuple[dict, dict]:
-    """All that the answers depend on, and the prompts as {benchmark: [token ids]}."""
+    """(settings that determine the answers, prompts as {benchmark: [token ids]})."""
     protocol = PROTOCOLS[args.protocol]
     settings = {key: getattr(args, key) for key in CHOICES}
     for key in ("temperature", "top_p", "max_tokens"):
@@ -213,7 +213,7 @@ def choose_settings(
         "n": {bench: samples_per_problem(args, bench) for bench in problems},
         "suffix": {bench: suffix_of(args, bench) for bench in problems},
         "weights": hash_weights(model),
-        "engine": rollout.choose_engine(args.engine),
+        "engine": choose_engine(args.engine),
     }
     if args.dtype == "auto":
         settings["dtype"] = "bfloat16" if torch.cuda.is_available() else "float32"
@@ -255,7 +255,7 @@ def suffix_of(args: argparse.Namespace, bench: str) -> str:
 def open_folder(out: Path, settings: dict) -> None:
     """Make the folder this evaluation's, or check that it already is.
 
-    Raises Refused, with the settings that differ, when it holds another evaluation.
+    Raises Refused if it holds another evaluation, and names the settings that differ.
     """
     make_folder(out)
     path = out / "settings.json"
@@ -285,8 +285,8 @@ def finished_problems(out: Path) -> dict[tuple[str, int], dict]:
 def unfinished_chunks(settings: dict, out: Path) -> list[tuple[str, range]]:
     """[(benchmark, indices)], the same list on every rank.
 
-    The chunks do not depend on what is finished nor on the number of ranks, and a chunk is redone
-    as a whole. So neither a kill nor the number of GPUs changes a batch, or a single token.
+    Chunks do not depend on what is finished or on the number of ranks, and an unfinished chunk is
+    redone as a whole. So neither a kill nor the number of GPUs changes a batch.
     """
     done = [None]
     if dist.get_rank() == 0:
@@ -318,7 +318,7 @@ def deal(chunks: list[tuple[str, range]], n: dict[str, int], ranks: int) -> list
 
 
 def generate(settings: dict, problems: dict, prompts: dict, tokenizer, out: Path, engine=None):
-    """Sample the answers that are missing, and append each finished chunk to this rank's file.
+    """Sample the missing answers, and append each finished chunk to this rank's file.
 
     Returns the engine, for the next model, or None if none was needed. If any rank has work, every
     rank makes an engine, because the ranks make vLLM's engine together.
@@ -338,7 +338,7 @@ def generate(settings: dict, problems: dict, prompts: dict, tokenizer, out: Path
         for bench, indices in share:
             bar.set_postfix_str(bench)
             seeds = [
-                rollout.request_seed(settings["seed"], zlib.crc32(bench.encode()), index)
+                request_seed(settings["seed"], zlib.crc32(bench.encode()), index)
                 for index in indices
             ]
             asked = [prompts[bench][index] for index in indices]
@@ -353,9 +353,9 @@ def generate(settings: dict, problems: dict, prompts: dict, tokenizer, out: Path
 
 
 def engine_for(settings: dict, tokenizer, engine):
-    """The engine with this evaluation's model in it. engine: that of the model before, or None."""
+    """The engine with this evaluation's model. engine: the previous model's, or None."""
     if engine is None:
-        return rollout.open_engine(
+        return open_engine(
             settings["engine"],
             settings["model"],
             tokenizer,
@@ -363,13 +363,13 @@ def engine_for(settings: dict, tokenizer, engine):
             dtype=getattr(torch, settings["dtype"]),
             memory=ENGINE_MEMORY,
         )
-    # vLLM does not reliably give its memory back, so the next model moves into the same engine.
+    # vLLM does not reliably free its memory, so the next model moves into the same engine.
     engine.load_weights(load_reference(settings["model"], torch.device("cpu")))
     return engine
 
 
 def answer_record(response: data.Rollout, tokenizer) -> dict:
-    """What generations.jsonl holds of an answer."""
+    """An answer as in generations.jsonl."""
     return {
         "text": tokenizer.decode(response.response_ids, skip_special_tokens=True),
         "tokens": len(response.response_ids),
@@ -409,7 +409,7 @@ def grade(record: dict) -> dict:
     problem = data.Problem(record["text"], record["answer"], prefill=record["prefill"])
     texts, gold = [problem.completed(one["text"]) for one in record["answers"]], problem.answer
     if record["verify"]:
-        # A logic puzzle has a verifier of its own. Partial credit does not count as solved.
+        # A logic puzzle has its own verifier. Partial credit does not count as solved.
         found = [tagged_answer(text) for text in texts]
         robust = strict = [logic_score(text, record["verify"]) == 1 for text in texts]
     else:
@@ -459,7 +459,7 @@ def evaluate(args: argparse.Namespace) -> None:
             ) from error
         if first:
             open_folder(out, settings)
-        dist.barrier()  # nobody samples before the folder is known to be ours
+        dist.barrier()  # no rank samples before rank 0 has claimed the folder
         engine = generate(settings, problems, prompts, tokenizer, out, engine)
         dist.barrier()
         if first:

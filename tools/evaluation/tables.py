@@ -1,8 +1,8 @@
-"""From graded problems to the numbers of eval.json and to tables on the screen.
+"""Turn graded problems into the numbers of eval.json and tables on the screen.
 
-A graded problem is a dict that evaluate.grade makes: its benchmark, index, task, text and answer;
-n, the number of its answers; how many of them each verifier accepts ("robust", "strict"); and means
-over its answers.
+evaluate.grade makes a dict of each problem: its benchmark, index, task, text and answer; n, the
+number of answers to it; how many of them each verifier accepts ("robust", "strict"); and means over
+the answers.
 """
 
 from statistics import fmean
@@ -26,7 +26,7 @@ def curve(problems: list[dict], verifier: str) -> dict[str, list[float]]:
 
 
 def report(problems: list[dict]) -> dict:
-    """What eval.json holds of a benchmark or task."""
+    """The part of eval.json about one benchmark or task."""
     solved = [problem["robust"] / problem["n"] for problem in problems]
     return {
         "problems": len(problems),
@@ -80,7 +80,7 @@ def percent(share: float) -> str:
 
 
 def print_table(head: list[str], rows: list[list[str]]) -> None:
-    """Print aligned columns, the first one to the left. Short rows are filled with blanks."""
+    """Print aligned columns, the first one left-aligned. Short rows are filled with blanks."""
     cells = [head, *([*row, *[""] * (len(head) - len(row))] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for first, *others in cells:

@@ -1,14 +1,14 @@
-"""A run's folder and the state in it: claimed by one recipe, saved atomically, resumed exactly.
+"""A run folder and its checkpoints: claimed by one run, saved atomically, resumed exactly.
 
-    OUT/config.json                 flags and digests of the code; a command with others is refused
-    OUT/metrics.jsonl               one object a step
+    OUT/config.json                 flags and digests of the code; other commands are refused
+    OUT/metrics.jsonl               one object per step
     OUT/rollouts/                   a few groups of each step, token by token (kept.py)
-    OUT/checkpoints/step_000100/    a save_pretrained folder, with the run's state.json beside
-        training/                   moments and reference: vLLM takes *.safetensors for weights
+    OUT/checkpoints/step_000100/    a save_pretrained folder, and the run's state.json
+        training/                   optimizer and reference, where vLLM does not look for weights
 
-Weights and optimizer state are safetensors, everything else is JSON: nothing here is ever
-unpickled. A checkpoint is written under another name and renamed when it is whole, so a run may be
-killed at any moment.
+Weights and optimizer state are safetensors, everything else is JSON, and nothing is unpickled. A
+checkpoint is written under another name and renamed when it is complete, so a run may be killed at
+any moment.
 """
 
 import hashlib
@@ -32,15 +32,15 @@ from trainer.ranks import mean_over_ranks
 from trainer.run.files import make_folder, write_atomically
 from trainer.run.flags import FREE
 
-DIGESTS = "sha256.json"  # of the other files of a checkpoint
-TRAINING = "training"  # the folder in it with the tensors that only a continued run needs
+DIGESTS = "sha256.json"  # digests of a checkpoint's other files
+TRAINING = "training"  # folder for tensors that only a continued run needs
 
 
 def code_digests(config) -> dict[str, str]:
-    """{file: its digest} of the code that a student changes: what a continued run must agree in.
+    """{file: its digest} of the code that must not change when a run is continued.
 
-    The recipe's file, losses.py, rewards.py, the file of --reward, and modules beside the recipe
-    where that is in a folder of its own. A recipe that a notebook's cells define has no file.
+    These are the recipe's file, losses.py, rewards.py, the file of --reward, and modules next to a
+    recipe in a folder of its own. A recipe defined in a notebook has no file.
     """
     files = [losses.__file__, rewards.__file__, config.reward.rpartition(":")[0]]
     if script := getattr(sys.modules[type(config).__module__], "__file__", None):
@@ -56,9 +56,8 @@ def code_digests(config) -> dict[str, str]:
 def claim(out: Path, config: dict) -> None:
     """Make the folder this run's, or check that it is already.
 
-    config: the flags, the recipe's name, and {"code": {file: digest}}. Raises Refused, naming what
-    differs, when the folder holds a run with other settings or other code, or if no folder can be
-    made.
+    config: the flags, the recipe's name, and {"code": {file: digest}}. Raises Refused if the folder
+    has a run with other settings or code, and names the difference, or if it cannot be made.
     """
     path = out / "config.json"
     if path.exists():
@@ -89,7 +88,7 @@ def claim(out: Path, config: dict) -> None:
 
 
 def latest_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint of a run folder, or None: rank 0's, who writes them.
+    """The newest complete checkpoint of a run folder, as rank 0 sees it; None if there is none.
 
     Raises Refused on every rank if one of them does not see it.
     """
@@ -107,9 +106,9 @@ def latest_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:
 
 
 def _newest_whole(out: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose files are as they were written. Others are renamed, and named.
+    """The newest checkpoint without damage. Damaged ones are renamed and reported.
 
-    Raises Refused where there are checkpoints, but none of them is whole.
+    Raises Refused if there are checkpoints, but all are damaged.
     """
     damaged = None
     for folder in sorted((out / "checkpoints").glob("step_??????"), reverse=True):
@@ -126,7 +125,7 @@ def _newest_whole(out: Path, say: Callable[[str], None]) -> Path | None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint by the digests of its files; None if nothing is."""
+    """What is damaged in a checkpoint, by the digests of its files; None if nothing is."""
     try:
         digests = json.loads((folder / DIGESTS).read_text())
         for name, written in digests.items():
@@ -153,14 +152,14 @@ def save_checkpoint(
     *,
     keep: int,
 ) -> None:
-    """Save all that the rest of the run depends on; delete all but the `keep` newest checkpoints.
+    """Save everything that the rest of the run depends on. Keep the `keep` newest checkpoints.
 
-    state: what JSON can hold, and policies (ProRL's reference). state["step"] names the checkpoint.
-    Random numbers need no place in it: a request's seed is a function of (seed, step, prompt), and
-    the trainer draws none.
+    state: JSON values, and policies (ProRL's reference). state["step"] names the checkpoint. There
+    is no random state: a request's seed is a function of (seed, step, prompt), and the trainer
+    draws no random numbers.
 
-    Every rank calls this. Raises Refused (disk full, say) after removing what it had written;
-    earlier checkpoints stay as they are.
+    Every rank calls this. If it fails, for example on a full disk, it removes what it has written,
+    keeps earlier checkpoints, and raises Refused.
     """
     first = dist.get_rank() == 0
     target = out / "checkpoints" / f"step_{state['step']:06d}"
@@ -170,7 +169,7 @@ def save_checkpoint(
     files = {"optimizer": _optimizer_tensors(policy, optimizer)}
     files |= {name: _untied(value.full_state()) for name, value in policies.items()}
     try:
-        # One file's tensors at a time, and on rank 0 alone, so that the host needs no more memory.
+        # One file's tensors at a time, and only on rank 0, to save host memory.
         weights = dict(_on_rank_0(policy.full_state()))
         if first:
             shutil.rmtree(aside, ignore_errors=True)
@@ -206,10 +205,10 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, state: dict, policy: Policy, optimizer: torch.optim.Optimizer
 ) -> dict:
-    """Put saved weights back into policy, optimizer and state. Returns the saved state.
+    """Load a checkpoint into policy, optimizer and the policies in state. Returns the saved state.
 
-    The number of ranks may have changed. Raises Refused if the checkpoint's state lacks what
-    `state` has, or was saved while training on other problems.
+    The number of ranks may have changed. Raises Refused if the saved state lacks a key of `state`,
+    or was saved while training on other problems.
     """
     policies = {name: value for name, value in state.items() if isinstance(value, Policy)}
     saved = json.loads((folder / "state.json").read_text()) | policies
@@ -227,7 +226,7 @@ def load_checkpoint(
             f"give another --out"
         )
     # Through transformers, because save_pretrained may write other names than the model's own. Rank
-    # 0 reads, and gives the others their share of one tensor after the other.
+    # 0 reads, and sends the others their shares, one tensor after another.
     first = dist.get_rank() == 0
     policy.load_full_state(load_model(str(folder), torch.float32).state_dict() if first else None)
     _load_optimizer(folder / TRAINING / "optimizer.safetensors", policy, optimizer)
@@ -237,7 +236,7 @@ def load_checkpoint(
 
 
 def _read(path: Path, name: str) -> torch.Tensor:
-    """One tensor, a view of the file. Opened anew, so that the tensors before it leave memory."""
+    """One tensor, a view of the file. The file is opened again each time, which frees memory."""
     with safe_open(path, "pt") as file:
         return file.get_tensor(name)
 
@@ -251,15 +250,15 @@ def _on_rank_0(named_tensors):
 
 
 def _untied(named_tensors):
-    """Each tensor with memory of its own: safetensors refuses two names of one."""
+    """Copy each tensor, because safetensors refuses two names for the same memory."""
     for name, tensor in named_tensors:
         yield name, tensor.clone()
 
 
 def _optimizer_tensors(policy, optimizer):
-    """Yield ("PARAMETER.KEY", tensor) of any of torch's optimizers.
+    """Yield ("PARAMETER.KEY", tensor) for any of torch's optimizers.
 
-    Raises Refused for one that keeps something else, because the run could not be continued.
+    Raises Refused if an optimizer keeps anything else, because such a run could not be continued.
     """
     # torch.distributed.checkpoint.state_dict would do this in one call, but it takes a step with an
     # optimizer whose state is empty, as ProRL's resets leave it.
@@ -275,7 +274,7 @@ def _optimizer_tensors(policy, optimizer):
 
 
 def _load_optimizer(path, policy, optimizer):
-    """Put back what _optimizer_tensors gave: a tensor of the parameter's shape, sharded like it."""
+    """Load what _optimizer_tensors gave; a tensor of the parameter's shape is sharded like it."""
     with safe_open(path, "pt") as file:
         saved = list(file.keys())
     for name, parameter in policy.named_parameters():
@@ -298,7 +297,7 @@ def _load_optimizer(path, policy, optimizer):
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drop the lines of a .jsonl file that belong to later steps, and a torn last line.
+    """Remove the lines of later steps, and an incomplete last line, from a .jsonl file.
 
     The run will write them again.
     """

@@ -1,7 +1,7 @@
 """The command line: a recipe's Config as flags, its presets, and a check of every value.
 
-A Config is a dataclass whose comments are the help text, so that a hyperparameter, its value and
-its source stand in one line of the recipe:
+A Config is a dataclass whose comments are the help text. So a hyperparameter, its value and its
+source are in one line of the recipe:
 
     learning_rate: float = 1e-6  # AdamW, constant (Table 2)
 """
@@ -36,10 +36,10 @@ SHARE = "must be above 0 and at most 1", lambda value: 0 < value <= 1
 LENGTHS = ("max_prompt_tokens", "max_response_tokens", "eval_max_tokens", "tokens_per_micro_batch")
 NEVER = ("eval_every", "save_every", "reset_every", "reset_patience")  # 0 and -1: never
 COUNTS = ("prompts_per_step", "updates_per_step", "eval_samples")
-# Of the flags that several recipes have. A recipe adds those of its own flags, see Config.ranges.
+# Ranges of flags that several recipes have. A recipe adds those of its own flags in Config.ranges.
 RANGES = {
     **dict.fromkeys(("steps", "keep_checkpoints", "max_rounds", *COUNTS, *LENGTHS), at_least(1)),
-    "samples_per_prompt": at_least(2),  # a group of one has no advantage to learn from
+    "samples_per_prompt": at_least(2),  # the advantage in a group of one is 0
     **dict.fromkeys(NEVER, ("must be at least 1, or 0 for never", lambda value: value >= 0)),
     **dict.fromkeys(("seed", "warmup_steps"), at_least(0)),
     **dict.fromkeys(("weight_decay", "kl_coefficient", "tis_cap", "clip_high"), at_least(0)),
@@ -62,14 +62,14 @@ RANGES = {
 
 @dataclass
 class Flags:
-    """What every recipe takes and no paper is about. Each Config adds its hyperparameters."""
+    """The flags of every recipe that are in no paper. Each Config adds its hyperparameters."""
 
     tiny: bool = False  # run in the embedded world: only scale changes, never the algorithm
     small: bool = False  # a real model of 0.6B on one 24 GB GPU: only scale changes, as in --tiny
     decontaminate: bool = False  # drop training problems that are evaluation problems
     keep_system: bool = True  # keep the system messages that come with the problems
     out: str = ""  # run folder; default runs/RECIPE-seedN
-    # auto: vllm where there is a GPU and vllm is installed
+    # auto: vllm if there is a GPU and vllm is installed
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     engine_memory: float = 0.35  # share of the GPU's memory that vLLM may use
     tis_cap: float = 0.0  # cap of the importance weight against engine mismatch; 0: off (papers)
@@ -85,12 +85,12 @@ class Flags:
     report_to: Literal["none", "trackio", "wandb"] = "none"
     push_to_hub: str = ""  # at the end, upload the trained model to this private hub repository
 
-    ranges = RANGES  # {flag: (rule in words, test)}; no field, so no flag
+    ranges = RANGES  # {flag: (rule in words, test)}; not a field, so not a flag
 
     def fault(self) -> str | None:
-        """What is wrong with a value, as one sentence that names the flag; None if nothing is.
+        """The first wrong value, as a sentence that names the flag; None if there is none.
 
-        A recipe extends this with what its own flags may not be.
+        A recipe extends this for its own flags.
         """
         for field in fields(self):
             value = getattr(self, field.name)
@@ -128,11 +128,11 @@ FREE = {
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """--help with each default, and the script's docstring as it was written."""
+    """--help with each default, and the script's docstring unchanged."""
 
 
 def parse(config_class: type, presets: dict[str, dict], doc: str):
-    """The command line as a checked config: defaults, then a preset's values, then the flags given.
+    """The command line as a checked config: defaults, then a preset's values, then the flags.
 
     presets: {name: values}; each name is a flag, such as --tiny. A wrong command ends the program
     with one sentence and exit status 2.
@@ -172,7 +172,7 @@ def parse(config_class: type, presets: dict[str, dict], doc: str):
 
 
 def check(config: Flags) -> None:
-    """Raise Refused, with what to change, where a value makes no sense. -1 for never becomes 0."""
+    """Raise Refused, with what to change, if a value makes no sense. Turns -1 (never) into 0."""
     for name in NEVER:
         if getattr(config, name, 0) == -1:
             setattr(config, name, 0)
@@ -188,7 +188,7 @@ def truth(word: str) -> bool:
 
 
 def similar(flag: str, parser: argparse.ArgumentParser) -> str:
-    """What may have been meant by an unknown flag, as the end of a sentence."""
+    """A suggestion for an unknown flag, as the end of a sentence."""
     name = flag.partition("=")[0].strip("-").replace("-", "_")
     names = [option.strip("-") for action in parser._actions for option in action.option_strings]
     initials = {"".join(part[0] for part in name.split("_")): name for name in reversed(names)}
@@ -197,7 +197,7 @@ def similar(flag: str, parser: argparse.ArgumentParser) -> str:
 
 
 def field_comments(config_class: type) -> dict[str, str]:
-    """{field: the comment behind it or, without one, above it}, of a class and its bases."""
+    """{field: its comment, on its line or above it}, for a class and its bases."""
     comments = {}
     for base in reversed(config_class.__mro__[:-1]):
         above = []
@@ -209,7 +209,7 @@ def field_comments(config_class: type) -> dict[str, str]:
 
 
 def missing_extras(config) -> str | None:
-    """What is wrong with --reward, --report_to or --push_to_hub, before anything is loaded."""
+    """The fault of --reward, --report_to or --push_to_hub, found before anything is loaded."""
     service = config.report_to
     if service != "none" and importlib.util.find_spec(service) is None:
         return f"--report_to {service} needs its package: pip install {service}"
@@ -224,7 +224,7 @@ def missing_extras(config) -> str | None:
 
 
 def unknown_home(name: str, path: str) -> str | None:
-    """What is wrong with a path that is blank or begins with ~ and nobody's name."""
+    """The fault of a blank path, or of ~user if there is no such user; else None."""
     if path and not path.strip():
         return f"--{name} is blank: name a folder, or leave the flag out"
     try:
@@ -235,7 +235,7 @@ def unknown_home(name: str, path: str) -> str | None:
 
 
 def missing_model(config) -> str | None:
-    """What is wrong with --model as far as it can be told without loading anything."""
+    """The fault of --model that can be found without loading anything; else None."""
     model = Path(config.model).expanduser()
     if model.exists() or config.model.startswith("tiny:"):
         return None

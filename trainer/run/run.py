@@ -1,4 +1,4 @@
-"""A run seen from outside: its folder, its progress bar, its clock, and how it is stopped."""
+"""Everything around a recipe's loop: the run folder, progress bar, clock, log and stop signals."""
 
 import dataclasses
 import fcntl
@@ -20,14 +20,13 @@ from trainer.data import Problem, Rollout, fingerprint
 from trainer.errors import Refused
 from trainer.policy.policy import MicroBatch
 from trainer.ranks import mean_over_ranks
-from trainer.run import checkpoint, flags
-from trainer.run import kept as rollouts
+from trainer.run import checkpoint, flags, kept
 from trainer.run.files import make_folder, read_jsonl
 from trainer.run.metrics import check_gap
 from trainer.run.publish import Reporter, before_and_after, push_to_hub, write_card
 from trainer.sampler.engine import choose_engine
 
-LOCKS: dict[Path, int] = {}  # of this process, {run folder: what holds its lock}
+LOCKS: dict[Path, int] = {}  # held by this process: {run folder: file descriptor}
 
 
 def lock_folder(out: Path) -> None:
@@ -40,7 +39,7 @@ def lock_folder(out: Path) -> None:
     make_folder(out)
     if not os.access(out, os.W_OK):
         raise Refused(f"cannot write in {out}; give another --out, or change its permissions")
-    unlock(out)  # of a run of this process that an error has ended
+    unlock(out)  # perhaps held by a run of this process that failed
     lock = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,7 +61,7 @@ def unlock(out: Path) -> None:
 
 
 class Run:
-    """One run's folder and screen. Only rank 0 writes and prints."""
+    """One run. Only rank 0 writes and prints."""
 
     def __init__(self, recipe: str, config):
         """Check the config and claim the folder for this process.
@@ -95,10 +94,10 @@ class Run:
             tqdm.write(text)
 
     def resume(self, state: dict, problems: list[Problem], policy, optimizer) -> dict:
-        """Say what this run will do and put back what its newest checkpoint holds.
+        """Print what this run will do, and load its newest checkpoint.
 
-        Returns the checkpoint's state, or `state` at step 0 where there is no checkpoint. Raises
-        Refused if the problems, or what a state holds, have changed since.
+        Returns the checkpoint's state, or `state` at step 0 if there is no checkpoint. Raises
+        Refused if the problems or the keys of the state have changed since.
         """
         config, ranks = self.config, dist.get_world_size()
         self.say(
@@ -115,7 +114,7 @@ class Run:
         done = state["step"] if folder is not None else -1
         checkpoint.forget_after(self.out / "metrics.jsonl", done)
         if self.first:
-            rollouts.forget_after(self.out / "rollouts", done)
+            kept.forget_after(self.out / "rollouts", done)
         self.done = state["step"]
         if folder is not None:
             left = config.steps - state["step"]
@@ -126,9 +125,9 @@ class Run:
     # --- steps, and the end of them ---
 
     def steps(self, done: int) -> Iterator[int]:
-        """Yield the steps still to do, behind a progress bar.
+        """Yield the remaining steps, with a progress bar.
 
-        Ctrl-C or SIGTERM ends the run after the step at hand.
+        Ctrl-C or SIGTERM ends the run after the current step.
         """
         total, signals = self.config.steps, (signal.SIGINT, signal.SIGTERM)
         before = [(number, signal.signal(number, self._stop)) for number in signals]
@@ -159,13 +158,13 @@ class Run:
             self.say("torchrun kills it after 30 s, unless started with --shutdown-timeout 3600.")
 
     def due(self, step: int, every: int) -> bool:
-        """Whether something is due that happens every so many steps and at the end; 0: never."""
+        """Whether something is due at this step: every `every` steps and at the end; 0: never."""
         return every > 0 and (step % every == 0 or step == self.config.steps)
 
     # --- the clock ---
 
     def phase(self, name: str | None) -> None:
-        """From now on, time counts as seconds_NAME of this step, until the next phase begins."""
+        """Count time as seconds_NAME of this step, until the next phase begins."""
         if self.locked:
             return
         if torch.cuda.is_available():
@@ -178,7 +177,7 @@ class Run:
 
     @contextmanager
     def timed(self, name: str):
-        """As a decorator: all that the function does is one phase, whatever phases it begins."""
+        """A decorator: count the whole function as one phase, also the phases inside it."""
         self.phase(name)
         self.locked = True
         try:
@@ -192,7 +191,7 @@ class Run:
     def log(self, step: int, metrics: dict) -> None:
         """Append a step's metrics, with its seconds, to metrics.jsonl (and TensorBoard).
 
-        A metric is a number of any kind, also a tensor or an array of one value, or a text.
+        A metric is text or a number of any type, also a tensor or array with one value.
         """
         self.phase(None)
         metrics = {"step": step} | {name: plain(name, value) for name, value in metrics.items()}
@@ -240,16 +239,15 @@ class Run:
         """
         self.phase("keep")
         self.all_equal = not advantages_P_G.any()
-        kept = rollouts.choose(groups, self.config.keep_rollouts)
-        values = rollouts.token_values(groups, kept, minibatches, clip, self.config.tis_cap)
-        values = rollouts.gather_values(values)
-        if self.first and kept:
+        places = kept.choose(groups, self.config.keep_rollouts)
+        values = kept.token_values(groups, places, minibatches, clip, self.config.tis_cap)
+        values = kept.gather_values(values)
+        if self.first and places:
             advantages = advantages_P_G.tolist()
             rows = [
-                rollouts.rows_of(step, p, problems[p], groups[p], advantages[p], values)
-                for p in kept
+                kept.rows_of(step, p, problems[p], groups[p], advantages[p], values) for p in places
             ]
-            rollouts.write(self.out / "rollouts", f"step_{step:06d}", list(chain(*rows)))
+            kept.write(self.out / "rollouts", f"step_{step:06d}", list(chain(*rows)))
         self.phase(None)
         if self.due(step, self.config.eval_every):
             for problem, group in list(zip(problems, groups, strict=True))[:2]:
@@ -257,13 +255,13 @@ class Run:
 
     def keep_held_out(self, problems: list[Problem], groups: list[list[Rollout]]) -> None:
         """Keep answers to a few held-out problems, the same at every evaluation."""
-        kept = rollouts.choose_held_out(len(problems), self.config.keep_rollouts)
-        if self.first and kept:
-            count = None if self.config.keep_rollouts == "all" else rollouts.ANSWERS
+        places = kept.choose_held_out(len(problems), self.config.keep_rollouts)
+        if self.first and places:
+            count = None if self.config.keep_rollouts == "all" else kept.ANSWERS
             rows = [
-                rollouts.rows_of(self.step, p, problems[p], groups[p], answers=count) for p in kept
+                kept.rows_of(self.step, p, problems[p], groups[p], answers=count) for p in places
             ]
-            rollouts.write(self.out / "rollouts", f"eval_{self.step:06d}", list(chain(*rows)))
+            kept.write(self.out / "rollouts", f"eval_{self.step:06d}", list(chain(*rows)))
 
     def _show(self, step: int, problem: Problem, rollout: Rollout) -> None:
         text = rollout.text.strip()
@@ -284,7 +282,7 @@ class Run:
             ) from error
 
     def save_when_due(self, state: dict, policy, tokenizer, optimizer) -> None:
-        """Save a checkpoint on schedule, at the end, or when a signal has told a rank to stop.
+        """Save a checkpoint on schedule, at the end, or after a stop signal to any rank.
 
         Call this once a step, on every rank. state["step"] names the checkpoint.
         """
@@ -296,15 +294,15 @@ class Run:
             checkpoint.save_checkpoint(self.out, state, policy, tokenizer, optimizer, keep=keep)
 
     def finish(self, draw: Callable[[Path, Path], None]) -> None:
-        """Print what the run did, and put a model card with its curves beside the weights.
+        """Print a summary, save the curves and a model card, and release the folder.
 
-        draw(folder, picture) draws the curves. Gives the folder back. A run that Ctrl-C or SIGTERM
-        has stopped raises KeyboardInterrupt(signal) at the end, as if it had not been caught.
+        draw(folder, picture) draws the curves. If Ctrl-C or SIGTERM has stopped the run, raises
+        KeyboardInterrupt(signal) at the end.
         """
         if self.first:
             self._finish(draw)
             unlock(self.out)
-        dist.barrier()  # a rank that leaves with the signal would take rank 0 along
+        dist.barrier()  # a rank that leaves by the signal would end rank 0, too
         if self.stopped_by and self.step < self.config.steps:
             raise KeyboardInterrupt(self.stopped_by)
 
@@ -312,7 +310,7 @@ class Run:
         curves = self.out / "curves.png"
         draw(self.out, curves)
         rows = read_jsonl(self.out / "metrics.jsonl")
-        if self.step > self.done:  # or there is nothing new to tell
+        if self.step > self.done:  # else there is nothing new
             if self.step < self.config.steps:
                 print(f"\nPartial: stopped after step {self.step} of {self.config.steps}.")
             print_summary(rows)
@@ -328,7 +326,7 @@ class Run:
 
 
 def plain(name: str, value):
-    """A metric as JSON takes it. Raises TypeError for what is neither text nor one number."""
+    """A metric as JSON can hold it. Raises TypeError unless it is text or one number."""
     if isinstance(value, str | int | float):
         return value
     try:
@@ -338,7 +336,7 @@ def plain(name: str, value):
 
 
 def check_finite(step: int, metrics: dict) -> None:
-    """Raise Refused, naming it, where one of a step's numbers is not finite."""
+    """Raise Refused if one of a step's numbers is not finite, and name it."""
     for name, value in metrics.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise Refused(
@@ -348,7 +346,7 @@ def check_finite(step: int, metrics: dict) -> None:
 
 
 def print_summary(rows: list[dict]) -> None:
-    """Print the metrics of a run's first and last steps, and the share of time of each phase."""
+    """Print the metrics of the first and last steps, and each phase's share of the time."""
     measures = before_and_after(rows)
     if not measures:
         return
