@@ -20,10 +20,8 @@ sections 3.4 and 4).
 """
 
 import argparse
-import hashlib
 import json
 import math
-import re
 import zlib
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +30,6 @@ from statistics import fmean
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
-from transformers import AutoConfig
 
 import rewards
 from tools import plot
@@ -42,10 +39,11 @@ from tools.evaluation.tables import by_task, evaluation, print_evaluation, repor
 from trainer import data
 from trainer.errors import Refused
 from trainer.policy.loading import load_reference
-from trainer.policy.pretrained import load_tokenizer
+from trainer.policy.pretrained import context_length, load_tokenizer
 from trainer.ranks import start_ranks
+from trainer.run.checkpoint import digest
 from trainer.run.files import make_folder, read_jsonl, write_atomically
-from trainer.run.flags import SHARE, at_least
+from trainer.run.flags import SHARE, at_least, similar, unknown_folder
 from trainer.run.launch import launch, model_folder
 from trainer.sampler.engine import choose_engine, open_engine, request_seed
 from trainer.sources.hub import BENCHMARKS
@@ -119,7 +117,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--compare", nargs="+", metavar="EVAL", help=compared)
     args, unknown = parser.parse_known_args()
     if unknown:
-        parser.error(f"unknown argument {unknown[0]}; --help lists them all")
+        parser.error(f"unknown argument {unknown[0]}{similar(unknown[0], parser)}")
     for name, (rule, holds) in RANGES.items():
         value = getattr(args, name)
         if value is not None and not (math.isfinite(value) and holds(value)):
@@ -167,12 +165,12 @@ def find_models(model: str, every: bool = False) -> list[tuple[str, str]]:
         raise Refused(
             f"{model} has no config.json: give a save_pretrained folder, a run folder or a hub id."
         )
-    if not folder.is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        raise Refused(f"There is no folder {model}, and it is not a hub id (owner/name) either.")
+    if not folder.exists() and (fault := unknown_folder(model)):
+        raise Refused(fault)
     path = folder.absolute()
     if path.parent.name == "checkpoints":
         return [(f"{path.parents[1].name}/{path.name}", model)]
-    return [(path.name, model)]
+    return [(path.name, model_folder(model))]
 
 
 def load_benchmarks(
@@ -223,8 +221,7 @@ def choose_settings(
         data.say_control_tokens(own, tokenizer)
         prompts[bench] = [data.prompt_ids(tokenizer, problem, template) for problem in own]
     longest = max(len(prompt) for own in prompts.values() for prompt in own)
-    context = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
-    context = context or math.inf
+    context = context_length(model)
     if context <= longest:
         raise Refused(
             f"The longest prompt has {longest} tokens, and the model's context only {context}: "
@@ -238,7 +235,7 @@ def choose_settings(
 def hash_weights(model: str) -> list[str]:
     """A hash of each weights file, because another model may be saved under the same name."""
     files = sorted(Path(model).glob("*.safetensors"))
-    return [hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files]
+    return [digest(file)[:16] for file in files]
 
 
 def samples_per_problem(args: argparse.Namespace, bench: str) -> int:
@@ -264,9 +261,12 @@ def open_folder(out: Path, settings: dict) -> None:
     before = json.loads(path.read_text())
     changed = [key for key in settings if before.get(key) != settings[key]]
     if changed:
-        changes = ", ".join(f"{key} ({before.get(key)}, now {settings[key]})" for key in changed)
+        told = [f"{key}: {before.get(key)} there, {settings[key]} here" for key in changed]
+        digests = ("benchmarks", "weights")  # of no use to a reader
+        told = [key if key in digests else text for key, text in zip(changed, told, strict=True)]
         raise Refused(
-            f"{out} holds another evaluation, with other {changes}: choose another --out."
+            f"{out} holds an evaluation with other settings ({', '.join(told)}): "
+            f"add --out {out}-{changed[0]}, say, or delete that folder."
         )
 
 
@@ -450,13 +450,8 @@ def evaluate(args: argparse.Namespace) -> None:
         out = Path(args.out or "evals")
         if args.all or not args.out:
             out /= name
-        try:
-            tokenizer = load_tokenizer(model)
-            settings, prompts = choose_settings(args, name, model, problems, tokenizer)
-        except OSError as error:
-            raise Refused(
-                f"{model} can be loaded neither from here nor from the hub ({error})."
-            ) from error
+        tokenizer = load_tokenizer(model)
+        settings, prompts = choose_settings(args, name, model, problems, tokenizer)
         if first:
             open_folder(out, settings)
         dist.barrier()  # no rank samples before rank 0 has claimed the folder

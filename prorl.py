@@ -192,7 +192,9 @@ def hard_reset(step: int, metrics: dict, state: dict, policy, optimizer, config:
     state["best"] is the best held-out accuracy since the last reset, and state["stalled"] counts
     the evaluations since then without a new best.
     """
-    accuracy = metrics.get("eval_accuracy")
+    # The last step's extra evaluation does not count: --steps must not change what came before.
+    regular = config.eval_every > 0 and step % config.eval_every == 0
+    accuracy = metrics.get("eval_accuracy") if regular else None
     if accuracy is not None:
         state["stalled"] = 0 if accuracy > state["best"] else state["stalled"] + 1
         state["best"] = max(state["best"], accuracy)
@@ -215,7 +217,7 @@ def main(config: Config) -> None:
     # (1) Prompt: the instruction follows the problem, in the user's turn. Puzzles have theirs.
     problems = load_problems(config.data)
     if config.logic_weight:
-        count = round(len(problems) * config.logic_weight / (1 - config.logic_weight))
+        count = max(1, round(len(problems) * config.logic_weight / (1 - config.logic_weight)))
         problems += load_problems(f"logic:train:{count}")
     template = Template(
         suffix=config.instruction,

@@ -115,7 +115,7 @@ def carry_out(run: Run) -> None:
             LIVE.add(process)
             code = process.wait()
             LIVE.discard(process)
-            if code or not run.checkpoint.is_dir():  # a stopped script saves, and exits with 0
+            if code or not run.checkpoint.is_dir():  # it failed, or was stopped
                 last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:] or ["nothing"]
                 raise Refused(
                     f"{line} did not finish; the last of {run.folder}/log.txt: {last[0][-300:]}"

@@ -587,7 +587,9 @@ def reset_reference(step, metrics: dict, state: dict, policy: Policy, optimizer,
     reset, 0.6 an average that follows the policy softly. Only with --reset_optimizer is the
     optimizer cleared, as in ProRL v1.
     """
-    accuracy = metrics.get("eval_accuracy")
+    # The last step's extra evaluation does not count: --steps must not change what came before.
+    regular = config.eval_every > 0 and step % config.eval_every == 0
+    accuracy = metrics.get("eval_accuracy") if regular else None
     if accuracy is not None:
         state["stalled"] = 0 if accuracy > state["best"] else state["stalled"] + 1
         state["best"] = max(state["best"], accuracy)

@@ -645,7 +645,8 @@ def test_a_malformed_row_of_a_table_is_named_by_its_number(tmp_path, kind):
         ("a.jsonl", gzip.compress(b"x" * 99)[:-9], ": the gzip file is damaged ("),
         ("a.json", b'{"data": [1]}', ": it is one object with data; expected a list of rows, or "),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1", ": it is a git-lfs pointer"),
-        ("a.csv", b"problem,answer\n", f": unknown kind of file; give {ACCEPTED}"),
+        ("a.csv", b"problem,answer\n", ": unknown kind of file; pandas.read_csv(...).to_json("),
+        ("a.txt", b"problem,answer\n", f": unknown kind of file; give {ACCEPTED}"),
     ],
 )  # fmt: skip
 def test_a_broken_file_is_named_with_its_fault(tmp_path, name, content, fault):
@@ -654,6 +655,15 @@ def test_a_broken_file_is_named_with_its_fault(tmp_path, name, content, fault):
     with pytest.raises(ValueError) as error:
         load_problems(str(path))
     assert str(error.value).startswith(f"{path}{fault}") and "\n" not in str(error.value)
+
+
+def test_a_mistyped_file_gets_a_suggestion_and_plain_rows_that_repeat_a_count(tmp_path, capsys):
+    rows = [{"problem": "3+5", "answer": answer} for answer in ("8", "9", "8")]
+    write(tmp_path / "good.jsonl", [*rows, {"problem": "2+2", "answer": "4"}])
+    assert len(load_problems(str(tmp_path / "good.jsonl"))) == 4
+    assert "2 repeated problems kept, 1 of them with different answers" in capsys.readouterr().out
+    with pytest.raises(Refused, match=r"goood\.jsonl: no such file; did you mean good\.jsonl\?"):
+        load_problems(str(tmp_path / "goood.jsonl"))
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path):

@@ -245,7 +245,9 @@ def test_ranks_get_equal_work():
 
 
 def test_other_arguments_are_refused_by_name(run, uninterrupted):
-    with pytest.raises(SystemExit, match=r"temperature \(0\.7, now 0\.9\): choose another --out"):
+    with pytest.raises(
+        SystemExit, match=r"\(temperature: 0\.7 there, 0\.9 here\): add --out .*-temperature"
+    ):
         run(*TINY, "--temperature", 0.9, "--out", uninterrupted)
 
 
@@ -296,7 +298,8 @@ BASE_MODEL = "tiny/models/base"
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("no/such/folder", "There is no folder no/such/folder"),
+        ("no/such/folder", "no/such/folder is no folder here"),
+        (f"{BASE_MODEL[:-1]}", f"no such folder; did you mean {BASE_MODEL}?"),
         (".", "has no config.json"),
         (f"{BASE_MODEL} --benchmarks aime26", "No benchmark is called aime26"),
         (f"{BASE_MODEL} --benchmarks tiny --data aime24=x.jsonl", "--data names aime24"),
@@ -318,6 +321,7 @@ def test_a_mistake_gets_one_sentence(run, monkeypatch, arguments, sentence):
     [
         ("", "say what to measure: evaluate.py MODEL"),
         (f"{BASE_MODEL} --wrong_flag 1", "unknown argument --wrong_flag"),
+        (f"{BASE_MODEL} --benchmark tiny", "did you mean --benchmarks?"),
         (f"{BASE_MODEL} --data x.jsonl", "--data takes NAME=FILE, not x.jsonl"),
         (f"{BASE_MODEL} --n 0", "--n must be at least 1, not 0"),
         (f"{BASE_MODEL} --limit -1", "--limit must be at least 1, not -1"),

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -126,3 +127,39 @@ def test_docstrings_hold_what_their_source_shows():
             for node in ast.walk(ast.parse((ROOT / path).read_text())):
                 text = (ast.get_docstring(node) or "") if isinstance(node, documented) else ""
                 assert text.replace("\n", "").isprintable(), f"{path}: {text[:60]!r}"
+
+
+SLOW = {"transformers", "datasets", "matplotlib", "scipy", "sympy", "vllm"}
+SLOW |= {"torch.distributed.fsdp", "torch.distributed.tensor"}
+
+
+@pytest.mark.parametrize("script", ["justrl", "prorl", "liteppo", "evaluate"])
+def test_help_and_a_wrong_flag_wait_for_torch_alone(script):
+    """What a script imports before it looks at its flags. torch itself takes a second or two."""
+    seen, ahead = set(), [f"{script}.py"]
+    while ahead:
+        path = ahead.pop()
+        seen.add(path)
+        for node in ast.parse((ROOT / path).read_text()).body:
+            names = [alias.name for alias in getattr(node, "names", [])]
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module, *(f"{node.module}.{name}" for name in names)]
+            for name in names if isinstance(node, ast.Import | ast.ImportFrom) else []:
+                assert name not in SLOW and name.partition(".")[0] not in SLOW, f"{path}: {name}"
+                inner = name.replace(".", "/")
+                files = {f"{inner}.py", f"{inner}/__init__.py"} & set(tracked())
+                ahead += files - seen
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_every_python_of_the_quick_start_compiles_the_code(version):
+    """Where that interpreter is at hand. It needs no torch for this."""
+    pyenv = (Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python")
+    python = next(pyenv, None) or shutil.which(f"python{version}")
+    if python is None:
+        pytest.skip(f"no Python {version} here")
+    read = "import sys\nfor path in sys.argv[1:]: compile(open(path).read(), path, 'exec')"
+    files = [path for path in tracked() if path.endswith(".py")]
+    command = [python, "-W", "error", "-c", read, *files]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1000:]

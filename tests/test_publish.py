@@ -166,6 +166,7 @@ def test_an_upload_is_private_and_leaves_out_what_only_a_continued_run_needs(tra
 
 def test_a_finished_run_uploads_once_and_a_failed_upload_loses_nothing(tmp_path, monkeypatch):
     hub = Hub(OSError("no route to host\nmore"))
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "a login")
     monkeypatch.setattr(publish.huggingface_hub, "HfApi", lambda: hub)
     with pytest.raises(ValueError, match=r"complete, but not uploaded \(no route to host\).*hf up"):
         short_run(tmp_path / "run", ("push_to_hub", "mine"))

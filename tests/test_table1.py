@@ -15,6 +15,7 @@ from forge import no_picture
 from test_lockstep import drift, markers
 
 import justrl
+import prorl
 from lab import complexity, systems, table1, techniques
 from trainer.data import Order, Problem, Rollout
 
@@ -479,10 +480,19 @@ def reset(step=4, kl=0.0, accuracy=None, share=1.0, **flags):
     optimizer.step()
     state = {"reference": reference, "best": 0.5, "stalled": 0}
     metrics = {"kl": kl} | ({} if accuracy is None else {"eval_accuracy": accuracy})
-    seen = config(reset_share=share, **flags)
+    seen = config(reset_share=share, eval_every=2, **flags)
     event = techniques.reset_reference(step, metrics, state, policy, optimizer, seen)
     moved = (reference.model.weight[0] / policy.model.weight[0]).item()
     return event, moved, len(optimizer.state), state
+
+
+def test_the_last_step_s_extra_evaluation_counts_for_no_reset():
+    assert reset(step=5, accuracy=0.1, reset_patience=1)[0] == {}
+    assert reset(step=4, accuracy=0.1, reset_patience=1)[0] == {"event": "reset"}
+    for step, stalled in ((5, 0), (4, 1)):
+        state, seen = {"best": 0.5, "stalled": 0}, prorl.Config(eval_every=2)
+        prorl.hard_reset(step, {"eval_accuracy": 0.1}, state, None, None, seen)
+        assert state["stalled"] == stalled
 
 
 @pytest.mark.parametrize(

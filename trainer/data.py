@@ -201,7 +201,8 @@ def encode_prompts(problems: list[Problem], tokenizer, template: Template) -> li
     if not fits:
         shortest = min(map(len, prompts), default=0)
         raise Refused(
-            f"no prompt of {len(prompts):,} fits in {limit} tokens (the shortest has {shortest})"
+            f"no prompt of {len(prompts):,} fits in {limit} tokens (the shortest has {shortest}): "
+            f"raise --max_prompt_tokens"
         )
     if len(fits) < len(prompts):
         dropped = len(prompts) - len(fits)

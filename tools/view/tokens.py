@@ -1,7 +1,5 @@
 """Split an answer into the texts of its tokens. Joined, they are the answer."""
 
-from transformers import PreTrainedTokenizerBase
-
 REPLACEMENT = "\ufffd"  # what a decoder writes for incomplete characters
 LONGEST = 16  # tokens; a longer run of incomplete characters is noise
 
@@ -13,7 +11,7 @@ class Pieces:
     gets the whole text, and those that complete it get "".
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer):
         self.tokenizer = tokenizer
         self.special = set(tokenizer.all_special_ids)
         self.known = {}  # text by id: decoding is slow, and ids repeat

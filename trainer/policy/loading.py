@@ -5,18 +5,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import (
-    CPUOffloadPolicy,
-    MixedPrecisionPolicy,
-    OffloadPolicy,
-    fully_shard,
-)
-from torch.distributed.tensor import DTensor
 
 from trainer.policy.logps import Head
-from trainer.policy.policy import Policy
+from trainer.policy.policy import Policy, is_sharded
 from trainer.policy.pretrained import blocks_of, checkpoint_activations, load_model
-from trainer.policy.shared_prompts import SharedPromptsPolicy, share_prompts
 
 # The ranks' gradients are added up once per update instead of once per micro-batch, if the memory
 # for that, 4 bytes a parameter on every rank, is at most this share of a GPU.
@@ -48,10 +40,17 @@ def load_policy(config: Any, model_dir: str, device: torch.device) -> Policy:
     head = Head(model)
     head.check(model)
     plain = device.type == "cpu" and dist.get_world_size() == 1 and not config.offload
-    kind = SharedPromptsPolicy if plain and share_prompts(model) else Policy
+    kind = _sharing(model) if plain else Policy
     policy = kind(model, head, device, config.tokens_per_micro_batch)
     if plain:
         return policy
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        MixedPrecisionPolicy,
+        OffloadPolicy,
+        fully_shard,  # here: one CPU needs none of it, nor --help
+    )
+
     precision = MixedPrecisionPolicy(param_dtype=compute_dtype(), reduce_dtype=torch.float32)
     pinned = CPUOffloadPolicy(pin_memory=device.type == "cuda")
     for module in [*blocks_of(model), policy]:
@@ -69,8 +68,15 @@ def load_policy(config: Any, model_dir: str, device: torch.device) -> Policy:
 def load_reference(model_dir: str, device: torch.device) -> Policy:
     """A frozen policy in compute_dtype that waits in host memory; see policy.on_device."""
     model = load_model(model_dir, compute_dtype())
-    kind = SharedPromptsPolicy if device.type == "cpu" and share_prompts(model) else Policy
+    kind = _sharing(model) if device.type == "cpu" else Policy
     return kind(model, Head(model), device, budget=0).requires_grad_(False)
+
+
+def _sharing(model) -> type[Policy]:
+    """The policy of a CPU: one that shares prompts, where the model can."""
+    from trainer.policy.shared_prompts import SharedPromptsPolicy, share_prompts  # transformers
+
+    return SharedPromptsPolicy if share_prompts(model) else Policy
 
 
 def _reduce_after_the_last(policy: Policy, arguments: tuple) -> None:
@@ -122,7 +128,7 @@ def _take_weights_of_rank_0(module: nn.Module, device: torch.device) -> None:
     for part in module.modules():
         own = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
         for name, tensor in own:
-            if isinstance(tensor, DTensor):
+            if is_sharded(tensor):
                 continue
             if tensor not in filled:
                 whole = torch.empty_like(tensor, device=device, requires_grad=False)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from losses import truncated_importance
 from trainer.data import Rollout
@@ -233,9 +232,14 @@ class Policy(nn.Module):
             copy_full(own[name], whole)
 
 
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether FSDP has made it a DTensor. To import that class takes more than a second."""
+    return hasattr(tensor, "device_mesh")
+
+
 def full(tensor: torch.Tensor) -> torch.Tensor:
     """The full tensor, also of one that FSDP has sharded."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 @torch.no_grad()
@@ -244,7 +248,9 @@ def copy_full(target: torch.Tensor, whole: torch.Tensor | None) -> None:
 
     If the target is sharded, rank 0's tensor is used, and the other ranks may pass None.
     """
-    if isinstance(target, DTensor):
+    if is_sharded(target):
+        from torch.distributed.tensor import distribute_tensor
+
         mesh = target.device_mesh
         if whole is None:
             whole = torch.empty(target.shape, dtype=target.dtype, device=mesh.device_type)

@@ -1,6 +1,7 @@
 """Open a model folder or hub id: weights, tokenizer, end tokens, limits.
 
 A folder that cannot be used raises Refused, in one sentence, before anything is trained.
+transformers is imported where it is used: that takes seconds, which --help can do without.
 """
 
 import math
@@ -10,16 +11,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trainer.errors import Refused
 
@@ -44,6 +35,8 @@ def load_model(model_dir: str, dtype: torch.dtype):
         raise Refused(
             f"{pointer} is a git-lfs pointer, not the weights: run git lfs pull in that folder"
         )
+    from transformers import AutoModelForCausalLM
+
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=dtype, output_loading_info=True
@@ -86,6 +79,8 @@ def checkpoint_activations(model) -> None:
     are put into training mode, and their own dropout is set to 0. Raises Refused for a model that
     cannot recompute.
     """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
     blocks = [
         module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
     ]
@@ -109,12 +104,14 @@ def blocks_of(model) -> list[nn.Module]:
     return list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters())))
 
 
-def load_tokenizer(model_dir: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(model_dir: str):
     """The tokenizer of a folder or hub id. Raises Refused when there is none.
 
     A tokenizer.json is opened as it is. AutoTokenizer would rebuild some kinds from their
     vocabulary, with rules of its own, and encode differently.
     """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
     folder = Path(model_dir)
     saved = not folder.exists() or (folder / "tokenizer.json").exists()
     try:
@@ -138,6 +135,8 @@ def end_tokens(model_dir: str, tokenizer) -> list[int]:
 
     Raises Refused if none of them names one.
     """
+    from transformers import GenerationConfig, PreTrainedConfig
+
     found = [tokenizer.eos_token_id]
     with suppress(OSError):  # many base models carry no generation_config.json
         found.append(GenerationConfig.from_pretrained(model_dir).eos_token_id)
@@ -166,13 +165,9 @@ def check_limits(model_dir: str, tokenizer, longest: int) -> None:
 
     longest: prompt + response, in tokens.
     """
-    _check_folder(Path(model_dir))
-    try:
-        config = AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True)
-    except FAULTS as error:
-        raise Refused(f"cannot read the config of {model_dir}: {_line(error)}") from error
+    config = _text_config(model_dir)
     positions = _positions(config)
-    if positions and 0 < positions < longest:
+    if 0 < positions < longest:
         raise Refused(
             f"a prompt and its response may take {longest} tokens, but the model has "
             f"{positions} positions: lower --max_prompt_tokens, --max_response_tokens or "
@@ -191,8 +186,25 @@ def check_limits(model_dir: str, tokenizer, longest: int) -> None:
             )
 
 
-def _positions(config) -> int | None:
-    """The longest sequence that a model was made for; None if there is no limit."""
+def context_length(model_dir: str) -> float:
+    """The longest sequence that a model was made for, in tokens; infinite without such a limit.
+
+    Raises Refused where the model's config cannot be read.
+    """
+    return _positions(_text_config(model_dir))
+
+
+def _text_config(model_dir):
+    from transformers import AutoConfig
+
+    _check_folder(Path(model_dir))
+    try:
+        return AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True)
+    except FAULTS as error:
+        raise Refused(f"cannot read the config of {model_dir}: {_line(error)}") from error
+
+
+def _positions(config) -> float:
     positions = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None)
     kinds = [rope or {}, *(kind for kind in (rope or {}).values() if isinstance(kind, dict))]
@@ -200,4 +212,4 @@ def _positions(config) -> int | None:
         first = kind.get("original_max_position_embeddings")
         if positions and first and kind.get("factor"):
             positions = max(positions, int(first * kind["factor"]))
-    return positions
+    return positions if positions and positions > 0 else math.inf

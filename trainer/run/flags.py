@@ -236,18 +236,24 @@ def unknown_home(name: str, path: str) -> str | None:
 
 def missing_model(config) -> str | None:
     """The fault of --model that can be found without loading anything; else None."""
-    model = Path(config.model).expanduser()
-    if model.exists() or config.model.startswith("tiny:"):
+    if Path(config.model).expanduser().exists() or config.model.startswith("tiny:"):
         return None
-    if model.parent.is_dir() and model.parent != Path("."):
-        there = [path.name for path in model.parent.iterdir() if path.is_dir()]
-        hint = did_you_mean(model.name, there, before=f"{model.parent}/")
-        return f"--model {config.model}: no such folder{hint}"
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", config.model):
-        return f"--model {config.model} is no folder here, and no hub id (owner/name) either"
+    if fault := unknown_folder(config.model):
+        return f"--model {fault}"
     if config.model == type(config).model and not torch.cuda.is_available():
         return (
             "the paper's scale needs a GPU: try --tiny (in Python Config(**TINY)), or --model with "
             "a folder of a small model"
         )
+    return None
+
+
+def unknown_folder(model: str) -> str | None:
+    """The fault of a model's name that is no folder here; None for a hub id."""
+    path = Path(model).expanduser()
+    if path.parent.is_dir() and path.parent != Path("."):
+        there = [found.name for found in path.parent.iterdir() if found.is_dir()]
+        return f"{model}: no such folder{did_you_mean(path.name, there, before=f'{path.parent}/')}"
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+        return f"{model} is no folder here, and no hub id (owner/name) either"
     return None

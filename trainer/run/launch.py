@@ -71,24 +71,25 @@ def leave(status: int | str = 0) -> None:
     which a failed rank would wait for ever, and it may hang on one GPU too. gloo's threads abort a
     process whose peer has left. torchrun sees a status above 0 and ends the other ranks.
     """
-    ranks = dist.get_world_size() if dist.is_initialized() else 1
-    if isinstance(status, str):
-        # On a line of its own: above this rank's bar, or after rank 0's, which tqdm cannot see.
-        tqdm.write(f"\n{status}" if ranks > 1 and dist.get_rank() else status, file=sys.stderr)
-        status = 1
-    if ranks > 1 and status == 0:
-        dist.barrier()  # another rank may still need this one
     sys.stdout.flush()
-    sys.stderr.flush()
-    if status > 128:
+    if isinstance(status, int) and status > 128:
         signal.signal(status - 128, signal.SIG_DFL)
         os.kill(os.getpid(), status - 128)
-    if ranks > 1 or "vllm" in sys.modules:
-        os._exit(status)
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    if status:
-        sys.exit(status)
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    if ranks == 1 and "vllm" not in sys.modules:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        if status:
+            sys.exit(status)
+        return
+    if ranks > 1 and status == 0:
+        dist.barrier()  # another rank may still need this one
+    elif isinstance(status, str):
+        # On a line of its own: above this rank's bar, or after rank 0's, which tqdm cannot see.
+        tqdm.write(f"\n{status}" if ranks > 1 and dist.get_rank() else status, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 1)
 
 
 def model_folder(model: str) -> str:

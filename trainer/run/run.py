@@ -360,4 +360,4 @@ def print_summary(rows: list[dict]) -> None:
         f"{name.removeprefix('seconds_')} {sum(row.get(name, 0.0) for row in trained) / whole:.0%}"
         for name in sorted(phases - {"seconds_step"})
     ]
-    print(f"\n{len(trained)} steps in {whole:.0f} s: {', '.join(shares)}")
+    print(f"\nsteps: {len(trained)}, in {whole:.0f} s: {', '.join(shares)}")

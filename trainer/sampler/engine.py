@@ -26,7 +26,6 @@ from trainer.policy.loading import compute_dtype
 from trainer.policy.logps import one_sentence
 from trainer.policy.policy import Policy, rectangle, response_mask
 from trainer.policy.pretrained import check_limits, end_tokens
-from trainer.sampler.cpu import TransformersEngine
 
 # Mean |engine log-prob - trainer log-prob| over a batch, in nats. Healthy: 1e-6 in float32, 0.01 to
 # 0.02 in bfloat16. Weights that are a few updates old, or wrongly packed, show 0.2 and more.
@@ -137,6 +136,8 @@ def open_engine(
     raw_logps: report log-probs of the whole softmax, before temperature, top-p and top-k, instead
     of those of the distribution sampled from.
     """
+    from trainer.sampler.cpu import TransformersEngine  # here: it imports transformers, for seconds
+
     check_limits(model_dir, tokenizer, max_length)
     engine = VLLMEngine if choose_engine(kind) == "vllm" else TransformersEngine
     return engine(

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tiny import world
 from trainer.data import Problem
-from trainer.errors import Refused
+from trainer.errors import Refused, did_you_mean
 from trainer.sources import hub, logic
 from trainer.sources.rows import TEXT_COLUMNS, collect, known_columns, table_rows
 
@@ -83,14 +83,18 @@ def _load(name, seed, solutions):
         if path.is_dir():
             raise Refused(f"{name}: it is a folder; name the files in it")
         if not path.exists():
-            raise Refused(f"{name}: no such file; give {ACCEPTED}")
+            near = path.parent.iterdir() if path.parent.is_dir() else ()
+            hint = did_you_mean(path.name, [found.name for found in near])
+            raise Refused(f"{name}: no such file{hint or f'; give {ACCEPTED}'}")
         task = path.name.removesuffix(".gz").rpartition(".")[0]
         rows = _file_rows(name, path, solutions)
         return [problem for problem, _ in collect(name, rows, task, solutions=solutions)]
     if path.is_dir():
         raise Refused(f"{name}: it is a folder; name a .jsonl, .json or .parquet file in it")
     if path.exists():
-        raise Refused(f"{name}: unknown kind of file; give {ACCEPTED}")
+        csv = "pandas.read_csv(...).to_json(..., orient='records', lines=True) converts it; "
+        hint = csv if path.suffix == ".csv" else ""
+        raise Refused(f"{name}: unknown kind of file; {hint}give {ACCEPTED}")
     hub_id = hub.BENCHMARKS.get(name, name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(:[^\s:]+)?", hub_id):
         raise Refused(f"{name}: not a known source; give {ACCEPTED}")

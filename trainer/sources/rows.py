@@ -85,6 +85,15 @@ def collect(
         )
     if faults:
         say(f"{source}, {faults[0]} ({len(faults):,} such problems; they are kept as they are)")
+    known = {}
+    for problem, _ in pairs:
+        known.setdefault(_prompt_key(problem), set()).add(problem.answer)
+    if len(known) < len(pairs):
+        torn = sum(len(found) > 1 for found in known.values())
+        say(
+            f"{source}: {len(pairs) - len(known):,} repeated problems kept, {torn:,} of them with "
+            f"different answers"
+        )
     if not pairs:
         raise Refused(f"{source}: no problems in it")
     return pairs
