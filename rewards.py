@@ -9,7 +9,7 @@ import re
 
 from verifier import equal
 
-# ---------------------------------------------------------------- JustRL: the box to the letter
+# ---------------------------------------------------------------- JustRL: the box as text
 
 
 def last_boxed(text: str) -> str | None:
@@ -34,7 +34,7 @@ def _box_end(text: str, start: int) -> int | None:
 
 
 def strict_box(response: str, answer: str) -> float:
-    """+1.0 if the last box in the last 100 characters is `answer` to the letter, else -1.0.
+    """+1.0 if the last box in the last 100 characters is exactly `answer`, else -1.0.
 
     JustRL's training reward. Neither side is normalised or stripped. (DAPO's code cuts the response
     to 300 characters first, which changes nothing.)
@@ -45,12 +45,12 @@ def strict_box(response: str, answer: str) -> float:
 def overlong_penalty(length: int, max_length: int, buffer: int) -> float:
     """DAPO's soft overlong punishment (eq. 13, veRL's form), to be added to the reward; in [-1, 0].
 
-    length, max_length, buffer are response tokens: 0 up to max_length - buffer, then linear, -1 at
-    max_length. Raises ValueError unless 0 < buffer <= max_length.
+    In response tokens: 0 up to max_length - buffer, then linear, -1 at max_length. Raises
+    ValueError unless 0 < buffer <= max_length.
     """
     if not 0 < buffer <= max_length:
         raise ValueError(
-            f"The overlong buffer must lie between 1 and max_length={max_length} tokens, "
+            f"The overlong buffer must be between 1 and max_length={max_length} tokens, "
             f"not {buffer}."
         )
     return min(0.0, -(length - (max_length - buffer)) / buffer)
@@ -59,7 +59,7 @@ def overlong_penalty(length: int, max_length: int, buffer: int) -> float:
 # ---------------------------------------------------------------- robust: equal in meaning
 
 _NAME = r"(?P<name>\\?[A-Za-z][\w{}']*(?:\([\w,]*\))?)\s*=\s*\$?\s*"
-_BETWEEN = re.compile(  # what may stand between the boxes of one answer
+_BETWEEN = re.compile(  # what may separate the boxes of one answer
     r"(?:\s|\$|,|;|\\[()\[\],;:! ]|\\q?quad|and|or|\\text\{\s*,?\s*(?:and|or)\s*\})+"
     rf"(?:{_NAME})?"
 )
@@ -113,7 +113,7 @@ def robust(response: str, answer: str) -> float:
 
 
 def robust_many(responses: list[str], answers: list[str]) -> list[float]:
-    """`robust` of each pair; equal pairs are judged once. What is not text is wrong."""
+    """`robust` of each pair; equal pairs are judged once. A value that is not text is wrong."""
     pairs = [
         (last_answer(response) if isinstance(response, str) else None, answer)
         for response, answer in zip(responses, answers, strict=True)
@@ -131,8 +131,8 @@ def robust_many(responses: list[str], answers: list[str]) -> list[float]:
 def _mathd(text: str) -> str:
     """One LaTeX spelling, units and decoration gone, to compare by `==`.
 
-    It stays beside verifier/normalise.py because ProRL's reward accepts what either of the two
-    accepts, and this one accepts some pairs that are not equal: 0.5% for 0.5.
+    ProRL's reward accepts what this or the robust verifier accepts. This one also accepts some
+    pairs that are not equal, such as 0.5% for 0.5.
     """
     text = text.strip().replace("\n", "").replace(r"\!", "").replace(r"\\", "\\")
     text = re.sub(r"\\[td]frac", r"\\frac", text)

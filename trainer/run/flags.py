@@ -48,7 +48,7 @@ RANGES = {
     "learning_rate": ("must be above 0 and below 1", lambda value: 0 < value < 1),
     "eval_temperature": at_least(0),
     "engine_memory": ("must be above 0 and below 1", lambda value: 0 < value < 1),
-    "clip_low": ("must lie between 0 and 1", lambda value: 0 <= value <= 1),
+    "clip_low": ("must be between 0 and 1", lambda value: 0 <= value <= 1),
     "dual_clip": above(1),
     "top_k": ("must be at least 1, or -1 for all tokens", lambda value: value >= 1 or value == -1),
     "overlong_buffer": at_least(1),
