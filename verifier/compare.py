@@ -12,16 +12,9 @@ import itertools
 import re
 
 from .cut import COMMA, CUP, cut, depths, elements, relations, split
-from .normalise import END, TEXT, Spelling, key, normalise
+from .normalise import END, TEXT, key, normalise
 from .parse import MINUS_ONE, Tree, Unreadable, parse, symbols
-from .read import (
-    Reading,
-    Solution,
-    family,
-    holds_kin,
-    is_name,
-    read,
-)
+from .read import Reading, Solution, family, holds_kin, is_name, read
 from .regions import Piece, region
 from .units import ambiguous, conflict
 from .values import proportional, same, values
@@ -38,19 +31,11 @@ def _readable(latex: str) -> bool:
 # ---------------------------------------------------------------- expressions
 
 _NAMES = re.compile(r"(?<![\\a-zA-Z])[fghDEFGHLPQSTVX](?![a-zA-Z])")
-_ORDERED = re.compile(  # products of matrices: A^{-1}B is not BA^{-1}
+_ORDERED = re.compile(  # products of matrices: A^{-1}B is not BA^{-1}, AB not BA
     r"[A-Z]\s*\^\s*\{?\s*(?:-1|T|\\top)\s*\}?\s*[A-Z]|[A-Z]\s*[A-Z]\s*\^\s*\{?\s*(?:-1|T|\\top)"
+    r"|([A-Z])(?!\1)([A-Z])(?=.*\2\1)"
 )
 _PLAIN_WORD = re.compile(r"(?=.*[A-Z])[a-zA-Z]{2,}|[a-zA-Z]{4,}")
-
-
-def _ordered(latex: str) -> bool:
-    """Whether capital letters are matrices here, whose order counts: there is an inverse, or AB and
-    BA.
-    """
-    pairs = {found[1] + found[2] for found in re.finditer(r"(?=([A-Z])([A-Z]))", latex)}
-    both = any(pair[::-1] in pairs and pair[0] != pair[1] for pair in pairs)
-    return both or _ORDERED.search(latex) is not None
 
 
 def trees(*texts: str) -> list[Tree] | None:
@@ -78,28 +63,21 @@ def _expressions(answer: str, gold: str) -> bool:
     """Whether two expressions have equal values, or equal terms where they cannot be read."""
     if (":" in answer) != (":" in gold) and re.search(r"/|\\frac", answer + gold):
         answer, gold = answer.replace(":", "/"), gold.replace(":", "/")  # the ratio 3:2
-    if any(_ordered(side) or _PLAIN_WORD.fullmatch(side) for side in (answer, gold)):
+    if any(_ORDERED.search(one) or _PLAIN_WORD.fullmatch(one) for one in (answer, gold)):
         return False  # only an equal spelling would do
     both = trees(answer, gold)
     if both is None:
-        short = max(len(answer), len(gold)) <= LONGEST
-        return short and _terms(answer) == _terms(gold) != []
-    return same(*both) or ((answer[-1:] == "%") != (gold[-1:] == "%") and _percents(answer, gold))
+        return len(answer + gold) <= 2 * LONGEST and _terms(answer) == _terms(gold) != []
+    if same(*both) or (answer[-1:] == "%") == (gold[-1:] == "%"):
+        return same(*both)
+    bare = [side.removesuffix("%") for side in (answer, gold)]  # 40 for 40%, but not 0.4 for 0.4%
+    return same(*trees(*bare)) and abs(number(bare[1]) or 0) >= 1
 
 
 def number(latex: str):
     """The value of a text without variables; None of any other."""
     tree = trees(latex)
     return values(tree[0])[0].value if tree and not symbols(tree[0]) else None
-
-
-def _percents(answer: str, gold: str) -> bool:
-    """0.4 for 40%, and 40 for 40% where a question asks for a percentage; but not 0.4 for 0.4%."""
-    bare = [side.strip().removesuffix("%") for side in (answer, gold)]
-    if [*bare] == [answer.strip(), gold.strip()] or not all(map(trees, bare)):
-        return False
-    value = number(bare[1])
-    return value is not None and abs(value) >= 1 and same(*trees(*bare))
 
 
 def _terms(latex: str) -> list[str]:
@@ -169,9 +147,7 @@ def _chain(latex: str) -> str:
     if set(signs) != {"="} or len(split(latex, COMMA)) > 1:
         return latex
     numeric = [side for side in sides if number(side) is not None]
-    if not numeric or numeric[-1] != sides[-1]:
-        return latex
-    if any(not _value(side, numeric[-1]) for side in numeric):
+    if numeric[-1:] != sides[-1:] or any(not _value(side, numeric[-1]) for side in numeric):
         return latex
     named = is_name(sides[0]) and len(sides) > 2
     return sides[-1] if named or len(numeric) == len(sides) else latex
@@ -219,19 +195,19 @@ def _matrix(latex: str) -> list[list[str]] | None:
     found = _MATRIX.fullmatch(latex)
     if not found:
         return None
-    rows = re.split(r"\\\\", re.sub(r"\\\\\s*$", "", found["cells"].strip()))
+    rows = re.sub(r"\\\\\s*$", "", found["cells"].strip()).split(r"\\")
     cells = [[cell.strip() for cell in row.split("&")] for row in rows]
     if found["turned"]:
-        if len({len(row) for row in cells}) > 1:
-            return None
-        cells = [list(column) for column in zip(*cells, strict=True)]
-    factor = found["factor"].strip()
-    return [[f"{factor}({cell})" if factor else cell for cell in row] for row in cells]
+        cells = [list(column) for column in zip(*cells, strict=False)]
+    if factor := found["factor"].strip():
+        cells = [[f"{factor}({cell})" for cell in row] for row in cells]
+    return cells
 
 
 def _same_matrix(answer: list[list[str]], gold: list[list[str]]) -> bool:
-    return [*map(len, answer)] == [*map(len, gold)] and all(
-        map(_single, itertools.chain(*answer), itertools.chain(*gold))
+    shapes = [[*map(len, side)] for side in (answer, gold)]
+    return shapes[0] == shapes[1] and _in_order(
+        [*itertools.chain(*answer)], [*itertools.chain(*gold)]
     )
 
 
@@ -297,34 +273,25 @@ def _same_named(answer: tuple[str, str], gold: tuple[str, str]) -> bool:
         if _relation(*texts) or not answer_name:
             return _relation(*texts)
     if answer_name and gold_name:
-        renamed = _renamed(answer_name, gold_name, one)
-        if renamed is not None:
+        if (renamed := _renamed(answer_name, gold_name, one)) is not None:
             return _single(renamed, other)
         bases = [family({name: ""}) or name for name in (answer_name, gold_name)]
         return bases[0] == bases[1] in (answer_name, gold_name) and _single(one, other)
     name, value = answer if answer_name else gold
-    if holds_kin(value, name) or not (
-        "?" not in name or (answer_name and re.search(r"\d|\\pi", other))
-    ):
-        return False
-    return _single(_chain(one), other)
+    strips = "?" not in name or (answer_name and re.search(r"\d|\\pi", other))
+    return bool(strips) and not holds_kin(value, name) and _single(_chain(one), other)
 
 
-_CALL = re.compile(r"(.+?)(?:\(([a-z](?:,[a-z])*)\)|_([a-z]))")
+_CALL = re.compile(r"(.+?)(\(|_)([a-z](?:,[a-z])*)\)?")
 
 
 def _renamed(answer_name: str, gold_name: str, value: str) -> str | None:
-    """The value of f(t) = 2t with x for t, where the gold's name is f(x)."""
+    """The value of f(t) = 2t with x for t and t for x, where the gold's name is f(x)."""
     one, other = _CALL.fullmatch(answer_name), _CALL.fullmatch(gold_name)
-    if not one or not other or one[1] != other[1] or bool(one[2]) != bool(other[2]):
+    if not one or not other or one.group(1, 2) != other.group(1, 2) or len(one[3]) != len(other[3]):
         return None
-    letters, wanted = ((found[2] or found[3]).split(",") for found in (one, other))
-    if len(letters) != len(wanted):
-        return None
-    new = dict(zip(letters, wanted, strict=True))
-    if set(wanted) - set(letters) & set(re.findall(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])", value)):
-        return None
-    return re.sub(r"(?<![\\a-zA-Z])[a-zA-Z]", lambda found: new.get(found[0], found[0]), value)
+    new = dict(zip(other[3], one[3], strict=True)) | dict(zip(one[3], other[3], strict=True))
+    return re.sub(r"(?<![\\a-zA-Z])[a-z]", lambda found: new.get(found[0], found[0]), value)
 
 
 # ---------------------------------------------------------------- what stands around a value
@@ -337,7 +304,7 @@ _ABOUT = (
 _REMARK = re.compile(rf"(?P<exact>.*?[^\s,;(])\s*[,;]?\s*\(?\s*{_ABOUT}\s*(?P<about>[^()]*?)\s*\)?")
 _CONDITION = re.compile(
     rf"[\s,;(]*(?:{TEXT}\{{\s*[,(]?\s*)?(?<![\\a-zA-Z])"
-    r"(?P<word>where|with|for|if|when|such that|provided(?: that)?)\b(?P<condition>.*)"
+    r"(where|with|for|if|when|such that|provided(?: that)?)\b(.*)"
 )
 _BARE_CONDITION = re.compile(
     rf"(?P<main>.*[^\s,(])(?:\s*[,;]\s*\(?|\s*\()"
@@ -375,15 +342,10 @@ def _condition(latex: str) -> tuple[str, str, str]:
     nesting = depths(latex)
     if region(latex) or (nesting and min(nesting) < 0):
         return latex, "", ""
-    if found := _CONDITION.search(latex):
-        main, condition = latex[: found.start()], found["condition"]
-        if re.search(r"[\da-zA-Z]", main) and not _CONDITION.search(condition):
-            condition = re.sub(rf"{TEXT}\{{|(?<!mathbb{{Z)[{{}}](?!Z)", "", condition)
-            return (
-                main,
-                found["word"],
-                _INTEGER.sub(r"\1\2\\in\\mathbb{Z}", " ".join(condition.split())),
-            )
+    found = _CONDITION.search(latex)
+    if found and re.search(r"\w", latex[: found.start()]) and not _CONDITION.search(found[2]):
+        condition = " ".join(re.sub(rf"{TEXT}\{{|(?<!mathbb{{Z)[{{}}](?!Z)", "", found[2]).split())
+        return latex[: found.start()], found[1], _INTEGER.sub(r"\1\2\\in\\mathbb{Z}", condition)
     found = _BARE_CONDITION.fullmatch(latex)
     inequality = found and re.search(rf"\\(?:ne|le|ge){END}|[<>]", found["main"])
     if found and not inequality and [0, *depths(found["main"])][-1] == 0:
@@ -391,22 +353,8 @@ def _condition(latex: str) -> tuple[str, str, str]:
     return latex, "", ""
 
 
-def _without_conditions(answer: str, gold: str) -> tuple[str, str] | None:
-    """Both values; None if their conditions differ, or if one asks for a condition that the other
-    does not have.
-    """
-    (one, word, condition), (other, gold_word, gold_condition) = (
-        _condition(answer),
-        _condition(gold),
-    )
-    if condition and gold_condition:
-        agree = key(condition) == key(gold_condition) or _relation(condition, gold_condition)
-        agree = agree or _same_region(condition.strip(), gold_condition.strip())
-        return (one, other) if agree else None
-    needed = ("if", "when", "for", "provided", "provided that", "such that")
-    if word in needed or gold_word in needed[:2]:
-        return None
-    return one, other
+def _same_condition(one: str, other: str) -> bool:
+    return key(one) == key(other) or _relation(one, other) or _same_region(one, other)
 
 
 def choice(text: str) -> tuple[str, str]:
@@ -439,23 +387,27 @@ def equal(answer: str, gold: str) -> bool:
     if max(len(answer), len(gold)) > 4 * LONGEST:
         return False
     (letter, text), (gold_letter, gold_text) = choice(answer), choice(gold)
-    lone = key(normalise(answer).latex)
+    lone = letter or key(normalise(answer).latex)
     if gold_letter and gold_text:
-        if letter or re.fullmatch("[A-Z]", lone):
-            return (letter or lone) == gold_letter and (
-                not (letter and text) or equal(text, gold_text)
-            )
-        return equal(answer, gold_text)
+        if re.fullmatch("[A-Z]", lone):
+            return lone == gold_letter and (not letter or not text or _single(text, gold_text))
+        return _single(answer, gold_text)
     if letter and text:
-        return letter == key(normalise(gold).latex) or equal(text, gold)
+        return letter == key(normalise(gold).latex) or _single(text, gold)
+    return _single(answer, gold)
+
+
+def _single(answer: str, gold: str) -> bool:
+    """`equal` of two answers or elements, which may have units of their own."""
     one, other = normalise(answer), normalise(gold)
-    if not one.latex or not other.latex:
-        return False
-    if conflict(one.unit, other.unit):
+    if not one.latex or not other.latex or conflict(one.unit, other.unit):
         return False
     if key(one.whole) == key(other.whole):
         return True
-    if _needs_unit(one, other) or max(*depths(one.latex), *depths(other.latex), 0, 0) > DEEPEST:
+    unit = other.whole.removeprefix(other.latex)
+    if ambiguous(unit) and one.latex == one.whole:
+        return False  # 6 for 6 m: the letter may be a variable
+    if max(*depths(one.latex), *depths(other.latex), 0, 0) > DEEPEST:
         return False
     return any(
         _equal(_thousands(text, gold_text), _thousands(gold_text, text))
@@ -477,12 +429,6 @@ def _thousands(latex: str, other: str) -> str:
     return re.sub("[, ]", "", found[1]) + found[2]
 
 
-def _needs_unit(answer: Spelling, gold: Spelling) -> bool:
-    """A gold like `6 m`, whose letter may be a variable, against a bare number."""
-    unit = gold.whole.removeprefix(gold.latex)
-    return ambiguous(unit) and answer.latex == answer.whole
-
-
 @functools.lru_cache(maxsize=4096)
 def _equal(answer: str, gold: str) -> bool:
     """`equal` of two texts without units."""
@@ -490,43 +436,30 @@ def _equal(answer: str, gold: str) -> bool:
         return True
     if _relation(answer, gold) or _same_region(answer, gold):
         return True
-    values = _without_conditions(answer, gold)
-    if values is None:
-        return False
-    if values != (answer, gold):
-        return _equal(*map(str.strip, values))
+    value, word, condition = _condition(answer)
+    gold_value, gold_word, gold_condition = _condition(gold)
+    if word or gold_word:
+        if word and gold_word:
+            agree = _same_condition(condition.strip(), gold_condition.strip())
+        else:  # only one has a condition: it may explain, but not restrict what the gold says
+            agree = word in ("", "where", "with", ",") and gold_word not in ("if", "when")
+        return agree and _equal(value.strip(), gold_value.strip())
     answer = answer if relations(gold)[1] else _chain(answer)
-    if _connectives(answer) ^ _connectives(gold) == {"and", "or"}:
-        return False
+    if {word for side in (answer, gold) for word in _between_inequalities(side)} == {"and", "or"}:
+        return False  # x > 2 and x < 5 is not x > 2 or x < 5
     one, other = read(answer), read(gold)
-    if [[*s] for s in one.solutions] == [[*s] for s in other.solutions] == [[""]] and not (
-        one.kind or other.kind
-    ):
-        return _value(one.solutions[0][""], other.solutions[0][""])
+    solutions = [*one.solutions, *other.solutions]
+    if not (one.kind or other.kind) and [[*each] for each in solutions] == [[""], [""]]:
+        return _value(*(each[""] for each in solutions))
     alternatives = len(one.solutions) > len(other.solutions) == 1 and re.search(r"\bor\b", answer)
     if alternatives and all(_same_solution(each, other.solutions[0]) for each in one.solutions):
         return True  # 1/2 or 0.5
     return _same_readings(one, other)
 
 
-def _connectives(latex: str) -> set[str]:
-    """The words between inequalities: x > 2 and x < 5 is not x > 2 or x < 5.
-
-    In a list of values they mean the same.
-    """
-    if not set(relations(latex)[1]) - {"="}:
-        return set()
-    return set(re.findall(r"\b(?:and|or)\b", latex))
-
-
-def _single(answer: str, gold: str) -> bool:
-    """`equal` of two elements, which may have units of their own."""
-    one, other = normalise(answer), normalise(gold)
-    if conflict(one.unit, other.unit):
-        return False
-    if key(one.whole) == key(other.whole):
-        return True
-    return not _needs_unit(one, other) and _equal(one.latex, other.latex)
+def _between_inequalities(latex: str) -> list[str]:
+    signs = set(relations(latex)[1]) - {"="}
+    return re.findall(r"\b(?:and|or)\b", latex) if signs else []
 
 
 def _value(answer: str, gold: str) -> bool:

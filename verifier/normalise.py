@@ -43,6 +43,16 @@ _LEAD = (
     r"(?i:(?:about|approximately|approx)\b\.?"
     r"|(?:the )?(?:final )?(?:answer|result|value)(?: is|:| is:)\s*[:=]?\s*)"
 )
+_NEW_NAMES = (
+    r"times,ast,cdotp=\cdot  div=/ lt=< gt=> neq=\ne  leq,leqslant,leqq=\le  geq,geqslant,geqq=\ge "
+    r" simeq,doteq=\approx  varnothing=\emptyset  infinity=\infty  Reals,R=\mathbb{R} prime='"
+    r" backslash=\setminus  vert,lvert,rvert=| lbrace=\{ rbrace=\} langle=( rangle=)"
+)
+_RENAMED = {
+    name: new + " " * new[-1:].isalpha()
+    for names, new in (pair.split("=") for pair in _NEW_NAMES.split())
+    for name in names.split(",")
+}
 _GROUPS = r"(?<![\d.,])([1-9]\d{0,2})((?:,\d{3})+)(?!\d|,\d)"  # 1,005
 _POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -71,10 +81,6 @@ def _variant(char: str) -> str:
     return "" if char.isascii() else unicodedata.decomposition(char).partition(" ")[0]
 
 
-def _relation(found: re.Match) -> str:
-    return rf"\{found[1] or {'<': 'l', '>': 'g'}[found[2]]}e "
-
-
 def _unwrap(found: re.Match) -> str:
     """The content of a command, if its brace closes at the very end."""
     depth = 0
@@ -88,6 +94,20 @@ def _unwrap(found: re.Match) -> str:
 def _joined(found: re.Match) -> str:
     """1,005 as one number, because no element of a list is 005. 1,250 may be a list."""
     return found[0].replace(",", "") if ",0" in found[2] else found[0]
+
+
+def _determinant(found: re.Match) -> str:
+    r"""A determinant of up to three rows as the expression that it is."""
+    rows = [row.split("&") for row in found[1].strip().removesuffix(r"\\").split(r"\\")]
+    square = len(rows) < 4 and all(len(row) == len(rows) for row in rows)
+    return f"({_expanded(rows)})" if square else rf"\begin{{vmatrix}}{found[1]}\end{{vmatrix}}"
+
+
+def _expanded(rows: list[list[str]]) -> str:
+    """By the first row."""
+    minors = ([row[:n] + row[n + 1 :] for row in rows[1:]] for n in range(len(rows)))
+    terms = (f"({cell})({_expanded(minor)})" for cell, minor in zip(rows[0], minors, strict=True))
+    return "".join("+-"[n % 2] + term for n, term in enumerate(terms)) if rows[1:] else rows[0][0]
 
 
 def _repeating(found: re.Match) -> str:
@@ -131,6 +151,7 @@ _REWRITES = [  # in this order
             rf"(?:\||\\det)\s*\\begin\{{pmatrix\}}({_CELL})\\end\{{pmatrix\}}\s*\|?",
             r"\\begin{vmatrix}\1\\end{vmatrix}",
         ),
+        (rf"\\begin\{{vmatrix\}}({_CELL})\\end\{{vmatrix\}}", _determinant),
         # 0.333... is 0.\overline{3}.
         (rf"(\d\.\d*?)(\d+?)\2{{2,}}\s*{_DOTS}", r"\1\\overline{\2}"),
         (rf"(?<=\d)\s*{_DOTS}\s*$", ""),
@@ -168,36 +189,24 @@ _REWRITES = [  # in this order
         (r"\^\s*\{?\s*(?:\*|\\ast(?![a-zA-Z]))\s*\}?(?!\*)", r"^\\star "),
         (r"\\nabla\s*\\times", r"\\nabla\\cross "),
         (r"\\times(?=\s*\\(?:vec|mathbf|hat|boldsymbol|overrightarrow))", r"\\cross "),
-        (rf"\\(?:times|ast|cdotp){END}|(?<!\*)\*(?!\*)", r"\\cdot "),
+        (rf"\\({'|'.join(_RENAMED)}){END}", lambda found: _RENAMED[found[1]]),
+        (r"(?<!\*)\*(?!\*)", r"\\cdot "),
         (r"\*\*", "^"),
-        (rf"\\div{END}", "/"),
-        (rf"\\([lg])(?:eq|eqslant|eqq){END}|([<>])=", _relation),
-        (rf"\\neq{END}|!=", r"\\ne "),
-        (rf"\\lt{END}", "<"),
-        (rf"\\gt{END}", ">"),
-        (rf"\\(?:simeq|doteq){END}", r"\\approx "),
+        (r"<=", r"\\le "),
+        (r">=", r"\\ge "),
+        (r"!=", r"\\ne "),
         (rf".*(?:[=<>]|\\(?:[lg]e|ne|in){END}).*", _connectives),
-        (rf"\\varnothing{END}", r"\\emptyset "),
-        (rf"\\infinity{END}|(?<![\\a-zA-Z])(?:infinity|oo){END}", r"\\infty "),
-        (
-            rf"(?:{TEXT}\{{)?\s*(?i:all real numbers|all reals)\s*\}}?|\\(?:Reals|R){END}",
-            r"\\mathbb{R}",
-        ),
+        (rf"(?<![\\a-zA-Z])(?:infinity|oo){END}", r"\\infty "),
+        (rf"(?:{TEXT}\{{)?\s*(?i:all real numbers|all reals)\s*\}}?", r"\\mathbb{R}"),
         (
             rf"(\\mathbb\{{R\}}\s*)(?:{TEXT}\{{)?\s*(?:except|but|excluding|other than)\b\s*\}}?",
             r"\1\\setminus ",
         ),
-        (rf"\\backslash{END}|(?<=\\mathbb\{{R\}})\s*-\s*(?=\\\{{)", r"\\setminus "),
+        (r"(?<=\\mathbb\{R\})\s*-\s*(?=\\\{)", r"\\setminus "),
         (rf"\\var(epsilon|phi|theta|rho){END}", r"\\\1"),
-        (rf"\\[lr]?vert{END}", "|"),
-        (rf"\\lbrace{END}", r"\\{"),
-        (rf"\\rbrace{END}", r"\\}"),
-        (rf"\\langle{END}", "("),
-        (rf"\\rangle{END}", ")"),
         (rf"\]{_END_POINTS}\[", r"(\1)"),  # the French ]0, 1[
         (rf"\]{_END_POINTS}\]", r"(\1]"),
         (rf"\[{_END_POINTS}\[", r"[\1)"),
-        (rf"\\prime{END}\s*", "'"),
         (r"\^\s*(?:\{\s*('+)\s*\}|('+))", r"\1\2"),
         (r"\\(?:mathrm|text)\s*\{\s*([dei])\s*\}", r"\1"),
         (rf"{_BOLD}\{{\s*(?:\\([ij])math|([ijk]))\s*\}}", r"\1\2"),
@@ -224,11 +233,11 @@ _REWRITES = [  # in this order
 
 
 _UNIT_TEXT = re.compile(  # \text{...} at the end
-    rf"(?<=[\d}})\]a-z])(?<!and)(?<!or)\s*{TEXT}\{{(?P<words>(?:[^{{}}]|\{{[^{{}}]*\}})*)\}}(?P<power>{_EXPONENT}?)"
-    rf"(?P<more>(?:\s*(?:/|\\cdot)\s*{_UNIT_PART})*)\s*$"
+    rf"(?<=[\d}})\]a-z])(?<!and)(?<!or)\s*{TEXT}\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}({_EXPONENT}?)"
+    rf"((?:\s*(?:/|\\cdot)\s*{_UNIT_PART})*)\s*$"
 )
 _UNIT_BARE = re.compile(  # km/h, sq cm, m s^{-2} or words at the end
-    rf"(?:(?<=[\d}})])|(?<=\\pi ))\s*(?P<words>(?:(?:square|cubic|sq|cu) )?[a-zA-Zμ]++{_EXPONENT}?"
+    rf"(?:(?<=[\d}})])|(?<=\\pi ))\s*((?:(?:square|cubic|sq|cu) )?[a-zA-Zμ]++{_EXPONENT}?"
     rf"(?:(?:\s*(?:/|\\cdot)\s*|\s+)\(?[a-zA-Zμ]++{_EXPONENT}?\)?)*+)\s*$"
 )
 _NOT_UNIT = re.compile(
@@ -251,30 +260,17 @@ def normalise(text: str) -> Spelling:
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     whole, unit = text, Unit()
-    if found := _UNIT_TEXT.search(text):
-        words = re.sub(TEXT, " ", found["words"].strip(" .()") + found["power"] + found["more"])
-        words = re.sub(r"[{}()]", "", words)
-        known = parse_unit(words.replace(".", ""))
-        named = re.search("[a-zA-Z]", words) and not _NOT_UNIT.search(
-            words.lower().replace(r"\cdot", "")
-        )
-        if named and (not known.words or not text[found.start() - 1].isalpha()):
-            text, unit = text[: found.start()], known
-    elif found := _UNIT_BARE.search(text):
-        words, gap = found["words"], text[found.start() : found.start("words")]
-        known = parse_unit(words)
-        first = re.match(r"[a-zA-Zμ]*", words)[0]
-        several = not known.words and re.search(r"[a-zA-Zμ]{2}|[/^]", words)
-        if several and not gap and not re.search(r"[a-zA-Zμ]{2}", words):
-            several = False  # 2m/s may be a product, 2 m/s is not
-        single = not known.words and gap and re.fullmatch(r"[a-zA-Z]", words)
-        plain = (
-            gap
-            and re.fullmatch(r"(?:[a-z]{3,}|[a-z]+(?= ))(?: [a-z]+)*", words)
-            and (len(first) > 2 or known.powers)
-            and text[found.start() - 1].isdigit()
-        )
-        if not _NOT_UNIT.search(words.replace(r"\cdot", "")) and (several or single or plain):
+    if found := _UNIT_TEXT.search(text) or _UNIT_BARE.search(text):
+        words = re.sub(rf"{TEXT}|[{{}}()]", " ", "".join(filter(None, found.groups()))).strip(" .")
+        known, bare = parse_unit(words.replace(".", "")), found.re is _UNIT_BARE
+        before, gap = text[found.start() - 1], found[0][0] == " "
+        fits = re.search("[a-zA-Z]", words) and (not known.words or not before.isalpha())
+        if bare and known.words:
+            fits = gap and before.isdigit() and re.fullmatch(r"[a-z]+(?: [a-z]+)*", words)
+            fits = fits and (known.powers or len(words.split()[0]) > 2)
+        elif bare and not re.search("[a-zA-Zμ]{2}", words):
+            fits = gap and re.fullmatch(r"[a-zA-Z]|.*[/^].*", words)  # 2m/s may be a product
+        if fits and not _NOT_UNIT.search(words.lower().replace(r"\cdot", "")):
             text, unit = text[: found.start()], known
     powers = dict(unit.powers)
     if scale or text.endswith("%") or text.rstrip().endswith(r"\degree"):

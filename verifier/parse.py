@@ -20,40 +20,29 @@ from .normalise import TEXT
 Tree = tuple
 
 _TOKEN = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?|\\[a-zA-Z]+|\\.|\S")
-_GREEK_NAMES = """
-alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon
-phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell aleph
-infty
-"""
-_GREEK = _GREEK_NAMES.split()
-_SYMBOLS = {"\\" + name for name in _GREEK}
+
+
+def _commands(names: str) -> set[str]:
+    return {"\\" + name for name in names.split()}
+
+
+_SYMBOLS = _commands(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon"
+    " phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell aleph"
+    " infty"
+)
 _TRIG = ("sin", "cos", "tan", "cot", "sec", "csc", "cis", "sinh", "cosh", "tanh")
-_FUNCTIONS = {
-    "\\" + name
-    for name in (
-        *_TRIG,
-        *("arcsin", "arccos", "arctan", "ln", "log", "lg", "exp", "max", "min", "gcd", "lcm"),
-        *("det", "dim", "ker", "deg", "arg", "Re", "Im"),
-    )
-}
-_ACCENT_NAMES = """
-vec hat bar overline dot ddot tilde widehat widetilde overrightarrow mathcal mathfrak
-"""
-_ACCENTS = {"\\" + name for name in _ACCENT_NAMES.split()}
-_FONTS = {"\\mathbf", "\\boldsymbol", "\\mathit", "\\mathsf", "\\bm"}
+_FUNCTIONS = _commands(" ".join(_TRIG)) | _commands(
+    "arcsin arccos arctan ln log lg exp max min gcd lcm det dim ker deg arg Re Im"
+)
+_ACCENTS = _commands(
+    "vec hat bar overline dot ddot tilde widehat widetilde overrightarrow mathcal mathfrak"
+)
+_FONTS = _commands("mathbf boldsymbol mathit mathsf bm")
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
 _FENCES = {"\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil")}
 _DIFFERENTIAL = re.compile(r"(d|\\partial)(\^\d|\^\w)?([a-zA-Z\\].*)?")
-_OPERAND_ENDS = {
-    *"+-/^_!%)]},'&",
-    "\\\\",
-    "\\end",
-    "\\cdot",
-    "\\degree",
-    "\\rfloor",
-    "\\rceil",
-    "\\}",
-}
+_OPERAND_ENDS = {*"+-/^_!%)]},'", "\\}", *_commands("cdot degree rfloor rceil")}
 ONE, MINUS_ONE, PERCENT = (("num", Fraction(number)) for number in (1, -1, 100))
 DEEPEST = 30  # operands inside operands
 
@@ -201,21 +190,20 @@ class _Parser:
             raise Unreadable("no argument")
         return self.primary(subscripts=False)
 
-    def group(self, closing: str) -> Tree:
-        bars, self.bars = self.bars, 0
-        result = self.sum()
-        self.take(closing)
-        self.bars = bars
-        return result
-
     def arguments(self, closing: str) -> list[Tree]:
-        bars, self.bars = self.bars, 0
+        bars, self.bars = self.bars, int(closing == "|")
         result = [self.sum()]
         while self.skip(","):
             result.append(self.sum())
         self.take(closing)
         self.bars = bars
         return result
+
+    def group(self, closing: str) -> Tree:
+        result = self.arguments(closing)
+        if len(result) > 1:
+            raise Unreadable("a list")
+        return result[0]
 
     def primary(self, subscripts: bool = True) -> Tree:
         self.depth += 1
@@ -233,11 +221,7 @@ class _Parser:
         if token in ("(", "[", "{"):
             return self.group(_CLOSING[token])
         if token == "|":
-            bars, self.bars = self.bars, 1
-            result = self.sum()
-            self.take("|")
-            self.bars = bars
-            return ("call", "abs", result)
+            return ("call", "abs", self.group("|"))
         if token in _FENCES:
             closing, name = _FENCES[token]
             return ("call", name, self.group(closing))
@@ -245,12 +229,8 @@ class _Parser:
             return self.fraction()
         if token == "\\binom":
             return ("call", "binom", self.argument(), self.argument())
-        if token == "\\begin" and self.raw() == "vmatrix":
-            return self.determinant()
         if token == "\\sqrt":
-            index = ("num", Fraction(2))
-            if self.skip("["):
-                index = self.group("]")
+            index = self.group("]") if self.skip("[") else ("num", Fraction(2))
             inner = self.group(")") if self.skip("(") else self.argument()
             return ("root", index, inner)
         if token == "\\pi" and self.next != "_":
@@ -276,43 +256,22 @@ class _Parser:
             name += self.take()  # a differential
         while subscripts and self.next in ("_", "'"):
             name += self.take() if self.next == "'" else self.take() + self.raw()
-        known = name[0] in self.functions or "'" in name
-        if self.next == "(" and (known or self.has_comma() or self.has_number()):
+        known = name[0] in self.functions or "'" in name or name in ("\\zeta", "\\Gamma")
+        if self.next == "(" and (known or self.holds_argument()):
             self.take()
-            return ("call", name, *self.arguments(")"))
-        if name in ("\\zeta", "\\Gamma") and self.next == "(":
-            self.take()
-            return ("call", name[1:], *self.arguments(")"))
+            return ("call", name.removeprefix("\\"), *self.arguments(")"))
         return ("sym", name)
 
-    def has_comma(self) -> bool:
-        """Whether the parenthesis that opens here holds a list, as in U(0, 1)."""
-        depth = 0
+    def holds_argument(self) -> bool:
+        """Whether the parenthesis here holds a list or a number: U(0, 1), y(0), but not n(-1)^n."""
+        depth, inner = 0, ""
         for token in self.tokens[self.at :]:
             depth += (token in "({[") - (token in ")}]")
             if depth == 0:
-                return False
-            if depth == 1 and token == ",":
-                return True
-        return False
-
-    def has_number(self) -> bool:
-        """Whether the parenthesis that opens here holds a number alone: y(0), but not n(-1)^n."""
-        inner = "".join(self.tokens[self.at : self.at + 5])
-        return re.match(r"\((?:\d+(?:\.\d+)?|-\d+(?!\)\^))\)", inner) is not None
-
-    def determinant(self) -> Tree:
-        rows = [[self.sum()]]
-        while not self.skip("\\end"):
-            if self.skip("&"):
-                rows[-1].append(self.sum())
-            else:
-                self.take("\\\\")
-                rows.append([self.sum()])
-        self.raw()
-        if len(rows) > 4 or any(len(row) != len(rows) for row in rows):
-            raise Unreadable("not a square of at most four rows")
-        return _determinant(rows)
+                break
+            inner += token if depth == 1 else " "
+        power = self.tokens[self.at + 4 : self.at + 5] == ["^"]
+        return "," in inner or bool(re.fullmatch(rf"\({'-?' * (not power)}\d+(?:\.\d+)?", inner))
 
     def named(self, name: str) -> Tree:
         name = name.removeprefix("\\")
@@ -364,17 +323,6 @@ class _Parser:
                 self.times(factors)
             else:
                 return _product(factors)
-
-
-def _determinant(rows: list[list[Tree]]) -> Tree:
-    """By the first row."""
-    if len(rows) == 1:
-        return rows[0][0]
-    terms = []
-    for n, cell in enumerate(rows[0]):
-        minor = _determinant([row[:n] + row[n + 1 :] for row in rows[1:]])
-        terms.append(_product([MINUS_ONE, cell, minor] if n % 2 else [cell, minor]))
-    return ("add", *terms)
 
 
 @functools.lru_cache(maxsize=4096)

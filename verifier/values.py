@@ -181,9 +181,7 @@ class _Evaluator:
         degree = self.whole(index)
         if degree and degree % 2 and self.is_real(a) and self.real(a) < 0:
             return -self.pow(-self.real(a), 1 / index)
-        return self.pow(
-            a, 1 / index if isinstance(index, Fraction) and index else self.div(1, index)
-        )
+        return self.pow(a, self.div(Fraction(1), index))
 
     def fac(self, a):
         whole = self.whole(a)
@@ -194,19 +192,14 @@ class _Evaluator:
         return self.mp.gamma(self.small(self.inexact(a), 1_000) + 1)
 
     def call(self, name: str, arguments: list):
-        known = getattr(self, "call_" + name.rstrip("_"), None)
-        if known and name.rstrip("_") in _ONE_ARGUMENT and len(arguments) == 1:
-            return known(arguments[0])
-        if known and name in ("log_", "binom", "max", "min", "gcd", "lcm", "fac2"):
-            return known(*arguments)
+        known = _KNOWN.get(name.rstrip("_"))
+        if known and known[0] <= len(arguments) <= known[1]:
+            return known[2](self, *arguments)
         if name in _MPMATH and len(arguments) == 1:
-            value = self.small(self.inexact(arguments[0]), 10**15)
-            if name in ("sinh", "cosh", "tanh"):
-                self.small(value, 100)
+            bound = 100 if name in ("sinh", "cosh", "tanh", "zeta", "Gamma") else 10**15
+            value = self.small(self.inexact(arguments[0]), bound)
             if name in ("arcsin", "arccos") and abs(value) > 1:
                 self.left_reals = True
-            if name in ("zeta", "Gamma"):
-                self.small(value, 100)
             result = getattr(self.mp, _MPMATH[name])(value)
             return self.clean(result, 1 if name in ("sin", "cos") else abs(result))
         return self.opaque(name, arguments)
@@ -216,61 +209,28 @@ class _Evaluator:
         texts = [self.mp.nstr(self.inexact(argument), 25) for argument in arguments]
         return _coordinate(repr([name, *texts]), self.point)
 
-    def call_abs(self, a):
-        return abs(a)
-
-    def call_floor(self, a):
+    def floor(self, a):
         a = self.real(a)
         if isinstance(a, Fraction):
             return Fraction(math.floor(a))
         nearest = self.mp.nint(self.small(a, 10**30))
-        if abs(a - nearest) < self.mp.mpf(10) ** -AGREE:
-            return Fraction(int(nearest))
-        return Fraction(int(self.mp.floor(a)))
+        near = abs(a - nearest) < self.mp.mpf(10) ** -AGREE
+        return Fraction(int(nearest if near else self.mp.floor(a)))
 
-    def call_ceil(self, a):
-        return -self.call_floor(-a)
-
-    def call_ln(self, a):
+    def log(self, a, base=None):
         if a == 0:
             raise Undefined("logarithm of zero")
         if self.is_real(a) and self.real(a) < 0:
             self.left_reals = True
-        return self.clean(self.mp.log(self.inexact(a)), 1)
+        result = self.clean(self.mp.log(self.inexact(a)), 1)
+        return result if base is None else self.div(result, self.log(base))
 
-    def call_log(self, a, base=Fraction(10)):
-        return self.div(self.call_ln(a), self.call_ln(base))
-
-    call_lg = call_log
-
-    def call_cis(self, a):
-        return self.pow(+self.mp.e, self.mp.j * self.inexact(a))
-
-    def call_exp(self, a):
-        return self.pow(+self.mp.e, a)
-
-    def call_binom(self, n, k):
+    def binom(self, n, k):
         if (a := self.whole(n)) is not None and (b := self.whole(k)) is not None:
             if min(a, b) >= 0:
                 return Fraction(math.comb(self.small(a, 5_000), b))
             raise Undefined("binomial of a negative number")
-        self.small(n, 1_000), self.small(k, 1_000)
-        return self.mp.binomial(self.inexact(n), self.inexact(k))
-
-    def call_fac2(self, a):
-        return self.mp.fac2(self.small(self.inexact(a), 1_000))
-
-    def call_max(self, *arguments):
-        return max(map(self.real, arguments))
-
-    def call_min(self, *arguments):
-        return min(map(self.real, arguments))
-
-    def call_gcd(self, *arguments):
-        return self.integers("gcd", math.gcd, arguments)
-
-    def call_lcm(self, *arguments):
-        return self.integers("lcm", math.lcm, arguments)
+        return self.mp.binomial(*(self.inexact(self.small(one, 1_000)) for one in (n, k)))
 
     def integers(self, name, function, arguments):
         wholes = [self.whole(argument) for argument in arguments]
@@ -279,10 +239,25 @@ class _Evaluator:
         return self.opaque(name, sorted(arguments, key=lambda value: (abs(value), str(value))))
 
 
-_ONE_ARGUMENT = ("abs", "floor", "ceil", "ln", "log", "lg", "exp", "cis")
-_SAME_NAMES = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "zeta")
-_MPMATH = {name: name for name in _SAME_NAMES}
-_MPMATH |= {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "Gamma": "gamma"}
+_KNOWN = {  # (least, most arguments, function)
+    "abs": (1, 1, lambda self, a: abs(a)),
+    "floor": (1, 1, _Evaluator.floor),
+    "ceil": (1, 1, lambda self, a: -self.floor(-a)),
+    "ln": (1, 1, _Evaluator.log),
+    "log": (1, 2, lambda self, a, base=Fraction(10): self.log(a, base)),
+    "lg": (1, 1, lambda self, a: self.log(a, Fraction(10))),
+    "exp": (1, 1, lambda self, a: self.pow(+self.mp.e, a)),
+    "cis": (1, 1, lambda self, a: self.pow(+self.mp.e, self.mp.j * self.inexact(a))),
+    "binom": (2, 2, _Evaluator.binom),
+    "fac2": (1, 1, lambda self, a: self.mp.fac2(self.small(self.inexact(a), 1_000))),
+    "max": (1, 99, lambda self, *several: max(map(self.real, several))),
+    "min": (1, 99, lambda self, *several: min(map(self.real, several))),
+    "gcd": (1, 99, lambda self, *several: self.integers("gcd", math.gcd, several)),
+    "lcm": (1, 99, lambda self, *several: self.integers("lcm", math.lcm, several)),
+}
+_MPMATH = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "Gamma": "gamma", "zeta": "zeta"}
+_MPMATH |= {name: name for name in ("sin", "cos", "tan", "cot", "sec", "csc")}
+_MPMATH |= {name: name for name in ("sinh", "cosh", "tanh")}
 
 
 def values(tree: Tree, scales: bool = False) -> tuple[Value, ...]:
@@ -300,11 +275,7 @@ def _values(tree: Tree, scales: bool) -> tuple[Value, ...]:
         evaluator = _Evaluator(point)
         try:
             value = evaluator(tree)
-        except (
-            ArithmeticError,
-            ValueError,
-            mpmath.libmp.NoConvergence,
-        ):  # mpmath's words for a pole
+        except (ArithmeticError, ValueError, mpmath.libmp.NoConvergence):  # a pole, to mpmath
             value = None
         result.append(Value(value, evaluator.left_reals))
     return tuple(result)
@@ -350,15 +321,10 @@ def _agree(a, b, slack=0) -> bool:
     return abs(a - b) <= slack + evaluator.mp.mpf(10) ** -AGREE * max(abs(a), abs(b))
 
 
-class _Pair(NamedTuple):
-    a: object
-    b: object
-    slack_a: object  # see _tolerances
-    slack_b: object
+def _pairs(one: Tree, other: Tree, scales: bool = False) -> list[tuple] | None:
+    """(a, b, slack of a, slack of b), point by point; see _tolerances.
 
-
-def _pairs(one: Tree, other: Tree, scales: bool = False) -> list[_Pair] | None:
-    """The values of both, point by point; None if their domains differ or too few points are left.
+    None if their domains differ or too few points are left.
 
     Where one of them leaves the reals, as ln x does for a negative x, the point tells nothing,
     unless an absolute value is there for just that: ln|x| is not ln x.
@@ -380,8 +346,7 @@ def _pairs(one: Tree, other: Tree, scales: bool = False) -> list[_Pair] | None:
             return None
         if None in (a.value, b.value) or (a.left_reals != b.left_reals and not absolute):
             continue
-        pair = _Pair(a.value, b.value, slack_a, slack_b)
-        (complex_ if a.left_reals else real).append(pair)
+        (complex_ if a.left_reals else real).append((a.value, b.value, slack_a, slack_b))
     needed = min(3, length)
     result = real if len(real) >= needed and not absolute else real + complex_
     return result if len(result) >= needed else None
@@ -390,9 +355,7 @@ def _pairs(one: Tree, other: Tree, scales: bool = False) -> list[_Pair] | None:
 def same(one: Tree, other: Tree) -> bool:
     """Whether two expressions have the same value at every point, as far as decimals are exact."""
     pairs = _pairs(one, other)
-    return pairs is not None and all(
-        _agree(pair.a, pair.b, pair.slack_a + pair.slack_b) for pair in pairs
-    )
+    return pairs is not None and all(_agree(a, b, slack + more) for a, b, slack, more in pairs)
 
 
 def proportional(one: Tree, other: Tree) -> int:
@@ -400,23 +363,18 @@ def proportional(one: Tree, other: Tree) -> int:
     are zero or constant.
     """
     decimal = _decimals(one) + _decimals(other) > 0
-    pairs = [pair for pair in _pairs(one, other, scales=decimal) or [] if pair.a or pair.b]
-    if len(pairs) < 3 or not all(pair.a and pair.b for pair in pairs):
+    pairs = [pair for pair in _pairs(one, other, scales=decimal) or [] if pair[0] or pair[1]]
+    if len(pairs) < 3 or not all(a and b for a, b, *_ in pairs):
         return 0
-    evaluator = _Evaluator(0)
-    if all(_agree(pair.a, pairs[0].a) for pair in pairs):
+    if all(_agree(a, pairs[0][0]) for a, *_ in pairs):
         return 0
-    ratios = [evaluator.div(pair.a, pair.b) for pair in pairs]
-    slacks = [
-        sum(
-            abs(evaluator.inexact(ratio)) * slack / abs(evaluator.inexact(value))
-            for value, slack in ((pair.a, pair.slack_a), (pair.b, pair.slack_b))
-        )
-        for ratio, pair in zip(ratios, pairs, strict=True)
-    ]
+    evaluator, ratios, slacks = _Evaluator(0), [], []
+    for a, b, slack_a, slack_b in pairs:
+        ratios.append(evaluator.div(a, b))
+        sizes = [abs(evaluator.inexact(one)) for one in (a, b)]
+        slacks.append((slack_a / sizes[0] + slack_b / sizes[1]) * sizes[0] / sizes[1])
     if not all(
-        _agree(ratio, ratios[0], slack + slacks[0])
-        for ratio, slack in zip(ratios, slacks, strict=True)
+        map(_agree, ratios, ratios[:1] * len(pairs), [slack + slacks[0] for slack in slacks])
     ):
         return 0
     ratio = evaluator.clean(ratios[0], abs(ratios[0]))
