@@ -134,6 +134,7 @@ class _Parser:
         makes a mixed number.
         """
         integer = self.tokens[self.at - 1].isdigit() and factors[-1][0] == "num"
+        integer = integer and self.next == "\\frac"
         right = self.postfix()
         if integer and right[0] == "div" and right[1][0] == right[2][0] == "num":
             factors[-1] = ("add", factors[-1], right)
