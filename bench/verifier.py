@@ -110,7 +110,7 @@ def changed(gold: str, rng: random.Random) -> list[tuple[str, str]]:
             ("times", rf"3\left({gold}\right)"),
             ("power", f"({gold})^7"),
         ]
-        if re.fullmatch(r"0|1|-1", gold):
+        if re.fullmatch(r"-?0*[01]", gold):
             found = found[:-2]
     return found
 

@@ -13,11 +13,11 @@ import re
 
 from .cut import COMMA, CUP, cut, depths, elements, relations, split
 from .normalise import END, TEXT, key, normalise
-from .parse import MINUS_ONE, Tree, Unreadable, parse, symbols
+from .parse import MINUS_ONE, Tree, Unreadable, parse
 from .read import Reading, Solution, family, holds_kin, is_name, read
 from .regions import Piece, region
 from .units import ambiguous, conflict
-from .values import proportional, same, values
+from .values import constant, proportional, same
 
 LONGEST = 300  # characters of an expression that is evaluated; the longest MATH-500 answer has 159
 DEEPEST = 20  # brackets inside brackets
@@ -77,7 +77,7 @@ def _expressions(answer: str, gold: str) -> bool:
 def number(latex: str):
     """The value of a text without variables; None of any other."""
     tree = trees(latex)
-    return values(tree[0])[0].value if tree and not symbols(tree[0]) else None
+    return constant(tree[0]) if tree else None
 
 
 def _terms(latex: str) -> list[str]:
@@ -299,7 +299,7 @@ def _renamed(answer_name: str, gold_name: str, value: str) -> str | None:
 _ABOUT = (
     r"(?:or |which is |i\.?e\.?,? )?"
     r"(?:\b(?<!\\)(?:about|approx(?:imately|\.)?|roughly|nearly|around)|\\approx|\\sim"
-    r"|(?<=\()(?:=|or\b))"
+    r"|(?<=\()(?:=|or\b|(?=[\d.]*[.%][\d%]*\)$)))"
 )
 _REMARK = re.compile(rf"(?P<exact>.*?[^\s,;(])\s*[,;]?\s*\(?\s*{_ABOUT}\s*(?P<about>[^()]*?)\s*\)?")
 _CONDITION = re.compile(
@@ -307,8 +307,8 @@ _CONDITION = re.compile(
     r"(where|with|for|if|when|such that|provided(?: that)?)\b(.*)"
 )
 _BARE_CONDITION = re.compile(
-    rf"(?P<main>.*[^\s,(])(?:\s*[,;]\s*\(?|\s*\()"
-    rf"(?P<condition>[^=<>,]*?(?:\\(?:ne|in|le|ge){END}|[<>])[^,]*?)\)?"
+    rf"(?P<main>.*[^\s,(])\s*(?:[,;]\s*|(?=\(.*\)$))\(?"
+    rf"(?P<condition>[^=<>,()]*(?:\\(?:ne|in|le|ge){END}|[<>])[^,=]*?)\)?"
 )
 _INTEGER = re.compile(r"(?:all|any|every|some)? ?integers? ?(\w)|(\w) (?:is )?(?:an|any) integer")
 _CHOICE = re.compile(
@@ -316,7 +316,9 @@ _CHOICE = re.compile(
     r"(?:\\[ ,;:!]|\\q?quad|~|\s|[:.])*(.*)",
     re.DOTALL,
 )
-_OPERATION = re.compile(r"[-+*/^_=<>|)]\s|[*/^_=<>|)(+]|\\(?:c[au]p|cdot|times|in|to|[lg]eq?|neq?)")
+_OPERATION = re.compile(
+    r"[-+*/^_=<>|)]\s|[*/^_=<>|)+]|\((?=[A-Z]\))|\\(?:c[au]p|cdot|times|in|to|[lg]eq?|neq?)"
+)
 
 
 def _without_remark(latex: str) -> list[str]:

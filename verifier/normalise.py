@@ -28,7 +28,7 @@ _SYMBOLS = str.maketrans(  # what NFKC leaves as it is, or makes something else 
         **dict(zip("∪∩∈∖", (r"\cup ", r"\cap ", r"\in ", r"\setminus "), strict=True)),
         **dict(zip("∞±∓∅", (r"\infty ", r"\pm ", r"\mp ", r"\emptyset "), strict=True)),
         **dict(zip("√∛∜", (r"\sqrt ", r"\sqrt[3] ", r"\sqrt[4] "), strict=True)),
-        **dict(zip("∨∧∶÷⁄′", (r"\lor ", r"\land ", ":", "/", "/", "'"), strict=True)),
+        **dict(zip("∨∧∶÷⁄′⟨⟩", (r"\lor ", r"\land ", ":", "/", "/", "'", "(", ")"), strict=True)),
         **{"ℝℤℕℚℂ"[n]: rf"\mathbb{{{'RZNQC'[n]}}}" for n in range(5)},
     }
 )

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from .cut import AND, CAP, COMMA, CUP, OR, WITHOUT, elements, enclosed, relations, split
 from .normalise import END, key
-from .parse import Unreadable, parse, symbols
+from .parse import Unreadable, parse
 from .read import is_quantity
-from .values import values
+from .values import constant
 
 
 class Piece(NamedTuple):
@@ -41,8 +41,7 @@ def _place(end: str) -> float | None:
     if text in (_LOW, _HIGH):
         return math.inf if text == _HIGH else -math.inf
     try:
-        tree = parse(end)
-        return None if symbols(tree) else float(values(tree)[0].value)
+        return float(constant(parse(end)))
     except (Unreadable, TypeError, ValueError, OverflowError):  # not a real number
         return None
 
@@ -155,7 +154,11 @@ def _piece(latex: str) -> Region | None:
     name, piece = _variable(sides[at]), _ALL[0]
     for n, sign in enumerate(signs):
         end = sides[n + (n == at)]
-        if n not in (at - 1, at) or name in end or sign not in ("<", "\\le", ">", "\\ge", "\\ne"):
+        if (
+            n not in (at - 1, at)
+            or re.search(rf"(?<![\\a-zA-Z]){re.escape(name)}(?![a-zA-Z])", end)
+            or sign not in ("<", "\\le", ">", "\\ge", "\\ne")
+        ):
             return None
         if sign == "\\ne":
             pieces = _complement(_points(end))

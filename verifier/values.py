@@ -260,6 +260,12 @@ _MPMATH |= {name: name for name in ("sin", "cos", "tan", "cot", "sec", "csc")}
 _MPMATH |= {name: name for name in ("sinh", "cosh", "tanh")}
 
 
+def constant(tree: Tree):
+    """The value of a tree without variables and unknown functions; None of any other."""
+    functions = {f"{name}{base}()" for name in (*_KNOWN, *_MPMATH) for base in ("", "_")}
+    return None if symbols(tree) - functions else values(tree)[0].value
+
+
 def values(tree: Tree, scales: bool = False) -> tuple[Value, ...]:
     """The value of a tree at each point; at one point only if it has no variables. Cached.
 
