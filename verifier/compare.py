@@ -15,7 +15,7 @@ from .cut import COMMA, CUP, cut, depths, elements, relations, split
 from .normalise import END, TEXT, key, normalise
 from .parse import MINUS_ONE, Tree, Unreadable, parse
 from .read import Reading, Solution, family, holds_kin, is_name, read
-from .regions import Piece, region
+from .regions import region
 from .units import ambiguous, conflict
 from .values import constant, proportional, same
 
@@ -173,49 +173,18 @@ def _same_region(answer: str, gold: str) -> bool:
     one, other = region(answer), region(gold)
     if one is None or other is None or (one.name and other.name and one.name != other.name):
         return False
-    return _matched(one.pieces, other.pieces, _same_piece)
-
-
-def _same_piece(answer: Piece, gold: Piece) -> bool:
-    return answer[1::2] == gold[1::2] and all(map(_single, answer[::2], gold[::2]))
-
-
-_MATRIX = re.compile(
-    r"(?P<factor>.*?)\\begin\{pmatrix\}(?P<cells>(?:(?!\\begin).)*?)\\end\{pmatrix\}"
-    r"\s*(?P<turned>\^\s*\{?\s*(?:T|t|\\top|\\intercal|\\prime|'))?\s*\}?",
-    re.DOTALL,
-)
-_TURNED = re.compile(r"\^\s*\{?\s*(?:T|\\top|\\intercal)\s*\}?$")
-
-
-def _matrix(latex: str) -> list[list[str]] | None:
-    """The rows of a matrix with an optional factor before it; a tuple is a column."""
-    if vector := elements(_TURNED.sub("", latex)):
-        return [[cell] for cell in vector[1]] if vector[0] in ("()", "[]") else None
-    found = _MATRIX.fullmatch(latex)
-    if not found:
-        return None
-    rows = re.sub(r"\\\\\s*$", "", found["cells"].strip()).split(r"\\")
-    cells = [[cell.strip() for cell in row.split("&")] for row in rows]
-    if found["turned"]:
-        cells = [list(column) for column in zip(*cells, strict=False)]
-    if factor := found["factor"].strip():
-        cells = [[f"{factor}({cell})" for cell in row] for row in cells]
-    return cells
-
-
-def _same_matrix(answer: list[list[str]], gold: list[list[str]]) -> bool:
-    shapes = [[*map(len, side)] for side in (answer, gold)]
-    return shapes[0] == shapes[1] and _in_order(
-        [*itertools.chain(*answer)], [*itertools.chain(*gold)]
+    return _matched(
+        one.pieces,
+        other.pieces,
+        lambda a, b: a[1::2] == b[1::2] and all(map(_single, a[::2], b[::2])),
     )
 
 
-def _unit_vectors(latex: str, rows: list[list[str]] | None) -> bool:
-    """Whether a column is the vector that `latex` writes as i - 2j + 3k."""
-    if not rows or len(rows) not in (2, 3) or not re.search(r"(?<![a-zA-Z\\])[ijk]\b", latex):
+def _unit_vectors(latex: str, vector: list[str]) -> bool:
+    """Whether `latex` writes a vector as i - 2j + 3k."""
+    if len(vector) not in (2, 3) or not re.search(r"(?<![a-zA-Z\\])[ijk]\b", latex):
         return False
-    sum_ = "+".join(f"({row[0]}){unit}" for row, unit in zip(rows, "ijk", strict=False))
+    sum_ = "+".join(f"({cell}){unit}" for cell, unit in zip(vector, "ijk", strict=False))
     both = trees(latex, sum_ + "+0j")
     return both is not None and same(*both)
 
@@ -239,7 +208,7 @@ def _row(reading: Reading, *kinds: str) -> tuple[str, list[str]]:
         (solution,) = reading.solutions
         if len(solution) > 1 and not family(solution):
             return "names", [solution[name] for name in sorted(solution)]
-        found = elements(_TURNED.sub("", solution.get("", "")))
+        found = elements(solution.get("", ""))
         return ("tuple", found[1]) if found else ("", [])
     if reading.kind in ("", *kinds) and all([*solution] == [""] for solution in reading.solutions):
         return "list", [solution[""] for solution in reading.solutions]
@@ -355,10 +324,6 @@ def _condition(latex: str) -> tuple[str, str, str]:
     return latex, "", ""
 
 
-def _same_condition(one: str, other: str) -> bool:
-    return key(one) == key(other) or _relation(one, other) or _same_region(one, other)
-
-
 def choice(text: str) -> tuple[str, str]:
     r"""(letter, text) of an option: `\textbf{(D)}\ 12` -> ("D", "12"), `(D)` -> ("D", ""); else
     ("", the text).
@@ -442,12 +407,14 @@ def _equal(answer: str, gold: str) -> bool:
     gold_value, gold_word, gold_condition = _condition(gold)
     if word or gold_word:
         if word and gold_word:
-            agree = _same_condition(condition.strip(), gold_condition.strip())
+            pair = condition.strip(), gold_condition.strip()
+            agree = key(pair[0]) == key(pair[1]) or _relation(*pair) or _same_region(*pair)
         else:  # only one has a condition: it may explain, but not restrict what the gold says
             agree = word in ("", "where", "with", ",") and gold_word not in ("if", "when")
         return agree and _equal(value.strip(), gold_value.strip())
     answer = answer if relations(gold)[1] else _chain(answer)
-    if {word for side in (answer, gold) for word in _between_inequalities(side)} == {"and", "or"}:
+    inequalities = [side for side in (answer, gold) if set(relations(side)[1]) - {"="}]
+    if {*re.findall(r"\b(?:and|or)\b", " ".join(inequalities))} == {"and", "or"}:
         return False  # x > 2 and x < 5 is not x > 2 or x < 5
     one, other = read(answer), read(gold)
     solutions = [*one.solutions, *other.solutions]
@@ -457,11 +424,6 @@ def _equal(answer: str, gold: str) -> bool:
     if alternatives and all(_same_solution(each, other.solutions[0]) for each in one.solutions):
         return True  # 1/2 or 0.5
     return _same_readings(one, other)
-
-
-def _between_inequalities(latex: str) -> list[str]:
-    signs = set(relations(latex)[1]) - {"="}
-    return re.findall(r"\b(?:and|or)\b", latex) if signs else []
 
 
 def _value(answer: str, gold: str) -> bool:
@@ -480,11 +442,8 @@ def _value(answer: str, gold: str) -> bool:
     if len(unions[0]) == len(unions[1]) > 1:
         return _matched(*unions, _single)
     tuples = elements(answer), elements(gold)
-    if all(tuples) and tuples[0][0] == tuples[1][0]:
-        return _in_order(tuples[0][1], tuples[1][1])
-    matrices = _matrix(answer), _matrix(gold)
-    if all(matrices) and not all(tuples):
-        return _same_matrix(*matrices)
-    if any(matrices):
-        return _unit_vectors(answer, matrices[1]) or _unit_vectors(gold, matrices[0])
+    if all(tuples):
+        return tuples[0][0] == tuples[1][0] and _in_order(tuples[0][1], tuples[1][1])
+    if any(tuples):
+        return _unit_vectors(gold if tuples[0] else answer, (tuples[0] or tuples[1])[1])
     return _expressions(answer, gold)

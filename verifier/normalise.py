@@ -57,6 +57,10 @@ _GROUPS = r"(?<![\d.,])([1-9]\d{0,2})((?:,\d{3})+)(?!\d|,\d)"  # 1,005
 _POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _CELL = r"(?:(?!\\begin|\\end).)*"
+_FACTOR = (
+    r"(?:-?\s*(?:\d+|\\[dt]?frac\s*(?:\d\s*\d|\{[^{}]*\}\s*\{[^{}]*\})|\b[a-z])\s*(?:\\cdot)?\s*)"
+)
+_TURNED = r"(?:\s*\^\s*(?:\{\s*)?(?:T|t|\\top|\\intercal)(?![a-zA-Z])\s*\}?)"
 _CHOOSE = rf"(?:(?<![a-zA-Z\\])C|{TEXT}\{{\s*C\s*\}})"
 _N = r"\{?(\w+)\}?"
 _BOLD = r"\\(?:hat|mathbf|vec|boldsymbol)\s*"
@@ -96,9 +100,27 @@ def _joined(found: re.Match) -> str:
     return found[0].replace(",", "") if ",0" in found[2] else found[0]
 
 
+def _rows(cells: str) -> list[list[str]]:
+    rows = cells.strip().removesuffix(r"\\").split(r"\\")
+    return [[cell.strip() for cell in row.split("&")] for row in rows]
+
+
+def _matrix(found: re.Match) -> str:
+    """A matrix as the tuple of its rows, a column as a tuple, a row as a list in brackets."""
+    rows = _rows(found[2])
+    if found[3]:
+        rows = [list(column) for column in zip(*rows, strict=False)]
+    if found[1].strip():
+        rows = [[f"{found[1]}({cell})" for cell in row] for row in rows]
+    if len(rows) == 1:
+        return f"[{','.join(rows[0])}]"
+    rows = [row[0] if len(row) == 1 else f"({','.join(row)})" for row in rows]
+    return f"({','.join(rows)})"
+
+
 def _determinant(found: re.Match) -> str:
     r"""A determinant of up to three rows as the expression that it is."""
-    rows = [row.split("&") for row in found[1].strip().removesuffix(r"\\").split(r"\\")]
+    rows = _rows(found[1])
     square = len(rows) < 4 and all(len(row) == len(rows) for row in rows)
     return f"({_expanded(rows)})" if square else rf"\begin{{vmatrix}}{found[1]}\end{{vmatrix}}"
 
@@ -152,6 +174,11 @@ _REWRITES = [  # in this order
             r"\\begin{vmatrix}\1\\end{vmatrix}",
         ),
         (rf"\\begin\{{vmatrix\}}({_CELL})\\end\{{vmatrix\}}", _determinant),
+        (
+            rf"({_FACTOR}?)\\begin\{{pmatrix\}}({_CELL})\\end\{{pmatrix\}}({_TURNED}?)",
+            _matrix,
+        ),
+        (rf"[(\[]([^()\[\]]*,[^()\[\]]*)[)\]]\s*{_TURNED}\s*$", r"(\1)"),
         # 0.333... is 0.\overline{3}.
         (rf"(\d\.\d*?)(\d+?)\2{{2,}}\s*{_DOTS}", r"\1\\overline{\2}"),
         (rf"(?<=\d)\s*{_DOTS}\s*$", ""),

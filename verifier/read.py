@@ -52,39 +52,32 @@ def _bare(name: str) -> str:
 def is_quantity(latex: str) -> bool:
     r"""Whether this names one quantity: x, a_n, f(2), AB, \angle ABC, \frac{AM}{MB}, S_1:S_2."""
     bare = _bare(latex)
-    parts = split(bare, "[:/]")
-    if len(parts) > 1:
-        return all(map(is_quantity, parts))
-    if ratio := _RATIO.fullmatch(bare):
-        return all(map(is_quantity, ratio.groups())) or bool(_SINGLE.fullmatch(bare))
-    return _SINGLE.fullmatch(bare) is not None
+    ratio = _RATIO.fullmatch(bare)
+    parts = [*ratio.groups()] if ratio else split(bare, "[:/]")
+    several = len(parts) > 1 and all(map(is_quantity, parts))
+    return several or _SINGLE.fullmatch(bare) is not None
 
 
 def is_name(latex: str) -> bool:
     r"""Whether this names something: a quantity, or a sum, product or modulus without a number."""
-    bare = _bare(latex)
-    if is_quantity(latex):
-        return True
-    if len(split(latex, "-")) > 1:
-        return False
-    return bool(re.search("[a-zA-Z]", bare)) and not re.search(
-        rf"[\d,=<>]|\\(?:pm|infty|pi|emptyset|mathbb|begin){END}", bare
-    )
+    if is_quantity(latex) or len(split(latex, "-")) > 1:
+        return is_quantity(latex)
+    other = rf"[\d,=<>]|\\(?:pm|infty|pi|emptyset|mathbb|begin){END}"
+    return bool(re.search("[a-zA-Z]", latex)) and not re.search(other, _bare(latex))
 
 
 def kind_of(name: str) -> str:
-    """Names of different kinds may stand for each other: f(x) = x is x, but a = b is not b."""
     patterns = {"angle": r"\\angle", "segment": r"[A-Z]{2,}", "function": r"\(", "index": "_"}
     patterns["letter"] = rf"^(?:{_LETTER})'*$"
     return next((kind for kind, pattern in patterns.items() if re.search(pattern, name)), "other")
 
 
 def holds_kin(value: str, name: str) -> bool:
-    """Whether a value holds a name of the kind of its own name, as in AB = BC or PQ = 2RS."""
-    kind = kind_of(name)
-    if kind in ("angle", "segment"):
-        return kind_of(value) == kind
-    return is_quantity(value) and kind_of(value) == kind and value not in ("e", "i")
+    """Whether a value holds a name of its own name's kind: AB = BC, PQ = 2RS; not f(x) = x."""
+    if kind_of(value) != kind_of(name):
+        return False
+    whole = kind_of(name) not in ("angle", "segment")
+    return not whole or (is_quantity(value) and value not in ("e", "i"))
 
 
 def family(solution: Solution) -> str:
@@ -101,27 +94,23 @@ def _assignment(item: str) -> tuple[tuple[str, ...], list[str]] | None:
     parts = cut(item, _ASSIGNED)
     if parts and parts[0][0].startswith("\\approx"):
         return ("",), [" = ".join(part for _, part in parts)]
-    first = elements(parts[0][1]) if parts else None
-    names = tuple(map(key, first[1])) if first and first[0] == "()" else ()
     if len(parts) < 2 or parts[0][0]:
         return None
-    if names and len({name.partition("_")[2] for name in names}) == 1:
+    names = tuple(map(key, (elements(parts[0][1]) or ("", ()))[1]))
+    if len({name.partition("_")[2] for name in names}) == 1:
         names = tuple(name.partition("_")[0] for name in names)  # (x_1, y_1) is (x, y)
     if not names or not all(map(is_quantity, names)):
         if not is_name(parts[0][1]):
             return None
         names = ("?" * (not is_quantity(parts[0][1])) + _canonical(parts[0][1]),)
-    signs = [sign for sign, _ in parts[1:]]
     rest = [part for _, part in parts[1:]]
     while len(rest) > 1 and is_name(rest[0]):
         rest = rest[1:]
-    if len(parts) > 2 and len(rest) == 1 and is_name(rest[0]):
+    if len(rest) == 1 < len(parts) - 1 and is_name(rest[0]):
         return None  # x = y = z
     value = " = ".join(rest)
-    if signs[0].startswith("\\in"):
-        opened, inner = _open(value)
-        return names, split(inner, COMMA) if opened else [value]
-    return names, [value]
+    opened, inner = _open(value) if parts[1][0].startswith("\\in") else ("", "")
+    return names, split(inner, COMMA) if opened else [value]
 
 
 def _canonical(name: str) -> str:
@@ -145,16 +134,11 @@ def _open(latex: str) -> tuple[str, str]:
 
 def _signs(solution: Solution) -> list[Solution]:
     r"""The two solutions of one with a single `\pm`."""
-    joined = "".join(solution.values())
-    if joined.count(r"\pm") != 1:
+    if "".join(solution.values()).count(r"\pm") != 1:
         return [solution]
-    pairs = ((r"+", "-"), ("-", "+"))
     return [
-        {
-            name: value.replace(r"\pm", plus).replace(r"\mp", minus)
-            for name, value in solution.items()
-        }
-        for plus, minus in pairs
+        {name: one.replace(r"\pm", a).replace(r"\mp", b) for name, one in solution.items()}
+        for a, b in ("+-", "-+")
     ]
 
 
@@ -168,19 +152,12 @@ def read(latex: str) -> Reading:
         for n, value in enumerate(values):
             parts = [value]
             if len(names) > 1:
-                tuple_ = elements(value)
-                parts = tuple_[1] if tuple_ else []
+                parts = (elements(value) or ("", []))[1]
                 if len(parts) != len(names):
-                    names, parts = ("",), [value if not assigned else item]
+                    names, parts = ("",), [item if assigned else value]
             new = dict(zip(names, parts, strict=True))
-            alone = (
-                n
-                or not assigned
-                or len(names) > 1
-                or not solutions
-                or "" in new
-                or "or" in separator
-            )
+            alone = n or not assigned or len(names) > 1 or not solutions or "" in new
+            alone = alone or "or" in separator
             if alone or new.keys() & solutions[-1].keys() or "" in solutions[-1]:
                 solutions.append({})
             solutions[-1] |= new

@@ -32,6 +32,7 @@ class Region(NamedTuple):
 _LOW, _HIGH = "-\\infty", "\\infty"
 _ALL = [Piece(_LOW, False, _HIGH, False)]
 _BUILDER = rf"\s*(\\?[a-zA-Z])\s*(?:\\in\s*\\mathbb\{{R\}}\s*)?(?:\\mid{END}|:|\|)\s*(.*)"
+_SIGNS = {"<", "\\le", ">", "\\ge", "\\ne"}
 _HALF = {"+": Piece("0", False, _HIGH, False), "-": Piece(_LOW, False, "0", False)}
 
 
@@ -46,21 +47,16 @@ def _place(end: str) -> float | None:
         return None
 
 
-def _places(piece: Piece) -> tuple[float | None, float | None]:
-    return _place(piece.left), _place(piece.right)
-
-
 def _joined(pieces: list[Piece]) -> list[Piece] | None:
     """Disjoint pieces from left to right; None if an end holds a variable."""
-    if any(None in _places(piece) for piece in pieces):
+    if any(_place(end) is None for piece in pieces for end in piece[::2]):
         return None
     result: list[Piece] = []
-    for piece in sorted(pieces, key=lambda piece: (_place(piece.left), not piece.left_closed)):
-        last = result[-1] if result else None
-        gap = _place(piece.left) - _place(last.right) if last else math.inf
-        if gap < 0 or (gap == 0 and (piece.left_closed or last.right_closed)):
-            far = max(last, piece, key=lambda one: (_place(one.right), one.right_closed))
-            result[-1] = last._replace(right=far.right, right_closed=far.right_closed)
+    for piece in sorted(pieces, key=lambda one: (_place(one.left), not one.left_closed)):
+        gap = _place(piece.left) - _place(result[-1].right) if result else math.inf
+        if gap < 0 or (gap == 0 and (piece.left_closed or result[-1].right_closed)):
+            far = max(result[-1], piece, key=lambda one: (_place(one.right), one.right_closed))
+            result[-1] = result[-1]._replace(right=far.right, right_closed=far.right_closed)
         else:
             result.append(piece)
     return result
@@ -93,29 +89,29 @@ def region(latex: str) -> Region | None:
     found = _region(latex)
     if not found or not found.pieces:
         return None
-    if any(None not in (ends := _places(piece)) and ends[0] > ends[1] for piece in found.pieces):
-        return None  # the point (2, 1)
-    return found._replace(pieces=_joined(found.pieces) or found.pieces)
+    joined = _joined(found.pieces)
+    if joined is None:
+        return found
+    point = any(_place(piece.left) > _place(piece.right) for piece in joined)  # such as (2, 1)
+    return None if point else found._replace(pieces=joined)
 
 
 def _region(latex: str) -> Region | None:
-    if named := re.match(rf"(\\?[a-zA-Z]\w*)\s*\\in{END}\s*", latex):
-        inner = _region(latex[named.end() :])
-        return inner and Region(key(named[1]), inner.pieces)
-    inside = enclosed(latex, r"\\\{", r"\\\}")
-    if inside and (builder := re.fullmatch(_BUILDER, inside)):
+    if named := re.fullmatch(rf"(\\?[a-zA-Z]\w*)\s*\\in{END}\s*(.*)", latex):
+        inner = _region(named[2])
+        return inner and inner._replace(name=key(named[1]))
+    if builder := re.fullmatch(rf"\\\{{{_BUILDER}\\\}}", latex):
         inner = _region(builder[2])
-        return Region("", inner.pieces) if inner and inner.name == key(builder[1]) else None
-    if len(parts := split(latex, f"{OR}|{CUP}")) > 1:
-        return _combined(parts, list.__add__)
-    if len(parts := split(latex, f"{AND}|{CAP}")) > 1:
-        return _combined(parts, _both)
+        return inner._replace(name="") if inner and inner.name == key(builder[1]) else None
+    for separator, combine in ((f"{OR}|{CUP}", list.__add__), (f"{AND}|{CAP}", _both)):
+        if len(parts := split(latex, separator)) > 1:
+            return _combined(parts, combine)
     if len(parts := split(latex, WITHOUT)) == 2:
         points = enclosed(parts[1], r"\\\{|\{", r"\\\}|\}") or parts[1]
-        minus = _region(parts[1]) or Region("", _points(points))
-        whole = _region(parts[0])
-        pieces = whole and _both(whole.pieces, _complement(minus.pieces))
-        return pieces and Region(whole.name, pieces)
+        whole, minus = _region(parts[0]), _region(parts[1])
+        outside = _complement(minus.pieces if minus else _points(points))
+        pieces = whole and _both(whole.pieces, outside)
+        return pieces and whole._replace(pieces=pieces)
     parts = split(latex, ",")
     if len(parts) > 1 and all(relations(part)[1] for part in parts):
         both = _combined(parts, _both)
@@ -149,28 +145,19 @@ def _piece(latex: str) -> Region | None:
         return Region("", [Piece(left, brackets[0] == "[", right, brackets[1] == "]")])
     sides, signs = relations(latex)
     at = next((n for n, side in enumerate(sides) if _variable(side)), None)
-    if at is None or not signs or len(signs) > 2:
+    if at is None or len(signs) not in (1, 2) or not set(signs) <= _SIGNS:
         return None
-    name, piece = _variable(sides[at]), _ALL[0]
+    name, ends = rf"(?<![\\a-zA-Z]){re.escape(_variable(sides[at]))}(?![a-zA-Z])", [*_ALL[0]]
     for n, sign in enumerate(signs):
         end = sides[n + (n == at)]
-        if (
-            n not in (at - 1, at)
-            or re.search(rf"(?<![\\a-zA-Z]){re.escape(name)}(?![a-zA-Z])", end)
-            or sign not in ("<", "\\le", ">", "\\ge", "\\ne")
-        ):
+        if n not in (at - 1, at) or re.search(name, end):
             return None
         if sign == "\\ne":
             pieces = _complement(_points(end))
             return _moved(sides[at], pieces) if pieces and len(signs) == 1 else None
-        closed, upper = sign in ("\\le", "\\ge"), (sign in ("<", "\\le")) == (n == at)
-        changes = (
-            {"right": end, "right_closed": closed}
-            if upper
-            else {"left": end, "left_closed": closed}
-        )
-        piece = piece._replace(**changes)
-    return _moved(sides[at], [piece])
+        upper = (sign in ("<", "\\le")) == (n == at)
+        ends[2 * upper : 2 * upper + 2] = end, sign in ("\\le", "\\ge")
+    return _moved(sides[at], [Piece(*ends)])
 
 
 def _variable(latex: str) -> str:
@@ -185,15 +172,17 @@ def _variable(latex: str) -> str:
 def _moved(variable: str, pieces: list[Piece]) -> Region | None:
     """The region of x where `pieces` is that of x, |x| or |x - 1|."""
     name, inner = _variable(variable), enclosed(variable, r"\|", r"\|")
-    positive = pieces if inner is None else _both(pieces, [Piece("0", True, _HIGH, False)])
-    if inner is None or positive is None:
-        return positive and Region(name, positive)
+    if inner is None:
+        return Region(name, pieces)
+    pieces = _both(pieces, [Piece("0", True, _HIGH, False)])
+    if pieces is None:
+        return None
     shift = inner[len(name) :].strip().translate(str.maketrans("+-", "-+"))
 
     def moved(end: str, sign: str) -> str:
         return f"{sign}{_HIGH}" if end == _HIGH else f"{sign}({end}){shift}"
 
     return Region(name, [
-        *(Piece(moved(a, ""), b, moved(c, ""), d) for a, b, c, d in positive),
-        *(Piece(moved(c, "-"), d, moved(a, "-"), b) for a, b, c, d in positive),
+        *(Piece(moved(a, ""), b, moved(c, ""), d) for a, b, c, d in pieces),
+        *(Piece(moved(c, "-"), d, moved(a, "-"), b) for a, b, c, d in pieces),
     ])  # fmt: skip

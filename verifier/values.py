@@ -31,10 +31,6 @@ LARGEST = 1_000_000  # of the natural logarithm of a number
 _LOCAL = threading.local()  # an mpmath context changes its precision while it works: one a thread
 
 
-class Undefined(ArithmeticError):
-    """No value here: a division by zero, or a number that is too large."""
-
-
 class Value(NamedTuple):
     value: object  # Fraction, mpf, mpc, or None where it is undefined
     left_reals: bool  # a root or logarithm of a negative number on the way
@@ -49,13 +45,9 @@ def _context() -> mpmath.MPContext:
     return _LOCAL.context
 
 
-def _hash(*parts: object) -> int:
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6])
-
-
 def _coordinate(name: str, point: int) -> Fraction:
     """The value of a variable: below 1, above 1, or of either sign, by the point."""
-    draw = _hash(name, point)
+    draw = int.from_bytes(hashlib.sha256(repr((name, point)).encode()).digest()[:6])
     if point < 3:
         return Fraction(100 + draw % 800, 997)
     if point >= POINTS + INTEGERS:
@@ -82,14 +74,14 @@ class _Evaluator:
 
     def small(self, value, bound):
         if not abs(value) <= bound:
-            raise Undefined("too large")
+            raise ArithmeticError("too large")
         return value
 
     def real(self, value):
         """A real number from one that may have an imaginary part of zero."""
         if isinstance(value, self.mp.mpc):
             if value.imag:
-                raise Undefined("not real")
+                raise ArithmeticError("not real")
             return value.real
         return value
 
@@ -100,9 +92,7 @@ class _Evaluator:
         return int(value) if isinstance(value, Fraction) and value.denominator == 1 else None
 
     def clean(self, value, size):
-        """Zero for what is only the rounding of numbers of `size`, in each part of a complex
-        number.
-        """
+        """Zero for what is only the rounding of numbers of `size`, in each part of a number."""
         if isinstance(value, Fraction):
             return value
         noise = size * self.mp.mpf(10) ** -NOISE
@@ -132,12 +122,12 @@ class _Evaluator:
         terms = [self.inexact(term) for term in terms if term] or [self.mp.mpf(0)]
         sizes = [abs(term) for term in terms]
         if min(sizes) < max(sizes) * self.mp.mpf(10) ** (5 - AGREE):
-            raise Undefined("a term is lost")
+            raise ArithmeticError("a term is lost")
         return self.clean(self.mp.fsum(terms), max(sizes))
 
     def exact(self, value: Fraction) -> Fraction:
         if max(value.numerator.bit_length(), value.denominator.bit_length()) > BITS:
-            raise Undefined("too large")
+            raise ArithmeticError("too large")
         return value
 
     def mul(self, *factors):
@@ -152,7 +142,7 @@ class _Evaluator:
 
     def div(self, a, b):
         if b == 0:
-            raise Undefined("division by zero")
+            raise ArithmeticError("division by zero")
         if isinstance(a, Fraction) and isinstance(b, Fraction):
             return self.exact(a / b)
         quotient = self.inexact(a) / self.inexact(b)
@@ -161,7 +151,7 @@ class _Evaluator:
     def pow(self, a, b):
         if a == 0:
             if b == 0 or not self.is_real(b) or self.real(b) < 0:
-                raise Undefined("0^0 or a division by zero")
+                raise ArithmeticError("0^0 or a division by zero")
             return Fraction(0)
         times = self.whole(b)
         if isinstance(a, Fraction) and times is not None:
@@ -188,7 +178,7 @@ class _Evaluator:
         if whole is not None and whole >= 0:
             return Fraction(math.factorial(self.small(whole, 5_000)))
         if whole is not None:
-            raise Undefined("factorial of a negative number")
+            raise ArithmeticError("factorial of a negative number")
         return self.mp.gamma(self.small(self.inexact(a), 1_000) + 1)
 
     def call(self, name: str, arguments: list):
@@ -219,7 +209,7 @@ class _Evaluator:
 
     def log(self, a, base=None):
         if a == 0:
-            raise Undefined("logarithm of zero")
+            raise ArithmeticError("logarithm of zero")
         if self.is_real(a) and self.real(a) < 0:
             self.left_reals = True
         result = self.clean(self.mp.log(self.inexact(a)), 1)
@@ -229,7 +219,7 @@ class _Evaluator:
         if (a := self.whole(n)) is not None and (b := self.whole(k)) is not None:
             if min(a, b) >= 0:
                 return Fraction(math.comb(self.small(a, 5_000), b))
-            raise Undefined("binomial of a negative number")
+            raise ArithmeticError("binomial of a negative number")
         return self.mp.binomial(*(self.inexact(self.small(one, 1_000)) for one in (n, k)))
 
     def integers(self, name, function, arguments):
@@ -260,10 +250,12 @@ _MPMATH |= {name: name for name in ("sin", "cos", "tan", "cot", "sec", "csc")}
 _MPMATH |= {name: name for name in ("sinh", "cosh", "tanh")}
 
 
+_CALLS = {f"{name}{base}()" for name in (*_KNOWN, *_MPMATH) for base in ("", "_")}
+
+
 def constant(tree: Tree):
     """The value of a tree without variables and unknown functions; None of any other."""
-    functions = {f"{name}{base}()" for name in (*_KNOWN, *_MPMATH) for base in ("", "_")}
-    return None if symbols(tree) - functions else values(tree)[0].value
+    return None if symbols(tree) - _CALLS else values(tree)[0].value
 
 
 def values(tree: Tree, scales: bool = False) -> tuple[Value, ...]:
@@ -365,9 +357,7 @@ def same(one: Tree, other: Tree) -> bool:
 
 
 def proportional(one: Tree, other: Tree) -> int:
-    """The sign of the constant c where one = c * other at every point; 0 if there is none, or both
-    are zero or constant.
-    """
+    """The sign of the c where one = c * other at every point; 0 if there is no such c."""
     decimal = _decimals(one) + _decimals(other) > 0
     pairs = [pair for pair in _pairs(one, other, scales=decimal) or [] if pair[0] or pair[1]]
     if len(pairs) < 3 or not all(a and b for a, b, *_ in pairs):
