@@ -448,7 +448,8 @@ def test_the_gold_answers_in_other_words_score_100_percent_too(name):
     for gold in golds:
         text = gold.strip("$").replace(r"\frac", r"\dfrac")
         text = re.sub(r"(?<=\d)e([+-]?\d+)", r"\\times 10^{\1}", text)
-        written.append(text.replace("np.", "\\"))
+        text = text.replace("np.", "\\").replace("(", r"\left(").replace(")", r"\right)")
+        written.append(r"\;" + text)
     scores = rewards.robust_many([f"\\boxed{{{text}}}" for text in written], golds)
     assert [gold for gold, score in zip(golds, scores, strict=True) if score < 0] == []
 

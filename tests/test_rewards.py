@@ -21,7 +21,6 @@ from rewards import (
 )
 
 HERE = Path(__file__).parent
-SHARED = HERE.parents[1] / "shared" / "data"
 PAIRS = [json.loads(line) for line in (HERE / "answer_pairs.jsonl").read_text().splitlines()]
 
 
@@ -123,15 +122,10 @@ def test_deepscaler_match_needs_a_box():
 
 
 def test_robust_on_the_table_of_pairs():
-    verdicts = robust_many(
-        [box(pair["answer"]) for pair in PAIRS], [pair["gold"] for pair in PAIRS]
-    )
-    wrong = [
-        pair
-        for pair, verdict in zip(PAIRS, verdicts, strict=True)
-        if (verdict == 1.0) != pair["equal"]
-    ]
-    assert not wrong
+    boxes, golds = [box(pair["answer"]) for pair in PAIRS], [pair["gold"] for pair in PAIRS]
+    verdicts = robust_many(boxes, golds)
+    pairs = zip(PAIRS, verdicts, strict=True)
+    assert [pair for pair, verdict in pairs if (verdict == 1.0) != pair["equal"]] == []
     assert len(PAIRS) > 350 and set(verdicts) == {1.0, -1.0}
 
 
@@ -181,27 +175,6 @@ def test_robust_many_equals_one_by_one_and_judges_equal_pairs_once(monkeypatch):
     assert robust_many([], []) == []
     with pytest.raises(ValueError):
         robust_many(["a"], [])
-
-
-def golds_of(name: str) -> list[str]:
-    path = SHARED / f"{name}.jsonl"
-    if not path.exists():
-        pytest.skip(f"{path} is not here: this test needs the shared benchmark files")
-    return list(dict.fromkeys(json.loads(line)["answer"] for line in path.open()))
-
-
-@pytest.mark.parametrize(
-    "name", ["math500", "minerva", "olympiadbench", "hmmt25", "brumo25", "cmimc25", "aime25"]
-)
-def test_robust_accepts_every_gold_as_itself_and_in_another_dress(name):
-    golds = [gold for gold in golds_of(name) if len(gold) <= 250]
-    dressed = [
-        r"\;" + gold.replace(r"\frac", r"\dfrac").replace("(", r"\left(").replace(")", r"\right)")
-        for gold in golds
-    ]
-    assert robust_many([box(gold) for gold in golds], golds) == [1.0] * len(golds)
-    verdicts = robust_many([box(answer) for answer in dressed], golds)
-    assert [gold for gold, verdict in zip(golds, verdicts, strict=True) if verdict < 0] == []
 
 
 # ---------------------------------------------------------------- robust: hostile input
