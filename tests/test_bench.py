@@ -94,13 +94,11 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not():
 
 
 def test_what_does_not_fit_is_zero():
-    assert (
-        memory.largest_micro_batch(QWEN_1_5B, 4096, 24e9, ranks=1, reference=False) == 0
-    )  # 25 GB of state alone
+    # 25 GB of state alone.
+    assert memory.largest_micro_batch(QWEN_1_5B, 4096, 24e9, ranks=1, reference=False) == 0
     assert memory.largest_micro_batch(QWEN_1_5B, 4096, 24e9, ranks=8, reference=False) >= 4096
-    assert (
-        memory.largest_micro_batch(QWEN_1_5B, 10**6, 80e9, ranks=8, reference=False) == 0
-    )  # less than one sequence
+    # Less than one sequence.
+    assert memory.largest_micro_batch(QWEN_1_5B, 10**6, 80e9, ranks=8, reference=False) == 0
 
 
 def test_offloading_takes_the_state_off_the_gpu():
@@ -246,9 +244,8 @@ def test_training_flops():
     """A 1.5B model at 16k tokens: 6 N a token, and a third as much again for attention."""
     flops = gpu.training_flops(QWEN_1_5B, sequences=1, length=16384)
     weights = 6 * 1_543_714_304 * 16384
-    attention = (
-        3 * 28 * 12 * 4 * 128 * sum(range(16384))
-    )  # two products of 2 operations with each earlier token
+    # Two products of 2 operations with each earlier token.
+    attention = 3 * 28 * 12 * 4 * 128 * sum(range(16384))
     assert flops == pytest.approx(weights + attention, rel=1e-4)
     untied = Shape(**(vars(QWEN_1_5B) | {"tied": False}))
     assert gpu.training_flops(untied, 1, 16384) == flops  # the embedding is a look-up

@@ -850,9 +850,8 @@ def test_known_blank_rows_are_dropped_and_counted_and_others_are_faults(hub, cap
 
 
 def test_an_unreachable_hub_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(
-        datasets.config, "HF_HUB_OFFLINE", True
-    )  # the true load_dataset, without its retries
+    # The true load_dataset, without its retries.
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(Refused) as error:
         load_problems("nobody/no-such-set:test")
@@ -899,9 +898,8 @@ def test_medium_is_the_easiest_without_true_false(deepmath, capsys):
 def test_hard_is_drawn_in_proportion_to_difficulty(deepmath):
     problems = load_problems("liteppo:hard")
     assert len({problem.text for problem in problems}) == 5000
-    first = [
-        deepmath[problem.text] for problem in problems[:1100]
-    ]  # early draws: still nearly 1 : 2 : 8
+    # Early draws: still nearly 1 : 2 : 8.
+    first = [deepmath[problem.text] for problem in problems[:1100]]
     assert first.count(8.0) / len(first) == pytest.approx(8 / 11, abs=0.05)
     assert first.count(2.0) / first.count(1.0) == pytest.approx(2, rel=0.25)
 

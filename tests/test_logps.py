@@ -1,12 +1,9 @@
 """logps.py: log-probs and entropies of chunks are those of all logits, and so are the gradients."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ENVIRONMENT, ROOT
 
 import losses
 from trainer.policy.logps import token_logps
@@ -69,16 +66,8 @@ def test_token_logps_of_heads_that_do_more_than_multiply(with_bias, scale, softc
 
     for leaf in leaves:
         leaf.requires_grad_()
-    outputs = token_logps(
-        hidden,
-        weight,
-        targets,
-        0.7,
-        chunk=5,
-        bias=bias,
-        scale=scale,
-        softcap=softcap,
-    )
+    kind = dict(bias=bias, scale=scale, softcap=softcap)
+    outputs = token_logps(hidden, weight, targets, 0.7, chunk=5, **kind)
     for pair in (wanted, outputs):
         terms = [(c * x).sum() for c, x in zip(coefficients, pair, strict=True)]
         sum(terms if entropy_grad else terms[:1]).backward()
@@ -98,9 +87,8 @@ def test_the_chunk_is_a_matter_of_memory_alone():
 
 def test_entropy_is_that_of_the_whole_softmax_not_of_the_sampled_tokens():
     weight = torch.eye(4) * 5
-    hidden = torch.eye(4)[:1].repeat(
-        4, 1
-    )  # the same distribution four times, four different tokens sampled
+    # The same distribution four times, four different tokens sampled.
+    hidden = torch.eye(4)[:1].repeat(4, 1)
     logps, entropy = token_logps(hidden, weight, torch.arange(4))
     p = torch.tensor([5.0, 0.0, 0.0, 0.0], dtype=torch.float64).softmax(-1)
     expected = -sum(q * math.log(q) for q in p.tolist())
@@ -142,10 +130,8 @@ def test_the_weight_gradient_of_many_bfloat16_chunks_keeps_its_small_terms():
     hidden = torch.ones(4096, 1, dtype=torch.bfloat16)
     weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
     token_logps(hidden, weight, torch.zeros(4096, dtype=torch.int64), chunk=1)[0].sum().backward()
-    assert weight.grad.flatten().tolist() == [
-        2048.0,
-        -2048.0,
-    ]  # summed in bf16, 0.5 at a time, it would stop at 128
+    # Summed in bf16, 0.5 at a time, it would stop at 128.
+    assert weight.grad.flatten().tolist() == [2048.0, -2048.0]
 
 
 def test_no_token_at_all_gives_zero_gradients():
@@ -176,7 +162,8 @@ hidden, weight = torch.randn(M, d, requires_grad=True), torch.randn(V, d, requir
 targets = torch.randint(0, V, (M,))
 # Load what is loaded lazily.
 token_logps(hidden[:8], weight, targets[:8])[0].sum().backward()
-def high_water():  # of this program alone; ru_maxrss would start from that of its parent
+open("/proc/self/clear_refs", "w").write("5")  # the mark starts anew, at what is held now
+def high_water():
     return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
 before = high_water()
 if sys.argv[1] == "plain":
@@ -187,16 +174,10 @@ print(high_water() - before)
 """
 
 
-def test_memory_stays_under_an_eighth_of_the_plain_softmax():
-    def peak(how):
-        command = [sys.executable, "-c", PEAK, how]
-        return int(
-            subprocess.run(
-                command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, check=True
-            ).stdout
-        )
-
-    plain, chunked = peak("plain"), peak("chunked")
+def test_memory_stays_under_an_eighth_of_the_plain_softmax(start, tmp_path):
+    script = tmp_path / "peak.py"
+    script.write_text(PEAK)
+    plain, chunked = (int(start(script, how).wait().stdout) for how in ("plain", "chunked"))
     assert plain > 2 * 4096 * 16384 * 4 / 1024, "the plain softmax must show up in the measurement"
     assert chunked < plain / 8
 

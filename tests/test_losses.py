@@ -66,9 +66,8 @@ def test_a_batch_of_equal_rewards_is_finite():
 
 
 def test_batch_scale_takes_the_raw_rewards_not_the_centred_ones():
-    rewards = torch.tensor(
-        [[10.0, 10.2], [0.0, 0.2]], dtype=torch.float64
-    )  # groups alike inside, far from each other
+    # Groups alike inside, far from each other.
+    rewards = torch.tensor([[10.0, 10.2], [0.0, 0.2]], dtype=torch.float64)
     expected = 0.1 / (statistics.stdev([10.0, 10.2, 0.0, 0.2]) + 1e-6)
     assert losses.advantages(rewards, "group", "batch")[0, 1].item() == pytest.approx(
         expected, rel=1e-9
@@ -270,9 +269,8 @@ def test_k3_and_the_reverse_kl_agree_to_first_order():
         return kl_gradient("reverse", distance).norm().item()
 
     assert difference(1e-3) < 2e-3 * size(1e-3)
-    assert difference(1e-3) == pytest.approx(
-        difference(1e-2) / 100, rel=0.05
-    )  # what is left is of second order
+    # What is left is of second order.
+    assert difference(1e-3) == pytest.approx(difference(1e-2) / 100, rel=0.05)
 
 
 # --- importance, token weights ---

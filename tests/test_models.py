@@ -292,11 +292,7 @@ def test_a_folder_with_vocab_and_merges_alone_opens(tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
     change_config(tmp_path, "config.json", model_type="gpt2")
     tokenizer = load_tokenizer(str(tmp_path))
-    assert tokenizer("ab ab")["input_ids"] == [
-        vocabulary["ab"],
-        vocabulary["Ġ"],
-        vocabulary["ab"],
-    ]
+    assert tokenizer("ab ab")["input_ids"] == [vocabulary["ab"], vocabulary["Ġ"], vocabulary["ab"]]
 
 
 def test_the_saved_tokenizer_is_opened_as_it_is(save):

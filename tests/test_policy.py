@@ -245,10 +245,7 @@ def test_logps_and_entropy_equal_the_plain_softmax_of_transformers_logits(
         torch.testing.assert_close(
             got.double(), plain_logps(model, rollout, temperature).detach(), atol=5e-5, rtol=0
         )
-        ids, start = (
-            torch.tensor([whole(rollout)]),
-            len(rollout.prompt_ids),
-        )
+        ids, start = torch.tensor([whole(rollout)]), len(rollout.prompt_ids)
         probs = (model(input_ids=ids).logits[0, start - 1 : -1] / temperature).softmax(-1).detach()
         torch.testing.assert_close(
             entropy.double(), torch.special.entr(probs).sum(-1), atol=5e-5, rtol=0
@@ -334,9 +331,8 @@ def test_micro_batches_stay_within_the_budget_of_padded_tokens():
         assert all(micro.ids_B_T.numel() <= budget for micro in batches)
         padded = sum(micro.ids_B_T.numel() for micro in batches)
         assert padded <= 1.25 * sum(len(whole(r)) for r in rollouts)
-    assert (
-        max(micro.ids_B_T.shape[0] for micro in one_batch(rollouts, budget=5)) == 1
-    )  # too long for it: alone
+    # Too long for it: alone.
+    assert max(micro.ids_B_T.shape[0] for micro in one_batch(rollouts, budget=5)) == 1
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

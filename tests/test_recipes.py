@@ -156,9 +156,8 @@ def test_a_run_keeps_rollouts_with_the_numbers_of_every_token(whole_run, recipe)
             known = set(TOKEN_COLUMNS) - ({"gap"} if recipe == "liteppo" else set())
             assert all(answer[c] is not None for answer in answers for c in known)
             first = [answer for answer in answers if answer["minibatch"] == 0]
-            assert all(
-                max(map(abs, answer["log_ratio"])) < 1e-3 for answer in first
-            )  # no update yet
+            # No update yet.
+            assert all(max(map(abs, answer["log_ratio"])) < 1e-3 for answer in first)
             compared = [answer["gap"] for answer in answers if answer["gap"] is not None]
             assert compared and all(max(map(abs, gap)) < 1e-3 for gap in compared)
 

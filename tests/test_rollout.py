@@ -246,9 +246,8 @@ def test_vllm_decodes_greedily_as_transformers_before_and_after_a_sync(vllm_engi
         assert got == [
             greedy_by_transformers(policy.model, prompt, 60, 2) for prompt in base_prompts
         ]
-        assert (
-            trainer_gap(policy, flat(groups), 1.0) < 1e-4
-        )  # greedy log-probs are those at temperature 1
+        # Greedy log-probs are those at temperature 1.
+        assert trainer_gap(policy, flat(groups), 1.0) < 1e-4
         assert got != first
         first = got
 

@@ -1,8 +1,6 @@
 """What a run keeps of its rollouts and what the viewer reads. Its page: test_view_page.py."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
@@ -83,14 +81,7 @@ def test_a_wrong_number_of_groups_is_refused(keep):
 def micro(rollouts_B, rng, **changes):
     """A micro-batch with random columns, of the attributes that token_values reads."""
     tokens = sum(len(rollout.response_ids) for rollout in rollouts_B)
-    names = (
-        "old_logps_M",
-        "new_logps_M",
-        "engine_logps_M",
-        "entropy_M",
-        "weights_M",
-        "advantages_M",
-    )
+    names = "old_logps_M", "new_logps_M", "engine_logps_M", "entropy_M", "weights_M", "advantages_M"
     columns = {name: torch.tensor(rng.normal(size=tokens), dtype=torch.float32) for name in names}
     columns |= {"raw_logps_M": None, "rollouts": rollouts_B}
     return SimpleNamespace(**(columns | changes))
@@ -373,9 +364,8 @@ def test_the_command_writes_a_page_where_it_is_told(tmp_path, monkeypatch, capsy
     assert f"Open {page}" in capsys.readouterr().out
 
 
-def test_watching_ends_with_the_run(tmp_path):
+def test_watching_ends_with_the_run(start, tmp_path):
     folder = make_run(tmp_path / "run")
-    command = [sys.executable, "-m", "tools.view", str(folder), "--watch", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = start("tools.view", folder, "--watch", "1").wait()
     assert done.returncode == 0 and "step 6" in done.stdout
     assert (folder / "view.html").is_file()
