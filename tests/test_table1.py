@@ -197,15 +197,9 @@ def test_a_token_budget_ends_a_run_and_a_finished_run_is_left_as_it_is(
     monkeypatch, tmp_path, problems
 ):
     flags = [
-        "--eval_data",
-        problems,
-        "--prompts_per_step",
-        "4",
-        "--eval_every",
-        "1000",
-        "--token_budget",
-        "1000",
-    ]
+        "--eval_data", problems, "--prompts_per_step", "4", "--eval_every", "1000",
+        "--token_budget", "1000",
+    ]  # fmt: skip
     seen = run(monkeypatch, tmp_path / "run", *flags)
     assert seen[-2]["sampled_tokens"] < 1000 <= seen[-1]["sampled_tokens"]
     assert "eval_accuracy" in seen[-1]
