@@ -53,6 +53,11 @@ class Problem:
     prefill: str = ""
     prompt_ids: list[int] = field(default_factory=list)
 
+    def __post_init__(self):
+        for name in ("text", "answer"):
+            if not isinstance(value := getattr(self, name), str):
+                raise TypeError(f"Problem: {name} must be a string, not {value!r}; write str(...)")
+
     def completed(self, response: str) -> str:
         """What is graded: the whole answer, of which the prompt may hold the beginning."""
         return self.prefill + response

@@ -68,6 +68,13 @@ def response_mask(rollouts: list[Rollout]) -> torch.Tensor:
     return torch.arange(int(lengths_B_1.max())) < lengths_B_1
 
 
+def response_means(micro: MicroBatch, values_M: torch.Tensor) -> torch.Tensor:
+    """The mean of each response's values, at every token of it: [M]."""
+    lengths = [len(rollout.response_ids) for rollout in micro.rollouts]
+    means = [value.mean().expand_as(value) for value in values_M.split(lengths)]
+    return torch.cat(means) if means else values_M
+
+
 def equal_slices(count: int, parts: int) -> list[slice]:
     """range(count) cut into at most `parts` slices of equal size; the last may be shorter."""
     size = math.ceil(count / parts)
@@ -302,5 +309,5 @@ def optimizer_step(policy: Policy, optimizer: torch.optim.Optimizer, max_norm: f
     norm = float(full(torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)))
     if math.isfinite(norm):
         optimizer.step()
-    optimizer.zero_grad()
+    policy.zero_grad()  # also of parameters that the optimizer was not given
     return norm
