@@ -120,23 +120,27 @@ def test_a_length_bonus_is_in_the_reward_and_not_in_the_accuracy(solution, uncha
 
 
 def test_an_entropy_bonus_raises_the_entropy(solution, unchanged):
-    changed = solution("entropy", "--entropy_coefficient=1")
+    changed = solution("entropy", "--entropy_coefficient=10", "--learning_rate=1e-3")
     assert changed.rows[0]["entropy"] == unchanged.rows[0]["entropy"]
-    assert changed.rows[1]["entropy"] > 1.05 * unchanged.rows[1]["entropy"]
+    assert changed.rows[1]["entropy"] > 1.2 * unchanged.rows[1]["entropy"]
 
 
-@pytest.mark.parametrize("name", ["sgd", "muon"])
-def test_another_optimizer_moves_the_weights_elsewhere_and_can_be_continued(
-    name, solution, unchanged
-):
-    changed = solution(name)
+def moves_elsewhere(changed, unchanged):
     assert changed.first("text") == unchanged.first("text")
-    assert changed.rows[0]["learning_rate"] > unchanged.rows[0]["learning_rate"]
     approx_kl = changed.rows[0]["approx_kl"]
-    assert 0 < approx_kl != pytest.approx(unchanged.rows[0]["approx_kl"], rel=0.01)
+    return 0 < approx_kl != pytest.approx(unchanged.rows[0]["approx_kl"], rel=0.01)
+
+
+def test_sgd_moves_the_weights_elsewhere(solution, unchanged):
+    assert moves_elsewhere(solution("sgd"), unchanged)
+
+
+def test_muon_moves_the_weights_elsewhere_and_can_be_continued(solution, unchanged):
+    changed = solution("muon")
+    assert moves_elsewhere(changed, unchanged)
     shutil.rmtree(changed.out)
-    solution(name, "--steps=1")
-    assert solution(name).curve() == changed.curve()
+    solution("muon", "--steps=1")
+    assert solution("muon").curve() == changed.curve()
 
 
 def test_problems_made_in_python_are_what_it_trains_on(solution, unchanged):
@@ -152,8 +156,9 @@ def test_a_verifier_of_one_s_own_decides(solution, unchanged):
 
 
 def test_a_curriculum_begins_with_what_is_short(solution, unchanged):
-    lengths = [fmean(map(len, run.first("prompt_ids"))) for run in (solution("curriculum"), unchanged)]
-    assert lengths[0] < lengths[1]
+    changed = solution("curriculum")
+    short, long = (fmean(map(len, run.first("prompt_ids"))) for run in (changed, unchanged))
+    assert short < long
 
 
 def test_every_solution_is_on_the_page_and_tested():
