@@ -18,7 +18,7 @@ import justrl
 from trainer import network
 from trainer.errors import Refused
 from trainer.policy.loading import load_policy
-from trainer.run.checkpoint import load_checkpoint, save_checkpoint
+from trainer.run.checkpoint import load_checkpoint, recipe_file, save_checkpoint
 from trainer.run.launch import leave
 from trainer.run.own_reward import load_reward
 from trainer.run.run import Run, plain
@@ -68,7 +68,7 @@ def test_a_copied_recipe_runs_to_its_end_and_a_change_of_it_is_noticed(copy, sta
     )
     done = start(copy("pass"), *flags, "--steps=2").wait()
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "experiments/mine.py" in done.stderr and "/const.py changed since" in done.stderr
+    assert f"{tmp_path}/const.py, {tmp_path}/experiments/mine.py changed since" in done.stderr
     assert "losses.py" not in done.stderr and f"add --out {out}-2" in done.stderr
 
 
@@ -87,7 +87,11 @@ def test_main_twice_in_one_process_and_what_it_gives_back(tmp_path, capsys):
     assert "before     after" in capsys.readouterr().out
     config.steps = 2
     justrl.main(config)
-    assert "Continuing" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Continuing" in out and "no file" not in out
+    code = json.loads((tmp_path / "run" / "config.json").read_text())["code"]
+    assert code.keys() == {"justrl.py", "losses.py", "rewards.py"}
+    assert recipe_file(type("Config", (), {"__module__": "builtins"})()) is None  # as in a notebook
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 

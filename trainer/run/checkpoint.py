@@ -36,21 +36,27 @@ DIGESTS = "sha256.json"  # digests of a checkpoint's other files
 TRAINING = "training"  # folder for tensors that only a continued run needs
 
 
+def recipe_file(config) -> str | None:
+    """The file that defines a recipe's Config; None for one that is defined in a notebook."""
+    return getattr(sys.modules[type(config).__module__], "__file__", None)
+
+
 def code_digests(config) -> dict[str, str]:
     """{file: its digest} of the code that must not change when a run is continued.
 
     These are the recipe's file, losses.py, rewards.py, the file of --reward, and modules next to a
-    recipe in a folder of its own. A recipe defined in a notebook has no file.
+    recipe in a folder of its own.
     """
-    files = [losses.__file__, rewards.__file__, config.reward.rpartition(":")[0]]
-    if script := getattr(sys.modules[type(config).__module__], "__file__", None):
-        folder = Path(script).resolve().parent
-        files.append(script)
-        if folder != Path(losses.__file__).parent:
-            loaded = [getattr(module, "__file__", None) or "" for module in sys.modules.values()]
-            files += [name for name in loaded if Path(name).resolve().parent == folder]
+    root, script = Path(losses.__file__).resolve().parent, recipe_file(config)
+    files = [losses.__file__, rewards.__file__, config.reward.rpartition(":")[0], script]
+    if script and (folder := Path(script).resolve().parent) != root:
+        loaded = [getattr(module, "__file__", None) for module in sys.modules.values()]
+        files += [name for name in loaded if name and Path(name).resolve().parent == folder]
     paths = {Path(name).expanduser().resolve() for name in files if name}
-    return {f"{path.parent.name}/{path.name}": digest(path) for path in sorted(paths)}
+    return {
+        str(path.relative_to(root) if root in path.parents else path): digest(path)
+        for path in sorted(paths)
+    }
 
 
 def claim(out: Path, config: dict) -> None:

@@ -120,6 +120,8 @@ class Run:
             left = config.steps - state["step"]
             what = f"{left} steps are left" if left > 0 else "Nothing is left: raise --steps"
             self.say(f"Continuing {self.out} after step {state['step']}. {what}.")
+            if not checkpoint.recipe_file(config):
+                self.say("The recipe has no file, so nobody has checked that its code is the same.")
         return state
 
     # --- steps, and the end of them ---
