@@ -22,7 +22,7 @@ from viewer import (
 
 from justrl import Config
 from tools.view.__main__ import main
-from tools.view.folder import Grader, Group, load
+from tools.view.folder import Group, grade, load
 from tools.view.page import pack, render
 from tools.view.text import show
 from tools.view.tokens import Pieces
@@ -245,31 +245,31 @@ def test_a_decoder_that_looks_at_neighbours_is_followed():
 
 
 def test_a_run_is_read_with_its_curves_groups_and_verdicts(tmp_path):
-    source = load(make_run(tmp_path / "run"), None, Grader())
-    assert source.steps == list(range(7)) and source.resets == [4] and source.finished
+    source = load(make_run(tmp_path / "run"))
+    assert source.steps == list(range(7)) and source.resets == [4]
     assert source.curves["reward"] == [None, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     assert len(source.groups) == 18 + 6
     two = next(g for g in source.groups if (g.kind, g.step, g.place) == ("train", 2, 0))
     assert [(a.strict, a.robust) for a in two.answers] == [(False, True), (False, False)]
     assert two.answers[0].pieces[-1] == "<|end|>" and two.answers[0].special[-1]
     assert two.prompt == "Q?"
-    only = load(tmp_path / "run", range(2, 4), Grader())
+    only = load(tmp_path / "run", range(2, 4))
     assert {group.step for group in only.groups} == {2, 3} and len(only.steps) == 7
 
 
 def test_a_run_whose_tokenizer_has_gone_is_shown_as_text(tmp_path):
     folder = make_run(tmp_path / "run")
     (folder / "model" / "tokenizer.json").unlink()
-    source = load(folder, None, Grader())
+    source = load(folder)
     assert source.groups[0].answers[0].pieces is None
     assert source.groups[0].answers[0].text
-    pack([source], 0)
+    pack([source])
 
 
 def test_a_run_too_long_for_a_page_shows_steps_from_begin_to_end(tmp_path, monkeypatch):
     folder = make_run(tmp_path / "run")
     monkeypatch.setattr("tools.view.folder.MAX_TOKENS", 300)
-    source = load(folder, None, Grader())
+    source = load(folder)
     steps = sorted({group.step for group in source.groups})
     assert steps[0] == 0 and steps[-1] == 6 and len(steps) < 6
     assert "do not fit" in source.left_out and "--steps" in source.left_out
@@ -277,11 +277,11 @@ def test_a_run_too_long_for_a_page_shows_steps_from_begin_to_end(tmp_path, monke
 
 def test_an_evaluation_is_read_with_pass_counts_and_disputed_answers_first(tmp_path, monkeypatch):
     folder = make_evaluation(tmp_path / "evaluation")
-    source = load(folder, None, Grader())
+    source = load(folder)
     assert [group.counts for group in source.groups] == [{"n": 4, "robust": 2, "strict": 1}] * 3
     assert source.labels == ["aime", "amc"] and source.pass_at_k["aime"]["2"] == [0.8, 0.7, 0.9]
     monkeypatch.setattr("tools.view.folder.MAX_CHARACTERS", 20)
-    short = load(folder, None, Grader())
+    short = load(folder)
     assert [answer.text for answer in short.groups[0].answers] == ["\\boxed{7.0}"]
     assert short.groups[0].counts == source.groups[0].counts
     assert "of 12 answers do not fit" in short.left_out
@@ -294,7 +294,7 @@ def test_puzzles_are_judged_by_their_own_verifier(monkeypatch):
         members = [SimpleNamespace(text="<answer>x</answer>", strict=None, robust=None)]
         verify = {"task": "t", "score": score}
         groups.append(Group("train", 1, 0, "p", "", "t", 0.0, "", members, verify=verify))
-    Grader().grade(groups)
+    grade(groups)
     assert [(g.answers[0].strict, g.answers[0].robust) for g in groups] == [
         (True,) * 2,
         (False,) * 2,
@@ -305,7 +305,7 @@ def test_puzzles_are_judged_by_their_own_verifier(monkeypatch):
 
 
 def test_no_text_of_a_run_stands_in_the_page_itself(tmp_path):
-    html = render([load(make_hostile_run(tmp_path / "hostile"), None, Grader())])
+    html = render([load(make_hostile_run(tmp_path / "hostile"))])
     for text in HOSTILE.values():
         assert text not in html
     assert html.count("</script>") == 3 and "MIT License" in html
@@ -326,14 +326,14 @@ def test_a_page_of_sixty_steps_is_small(tmp_path, tokenizer):
         name = f"step_{step:06d}"
         rows = rollouts.rows_of(step, 0, problem, members, [0.0] * 32, kept)
         rollouts.write(folder / "rollouts", name, rows)
-    assert len(render([load(folder, None, Grader())])) < 3_000_000
+    assert len(render([load(folder)])) < 3_000_000
 
 
 def test_the_terminal_shows_the_newest_step_and_no_control_characters(tmp_path):
-    text = show(load(make_run(tmp_path / "run"), range(5, 6), Grader()), width=80)
+    text = show(load(make_run(tmp_path / "run"), range(5, 6)), width=80)
     assert "step 5, train problem 1: 0% solved, answer 51" in text
     assert "advantage +1.00" in text and "truncated, strict wrong" in text
-    hostile = show(load(make_hostile_run(tmp_path / "hostile"), None, Grader()), width=80)
+    hostile = show(load(make_hostile_run(tmp_path / "hostile")), width=80)
     assert "<U+001B>[31m" in hostile and "\x1b" not in hostile and "\u202e" not in hostile
     assert "characters ..." in hostile
 
@@ -345,7 +345,6 @@ def test_the_terminal_shows_the_newest_step_and_no_control_characters(tmp_path):
         ([ROOT / "docs"], "holds no metrics.jsonl or generations.jsonl"),
         (["a", "b", "c"], "compares two folders at most"),
         (["a", "--steps", "x:y"], "is no step and no FIRST:LAST"),
-        (["a", "--watch", "0"], "give 1 to 3600 seconds"),
     ],
 )
 def test_a_wrong_command_gets_one_sentence(arguments, says, monkeypatch, capsys):
@@ -362,10 +361,3 @@ def test_the_command_writes_a_page_where_it_is_told(tmp_path, monkeypatch, capsy
     main()
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert f"Open {page}" in capsys.readouterr().out
-
-
-def test_watching_ends_with_the_run(start, tmp_path):
-    folder = make_run(tmp_path / "run")
-    done = start("tools.view", folder, "--watch", "1").wait()
-    assert done.returncode == 0 and "step 6" in done.stdout
-    assert (folder / "view.html").is_file()

@@ -1,16 +1,14 @@
 """The viewer's page in a real browser: headless Chromium, driven by playwright, offline."""
 
-import json
 import os
 import shutil
 
 import pytest
 from viewer import HOSTILE, make_evaluation, make_hostile_run, make_run, write_step
 
-from tools.view.folder import Grader, load
+from tools.view.folder import load
 from tools.view.page import render
 from trainer.policy.pretrained import load_tokenizer
-from trainer.run.files import write_atomically
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is missing: tests/requirements-browser.txt"
@@ -57,7 +55,7 @@ def visit(browser):
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """The pages that the tests share: one run, two runs, hostile text, an evaluation."""
-    root, grader = tmp_path_factory.mktemp("view"), Grader()
+    root = tmp_path_factory.mktemp("view")
     folders = {
         "run": [make_run(root / "first")],
         "two": [root / "first", make_run(root / "second", offset=1)],
@@ -65,7 +63,7 @@ def pages(tmp_path_factory):
         "evaluation": [make_evaluation(root / "evaluation")],
     }
     for name, own in folders.items():
-        html = render([load(folder, None, grader) for folder in own])
+        html = render([load(folder) for folder in own])
         (root / f"{name}.html").write_text(html, encoding="utf-8")
     return root
 
@@ -342,28 +340,19 @@ def test_a_hundred_thousand_characters_are_shown_on_demand(visit, pages):
     assert page.evaluate("answerText(current().answers[0]).length") == 100_000
 
 
-# --- while a run goes on ---
+# --- a page that is written again ---
 
 
-def test_a_watched_page_loads_itself_again_and_keeps_the_choice(visit, tmp_path):
-    folder = make_run(tmp_path / "run", steps=3)
-    config = json.loads((folder / "config.json").read_text()) | {"steps": 4}
-    (folder / "config.json").write_text(json.dumps(config))
-    path = tmp_path / "view.html"
-    path.write_text(render([load(folder, None, Grader())], watch=0.5), encoding="utf-8")
+def test_a_page_keeps_the_choice_when_it_is_written_again(visit, tmp_path):
+    folder, path = make_run(tmp_path / "run", steps=3), tmp_path / "view.html"
+    path.write_text(render([load(folder)]), encoding="utf-8")
     page, second = visit(path), visit(path)
     page.keyboard.press("5")
     page.keyboard.press("ArrowLeft")
     write_step(folder, load_tokenizer(str(folder / "model")), 4)
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 4, "reward": 0.9, "entropy": 0.1}\n')
-    assert page.is_visible("#live")
-    write_atomically(path, render([load(folder, None, Grader())]))
+    path.write_text(render([load(folder)]), encoding="utf-8")
     for opened in (page, second):
-        opened.wait_for_selector("body[data-ready=done]", timeout=15_000)
-    assert not page.is_visible("#live")
+        opened.reload()
+        opened.wait_for_selector("body[data-ready]")
     assert (step_of(page), page.input_value("#colour")) == ("step 2", "ratio")
-    page.keyboard.press("ArrowRight")
-    page.keyboard.press("ArrowRight")
-    assert step_of(page) == "step 4"
-    assert step_of(second) == "step 4"  # it was at the newest step, and has followed
+    assert step_of(second) == "step 4"  # it was at the newest step, and follows

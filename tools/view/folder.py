@@ -71,43 +71,28 @@ class Source:
     resets: list[int] = field(default_factory=list)
     pass_at_k: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     clip: tuple[float, float] = (0.2, 0.2)
-    finished: bool = True
     left_out: str = ""
 
 
-class Grader:
-    """Both verifiers' verdicts. Each answer to a problem is judged only once."""
-
-    def __init__(self):
-        self.known = {}
-
-    def grade(self, groups: list[Group]) -> None:
-        """Set strict and robust of every answer."""
-        asked = [(answer, self._key(answer, group)) for group in groups for answer in group.answers]
-        todo = list(dict.fromkeys(key for _, key in asked if key not in self.known))
-        plain = [key for key in todo if not key[2]]
-        robust = robust_many([text for text, *_ in plain], [gold for _, gold, _ in plain])
-        for key, verdict in zip(plain, robust, strict=True):
-            self.known[key] = strict_box(key[0], key[1]) > 0, verdict > 0
-        for key in todo:
-            if key[2]:  # a logic puzzle has its own verifier; partial credit does not count
-                self.known[key] = (logic_score(key[0], json.loads(key[2])) == 1,) * 2
-        for answer, key in asked:
-            answer.strict, answer.robust = self.known[key]
-
-    def _key(self, answer: Answer, group: Group) -> tuple[str, str, str]:
-        return answer.text, group.gold, json.dumps(group.verify) if group.verify else ""
+def grade(groups: list[Group]) -> None:
+    """Set both verifiers' verdicts of every answer."""
+    asked = [(answer, group) for group in groups for answer in group.answers]
+    robust = robust_many([answer.text for answer, _ in asked], [group.gold for _, group in asked])
+    for (answer, group), verdict in zip(asked, robust, strict=True):
+        answer.strict, answer.robust = strict_box(answer.text, group.gold) > 0, verdict > 0
+        if group.verify:  # a logic puzzle has its own verifier; partial credit does not count
+            answer.strict = answer.robust = logic_score(answer.text, group.verify) == 1
 
 
-def load(folder: Path, steps: range | None, grader: Grader, share: float = 1.0) -> Source:
+def load(folder: Path, steps: range | None = None, share: float = 1.0) -> Source:
     """Read the folder of a run or of an evaluation. Raises Refused if it is neither.
 
     steps: of a run, the ones to read; None: all. share: the part of a page that it may fill.
     """
     if any(folder.glob("generations*.jsonl")):
-        return load_evaluation(folder, grader, share)
+        return load_evaluation(folder, share)
     if (folder / "metrics.jsonl").is_file() or kept.files(folder / "rollouts"):
-        return load_run(folder, steps, grader, share)
+        return load_run(folder, steps, share)
     what = "is no folder" if not folder.is_dir() else "holds no metrics.jsonl or generations.jsonl"
     raise Refused(
         f"{folder} {what}: give the folder of a run (runs/NAME) or of an evaluation (evals/NAME)"
@@ -124,7 +109,7 @@ MAX_TOKENS = 600_000  # on a page: 6 MB
 SHOWN = ("recipe", "model", "data", "learning_rate", "prompts_per_step", "samples_per_prompt")
 
 
-def load_run(folder: Path, steps: range | None, grader: Grader, share: float) -> Source:
+def load_run(folder: Path, steps: range | None, share: float) -> Source:
     """A run's curves, and as many of its kept rollouts as fit on a page."""
     config = read_json(folder / "config.json")
     lines = folder / "metrics.jsonl"
@@ -143,7 +128,6 @@ def load_run(folder: Path, steps: range | None, grader: Grader, share: float) ->
         },
         resets=[step for step, row in rows.items() if row.get("event") == "reset"],
         clip=(config.get("clip_low", 0.2), config.get("clip_high", 0.2)),
-        finished=bool(rows) and max(rows) >= config.get("steps", 0),
     )
     files = kept.files(folder / "rollouts")
     if steps is not None:
@@ -156,7 +140,7 @@ def load_run(folder: Path, steps: range | None, grader: Grader, share: float) ->
             f"{len(files) - len(chosen)} of {len(files)} files of rollouts do not fit on one page; "
             f"--steps FIRST:LAST shows a stretch of the run whole"
         )
-    grader.grade(source.groups)
+    grade(source.groups)
     return source
 
 
@@ -221,7 +205,7 @@ def _answer(row: dict, pieces: Pieces | None) -> Answer:
 MAX_CHARACTERS = 12_000_000  # on a page: about 5 MB
 
 
-def load_evaluation(folder: Path, grader: Grader, share: float) -> Source:
+def load_evaluation(folder: Path, share: float) -> Source:
     """An evaluation, with as many answers as fit on a page; disputed ones are kept first."""
     result = read_json(folder / "eval.json")
     settings = result.get("settings") or read_json(folder / "settings.json")
@@ -232,7 +216,7 @@ def load_evaluation(folder: Path, grader: Grader, share: float) -> Source:
     }
     labels = list(dict.fromkeys(benchmark for benchmark, _ in records))
     groups = [_benchmark_group(labels.index(key[0]), records[key]) for key in records]
-    grader.grade(groups)
+    grade(groups)
     for group in groups:
         answers = group.answers
         robust, strict = sum(a.robust for a in answers), sum(a.strict for a in answers)
@@ -247,7 +231,6 @@ def load_evaluation(folder: Path, grader: Grader, share: float) -> Source:
         labels=labels,
         pass_at_k={name: report["robust"] for name, report in result.get("benchmarks", {}).items()},
         left_out=_shorten(groups, MAX_CHARACTERS * share),
-        finished=bool(result),
     )
 
 

@@ -19,8 +19,8 @@ const FILTERS = {
 const MOST_LISTED = 300; // groups in the list
 
 // All that is chosen. The address holds it too, so that loading the page again changes nothing.
-// pin: the step of the second pane, if one was chosen by hand. newest: the newest step is shown, so
-// a page that renews itself follows its run.
+// pin: the step of the second pane, if one was chosen by hand. newest: the newest step is shown, also
+// of a page that was written again.
 const chosen = { source: 0, kind: "", step: 0, place: 0, colour: "push", filters: [], query: "",
   everywhere: false, newest: true, compare: false, otherSource: null, otherKind: "", pin: null };
 
@@ -105,7 +105,6 @@ function drawTitle() {
   const about = DATA.sources.map((one) =>
     [...Object.entries(one.about).map(([name, value]) => `${name} ${value}`), one.left_out]
       .filter(Boolean).join(" · "));
-  byId("live").hidden = !DATA.watch;
   byId("about").textContent = visible([...new Set(about)].join("   |   "));
 }
 
@@ -349,12 +348,9 @@ function toggleFilter(name) {
   choose({ filters, everywhere: chosen.everywhere || (on && name === "resets") });
 }
 
-let lastMoved = 0;
-
 function listenToPointer() {
   const tip = byId("tip");
   document.addEventListener("pointermove", (event) => {
-    lastMoved = performance.now();
     const element = event.target.closest?.(".t");
     tip.hidden = !element;
     if (!element) return;
@@ -366,14 +362,6 @@ function listenToPointer() {
     tip.style.top = `${below ? event.clientY + 18 : Math.max(4, event.clientY - height - 12)}px`;
   });
   document.addEventListener("scroll", () => { tip.hidden = true; }, true);
-}
-
-// While the run continues: reload the page, unless the reader points at tokens or types.
-function watch() {
-  setInterval(() => {
-    const busy = performance.now() - lastMoved < 3000 || document.activeElement === byId("search");
-    if (!document.hidden && !busy && !byId("help").open) location.reload();
-  }, DATA.watch * 1000);
 }
 
 async function start() {
@@ -388,13 +376,11 @@ async function start() {
   });
   listen();
   draw();
-  if (DATA.watch) watch();
-  document.body.dataset.ready = DATA.watch ? "live" : "done";
+  document.body.dataset.ready = true;
 }
 
 start().catch((error) => {
   byId("title").textContent = "This page could not be read";
-  byId("live").hidden = !DATA.watch;
   byId("about").textContent = `${error}. It needs a browser of 2023 or later.`;
   throw error;
 });

@@ -22,15 +22,15 @@ HERE = Path(__file__).parent
 SCRIPTS = ("data.js", "curves.js", "answers.js", "page.js")
 
 
-def render(sources: list[Source], watch: float = 0) -> str:
-    """The page. watch: how often it reloads itself, in seconds; 0: never."""
+def render(sources: list[Source]) -> str:
+    """The page."""
     # "</" inside a library's code would end its script element.
     files = {
         "{{style}}": _read("uPlot.min.css") + _read("page.css"),
         "{{licence}}": _read("uPlot.LICENSE"),
         "{{plots}}": _read("uPlot.iife.min.js").replace("</", "<\\/"),
         "{{script}}": "".join(map(_read, SCRIPTS)),
-        "{{data}}": pack(sources, watch),
+        "{{data}}": pack(sources),
     }
     return re.sub(r"\{\{\w+\}\}", lambda mark: files[mark[0]], _read("page.html"))
 
@@ -39,10 +39,10 @@ def _read(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def pack(sources: list[Source], watch: float) -> str:
+def pack(sources: list[Source]) -> str:
     """The data of a page, in base64."""
     table = _Table()
-    data = {"watch": watch, "sources": [_source(source, table) for source in sources]}
+    data = {"sources": [_source(source, table) for source in sources]}
     names = (name for source in sources for name in source.curves)
     data["panels"] = [panel._asdict() for panel in choose(names)]
     data |= {"problems": list(table.problems), "vocabulary": [text for text, _ in table.vocabulary]}
