@@ -233,9 +233,15 @@ def choose_settings(
 
 
 def hash_weights(model: str) -> list[str]:
-    """A hash of each weights file, because another model may be saved under the same name."""
-    files = sorted(Path(model).glob("*.safetensors"))
-    return [digest(file)[:16] for file in files]
+    """A hash of each weights file, because another model may be saved under the same name.
+
+    Rank 0 reads them, piece by piece, and tells the others.
+    """
+    found = [[]]
+    if dist.get_rank() == 0:
+        found = [[digest(file)[:16] for file in sorted(Path(model).glob("*.safetensors"))]]
+    dist.broadcast_object_list(found, device=torch.device("cpu"))
+    return found[0]
 
 
 def samples_per_problem(args: argparse.Namespace, bench: str) -> int:

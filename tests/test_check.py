@@ -6,13 +6,20 @@ import json
 import os
 import re
 import types
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import python, save_random_model
+from conftest import python
 
+import justrl
 import trainer.run.check as checking
+from trainer.data import chat_ids
+from trainer.errors import Refused
 from trainer.policy.policy import Policy
+from trainer.policy.pretrained import load_tokenizer
+from trainer.ranks import start_ranks
+from trainer.run.files import read_jsonl
 from trainer.run.launch import launch, model_folder
 
 FEW = {"prompts_per_step": 2, "samples_per_prompt": 2, "tokens_per_micro_batch": 128}
@@ -24,18 +31,18 @@ def config_of(recipe, out, **changes):
     return module.Config(**(module.TINY | {"tiny": True, "out": str(out)} | FEW | changes))
 
 
-def checked(config):
-    checking.check(config, model_folder(config.model))
+def checked(config, main=None):
+    main = main or importlib.import_module(type(config).__module__).main
+    checking.check(main, config, model_folder(config.model))
 
 
-@pytest.mark.parametrize("recipe", ["justrl", "prorl", "liteppo"])
+@pytest.mark.parametrize("recipe", ["justrl", "liteppo"])
 def test_a_check_prints_what_a_run_needs_and_leaves_nothing(recipe, tmp_path, capsys):
     checked(config_of(recipe, tmp_path / "deep" / "run"))
     printed = capsys.readouterr().out
     for line in ("host memory", "disk", "seconds a step", "the whole run"):
         assert re.search(rf"^{line} .*\d", printed, re.M), printed
     assert "fits" in printed and "does not fit" not in printed
-    assert ("mixed rewards" in printed) == (recipe == "prorl")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -81,23 +88,21 @@ def test_memory_that_runs_out_in_training_becomes_the_flag_to_change(
     config = config_of("justrl", tmp_path / "run", **({"gradient_checkpointing": True} | changes))
     config.check = True
     with pytest.raises(SystemExit) as end:
-        launch(lambda _: pytest.fail("trained"), config)
+        launch(justrl.main, config)
     assert flag in str(end.value) and "training" in str(end.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_memory_that_runs_out_in_sampling_names_the_flags_of_sampling(tmp_path, monkeypatch):
-    message = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
+def test_memory_that_runs_out_in_sampling_names_the_flags_of_sampling(tmp_path):
+    def generate():
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: " + message)
 
-    def fail(*_args):
-        raise RuntimeError(message)
-
-    monkeypatch.setattr(checking, "sample", fail)
-    with pytest.raises(ValueError, match=r"while sampling; lower --max_response_tokens"):
-        checked(config_of("justrl", tmp_path / "run"))
+    message = "can't allocate memory"
+    with pytest.raises(Refused, match=r"while sampling; lower --max_response_tokens"):
+        checked(config_of("justrl", tmp_path / "run"), lambda _: generate())
     message = "another fault"
     with pytest.raises(RuntimeError, match="another fault"):
-        checked(config_of("justrl", tmp_path / "run"))
+        checked(config_of("justrl", tmp_path / "run"), lambda _: generate())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,39 +113,58 @@ def test_memory_that_runs_out_in_sampling_names_the_flags_of_sampling(tmp_path, 
         ("is less than desired GPU memory utilization. Decrease GPU memory utilization", "lower"),
     ],
 )
-def test_vllm_s_own_complaints_name_our_flag(message, flag, tmp_path, monkeypatch):
-    def fail(*_args, **_kwargs):
+def test_vllm_s_own_complaints_name_our_flag(message, flag, tmp_path):
+    def main(_):
         raise ValueError(message)
 
-    monkeypatch.setattr(checking, "make_engine", fail)
-    with pytest.raises(ValueError, match=f"{flag} --engine_memory"):
-        checked(config_of("justrl", tmp_path / "run"))
+    with pytest.raises(Refused, match=f"{flag} --engine_memory"):
+        checked(config_of("justrl", tmp_path / "run"), main)
 
 
 def test_a_model_whose_weights_alone_are_too_large_is_refused_before_it_is_loaded(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(checking, "host_memory", lambda: 1000)
-    monkeypatch.setattr(checking, "load_policy", lambda *_: pytest.fail("loaded"))
-    with pytest.raises(ValueError, match=r"does not fit: weights.* --model"):
-        checked(config_of("justrl", tmp_path / "run"))
+    with pytest.raises(Refused, match=r"does not fit: weights.* --model"):
+        checked(config_of("justrl", tmp_path / "run"), lambda _: pytest.fail("loaded"))
 
 
 def test_too_small_a_disk_is_found_before_anything_is_written(tmp_path, monkeypatch):
     room = types.SimpleNamespace(free=1000)
     monkeypatch.setattr(checking.shutil, "disk_usage", lambda _: room)
-    monkeypatch.setattr(checking, "save_checkpoint", lambda *_a, **_k: pytest.fail("written"))
-    with pytest.raises(ValueError, match=r"GB of disk are free; give an --out on a larger disk"):
-        checked(config_of("justrl", tmp_path / "run"))
+    with pytest.raises(Refused, match=r"GB of disk are free; give an --out on a larger disk"):
+        checked(config_of("justrl", tmp_path / "run"), lambda _: pytest.fail("written"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_small_a_disk_for_all_checkpoints_is_a_line_of_the_table(tmp_path, capsys, monkeypatch):
-    with pytest.raises(ValueError, match=r"disk, .*too little; lower --keep_checkpoints"):
-        checked(config_of("justrl", tmp_path / "run", keep_checkpoints=10**9))
+def two_steps(tried):
+    """Stands for a recipe: the files that two steps leave."""
+    saved = Path(tried.out) / "checkpoints" / "step_000002"
+    saved.mkdir(parents=True)
+    (saved / "model.safetensors").write_bytes(b"1234")
+    steps = [{"step": step, "seconds_rollout": 1.0, "seconds_step": 2.0} for step in (1, 2)]
+    (Path(tried.out) / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
+
+
+def test_too_small_a_disk_for_all_checkpoints_is_a_line_of_the_table(tmp_path, capsys):
+    with pytest.raises(Refused, match=r"disk, .*too little; lower --keep_checkpoints"):
+        checked(config_of("justrl", tmp_path / "run", keep_checkpoints=10**12), two_steps)
     assert re.search(
         r"^disk .*does not fit: lower --keep_checkpoints", capsys.readouterr().out, re.M
     )
+
+
+def test_ctrl_c_ends_a_check_without_a_verdict(tmp_path, capsys):
+    """The recipe ends after the step at hand, as it does in a run."""
+
+    def one_step(tried):
+        two_steps(tried)
+        path = Path(tried.out) / "metrics.jsonl"
+        path.write_text(path.read_text().splitlines()[0] + "\n")
+
+    with pytest.raises(KeyboardInterrupt):
+        checked(config_of("justrl", tmp_path / "run"), one_step)
+    assert "fits" not in capsys.readouterr().out and list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
@@ -152,51 +176,59 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
         checked(config_of("justrl", tmp_path / "run"))
 
 
-def test_the_micro_batch_is_the_longest_that_the_flags_allow(tmp_path, monkeypatch):
-    seen, train = [], checking.train
-    monkeypatch.setattr(checking, "train", lambda *a: (seen.append(a[4]), train(*a)))
-    config = config_of("justrl", tmp_path / "run", updates_per_step=1)
-    checked(config)
-    (rollouts,) = seen
-    assert len(rollouts) == 128 // (48 + 16)
-    assert {len(r.prompt_ids) for r in rollouts} == {48}
-    assert {len(r.response_ids) for r in rollouts} == {16}
+def test_the_recipe_itself_is_tried_at_its_longest_with_full_micro_batches(tmp_path):
+    """So a template that refuses a turn, or a loss that fails, fails the check too."""
+    seen = []
+
+    def main(tried):
+        seen.append((tried, read_jsonl(Path(tried.data))))
+        justrl.main(tried)
+        metrics = read_jsonl(Path(tried.out) / "metrics.jsonl")
+        seen.append(metrics)
+
+    config = config_of("justrl", tmp_path / "run", prompts_per_step=32, updates_per_step=2)
+    checked(config, main)
+    (tried, problems), steps = seen
+    # On one rank two micro-batches of 128 // (48 + 16) responses in each of 2 updates, and more
+    # because few tokens are sampled: all prompts.
+    assert tried.prompts_per_step == 32 and len(problems) == 32
+    assert [step["step"] for step in steps] == [1, 2]
+    assert all(step["length"] == 16 and step["truncated"] == 1 for step in steps), "none has ended"
+    tokenizer = load_tokenizer(model_folder(config.model))
+    lengths = {len(chat_ids(tokenizer, row["problem"])) for row in problems}
+    assert min(lengths) > 30 and max(lengths) <= 48
 
 
-def test_the_estimates_follow_from_the_unit_costs():
+def test_many_tokens_are_tried_in_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(checking, "TOKENS", 0)
+    (tmp_path / "folder").mkdir()
+    config = config_of("justrl", tmp_path / "run", prompts_per_step=32, updates_per_step=2)
+    start_ranks()
+    tried = checking.at_its_hardest(config, model_folder(config.model), tmp_path / "folder")
+    assert tried.prompts_per_step * tried.samples_per_prompt == 2 * 2 * 2
+    assert tried.max_prompt_tokens + tried.max_response_tokens == 48 + 16
+
+
+def test_the_engine_keeps_room_for_evaluations(tmp_path):
+    config = config_of("justrl", tmp_path / "run", eval_max_tokens=40)
+    start_ranks()
+    tried = checking.at_its_hardest(config, model_folder(config.model), tmp_path)
+    assert tried.max_prompt_tokens + tried.max_response_tokens == 48 + 40
+    assert tried.max_response_tokens == 16 and not tried.eval_every
+
+
+def test_the_estimates_follow_from_a_tried_step():
     config = config_of("justrl", "x", prompts_per_step=10, samples_per_prompt=4, updates_per_step=2)
-    config.steps, config.eval_every, config.save_every, config.eval_samples = 20, 10, 5, 4
-    config.max_response_tokens = config.eval_max_tokens = 100
-    costs = checking.Costs(
-        prompt_tokens=50,
-        held_out=5,
-        at_once=20,
-        prefill=1.0,
-        decode=0.1,
-        forward=0.001,
-        update=0.002,
-        optimizer=0.5,
-        push=3.0,
-        save=7.0,
-        build=11.0,
-    )
-    step = checking.step_seconds(config, costs, 100)
-    # 40 responses in 2 rounds of 20, of 50 + 100 tokens each
-    assert step == pytest.approx({"rollout": 22.0, "logps": 6.0, "update": 13.0, "sync": 3.0})
-    # 20 answers an evaluation take one round; 3 evaluations, 5 checkpoints
-    assert 3600 * checking.run_hours(config, costs, 1.0) == pytest.approx(
-        11 + 20 * 44 + 3 * 11 + 5 * 7
-    )
-
-
-def test_the_cache_of_all_responses_is_counted_at_full_length(tmp_path):
-    from trainer.sampler.cpu import TransformersEngine
-
-    folder = save_random_model(tmp_path / "model", layers=3)
-    engine = TransformersEngine(folder, 40, [1], max_length=200)
-    config = config_of("justrl", tmp_path, max_prompt_tokens=20, max_response_tokens=80)
-    # 3 layers, keys and values, 1 head of 32, 4 bytes
-    assert checking.cache_bytes(config, engine, 6) == 3 * 2 * 32 * 4 * 100 * 6
+    config.steps, config.eval_every, config.eval_samples = 20, 10, 4
+    config.max_response_tokens, config.eval_max_tokens = 100, 50
+    tried = dataclasses.replace(config, prompts_per_step=5)
+    step = {"seconds_rollout": 4.0, "seconds_logps": 1.0, "seconds_update": 2.0}
+    step |= {"seconds_sync": 3.0, "seconds_reward": 9.0, "seconds_step": 19.0}
+    whole = checking.step_seconds(config, tried, step)
+    assert whole == {"rollout": 8.0, "logps": 2.0, "update": 4.0, "sync": 3.0}
+    # An evaluation: 5 problems x 4 answers of 50 tokens, where 20 answers of 100 took 4 seconds.
+    hours = checking.run_hours(config, tried, step, held_out=5)
+    assert 3600 * hours == pytest.approx(20 * 17 + 3 * 2)
 
 
 def test_a_check_is_no_part_of_the_recipe():

@@ -3,12 +3,16 @@
     python justrl.py --small --check
     torchrun --nproc-per-node 8 justrl.py --check
 
-It builds what the run would build, on the ranks that it would have, and does the hardest part of a
-step once: it samples and trains a micro-batch of the longest prompts and responses that the flags
-allow, pushes the weights, saves a checkpoint and loads it again. Memory is measured. Times are
-estimates: unit costs, measured here, times what the flags ask for. Nothing is left behind.
+It runs the recipe's own main for two steps, in a folder that it deletes: with prompts and responses
+as long as the flags allow, and only as many of them as fill the micro-batches. The first step
+allocates the optimizer's state, the second one is timed. How much memory is free is watched all the
+while. Evaluations are left out.
 """
 
+import contextlib
+import dataclasses
+import io
+import json
 import math
 import os
 import resource
@@ -16,114 +20,203 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
+import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from itertools import chain, cycle, islice
 from pathlib import Path
-from statistics import fmean
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import losses
-from trainer.data import Problem, Rollout, Sampling, Template, encode_prompts
+from trainer.data import chat_ids
 from trainer.errors import Refused
 from trainer.machine import device_memory, host_memory
-from trainer.policy.loading import load_policy, load_reference
-from trainer.policy.policy import (
-    make_optimizer,
-    on_device,
-    optimizer_step,
-    response_mask,
-    set_learning_rate,
-)
 from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import start_ranks
-from trainer.run.checkpoint import load_checkpoint, save_checkpoint
-from trainer.sampler.engine import make_engine, self_check
+from trainer.run.files import read_jsonl
 from trainer.sources.load import load_problems
 
 GB = 1e9
-BURST = 16  # tokens of each response over which decoding is timed
-AT_ONCE = 256  # responses that vLLM decodes together
+TOKENS = 2**20  # that a rank samples at most in one step of a check
 STATE_BYTES = 16  # of a parameter: float32 weight, gradient and AdamW's two moments
 SAVED_BYTES = 12  # of a parameter in a checkpoint: all of these but the gradient
-KEPT_SHARE = 0.5  # of ProRL's groups, assumed: the others are sampled for nothing
+LOCAL_RANKS = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 WIDTH = 24  # columns of the table's first column
 
-
-@dataclass
-class Costs:
-    """What was measured, each the largest over the ranks. Memory in bytes, the rest in seconds."""
-
-    params: int = 0
-    prompt_tokens: float = 0.0  # mean length of the prompts
-    held_out: int = 0  # problems
-    at_once: int = 0  # responses sampled together
-    prefill: float = 0.0  # of the prompts of these responses
-    decode: float = 0.0  # one more token of each of these responses
-    forward: float = 0.0  # of one padded token
-    update: float = 0.0  # forward and backward, of one padded token
-    optimizer: float = 0.0  # one step
-    push: float = 0.0
-    save: float = 0.0
-    disk: int = 0  # of one checkpoint
-    device_peak: int = 0  # of this rank's GPU
-    host_peak: int = 0  # of all ranks together
-    build: float = 0.0  # until training can begin
+# Every second response is right: a recipe that drops groups of equal rewards drops none.
+REWARD = "def alternate(texts, answers, rows):\n    return [i % 2 for i in range(len(texts))]\n"
 
 
-def check(config, model_dir: str) -> None:
-    """Measure, print the table, and raise Refused, with the flag to change, if it does not fit.
+def check(main: Callable, config, model_dir: str) -> None:
+    """Try main(config) at its hardest, and print what it took.
 
-    model_dir: the folder or hub id that --model stands for. Raises what building a run raises; an
-    out-of-memory error becomes a Refused error.
+    model_dir: the folder or hub id that --model stands for. Raises Refused, with the flag to
+    change, if it does not fit, and whatever main raises.
     """
     device = start_ranks(one_thread=config.tiny)
-    room = {"device": device_memory(device), "host": host_memory()}
-    refuse_what_cannot_fit(config, model_dir, device, room)
+    least = LeastFree(device)
+    parameters = count_parameters(model_dir)
+    refuse_what_cannot_fit(config, parameters, least)
     with scratch_folder(config) as folder:
-        room["disk"] = shutil.disk_usage(folder).free
-        costs = measure(config, model_dir, device, folder)
+        free_disk = shutil.disk_usage(folder).free
+        if SAVED_BYTES * parameters > free_disk:
+            raise Refused(
+                f"this run does not fit: a checkpoint takes {SAVED_BYTES * parameters / GB:.1f} GB,"
+                f" and {free_disk / GB:.1f} GB of disk are free; give an --out on a larger disk"
+            )
+        held_out = len(load_problems(config.eval_data)) if config.eval_every else 0
+        hardest = at_its_hardest(config, model_dir, folder)
+        with sentences(config), least, contextlib.redirect_stdout(io.StringIO()):
+            main(hardest)
+        faults = [""]
+        if dist.get_rank() == 0:
+            steps = read_jsonl(folder / "run" / "metrics.jsonl")
+            if len(steps) < hardest.steps:  # Ctrl-C: the run has ended after the step at hand
+                raise KeyboardInterrupt
+            needs = what_it_needs(config, least, folder, free_disk)
+            name = f"{config.model}, {parameters / 1e6:,.1f} M parameters"
+            print(table(config, hardest, steps[-1], needs, held_out, f"{name}, on {device}"))
+            faults = [" ".join(what_does_not_fit(needs))]
+    dist.broadcast_object_list(faults, device=torch.device("cpu"))
+    if faults[0]:
+        raise Refused(faults[0])
+
+
+# --- what is tried ---
+
+
+def at_its_hardest(config, model_dir: str, folder: Path):
+    """The config of a run of two short steps that needs as much memory as the real one.
+
+    Each step has as many prompts as fill two micro-batches of every update on every rank, and more
+    while a rank samples fewer than TOKENS.
+    """
+    longest, ranks = config.max_prompt_tokens + config.max_response_tokens, dist.get_world_size()
+    rows = max(1, config.tokens_per_micro_batch // longest)  # of a micro-batch
+    rows = ranks * max(2 * rows * config.updates_per_step, TOKENS // longest)
+    prompts = min(config.prompts_per_step, math.ceil(rows / config.samples_per_prompt))
+    # The engine sets memory aside for evaluations too, whose answers may be longer.
+    answer = max(config.max_response_tokens, config.eval_max_tokens if config.eval_every else 0)
+    tried = {
+        "check": True,  # responses do not end early
+        "steps": 2,
+        "prompts_per_step": prompts,
+        "max_prompt_tokens": config.max_prompt_tokens + answer - config.max_response_tokens,
+        "data": str(folder / "problems.jsonl"),
+        "reward": f"{folder / 'reward.py'}:alternate",
+        "out": str(folder / "run"),
+        **{"eval_every": 0, "save_every": 0, "keep_checkpoints": 1, "decontaminate": False},
+        **{"report_to": "none", "push_to_hub": ""},
+    }
+    texts = longest_problems(config, load_tokenizer(model_dir), prompts)
     if dist.get_rank() == 0:
-        print(table(config, costs, room, str(device)))
-    if faults := what_does_not_fit(config, costs, room):
-        raise Refused(" ".join(faults))
+        rows = [json.dumps({"problem": text, "answer": "1"}) + "\n" for text in texts]
+        (folder / "problems.jsonl").write_text("".join(rows))
+        (folder / "reward.py").write_text(REWARD)
+    dist.barrier()
+    return dataclasses.replace(config, **tried)
+
+
+def longest_problems(config, tokenizer, count: int) -> list[str]:
+    """Problems made of the run's own text, whose prompts have nearly max_prompt_tokens tokens."""
+    letters = chain.from_iterable(cycle(problem.text for problem in load_problems(config.data)))
+    found = []
+    for _ in range(count):
+        text = "".join(islice(letters, 6 * config.max_prompt_tokens))
+        low, high = 1, len(text)
+        while low < high:  # as many letters as fit
+            half = (low + high + 1) // 2
+            tokens = len(chat_ids(tokenizer, text[:half], config.instruction))
+            # A few less than the limit, because a recipe's own template may need some.
+            low, high = (half, high) if tokens <= config.max_prompt_tokens - 8 else (low, half - 1)
+        found.append(text[:low])
+    return found
+
+
+def count_parameters(model_dir: str) -> int:
+    """Weights of a model, from its config alone."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_dir))
+    return model.num_parameters()
 
 
 # --- memory ---
 
 
-def host_peak() -> int:
-    """The most host memory that this process has ever had, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+class LeastFree(threading.Thread):
+    """Watches, in a `with` block, how much memory is free, and remembers the least.
 
-
-class DevicePeak:
-    """The most memory of the GPU in use, by torch and by vLLM, over the phases of a check."""
+    On a machine with a GPU this sees what torch's own counters and the process's size do not: vLLM
+    awake and asleep, NCCL, pinned memory.
+    """
 
     def __init__(self, device: torch.device):
-        self.device, self.bytes = device, 0
-        self.free_at_start = device_memory(device)
-        self.reset()
+        super().__init__(daemon=True)
+        self.ended, self.where = threading.Event(), device
+        self.device_at_first = self.device = device_memory(device)
+        self.host_at_first = self.host = host_memory()
 
-    def reset(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+    def run(self) -> None:
+        while not self.ended.wait(0.02):
+            self.device = min(self.device, device_memory(self.where))
+            self.host = min(self.host, host_memory())
 
-    def note(self) -> None:
-        """A phase has ended. What vLLM holds outside torch's allocator is seen at this moment."""
-        if self.device.type == "cuda":
-            used = self.free_at_start - device_memory(self.device)
-            outside = max(0, used - torch.cuda.memory_reserved(self.device))
-            self.bytes = max(self.bytes, outside + torch.cuda.max_memory_reserved(self.device))
-            self.reset()
+    def host_needed(self) -> int:
+        """Bytes of this machine; on a CPU those of its ranks alone."""
+        if self.where.type == "cuda":
+            return self.host_at_first - self.host
+        unit = 1 if sys.platform == "darwin" else 1024
+        return LOCAL_RANKS * unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *_) -> None:
+        self.ended.set()
+        self.join()
+
+
+def refuse_what_cannot_fit(config, parameters: int, free: LeastFree) -> None:
+    """Raise Refused if weights and optimizer state alone are too large.
+
+    On a CPU the system would end the process without a word.
+    """
+    needed, there = STATE_BYTES * parameters / dist.get_world_size(), free.device_at_first
+    if free.where.type == "cpu" or config.offload:
+        needed *= LOCAL_RANKS
+        there = free.host_at_first
+    if needed > there:
+        raise Refused(
+            f"this run does not fit: weights, gradients and optimizer state of "
+            f"{parameters / GB:.2f} billion parameters take {needed / GB:.1f} GB, and "
+            f"{there / GB:.1f} GB are free; {advice(config, 'building')}"
+        )
+
+
+@contextmanager
+def sentences(config) -> Iterator[None]:
+    """Turn an out-of-memory error in a `with` block into the sentence of which flag to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, ValueError) as error:  # torch's own is a RuntimeError
+        phase = phase_of(error)
+        help = advice(config, phase) if is_out_of_memory(error) else vllm_advice(error)
+        if help is None:
+            raise
+        raise Refused(f"this run does not fit: memory ran out while {phase}; {help}") from error
+
+
+def phase_of(error: BaseException) -> str:
+    """What the recipe was doing, by the functions that the error passed through."""
+    names = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+    if names & {"make_engine", "load_policy", "load_reference", "make_optimizer", "self_check"}:
+        return "building"
+    if "generate" in names:
+        return "sampling"
+    return "saving a checkpoint" if "save_checkpoint" in names else "training"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -152,18 +245,6 @@ def advice(config, phase: str) -> str:
     return "lower --max_response_tokens"
 
 
-@contextmanager
-def phase(config, name: str) -> Iterator[None]:
-    """Turn an out-of-memory error of a `with` block into the sentence of which flag to change."""
-    try:
-        yield
-    except (RuntimeError, MemoryError, ValueError) as error:  # torch's own is a RuntimeError
-        help = advice(config, name) if is_out_of_memory(error) else vllm_advice(error)
-        if help is None:
-            raise
-        raise Refused(f"this run does not fit: memory ran out while {name}; {help}") from error
-
-
 def vllm_advice(error: BaseException) -> str | None:
     """The same where vLLM finds too little memory at its start; None for any other error."""
     text = str(error).lower()
@@ -172,29 +253,6 @@ def vllm_advice(error: BaseException) -> str | None:
     if "gpu_memory_utilization" in text:
         return "raise --engine_memory, or lower --max_response_tokens and --eval_max_tokens"
     return None
-
-
-def parameters(model_dir: str) -> int:
-    """Weights of a model, from its config alone."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_dir))
-    return model.num_parameters()
-
-
-def refuse_what_cannot_fit(config, model_dir: str, device: torch.device, room: dict) -> None:
-    """Raise Refused if weights and optimizer state alone are too large.
-
-    On a CPU the system would end the process without a word.
-    """
-    count, ranks = parameters(model_dir), dist.get_world_size()
-    where = "device" if device.type == "cuda" and not config.offload else "host"
-    needed = STATE_BYTES * count / (ranks if where == "device" else 1)
-    if needed > room[where]:
-        raise Refused(
-            f"this run does not fit: weights, gradients and optimizer state of {count / GB:.2f} "
-            f"billion parameters take {needed / GB:.1f} GB, and {room[where] / GB:.1f} GB are free;"
-            f" {advice(config, 'building')}"
-        )
 
 
 # --- disk ---
@@ -218,7 +276,7 @@ def scratch_folder(config) -> Iterator[Path]:
                 raise Refused(
                     f"cannot write in {place} ({error.strerror}); give another --out"
                 ) from error
-        dist.broadcast_object_list(name)
+        dist.broadcast_object_list(name, device=torch.device("cpu"))
         yield Path(name[0])
     finally:
         if dist.get_rank() == 0 and name[0]:
@@ -226,279 +284,74 @@ def scratch_folder(config) -> Iterator[Path]:
         signal.signal(signal.SIGTERM, before)
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-# --- what is measured ---
-
-
-def seconds(work: Callable) -> tuple[float, object]:
-    """How long work() takes, and what it returns."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    result = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
-
-
-def measure(config, model_dir: str, device: torch.device, folder: Path) -> Costs:
-    """Build the run, do the hardest part of a step once, and note what it took."""
-    peak, start = DevicePeak(device), time.perf_counter()
-    with phase(config, "building"):
-        tokenizer = load_tokenizer(model_dir)
-        template = Template(config.instruction, max_tokens=config.max_prompt_tokens)
-        problems = encode_prompts(load_problems(config.data), tokenizer, template)
-        held_out = []
-        if config.eval_every:
-            held_out = encode_prompts(load_problems(config.eval_data), tokenizer, template)
-        samplings = [Sampling(config.max_response_tokens), Sampling(config.eval_max_tokens)]
-        engine = make_engine(config, model_dir, tokenizer, samplings, raw_logps=False)
-        policy = load_policy(config, model_dir, device)
-        optimizer = make_optimizer(policy, config.weight_decay)
-        state = {"step": 0, "position": 0, "data": ""}
-        if hasattr(config, "kl_coefficient"):
-            state["reference"] = load_reference(model_dir, device)
-        engine.load_weights(policy)
-        self_check(engine, policy, problems[0].prompt_ids)
-    costs = Costs(
-        params=sum(parameter.numel() for parameter in policy.parameters()),
-        prompt_tokens=fmean(len(problem.prompt_ids) for problem in problems),
-        held_out=len(held_out),
-        build=time.perf_counter() - start,
-    )
-    peak.note()
-    with phase(config, "sampling"):
-        rollouts, cache = sample(config, engine, problems, costs)
-        costs.host_peak = host_now() + cache if device.type == "cpu" else 0
-        peak.note()
-        peak.bytes += cache if device.type == "cuda" else 0
-    with phase(config, "training"):
-        engine.sleep()
-        train(config, policy, optimizer, state.get("reference"), rollouts, device, costs)
-        peak.note()
-        costs.push, _ = seconds(lambda: engine.load_weights(policy))
-        engine.generate([problems[0].prompt_ids], 1, [0], Sampling(1))
-        peak.note()
-    with phase(config, "saving a checkpoint"):
-        save_and_load(config, folder, state, policy, tokenizer, optimizer, costs)
-        peak.note()
-    costs.device_peak = peak.bytes
-    costs.host_peak = max(costs.host_peak, host_peak())
-    return over_ranks(costs)
-
-
-def host_now() -> int:
-    """Host memory of this process, in bytes; its peak where the system does not tell."""
-    statm = Path("/proc/self/statm")
-    if not statm.exists():
-        return host_peak()
-    return os.sysconf("SC_PAGE_SIZE") * int(statm.read_text().split()[1])
-
-
-def resamples(config) -> bool:
-    """Whether a step samples more groups than it trains on, until enough of them are mixed."""
-    return hasattr(config, "max_rounds") and getattr(config, "dynamic_sampling", "") != "off"
-
-
-def longest_prompts(problems: list[Problem], count: int, length: int, start: int = 0):
-    """`count` different prompts of `length` tokens, made of the problems' own."""
-    ids = list(chain.from_iterable(problem.prompt_ids for problem in problems[:1000]))
-    return [list(islice(cycle(ids), start + 7 * p, start + 7 * p + length)) for p in range(count)]
-
-
-def micro_batch_rows(config) -> int:
-    """Responses of full length that one micro-batch holds."""
-    longest = config.max_prompt_tokens + config.max_response_tokens
-    responses = config.prompts_per_step * config.samples_per_prompt
-    most = math.ceil(responses / config.updates_per_step / dist.get_world_size())
-    return max(1, min(most, config.tokens_per_micro_batch // longest))
-
-
-def sample(config, engine, problems: list[Problem], costs: Costs) -> tuple[list[Rollout], int]:
-    """Time the engine, and sample a micro-batch of responses at full length.
-
-    Returns these, and the bytes by which the cache of all responses at once, at full length, is
-    larger than what has been measured: 0 for vLLM, which sets its cache aside at the start.
-    """
-    engine.stop_ids = engine.stop_ids[:0]  # so that no response ends early
-    count, limit = config.samples_per_prompt, config.max_response_tokens
-    mine = math.ceil(config.prompts_per_step / dist.get_world_size())
-    if hasattr(engine, "prompts_at_once"):
-        most = engine.prompts_at_once(count, config.max_prompt_tokens + limit)
-    else:
-        most = math.ceil(AT_ONCE / count)
-    prompts = min(mine, most)
-    costs.at_once = prompts * count
-    burst, times = min(BURST, limit - 1), []
-    for start, tokens in ((0, 1), (1, 1), (2, 1 + burst)):  # the first round warms the engine up
-        ids = longest_prompts(problems, prompts, config.max_prompt_tokens, start)
-        sampling = Sampling(tokens, config.temperature)
-        spent, _ = seconds(partial(engine.generate, ids, count, list(range(prompts)), sampling))
-        times.append(spent)
-    costs.prefill = times[1]
-    if burst:
-        costs.decode = max(0.0, times[2] - times[1]) / burst
-
-    rows = micro_batch_rows(config)
-    ids = longest_prompts(problems, rows, config.max_prompt_tokens, 3)
-    sampling = Sampling(limit, config.temperature)
-    spent, groups = seconds(partial(engine.generate, ids, 1, list(range(rows)), sampling))
-    costs.decode = max(costs.decode, spent / limit if rows <= costs.at_once else 0.0)
-    rollouts = list(chain(*groups))
-    for rollout in rollouts:  # vLLM ends a response at the model's own end of text
-        rollout.response_ids = np.resize(rollout.response_ids, limit)
-        rollout.logps = np.resize(rollout.logps, limit)
-    return rollouts, cache_bytes(config, engine, costs.at_once)
-
-
-def cache_bytes(config, engine, responses: int) -> int:
-    """Bytes of the key-value cache of that many responses at full length."""
-    longest = config.max_prompt_tokens + config.max_response_tokens
-    return getattr(engine, "bytes_per_token", 0) * longest * responses
-
-
-def train(config, policy, optimizer, reference, rollouts, device, costs: Costs) -> None:
-    """Train on one micro-batch, twice: the second time is timed."""
-    advantages = torch.tensor([(-1.0) ** row for row in range(len(rollouts))])
-    weights_B_R = losses.token_weights(response_mask(rollouts), "token")
-    micro, *_ = policy.cut(rollouts, advantages, weights_B_R)
-    tokens = micro.ids_B_T.numel()
-
-    def forward():
-        with torch.no_grad():
-            micro.old_logps_M, micro.entropy_M = policy(micro, config.temperature)
-
-    def refer():
-        with torch.no_grad(), on_device(reference) as model:
-            micro.ref_logps_M, _ = model(micro, config.temperature)
-
-    def backward():
-        logps_M, _ = policy(micro, config.temperature)
-        loss_M = losses.clipped_policy_loss(
-            logps_M, micro.old_logps_M, micro.advantages_M, config.clip_low, config.clip_high
-        )
-        if reference is not None:
-            loss_M = loss_M + losses.kl_penalty(logps_M, micro.ref_logps_M, config.kl_estimator)
-        (micro.weights_M * loss_M).sum().backward()
-
-    set_learning_rate(optimizer, config.learning_rate, step=1, warmup_steps=0)
-    for _ in range(2):
-        share = 1 - 1 / config.updates_per_step  # the first mini-batch's come with the update
-        costs.forward = share * seconds(forward)[0] / tokens
-        if reference is not None:
-            costs.forward += seconds(refer)[0] / tokens
-        costs.update = seconds(backward)[0] / tokens
-        costs.optimizer, _ = seconds(lambda: optimizer_step(policy, optimizer, 1.0))
-
-
-def save_and_load(config, folder: Path, state, policy, tokenizer, optimizer, costs: Costs) -> None:
-    """Save and load once. Raises Refused, before it writes, if the disk is too small."""
-    needed, free = SAVED_BYTES * costs.params, shutil.disk_usage(folder).free
-    if needed > free:
-        raise Refused(
-            f"this run does not fit: a checkpoint takes {needed / GB:.1f} GB, and {free / GB:.1f} "
-            f"GB of disk are free; give an --out on a larger disk"
-        )
-    save = partial(save_checkpoint, folder, state, policy, tokenizer, optimizer, keep=1)
-    costs.save, _ = seconds(save)
-    saved = folder / "checkpoints" / "step_000000"
-    costs.disk = size_of(saved)
-    load_checkpoint(saved, state, policy, optimizer)
-
-
-def over_ranks(costs: Costs) -> Costs:
-    """The largest of every number over the ranks; host memory is that of the ranks of a node."""
-    names = [name for name, value in vars(costs).items() if isinstance(value, int | float)]
-    values = torch.tensor([float(getattr(costs, name)) for name in names], dtype=torch.float64)
-    dist.all_reduce(values, op=dist.ReduceOp.MAX)
-    for name, value in zip(names, values.tolist(), strict=True):
-        setattr(costs, name, type(getattr(costs, name))(value))
-    costs.host_peak *= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return costs
-
-
 # --- what follows from it ---
 
 
-def step_seconds(config, costs: Costs, length: float) -> dict[str, float]:
-    """Seconds of each phase of a step whose responses all have that many tokens."""
-    ranks = dist.get_world_size()
-    mine = config.prompts_per_step * config.samples_per_prompt / ranks
-    rounds = mine / costs.at_once / (KEPT_SHARE if resamples(config) else 1.0)
-    tokens = mine * (costs.prompt_tokens + length)
-    return {
-        "rollout": rounds * (costs.prefill + length * costs.decode),
-        "logps": tokens * costs.forward,
-        "update": tokens * costs.update + config.updates_per_step * costs.optimizer,
-        "sync": costs.push,
-    }
-
-
-def run_hours(config, costs: Costs, share: float) -> float:
-    """Hours of the whole run if responses are that share of the longest."""
-    step = sum(step_seconds(config, costs, share * config.max_response_tokens).values())
-    whole = costs.build + config.steps * step
-    if config.eval_every:
-        answers = costs.held_out * config.eval_samples / dist.get_world_size()
-        once = costs.prefill + share * config.eval_max_tokens * costs.decode
-        whole += (1 + config.steps // config.eval_every) * answers / costs.at_once * once
-    saves = 1 + (config.steps // config.save_every if config.save_every else 0)
-    return (whole + saves * costs.save) / 3600
-
-
-def needs(config, costs: Costs, room: dict) -> dict[str, tuple[float, float, str]]:
+def what_it_needs(config, least: LeastFree, folder: Path, disk: int) -> dict[str, tuple]:
     """{resource: (bytes needed, bytes there, the flag that helps)}."""
     found = {}
-    if room["device"]:
-        flag = advice(config, "training")
-        found["GPU memory, a rank"] = (costs.device_peak, room["device"], flag)
-    found["host memory"] = (costs.host_peak, room["host"], advice(config, "sampling"))
-    kept = (config.keep_checkpoints + 1) * costs.disk  # a new one is whole before an old one goes
+    if least.device_at_first:
+        there = least.device_at_first
+        found["GPU memory"] = (there - least.device, there, advice(config, "training"))
+    needed, there = least.host_needed(), least.host_at_first
+    found["host memory"] = (needed, there, advice(config, "sampling"))
+    (saved,) = (folder / "run" / "checkpoints").iterdir()
+    size = sum(path.stat().st_size for path in saved.rglob("*") if path.is_file())
+    kept = (config.keep_checkpoints + 1) * size  # a new one is whole before an old one goes
     flag = "lower --keep_checkpoints, or give an --out on a larger disk"
-    found["disk"] = (kept, room["disk"], flag)
-    return found
+    return found | {"disk": (kept, disk, flag)}
 
 
-def what_does_not_fit(config, costs: Costs, room: dict) -> list[str]:
+def what_does_not_fit(needs: dict[str, tuple]) -> list[str]:
     """One sentence for each resource of which there is too little."""
     return [
         f"this run does not fit: {name}, {(needed - there) / GB:.2f} GB too little; {flag}."
-        for name, (needed, there, flag) in needs(config, costs, room).items()
+        for name, (needed, there, flag) in needs.items()
         if needed > there
     ]
 
 
-def table(config, costs: Costs, room: dict, device: str) -> str:
+def step_seconds(config, tried, step: dict) -> dict[str, float]:
+    """Seconds of each phase of a whole step, from those of a tried one with fewer prompts."""
+    times = config.prompts_per_step / tried.prompts_per_step
+    phases = {name.removeprefix("seconds_"): spent for name, spent in step.items()}
+    names = [name for name in ("rollout", "logps", "update", "keep") if name in phases]
+    return {name: times * phases[name] for name in names} | {"sync": phases.get("sync", 0.0)}
+
+
+def run_hours(config, tried, step: dict, held_out: int) -> float:
+    """Hours of the whole run if every response is as long as it may be."""
+    whole = config.steps * sum(step_seconds(config, tried, step).values())
+    if config.eval_every:
+        answers = held_out * config.eval_samples * config.eval_max_tokens
+        sampled = tried.prompts_per_step * tried.samples_per_prompt * config.max_response_tokens
+        evaluations = 1 + config.steps // config.eval_every
+        whole += evaluations * step["seconds_rollout"] * answers / sampled
+    return whole / 3600
+
+
+def table(config, tried, step: dict, needs: dict, held_out: int, name: str) -> str:
     """The measurements and what follows from them, for people."""
-    ranks = dist.get_world_size()
     lines = [
-        f"\n{config.model}, {costs.params / 1e6:,.1f} M parameters, {ranks} rank(s) on {device}",
+        f"\n{name}, {dist.get_world_size()} rank(s)",
         f"\n{'':{WIDTH}}{'needed':>12}{'there':>12}",
     ]
-    for name, (needed, there, flag) in needs(config, costs, room).items():
+    for what, (needed, there, flag) in needs.items():
         spare = there - needed
         verdict = f"fits, {spare / GB:.2f} GB to spare" if spare >= 0 else f"does not fit: {flag}"
-        lines.append(f"{name:{WIDTH}}{needed / GB:9.2f} GB{there / GB:9.2f} GB  {verdict}")
-    whole = step_seconds(config, costs, config.max_response_tokens)
-    parts = ", ".join(f"{name} {spent:.3g}" for name, spent in whole.items())
-    half = sum(step_seconds(config, costs, config.max_response_tokens / 2).values())
+        lines.append(f"{what:{WIDTH}}{needed / GB:9.2f} GB{there / GB:9.2f} GB  {verdict}")
+    phases = step_seconds(config, tried, step)
+    parts = ", ".join(f"{phase} {spent:.3g}" for phase, spent in phases.items())
+    hours = run_hours(config, tried, step, held_out)
     lines += [
-        f"{'seconds a step':{WIDTH}}{sum(whole.values()):.3g} at most ({parts}); {half:.3g} if "
-        f"responses are half as long",
-        f"{'the whole run':{WIDTH}}{duration(run_hours(config, costs, 1.0))} at most, "
-        f"{duration(run_hours(config, costs, 0.5))} if responses are half as long: {config.steps} "
-        f"steps, evaluations and checkpoints",
+        f"{'seconds a step':{WIDTH}}{sum(phases.values()):.3g} at most ({parts})",
+        f"{'the whole run':{WIDTH}}{duration(hours)} at most, about {duration(hours / 2)} if "
+        f"responses are half as long: {config.steps} steps and evaluations",
         "",
-        f"Estimated from {costs.at_once / max(costs.decode, 1e-9):,.0f} tokens a second sampled, "
-        f"{costs.at_once} responses at once, and {1 / costs.update:,.0f} tokens a second trained, "
-        f"at full length, on each rank.",
+        f"Tried: {tried.prompts_per_step} of {config.prompts_per_step} prompts, with all "
+        f"{tried.samples_per_prompt} responses at full length. Not counted: rewards, checkpoints, "
+        f"and groups that a recipe samples and drops.",
     ]
-    if resamples(config):
-        lines.append(f"Assumed: {KEPT_SHARE:.0%} of the sampled groups have mixed rewards.")
     return "\n".join(lines)
 
 

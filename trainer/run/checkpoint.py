@@ -51,7 +51,8 @@ def code_digests(config) -> dict[str, str]:
     files = [losses.__file__, rewards.__file__, config.reward.rpartition(":")[0], script]
     if script and (folder := Path(script).resolve().parent) != root:
         loaded = [getattr(module, "__file__", None) for module in sys.modules.values()]
-        files += [name for name in loaded if name and Path(name).resolve().parent == folder]
+        loaded = [name for name in loaded if name and Path(name).is_file()]  # torch.ops' is none
+        files += [name for name in loaded if Path(name).resolve().parent == folder]
     paths = {Path(name).expanduser().resolve() for name in files if name}
     return {
         str(path.relative_to(root) if root in path.parents else path): digest(path)

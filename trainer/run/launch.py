@@ -26,7 +26,7 @@ def launch(main: Callable, config) -> None:
         if getattr(config, "check", False):
             from trainer.run.check import check  # here: a run has no need of it
 
-            check(config, model_folder(config.model))
+            check(main, config, model_folder(config.model))
         else:
             main(config)
     except Exception as error:

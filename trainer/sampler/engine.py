@@ -108,7 +108,7 @@ def make_engine(
     config also gives engine and engine_memory. For raw_logps see open_engine.
     """
     answer = max(CHECKED_TOKENS, *(sampling.max_tokens for sampling in samplings))
-    return open_engine(
+    engine = open_engine(
         config.engine,
         model_dir,
         tokenizer,
@@ -116,6 +116,9 @@ def make_engine(
         memory=config.engine_memory,
         raw_logps=raw_logps,
     )
+    if config.check:  # of responses as long as they may be
+        engine.stop_ids = engine.stop_ids[:0]
+    return engine
 
 
 def open_engine(
@@ -234,6 +237,7 @@ class VLLMEngine:
             logprobs=0,  # one entry per token: the sampled one
             flat_logprobs=True,  # flat lists; one object per token would take gigabytes
             stop_token_ids=self.stop_ids,
+            ignore_eos=len(self.stop_ids) == 0,
             detokenize=False,
         )
 

@@ -1,0 +1,349 @@
+"""A rehearsal on imaginary GPUs: would a command crash there, and how much memory would it take?
+
+    python -m bench.rehearse justrl.py                        the paper's run on one GPU of 80 GB
+    python -m bench.rehearse justrl.py --small --gpu 24       with any flags of the recipe
+    python -m bench.rehearse prorl.py --ranks 8               as under torchrun, on ranks 0 and 7
+    python -m bench.rehearse liteppo.py --offload
+    python -m bench.rehearse lab.table1
+    python -m bench.rehearse evaluate.py
+
+It runs the script's own main() at full size, with CUDA's branches, FSDP2 and bfloat16: a step
+with evaluations and a checkpoint, and then again to continue with a second one. Only the number of
+prompts, updates and problems is cut down. A tensor on the GPU is fake: it has a shape, a dtype and
+a device, and no numbers (imaginary.py). One on the wrong device raises as it would on a GPU, and
+the bytes of all that are alive are counted. vLLM is a stand-in that holds weights and cache, sleeps
+and wakes, and returns answers of which half are as long as they may be.
+
+Printed are each stage's peaks and which GPUs the run fits, with RESERVE for what is not seen:
+kernels' workspaces, fragmentation, CUDA's context, NCCL's and vLLM's own buffers. Streams are not
+seen either, nor what depends on a number on the GPU, all of which are 0. It needs g++ and the CPU
+build of torch. The exit status is 1 if a stage raises.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import importlib.metadata
+import json
+import os
+import sys
+import tempfile
+import traceback
+import types
+from pathlib import Path
+
+from bench import imaginary  # isort: skip  (before torch)
+
+import torch
+import torch._dynamo  # which a run imports: here once, and not in every fork
+import transformers
+import transformers.models.qwen2.modeling_qwen2
+import transformers.models.qwen3.modeling_qwen3
+from matplotlib.figure import Figure
+
+from bench.formula import ENGINE_RESERVE, GB, SHAPES, Shape, kv_bytes_per_token, parameters
+from bench.imaginary import FAKE, GPU
+
+ROOT = Path(__file__).resolve().parents[1]
+RESERVE = 4 * GB  # of a GPU, for what a rehearsal cannot see. An allowance: nobody has measured it
+CARDS = (24, 40, 80, 141)  # gigabytes
+
+
+class Engine:
+    """In the place of vllm.LLM: weights and cache that sleep and wake, and made-up answers."""
+
+    total: float  # bytes of the GPU
+
+    def __init__(self, model, dtype, max_model_len, gpu_memory_utilization, **_):
+        config = transformers.AutoConfig.from_pretrained(model)
+        with torch.device("meta"):
+            whole = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        self.shapes = {name: x.shape for name, x in whole.state_dict().items()}
+        self.vocabulary = config.vocab_size
+        shape = Shape.of(config)
+        cache = gpu_memory_utilization * self.total - 2 * parameters(shape) - ENGINE_RESERVE
+        if cache < max_model_len * kv_bytes_per_token(shape):
+            raise ValueError(
+                f"the cache holds {max(0, cache) / kv_bytes_per_token(shape):,.0f} tokens and not "
+                f"{max_model_len:,}: increase gpu_memory_utilization or decrease max_model_len"
+            )
+        model_config = types.SimpleNamespace(get_vocab_size=lambda: config.vocab_size)
+        self.llm_engine = types.SimpleNamespace(model_config=model_config)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+        encode = lambda text: tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
+        self.filling, self.right = encode("1")[0], encode("\\boxed{7}")
+        self.host, self.weights, self.pushes = {}, {}, 0
+        self.wake_up()
+
+    def wake_up(self, tags=None) -> None:
+        GPU.awake, self.host = True, {}
+        GPU.look()
+
+    def sleep(self, level: int) -> None:
+        """Level 1: the weights wait in host memory."""
+        GPU.awake = False
+        GPU.look()
+        with FAKE:
+            self.host = {
+                name: torch.empty(shape, dtype=torch.bfloat16)
+                for name, shape in self.shapes.items()
+            }
+        GPU.count(list(self.host.values()))
+
+    def collective_rpc(self, method, kwargs) -> None:
+        """Reload weights: each must have the name and the shape of one of the model's."""
+        assert method == "reload_weights" and GPU.awake
+        found = {name: x.shape for name, x in kwargs["weights_iterator"] if self.on_gpu(x)}
+        assert found == self.shapes, "the pushed weights are not the model's"
+        self.pushes += 1
+
+    @staticmethod
+    def on_gpu(tensor) -> bool:
+        return tensor.to("cuda", torch.bfloat16).is_cuda
+
+    def apply_model(self, function) -> None:
+        function(types.SimpleNamespace(compute_logits=lambda: None))
+
+    def reset_prefix_cache(self) -> None:
+        pass
+
+    def generate(self, requests, params, use_tqdm):
+        assert GPU.awake, "vLLM sleeps"
+        return [self.answers(each) for each in params]
+
+    def answers(self, params):
+        """Every second answer is right, every second one as long as may be, the rest half that."""
+        outputs = []
+        for i in range(params.n):
+            limit = params.max_tokens
+            end = self.right if i % 2 == 0 and len(self.right) < limit // 2 else []
+            length = limit if i // 2 % 2 == 0 else max(1, limit // 2)
+            ids = [self.filling] * (length - len(end)) + end
+            # Each push but the second changes every log-prob, as self_check expects of a push.
+            logprobs = types.SimpleNamespace(logprobs=[-float(self.pushes % 2)] * length)
+            reason = "length" if length == limit else "stop"
+            outputs.append(
+                types.SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=reason)
+            )
+        return types.SimpleNamespace(outputs=outputs)
+
+
+class SamplingParams:
+    def __init__(self, n, max_tokens, **_):
+        self.n, self.max_tokens = n, max_tokens
+
+
+def install_vllm(gigabytes: float) -> None:
+    """Make `import vllm` find the stand-in, in a tested version."""
+    from trainer.sampler.engine import TESTED_VLLM
+
+    Engine.total = gigabytes * GB
+    sys.modules["vllm"] = types.ModuleType("vllm")
+    sys.modules["vllm"].LLM, sys.modules["vllm"].SamplingParams = Engine, SamplingParams
+    version = importlib.metadata.version
+    importlib.metadata.version = lambda package: (
+        next(iter(TESTED_VLLM)) if package == "vllm" else version(package)
+    )
+
+
+def model_folder(folder: Path, name: str, layers: int | None) -> Path:
+    """A folder with the config.json of a known model, and the embedded world's tokenizer."""
+    out = folder / name.split("/")[-1]
+    out.mkdir(exist_ok=True)
+    for file in (ROOT / "tiny" / "models" / "aligned").iterdir():
+        if "token" in file.name or "chat" in file.name:
+            (out / file.name).write_bytes(file.read_bytes())
+    shape = SHAPES[name.split("/")[-1]]
+    shape = dataclasses.replace(shape, layers=layers or shape.layers)
+    shape.config(max_position_embeddings=2**17, eos_token_id=2).save_pretrained(out)
+    return out
+
+
+def problems_file(folder: Path, model: Path, tokens: int, count: int) -> str:
+    """Problems whose prompts have nearly that many tokens. The stand-in answers 7 to all."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    empty = tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
+    room = tokens - len(tokenizer(empty).input_ids) - 16
+    rows = [{"problem": f"{n}" + "1" * max(1, room - 4), "answer": "7"} for n in range(count)]
+    path = folder / f"problems-{count}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def cut_down(config, ranks: int, folder: Path, layers: int | None, steps: int):
+    """The config with as few prompts, updates and problems as still show every peak."""
+    model = model_folder(folder, config.model, layers)
+    problems, held_out = (
+        problems_file(folder, model, config.max_prompt_tokens, count) for count in (64, ranks)
+    )
+    updates = min(2, config.updates_per_step)
+    longest = config.max_prompt_tokens + config.max_response_tokens
+    rows = max(1, config.tokens_per_micro_batch // longest)  # of a micro-batch
+    # As many for every rank: each takes the others for its like.
+    prompts = ranks * -(-2 * rows * updates // config.samples_per_prompt)
+    config.prompts_per_step = min(config.prompts_per_step, prompts)
+    few = {"model": str(model), "data": problems, "eval_data": held_out, "decontaminate": False}
+    few |= {"instruction": "", "out": str(folder / "run"), "eval_samples": 2, "steps": steps}
+    few |= {"updates_per_step": updates, "save_every": 1, "eval_every": 1, "reset_every": 1}
+    few |= {"logic_weight": 0.0}
+    for name, value in few.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    return config
+
+
+def module_name(script: str) -> str:
+    """justrl.py -> justrl"""
+    return script.removesuffix(".py").replace("/", ".")
+
+
+def prepared(arguments, flags: list[str], folder: Path, steps: int):
+    """The script's main, and what to call it with."""
+    module = importlib.import_module(module_name(arguments.script))
+    sys.argv = [arguments.script, *flags]
+    if hasattr(module, "parse_arguments"):  # evaluate.py
+        model = model_folder(folder, "DeepSeek-R1-Distill-Qwen-1.5B", arguments.layers)
+        problems = problems_file(folder, model, 1024, arguments.ranks)
+        sys.argv[1:1] = [str(model), "--benchmarks", "aime24", "--data", f"aime24={problems}"]
+        sys.argv += ["--n", "2", "--out", str(folder / "evals")]
+        return module.main, module.parse_arguments()
+    from trainer.run.flags import parse
+
+    if hasattr(module, "command_line"):  # lab.table1
+        config = module.command_line()
+    else:
+        scales = {"tiny": module.TINY, "small": module.SMALL}
+        config = parse(module.Config, scales, module.__doc__)
+    return module.main, cut_down(config, arguments.ranks, folder, arguments.layers, steps)
+
+
+def watch() -> None:
+    """Let the GPU know what the run is doing, as its own clock does."""
+    from trainer.run.run import Run
+
+    def watched(method: str, stage: str | None):
+        real = getattr(Run, method)
+
+        def run_method(self, *arguments, **options):
+            GPU.stage = stage or arguments[0] or "other"
+            GPU.look()
+            return real(self, *arguments, **options)
+
+        setattr(Run, method, run_method)
+
+    watched("phase", None)
+    watched("resume", "resume")
+    watched("save_when_due", "save")
+
+
+def rehearse(arguments, flags: list[str], rank: int, folder: Path, steps: int) -> dict:
+    """Run one rank in this process, and no other afterwards.
+
+    Returns its facts: {"peaks": [[stage, engine awake, bytes of the GPU, bytes of the host]],
+    "share": the engine's of the GPU, "fault": a traceback or ""}.
+    """
+    imaginary.imagine(arguments.gpu, rank, arguments.ranks, folder / f"objects-{steps}")
+    install_vllm(arguments.gpu)
+    watch()
+    fault, share = "", 0.0
+    with open(folder / "log", "w") as log, contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(log))
+        stack.enter_context(contextlib.redirect_stderr(log))
+        stack.enter_context(GPU)
+        try:
+            main, config = prepared(arguments, flags, folder, steps)
+            share = getattr(config, "engine_memory", 0.9)
+            main(config)
+        except Exception:
+            fault = traceback.format_exc()
+    peaks = [[*key, peak["cuda"], peak["cpu"]] for key, peak in GPU.peaks.items()]
+    return {"peaks": peaks, "share": share, "fault": fault}
+
+
+def in_fork(arguments, flags: list[str], rank: int, folder: Path, steps: int) -> dict:
+    """`rehearse` in a child of this process, which has imported everything."""
+    out = folder / "facts.json"
+    out.unlink(missing_ok=True)
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            out.write_text(json.dumps(rehearse(arguments, flags, rank, folder, steps)))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    if not out.exists():  # killed, or a command that the script refuses
+        log = (folder / "log").read_text() if (folder / "log").exists() else ""
+        return {"peaks": [], "share": 0.0, "fault": log[-3000:] or "it has died"}
+    return json.loads(out.read_text())
+
+
+def needed(facts: dict, card: float) -> float:
+    """Bytes of a GPU of that size at the fullest moment, the engine's share included."""
+    engine = facts["share"] * card * GB
+    return max((gpu + engine * awake for _, awake, gpu, _ in facts["peaks"]), default=0.0)
+
+
+def show(facts: dict, card: float) -> None:
+    """Print a rank's stages, and which cards it fits, or what went wrong."""
+    print(f"{'gigabytes at most':24}{'trainer':>10}{'engine':>10}{'host':>10}")
+    for stage, awake, gpu, host in facts["peaks"]:
+        engine = facts["share"] * card if awake else 0.0
+        name = f"{stage}{', engine awake' if awake else ''}"
+        print(f"{name:24}{gpu / GB:10.2f}{engine:10.2f}{host / GB:10.2f}")
+    if facts["fault"]:
+        print(facts["fault"])
+        return
+    verdicts = []
+    for card in CARDS:
+        need = needed(facts, card) + RESERVE
+        verdicts.append(f"{card} GB: {'fits' if need <= card * GB else 'no'} ({need / GB:.1f})")
+    print(f"With {RESERVE / GB:.0f} GB in reserve. {', '.join(verdicts)}", flush=True)
+
+
+def rehearsals(arguments, flags: list[str], runs: tuple = (1, 2), others: bool = True):
+    """Yield (step, rank, facts) of a command on its first and last rank, then of its continuation.
+
+    runs: the step to which each run goes. others: whether ranks but the first are rehearsed.
+    """
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    torch.set_num_threads(1)
+    Figure.savefig = lambda _, path, **__: Path(path).touch()  # drawing takes seconds, and no GPU
+    importlib.import_module(module_name(arguments.script))  # once, and not in each fork
+    with tempfile.TemporaryDirectory() as folder:
+        for steps in runs:
+            for rank in sorted({0, arguments.ranks - 1 if others else 0}):
+                facts = in_fork(arguments, flags, rank, Path(folder), steps)
+                yield steps, rank, facts
+                if facts["fault"]:
+                    return  # the others need what this one would have told them
+
+
+def arguments_of(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """This command's own arguments, and the script's flags."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("script", help="justrl.py, prorl.py, liteppo.py, lab.table1, evaluate.py")
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--gpu", type=float, default=80, help="gigabytes")
+    parser.add_argument("--layers", type=int, help="fewer than the model's, for a quick look")
+    return parser.parse_known_args(words)
+
+
+def main() -> None:
+    arguments, flags = arguments_of(sys.argv[1:])
+    well = True
+    for steps, rank, facts in rehearsals(arguments, flags):
+        what = "a step" if steps == 1 else "continued"
+        print(f"\n{' '.join(sys.argv[1:])}: {what}, rank {rank} of {arguments.ranks}")
+        show(facts, arguments.gpu)
+        well &= not facts["fault"]
+    sys.exit(not well)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""bench/rehearse.py: the scripts' own main on imaginary GPUs, at short lengths and one layer."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+pytestmark = pytest.mark.skipif(
+    torch.version.cuda is not None or shutil.which("g++") is None,
+    reason="needs the CPU build of torch, and g++",
+)
+SHORT = "--layers 1 --max_prompt_tokens 64 --max_response_tokens 64 --eval_max_tokens 64 "
+SHORT += "--tokens_per_micro_batch 256"
+FEW = f"{SHORT} --updates_per_step 1 --eval_every 0"
+# {what: (the command, the steps that its runs end with, whether the last rank too)}
+CASES = {
+    "prorl": (f"prorl.py {SHORT}", [1, 2], False),
+    "two ranks": (f"justrl.py --ranks 2 {FEW}", [1], True),
+    "offload": (f"liteppo.py --offload {FEW}", [1], False),
+    "evaluate": ("evaluate.py --layers 1 --max_tokens 64", [1], False),
+    "wrong device": (f"wrong_device.py {FEW}", [1], False),
+}
+DRIVER = """
+import json, sys
+from bench import rehearse
+for name, (command, runs, others) in json.loads(sys.argv[1]).items():
+    arguments, flags = rehearse.arguments_of(command.split())
+    for steps, rank, facts in rehearse.rehearsals(arguments, flags, runs, others):
+        print(json.dumps([name, steps, rank, facts]), flush=True)
+"""
+
+
+def rehearsed(cases, folder) -> dict:
+    """{(case, step, rank): facts}, from one process that imports everything once."""
+    right = (ROOT / "justrl.py").read_text()
+    wrong = right.replace("* loss_M).sum()", "* loss_M.cpu()).sum()")
+    assert wrong != right
+    (folder / "wrong_device.py").write_text(wrong)
+    command = [sys.executable, "-c", DRIVER, json.dumps(cases)]
+    environment = {"PYTHONPATH": f"{ROOT}:{folder}", "OMP_NUM_THREADS": "1"}
+    environment |= {"HOME": str(Path.home()), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return {(name, steps, rank): facts for name, steps, rank, facts in rows}
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory):
+    return rehearsed(CASES, tmp_path_factory.mktemp("rehearsal"))
+
+
+def stages(facts):
+    return {stage for stage, *_ in facts["peaks"]}
+
+
+def peak(facts, stage):
+    return max(gpu for name, _, gpu, _ in facts["peaks"] if name == stage)
+
+
+LOOP = {"start", "resume", "rollout", "logps", "update", "sync", "save"}
+
+
+def test_each_recipe_runs_whole_on_imaginary_gpus(facts):
+    for run in [("prorl", 1, 0), ("two ranks", 1, 0), ("two ranks", 1, 1), ("offload", 1, 0)]:
+        assert not facts[run]["fault"], facts[run]["fault"]
+        assert stages(facts[run]) >= LOOP
+
+
+def test_prorl_continues_its_own_checkpoint_after_a_reset(facts):
+    found = facts["prorl", 2, 0]
+    assert not found["fault"], found["fault"]
+    # The moments that the reset has dropped are there again after an update.
+    assert peak(found, "resume") > 0 and stages(found) >= LOOP | {"evaluate"}
+
+
+def test_vllm_sleeps_while_the_trainer_works(facts):
+    for found in (facts["prorl", 1, 0], facts["offload", 1, 0]):
+        awake = {stage: set() for stage in stages(found)}
+        for stage, is_awake, *_ in found["peaks"]:
+            awake[stage].add(is_awake)
+        assert awake["logps"] == awake["update"] == {False}
+        assert True in awake["rollout"] and True in awake["save"]
+
+
+def test_two_ranks_share_the_state_and_offloading_takes_it_off_the_gpu(facts):
+    saved = {
+        run: peak(facts[run], "rollout") for run in facts if run[0] in ("two ranks", "offload")
+    }
+    assert saved["two ranks", 1, 0] == saved["two ranks", 1, 1] > 0
+    assert saved["offload", 1, 0] < 0.1 * saved["two ranks", 1, 0]
+    on_host = max(host for *_, host in facts["offload", 1, 0]["peaks"])
+    assert on_host > 10 * saved["offload", 1, 0]
+
+
+def test_evaluate_runs_whole(facts):
+    assert not facts["evaluate", 1, 0]["fault"], facts["evaluate", 1, 0]["fault"]
+
+
+def test_a_tensor_on_the_wrong_device_is_caught_as_on_a_gpu(facts):
+    assert "wrong_device.py" in (fault := facts["wrong device", 1, 0]["fault"])
+    assert "cuda:0 and cpu" in fault
+
+
+@pytest.mark.slow
+def test_the_paper_s_run_at_full_size(tmp_path):
+    """28 layers, 2 x 16,384 tokens. docs/running.md's tables come from fewer layers."""
+    cases = {"full": ("justrl.py", [1, 2], False), "table1": ("lab.table1", [1], False)}
+    found = rehearsed(cases, tmp_path)
+    for facts in found.values():
+        assert not facts["fault"], facts["fault"]
+    assert peak(found["full", 2, 0], "update") == pytest.approx(37.5e9, rel=0.03)
+
+
+def test_without_a_cpu_build_or_a_compiler_it_says_so_in_one_sentence(tmp_path, monkeypatch):
+    spec = importlib.util.find_spec("torch")
+    version = tmp_path / "torch" / "version.py"
+    version.parent.mkdir()
+    version.write_text("cuda: Optional[str] = '12.9'")
+    (tmp_path / "torch" / "__init__.py").write_text("")
+    assert spec is not None
+    command = [sys.executable, "-c", "import bench.imaginary"]
+    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "bench.rehearse needs the CPU build of torch: pip install -r requirements-cpu.txt\n"
+    )
