@@ -104,7 +104,7 @@ def clipped_policy_loss(
 
     clip_high > clip_low is DAPO's "clip-higher" (arXiv 2503.14476 eq. 10): rare tokens may grow
     further before their gradient stops. dual_clip = c bounds the loss of a token with A < 0 by
-    -c A, whatever its ratio.
+    -c A at any ratio.
     """
     ratio = torch.exp(torch.clamp(logps - old_logps, -MAX_LOG_RATIO, MAX_LOG_RATIO))
     clipped_ratio = torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
@@ -158,8 +158,8 @@ def token_weights(mask_B_R: torch.Tensor, how: str) -> torch.Tensor:
 
     mask_B_R: bool [B, R], the response tokens of a whole *global* mini-batch, before any split.
 
-        "token":     1 / (number of all response tokens)             every token counts alike
-        "sequence":  1 / (number of responses * length of this one)  every response counts alike
+        "token":     1 / (number of all response tokens)             all tokens count equally
+        "sequence":  1 / (number of responses * length of this one)  all responses count equally
 
     "token" is DAPO's (eq. 12), "sequence" is GRPO's. A response that was filtered out has no token
     in the mask and counts as absent. An empty mask gives zeros.

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 
 class Refused(ValueError):
-    """A run cannot begin or go on as asked; the message says in one sentence what to change.
+    """A run cannot begin or continue as asked. The message says in one sentence what to change.
 
     The scripts print the message alone. Every other exception keeps its traceback, because it is a
-    slip in the code, most often in the line that somebody has just changed.
+    slip in the code, most often in a line that was just changed.
     """
 
 

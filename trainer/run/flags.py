@@ -143,7 +143,7 @@ def parse(config_class: type, presets: dict[str, dict], doc: str):
     )
     comments = field_comments(config_class)
     recipe = parser.add_argument_group("the recipe")
-    others = parser.add_argument_group("how it runs, alike for all recipes")
+    others = parser.add_argument_group("how it runs, the same for all recipes")
     shared = {field.name for field in fields(Flags)}
     for field in fields(config_class):
         kind = {"type": field.type}

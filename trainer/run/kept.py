@@ -83,9 +83,9 @@ DICTIONARY = [
 def choose(groups: list[list[Rollout]], keep: str) -> list[int]:
     """The places of the groups to keep: "all", or a number of them, in order.
 
-    The first group of the batch comes first: it is a fair sample, and two runs over the same data
-    share it. After it, in turn, the next group of mixed rewards, the next that nobody solved and
-    the next that all solved, as long as there are any.
+    First the first group of the batch: a fair sample, which two runs over the same data share. Then
+    in turn the next group with mixed rewards, the next without a right answer, and the next with
+    only right answers.
     """
     if keep == "all":
         return list(range(len(groups)))

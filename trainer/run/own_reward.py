@@ -55,7 +55,7 @@ def load_reward(name: str) -> Callable:
 def _import(file):
     """The file as a module of its name, as if it were the script: its folder is on the path.
 
-    So dataclasses, pickles, process pools and imports of files beside it work.
+    So dataclasses, pickles, process pools and imports of files next to it work.
     """
     folder, known = str(file.resolve().parent), sys.modules.get(file.stem)
     if known and Path(getattr(known, "__file__", None) or "").resolve() == file.resolve():
