@@ -3,10 +3,10 @@
     python -m bench.fits                              the default models
     python -m bench.fits --models Qwen3-0.6B-Base     it needs what bench/rehearse.py needs
 
-Each configuration is rehearsed with two and with three layers. All bytes are linear in the layers
-and, from about 24,000 on, in the tokens of a micro-batch, whose slope is measured once a model. So
-few short rehearsals give the whole model's; tests/test_rehearse.py runs a whole one. 32 GPUs are 8
-with a smaller share of the state. A GPU keeps rehearse.RESERVE free.
+Each configuration is rehearsed with two and with three layers. Where a micro-batch is large, all
+bytes are linear in the layers and in its tokens, whose slope is measured once a model. So few short
+rehearsals give the whole model's; tests/test_rehearse.py runs a whole one. 32 GPUs are 8 with a
+smaller share of the state. A GPU keeps rehearse.RESERVE free.
 """
 
 import argparse
@@ -27,7 +27,7 @@ MODELS = {  # (the script that trains it, tokens of its longest sequence)
 }
 COLUMNS = [(1, True), (1, False), (8, False), (32, False)]  # ranks, --offload
 STATE_BYTES = 16  # of a parameter: float32 weight, gradient and AdamW's two moments
-ROWS = 8, 16  # of a micro-batch, of 4,096 tokens
+ROWS = 16, 32  # of a micro-batch, of 4,096 tokens. With fewer the embedding decides, not the layers
 LAYERS = 2, 3
 SHARE = 0.35  # --engine_memory's default
 
