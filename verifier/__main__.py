@@ -6,9 +6,8 @@ python -m verifier '\frac12' 'x = 50\%'
 import sys
 
 from .compare import choice, equal, number, trees
-from .cut import relations
 from .normalise import normalise
-from .read import read
+from .read import read, relations
 from .regions import region
 from .units import conflict
 

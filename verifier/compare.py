@@ -1,20 +1,31 @@
-r"""Are two answers equal? `equal(r"\dfrac12", "0.5")` is True. No state, no clock, no process: a
-verdict never changes.
+r"""Are two answers equal? `equal(r"\dfrac12", "0.5")` is True.
 
-In this order: equal spelling, the letter of a choice, units, plain numbers, regions of the real
-line, equations, then the solutions one by one, down to expressions, whose values are compared at
-fixed points (values.py). An expression that is not understood is equal only by its spelling, and
-one of over 300 characters too.
+No state, no clock, no process: a verdict never changes. In this order: spelling, the letter of a
+choice, units, equations, regions of the real line, then the solutions one by one, down to values at
+fixed points. What is not understood, or has over 300 characters, is equal only by its spelling.
 """
 
 import functools
 import itertools
 import re
 
-from .cut import COMMA, CUP, cut, depths, elements, relations, split
 from .normalise import END, TEXT, key, normalise
 from .parse import MINUS_ONE, Tree, Unreadable, parse
-from .read import Reading, Solution, family, holds_kin, is_name, read
+from .read import (
+    COMMA,
+    CUP,
+    Reading,
+    Solution,
+    cut,
+    depths,
+    elements,
+    family,
+    holds_kin,
+    is_name,
+    read,
+    relations,
+    split,
+)
 from .regions import region
 from .units import ambiguous, conflict
 from .values import constant, proportional, same
@@ -28,8 +39,6 @@ def _readable(latex: str) -> bool:
     return len(latex) <= LONGEST and min(nesting) == nesting[-1] == 0 and max(nesting) <= DEEPEST
 
 
-# ---------------------------------------------------------------- expressions
-
 _NAMES = re.compile(r"(?<![\\a-zA-Z])[fghDEFGHLPQSTVX](?![a-zA-Z])")
 _ORDERED = re.compile(  # products of matrices: A^{-1}B is not BA^{-1}, AB not BA
     r"[A-Z]\s*\^\s*\{?\s*(?:-1|T|\\top)\s*\}?\s*[A-Z]|[A-Z]\s*[A-Z]\s*\^\s*\{?\s*(?:-1|T|\\top)"
@@ -39,10 +48,7 @@ _PLAIN_WORD = re.compile(r"(?=.*[A-Z])[a-zA-Z]{2,}|[a-zA-Z]{4,}")
 
 
 def trees(*texts: str) -> list[Tree] | None:
-    """The trees of texts that are to be compared: a letter means the same in all of them.
-
-    None if one is unreadable.
-    """
+    """The trees of texts in which a letter means the same; None if one is unreadable."""
     if not all(map(_readable, texts)):
         return None
     joined = " ".join(texts)
@@ -86,15 +92,11 @@ def _terms(latex: str) -> list[str]:
     return sorted(f"{sign or '+'}{key(part)}" for sign, part in parts) if len(parts) > 1 else []
 
 
-# ---------------------------------------------------------------- equations and inequalities
-
 _CONGRUENT = re.compile(rf"(.*?)\(?\s*\\p?mod{END}\s*\{{?([^{{}}()]*)\}}?\s*\)?")
 
 
 def _relation(answer: str, gold: str) -> bool:
-    """Whether two equations, inequalities or chains of them say the same, up to a factor and the
-    order of sides.
-    """
+    """Whether two equations or inequalities say the same, up to a factor and the order of sides."""
     (answers, signs), (golds, gold_signs) = relations(answer), relations(gold)
     if not signs or len(answers) != len(golds):
         return False
@@ -140,9 +142,7 @@ def _congruence(left: str, right: str, gold_left: str, gold_right: str) -> bool:
 
 
 def _chain(latex: str) -> str:
-    """The value that a chain of equations ends with: `1 + 2 = 3` and `2a = 6` are 3 and 6; else the
-    text itself.
-    """
+    """3 of `1 + 2 = 3` and 6 of `S = 2a = 6`: what equations end with; else the text itself."""
     sides, signs = relations(latex)
     if set(signs) != {"="} or len(split(latex, COMMA)) > 1:
         return latex
@@ -151,9 +151,6 @@ def _chain(latex: str) -> str:
         return latex
     named = is_name(sides[0]) and len(sides) > 2
     return sides[-1] if named or len(numeric) == len(sides) else latex
-
-
-# ---------------------------------------------------------------- regions, matrices
 
 
 def _matched(answers: list, golds: list, compare) -> bool:
@@ -187,9 +184,6 @@ def _unit_vectors(latex: str, vector: list[str]) -> bool:
     sum_ = "+".join(f"({cell}){unit}" for cell, unit in zip(vector, "ijk", strict=False))
     both = trees(latex, sum_ + "+0j")
     return both is not None and same(*both)
-
-
-# ---------------------------------------------------------------- solutions
 
 
 def _same_readings(answer: Reading, gold: Reading) -> bool:
@@ -263,8 +257,6 @@ def _renamed(answer_name: str, gold_name: str, value: str) -> str | None:
     return re.sub(r"(?<![\\a-zA-Z])[a-z]", lambda found: new.get(found[0], found[0]), value)
 
 
-# ---------------------------------------------------------------- what stands around a value
-
 _ABOUT = (
     r"(?:or |which is |i\.?e\.?,? )?"
     r"(?:\b(?<!\\)(?:about|approx(?:imately|\.)?|roughly|nearly|around)|\\approx|\\sim"
@@ -291,9 +283,7 @@ _OPERATION = re.compile(
 
 
 def _without_remark(latex: str) -> list[str]:
-    r"""The exact and the rounded value of `\frac{2}{3} \text{(about 0.67)}`, if they agree; else
-    the text itself.
-    """
+    r"""Both values of `\frac{2}{3} \text{(about 0.67)}`, if they agree; else the text itself."""
     plain = re.sub(r"\s+", " ", re.sub(TEXT + r"\{([^{}]*)\}", r" \1 ", latex))
     found = _REMARK.fullmatch(plain.strip())
     if not found:
@@ -325,9 +315,7 @@ def _condition(latex: str) -> tuple[str, str, str]:
 
 
 def choice(text: str) -> tuple[str, str]:
-    r"""(letter, text) of an option: `\textbf{(D)}\ 12` -> ("D", "12"), `(D)` -> ("D", ""); else
-    ("", the text).
-    """
+    r"""("D", "12") of the option `\textbf{(D)}\ 12`, ("D", "") of `(D)`; else ("", the text)."""
     found = _CHOICE.fullmatch(text)
     if not found or _OPERATION.match(found[3]) or _CHOICE.search(found[3]):
         return "", text
@@ -335,9 +323,6 @@ def choice(text: str) -> tuple[str, str]:
     if rest.count("{") < rest.count("}"):  # \text{(D) 12}
         rest = rest.rstrip()[:-1]
     return found[1] or found[2], rest.strip()
-
-
-# ---------------------------------------------------------------- the verdict
 
 
 def equal(answer: str, gold: str) -> bool:

@@ -308,9 +308,7 @@ def normalise(text: str) -> Spelling:
 
 
 def key(latex: str) -> str:
-    """A spelling to compare by `==`: no text commands, spaces, or braces around one character;
-    words in lower case, without an article.
-    """
+    """A spelling to compare by `==`: no text commands, spaces or articles; words in lower case."""
     result = re.sub(TEXT + r"\{([^{}]*)\}", r"\1", latex)
     result = re.sub(r"^\s*(?:an?|the)\s+(?=[a-z]{3})", "", result)
     result = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", result).rstrip(".")  # "4 2" is not 42

@@ -72,8 +72,6 @@ class _Parser:
         self.bars = 0  # open absolute values
         self.trig = False  # inside an argument of sin, cos, ..., where a degree is pi / 180
 
-    # ---- tokens
-
     @property
     def next(self) -> str:
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
@@ -102,8 +100,6 @@ class _Parser:
         text = "".join(self.tokens[start : self.at - 1])
         return re.sub(r"[{}]", "", re.sub(TEXT + r"(?=\{)", "", text))
 
-    # ---- expressions
-
     def sum(self) -> Tree:
         terms = [self.product()]
         while self.next in ("+", "-"):
@@ -113,7 +109,7 @@ class _Parser:
     def sign(self) -> int:
         sign = 1
         while self.next in ("+", "-"):
-            sign = -sign if self.take() == "-" else sign
+            sign *= 1 if self.take() == "+" else -1
         return sign
 
     def product(self) -> Tree:
@@ -130,9 +126,7 @@ class _Parser:
                 return _product([MINUS_ONE, *factors] if sign < 0 else factors)
 
     def times(self, factors: list[Tree]) -> None:
-        """Reads a factor that follows without a sign; after an integer, a fraction of integers
-        makes a mixed number.
-        """
+        """Reads a factor without a sign; an integer and a fraction make a mixed number."""
         integer = self.tokens[self.at - 1].isdigit() and factors[-1][0] == "num"
         integer = integer and self.next == "\\frac"
         right = self.postfix()
@@ -224,8 +218,7 @@ class _Parser:
         if token == "|":
             return ("call", "abs", self.group("|"))
         if token in _FENCES:
-            closing, name = _FENCES[token]
-            return ("call", name, self.group(closing))
+            return ("call", _FENCES[token][1], self.group(_FENCES[token][0]))
         if token == "\\frac":
             return self.fraction()
         if token == "\\binom":
@@ -312,9 +305,7 @@ class _Parser:
         return result if power is None else ("pow", result, power)
 
     def bare_argument(self) -> Tree:
-        r"""The 2x of `\sin 2x \cos y`: factors side by side up to a sign, a function or an
-        operator.
-        """
+        r"""The 2x of `\sin 2x \cos y`: factors up to a sign, a function or an operator."""
         factors = [self.postfix()]
         while True:
             if self.next == "/" and (self.tokens[self.at + 1 : self.at + 2] or [""])[0].isdigit():

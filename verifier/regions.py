@@ -8,10 +8,21 @@ import math
 import re
 from typing import NamedTuple
 
-from .cut import AND, CAP, COMMA, CUP, OR, WITHOUT, elements, enclosed, relations, split
 from .normalise import END, key
 from .parse import Unreadable, parse
-from .read import is_quantity
+from .read import (
+    AND,
+    CAP,
+    COMMA,
+    CUP,
+    OR,
+    WITHOUT,
+    elements,
+    enclosed,
+    is_quantity,
+    relations,
+    split,
+)
 from .values import constant
 
 

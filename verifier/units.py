@@ -1,7 +1,4 @@
-"""Units: one name for each, and exponents for compound ones.
-
-"km per hour" becomes {"km": 1, "h": -1}.
-"""
+"""Units: one name for each, and exponents: "km per hour" is {"km": 1, "h": -1}."""
 
 import re
 from collections.abc import Mapping

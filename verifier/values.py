@@ -65,8 +65,6 @@ class _Evaluator:
         self.left_reals = False
         self.mp = _context()
 
-    # ---- numbers
-
     def inexact(self, value):
         if isinstance(value, Fraction):
             return self.mp.mpf(value.numerator) / value.denominator
@@ -78,15 +76,12 @@ class _Evaluator:
         return value
 
     def real(self, value):
-        """A real number from one that may have an imaginary part of zero."""
-        if isinstance(value, self.mp.mpc):
-            if value.imag:
-                raise ArithmeticError("not real")
-            return value.real
-        return value
+        if value.imag:
+            raise ArithmeticError("not real")
+        return value.real
 
-    def is_real(self, value) -> bool:
-        return not isinstance(value, self.mp.mpc) or value.imag == 0
+    def negative(self, value) -> bool:
+        return value.imag == 0 and value.real < 0
 
     def whole(self, value) -> int | None:
         return int(value) if isinstance(value, Fraction) and value.denominator == 1 else None
@@ -96,13 +91,8 @@ class _Evaluator:
         if isinstance(value, Fraction):
             return value
         noise = size * self.mp.mpf(10) ** -NOISE
-        if isinstance(value, self.mp.mpc):
-            real = value.real if abs(value.real) > noise else 0
-            imag = value.imag if abs(value.imag) > noise else 0
-            return self.mp.mpc(real, imag) if imag else self.mp.mpf(real)
-        return value if abs(value) > noise else self.mp.mpf(0)
-
-    # ---- operations
+        real, imag = (part if abs(part) > noise else 0 for part in (value.real, value.imag))
+        return self.mp.mpc(real, imag) if imag else self.mp.mpf(real)
 
     def __call__(self, tree: Tree):
         kind, *children = tree
@@ -150,7 +140,7 @@ class _Evaluator:
 
     def pow(self, a, b):
         if a == 0:
-            if b == 0 or not self.is_real(b) or self.real(b) < 0:
+            if b == 0 or b.imag or b.real < 0:
                 raise ArithmeticError("0^0 or a division by zero")
             return Fraction(0)
         times = self.whole(b)
@@ -162,14 +152,14 @@ class _Evaluator:
         a, b = self.inexact(a), self.inexact(b)
         self.small(b, LARGEST)
         self.small(b * self.mp.log(a), LARGEST)
-        if times is None and self.is_real(a) and self.real(a) < 0:
+        if times is None and self.negative(a):
             self.left_reals = True
         power = self.mp.power(a, times if times is not None else b)
         return self.clean(power, abs(power))
 
     def root(self, index, a):
         degree = self.whole(index)
-        if degree and degree % 2 and self.is_real(a) and self.real(a) < 0:
+        if degree and degree % 2 and self.negative(a):
             return -self.pow(-self.real(a), 1 / index)
         return self.pow(a, self.div(Fraction(1), index))
 
@@ -188,8 +178,7 @@ class _Evaluator:
         if name in _MPMATH and len(arguments) == 1:
             bound = 100 if name in ("sinh", "cosh", "tanh", "zeta", "Gamma") else 10**15
             value = self.small(self.inexact(arguments[0]), bound)
-            if name in ("arcsin", "arccos") and abs(value) > 1:
-                self.left_reals = True
+            self.left_reals |= name in ("arcsin", "arccos") and bool(abs(value) > 1)
             result = getattr(self.mp, _MPMATH[name])(value)
             return self.clean(result, 1 if name in ("sin", "cos") else abs(result))
         return self.opaque(name, arguments)
@@ -210,8 +199,7 @@ class _Evaluator:
     def log(self, a, base=None):
         if a == 0:
             raise ArithmeticError("logarithm of zero")
-        if self.is_real(a) and self.real(a) < 0:
-            self.left_reals = True
+        self.left_reals |= self.negative(a)
         result = self.clean(self.mp.log(self.inexact(a)), 1)
         return result if base is None else self.div(result, self.log(base))
 
@@ -374,6 +362,4 @@ def proportional(one: Tree, other: Tree) -> int:
     ):
         return 0
     ratio = evaluator.clean(ratios[0], abs(ratios[0]))
-    if not evaluator.is_real(ratio):
-        return 1  # of equations: any constant will do
-    return 1 if evaluator.real(ratio) > 0 else -1
+    return -1 if evaluator.negative(ratio) else 1  # a complex one will do for an equation
