@@ -147,6 +147,8 @@ def test_robust_judges_the_last_box_only():
         ("\\boxed{41}\n\n\\boxed{42}", "42"),  # no comma: the last one counts
         (r"\boxed{3}, then I checked: \boxed{5}", "5"), (r"\boxed{\boxed{42}}", "42"),
         (r"\boxed{3}, \boxed{5", None), ("nothing", None),
+        (r"$x=\boxed{1}$ or $x=\boxed{-2}$", "1 or -2"), (r"\boxed{1} \quad \boxed{2}", "1, 2"),
+        (r"$a=\boxed{1}$ and $b=\boxed{2}$", "a = 1, b = 2"),
     ],
 )  # fmt: skip
 def test_boxes_that_form_a_list_are_one_answer(response, answer):

@@ -4,12 +4,17 @@ python -m verifier '\frac12' 'x = 50\%'
 """
 
 import sys
+from fractions import Fraction
+
+import mpmath
 
 from .compare import choice, equal, number, trees
-from .normalise import normalise
-from .read import read, relations
+from .normalise import key, normalise
+from .parse import symbols
+from .read import elements, read, relations
 from .regions import region
-from .units import conflict
+from .units import Unit, conflict
+from .values import values
 
 
 def reading(text: str) -> str:
@@ -18,22 +23,27 @@ def reading(text: str) -> str:
     if letter:
         return f"choice {letter}" + (f", which is {reading(rest)}" if rest else "")
     latex, unit, _ = normalise(text)
-    named = " ".join([*(f"{name}^{n}" for name, n in unit.powers.items()), *sorted(unit.words)])
-    unit_text = f", with the unit {named}" if named else ""
+    powers = [name if n == 1 else f"{name}^{n}" for name, n in unit.powers.items()]
+    ending = f", with the unit {' '.join([*powers, *unit.words])}" if unit != Unit() else ""
     if found := region(latex):
         pieces = [("(["[a] + left + ", " + right + ")]"[b]) for left, a, right, b in found.pieces]
-        return f"the part {' and '.join(pieces)} of the real line" + unit_text
+        what = "point or interval" if elements(latex) else "part of the real line"
+        return f"the {what} {' and '.join(pieces)}{ending}"
     kind, solutions = read(latex)
-    if len(solutions) == 1 and "" in solutions[0]:
-        return value(solutions[0][""]) + unit_text
-    each = (", ".join(f"{name or 'a value'} = {one}" for name, one in s.items()) for s in solutions)
-    what = "set" if kind else "list"
-    return f"a {what} of {len(solutions)}: {'; '.join(each)}" + unit_text
+    each = [[f"{n} = {one}" if n else one for n, one in every.items()] for every in solutions]
+    if len(each) > 1:
+        what = "set" if kind else "list"
+        return f"a {what} of {len(each)}: {'; '.join(map(', '.join, each))}{ending}"
+    if "" in solutions[0]:
+        return value(each[0][0]) + ending
+    return f"the solution {', '.join(each[0])}{ending}"
 
 
 def value(latex: str) -> str:
     if relations(latex)[1]:
         return f"the relation {latex}"
+    if elements(latex):
+        return f"the tuple {latex}"
     if trees(latex) is None:
         return f"{latex}, which is not understood: it is equal only by its spelling"
     exact = number(latex)
@@ -41,15 +51,38 @@ def value(latex: str) -> str:
 
 
 def reason(answer: str, gold: str, verdict: bool) -> str:
-    if verdict:
-        return "they mean the same"
-    one, other = normalise(answer), normalise(gold)
-    if conflict(one.unit, other.unit):
+    """Why, in plain words."""
+    (one, unit, whole), (other, gold_unit, gold_whole) = normalise(answer), normalise(gold)
+    both, readings = trees(one, other), (read(one), read(other))
+    if not verdict and choice(gold)[0]:
+        return "neither the letter nor the text of the choice is the answer's"
+    if not verdict and conflict(unit, gold_unit):
         return "their units contradict each other"
-    counts = [len(read(side.latex).solutions) for side in (one, other)]
-    if counts[0] != counts[1]:
+    if key(whole) == key(gold_whole):
+        return "they are spelled alike"
+    if region(one) and region(other):
+        return f"they are {'the same part' if verdict else 'different parts'} of the real line"
+    if both and len(readings[0].solutions) == len(readings[1].solutions) == 1:
+        for a, b in zip(*map(values, both), strict=False):
+            if not verdict and None not in (a.value, b.value) and a.value != b.value:
+                place = "" if symbols(both[0]) | symbols(both[1]) == set() else " at one point"
+                return f"their values differ{place}: {short(a.value)} and {short(b.value)}"
+        return "their values agree at every point that is tried" if verdict else "they differ"
+    counts = [len(side.solutions) for side in readings]
+    if not verdict and counts[0] != counts[1]:
         return f"the answer has {counts[0]} parts and the gold {counts[1]}"
-    return "they are read as different things"
+    if verdict:
+        return "each part of the one has its equal in the other"
+    missing = [
+        text for solution in readings[1].solutions for name, part in solution.items()
+        if not any(equal(each.get(name, ""), part) for each in readings[0].solutions)
+        for text in [f"{name} = {part}" if name else part]
+    ]  # fmt: skip
+    return f"nothing in the answer equals {missing[0]}" if missing else "their parts do not match"
+
+
+def short(number) -> str:
+    return str(number) if isinstance(number, Fraction) else mpmath.nstr(number, 6)
 
 
 if __name__ == "__main__":

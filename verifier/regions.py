@@ -151,7 +151,7 @@ def _piece(latex: str) -> Region | None:
         return Region("", _ALL)
     if half := re.fullmatch(r"\\mathbb\{?R\}?\^\{?([+-])\}?", key(latex)):
         return Region("", [_HALF[half[1]]])
-    if (ends := elements(latex)) and len(ends[1]) == 2:
+    if (ends := elements(latex)) and len(ends[1]) == 2 and not any(map(elements, ends[1])):
         (left, right), brackets = ends[1], ends[0]
         return Region("", [Piece(left, brackets[0] == "[", right, brackets[1] == "]")])
     sides, signs = relations(latex)
