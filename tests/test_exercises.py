@@ -120,9 +120,9 @@ def test_a_length_bonus_is_in_the_reward_and_not_in_the_accuracy(solution, uncha
 
 
 def test_an_entropy_bonus_raises_the_entropy(solution, unchanged):
-    changed = solution("entropy", "--entropy_coefficient=10", "--learning_rate=1e-3")
+    changed = solution("entropy", "--entropy_coefficient=10", "--learning_rate=3e-3")
     assert changed.rows[0]["entropy"] == unchanged.rows[0]["entropy"]
-    assert changed.rows[1]["entropy"] > 1.2 * unchanged.rows[1]["entropy"]
+    assert changed.rows[1]["entropy"] > 1.5 * unchanged.rows[1]["entropy"]
 
 
 def moves_elsewhere(changed, unchanged):
