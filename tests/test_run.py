@@ -1,5 +1,6 @@
 """What surrounds a run: a copied recipe is at home, and nothing in it is without effect."""
 
+import importlib
 import json
 import os
 import pickle
@@ -7,6 +8,7 @@ import signal
 import sys
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ import justrl
 from trainer import network
 from trainer.errors import Refused
 from trainer.policy.loading import load_policy
-from trainer.run.checkpoint import load_checkpoint, recipe_file, save_checkpoint
+from trainer.run.checkpoint import code_digests, load_checkpoint, recipe_file, save_checkpoint
 from trainer.run.launch import leave
 from trainer.run.own_reward import load_reward
 from trainer.run.run import Run, plain
@@ -93,6 +95,15 @@ def test_main_twice_in_one_process_and_what_it_gives_back(tmp_path, capsys):
     assert code.keys() == {"justrl.py", "losses.py", "rewards.py"}
     assert recipe_file(type("Config", (), {"__module__": "builtins"})()) is None  # as in a notebook
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_recipe_may_be_started_in_its_own_folder(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(COPY)
+    monkeypatch.chdir(tmp_path)  # where torch's "_classes.py" would be, if there were one
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = importlib.import_module("mine")
+    names = {Path(name).name for name in code_digests(mine.Config())}
+    assert names == {"mine.py", "losses.py", "rewards.py"}
 
 
 def test_what_is_logged_is_one_number_of_any_kind_or_text():
