@@ -3,10 +3,10 @@
     python justrl.py --small --check
     torchrun --nproc-per-node 8 justrl.py --check
 
-It runs the recipe's own main for two steps, in a folder that it deletes: with prompts and responses
+It runs the recipe's own main for two steps, in a folder that it deletes, with prompts and responses
 as long as the flags allow, and only as many of them as fill the micro-batches. The first step
-allocates the optimizer's state, the second one is timed. How much memory is free is watched all the
-while. Evaluations are left out.
+allocates the optimizer's state, the second one is timed. A thread records the least free memory.
+There are no evaluations.
 """
 
 import contextlib
@@ -51,10 +51,10 @@ REWARD = "def alternate(texts, answers, rows):\n    return [i % 2 for i in range
 
 
 def check(main: Callable, config, model_dir: str) -> None:
-    """Try main(config) at its hardest, and print what it took.
+    """Run main(config) at its largest, and print what it took.
 
-    model_dir: the folder or hub id that --model stands for. Raises Refused, with the flag to
-    change, if it does not fit, and whatever main raises.
+    model_dir: the folder or hub id of --model. Raises Refused, with the flag to change, if the run
+    does not fit. Exceptions of main pass through.
     """
     device = start_ranks(one_thread=config.tiny)
     least = LeastFree(device)
@@ -74,7 +74,7 @@ def check(main: Callable, config, model_dir: str) -> None:
         faults = [""]
         if dist.get_rank() == 0:
             steps = read_jsonl(folder / "run" / "metrics.jsonl")
-            if len(steps) < hardest.steps:  # Ctrl-C: the run has ended after the step at hand
+            if len(steps) < hardest.steps:  # Ctrl-C: the run has ended early
                 raise KeyboardInterrupt
             needs = what_it_needs(config, least, folder, free_disk)
             name = f"{config.model}, {parameters / 1e6:,.1f} M parameters"
@@ -98,7 +98,7 @@ def at_its_hardest(config, model_dir: str, folder: Path):
     rows = max(1, config.tokens_per_micro_batch // longest)  # of a micro-batch
     rows = ranks * max(2 * rows * config.updates_per_step, TOKENS // longest)
     prompts = min(config.prompts_per_step, math.ceil(rows / config.samples_per_prompt))
-    # The engine sets memory aside for evaluations too, whose answers may be longer.
+    # The engine also reserves memory for evaluations, whose answers may be longer.
     answer = max(config.max_response_tokens, config.eval_max_tokens if config.eval_every else 0)
     tried = {
         "check": True,  # responses do not end early
@@ -121,7 +121,7 @@ def at_its_hardest(config, model_dir: str, folder: Path):
 
 
 def longest_problems(config, tokenizer, count: int) -> list[str]:
-    """Problems made of the run's own text, whose prompts have nearly max_prompt_tokens tokens."""
+    """Problems with prompts of nearly max_prompt_tokens tokens, made of the run's own text."""
     letters = chain.from_iterable(cycle(problem.text for problem in load_problems(config.data)))
     found = []
     for _ in range(count):
@@ -147,10 +147,9 @@ def count_parameters(model_dir: str) -> int:
 
 
 class LeastFree(threading.Thread):
-    """Watches, in a `with` block, how much memory is free, and remembers the least.
+    """Record the least free memory during a `with` block.
 
-    On a machine with a GPU this sees what torch's own counters and the process's size do not: vLLM
-    awake and asleep, NCCL, pinned memory.
+    Torch's counters and the process's size would miss vLLM, NCCL and pinned memory.
     """
 
     def __init__(self, device: torch.device):
@@ -165,7 +164,7 @@ class LeastFree(threading.Thread):
             self.host = min(self.host, host_memory())
 
     def host_needed(self) -> int:
-        """Bytes of this machine; on a CPU those of its ranks alone."""
+        """Host memory needed, in bytes; on a CPU only that of its ranks."""
         if self.where.type == "cuda":
             return self.host_at_first - self.host
         unit = 1 if sys.platform == "darwin" else 1024
@@ -182,7 +181,7 @@ class LeastFree(threading.Thread):
 def refuse_what_cannot_fit(config, parameters: int, free: LeastFree) -> None:
     """Raise Refused if weights and optimizer state alone are too large.
 
-    On a CPU the system would end the process without a word.
+    On a CPU the system would kill the process without a message.
     """
     needed, there = STATE_BYTES * parameters / dist.get_world_size(), free.device_at_first
     if free.where.type == "cpu" or config.offload:
@@ -198,7 +197,7 @@ def refuse_what_cannot_fit(config, parameters: int, free: LeastFree) -> None:
 
 @contextmanager
 def sentences(config) -> Iterator[None]:
-    """Turn an out-of-memory error in a `with` block into the sentence of which flag to change."""
+    """Turn an out-of-memory error in a `with` block into Refused with the flag to change."""
     try:
         yield
     except (RuntimeError, MemoryError, ValueError) as error:  # torch's own is a RuntimeError
@@ -246,7 +245,7 @@ def advice(config, phase: str) -> str:
 
 
 def vllm_advice(error: BaseException) -> str | None:
-    """The same where vLLM finds too little memory at its start; None for any other error."""
+    """Advice for vLLM's two start-up memory errors, else None."""
     text = str(error).lower()
     if "decrease gpu memory utilization" in text:
         return "lower --engine_memory, or free the GPU of other programs"
@@ -260,9 +259,10 @@ def vllm_advice(error: BaseException) -> str | None:
 
 @contextmanager
 def scratch_folder(config) -> Iterator[Path]:
-    """A folder on the disk of the run's own, the same on every rank, and gone afterwards.
+    """A temporary folder on the run's disk, the same on every rank.
 
-    Also after an error, Ctrl-C or SIGTERM. Raises Refused if none can be made.
+    It is deleted at the end, also after an error, Ctrl-C or SIGTERM. Raises Refused if it cannot be
+    made.
     """
     place = Path(config.out or "runs").expanduser().absolute()
     place = next(parent for parent in (place, *place.parents) if parent.exists())
@@ -312,7 +312,7 @@ def what_does_not_fit(needs: dict[str, tuple]) -> list[str]:
 
 
 def step_seconds(config, tried, step: dict) -> dict[str, float]:
-    """Seconds of each phase of a whole step, from those of a tried one with fewer prompts."""
+    """Seconds of each phase of a whole step, from those of a step with fewer prompts."""
     times = config.prompts_per_step / tried.prompts_per_step
     phases = {name.removeprefix("seconds_"): spent for name, spent in step.items()}
     names = [name for name in ("rollout", "logps", "update", "keep") if name in phases]
@@ -320,7 +320,7 @@ def step_seconds(config, tried, step: dict) -> dict[str, float]:
 
 
 def run_hours(config, tried, step: dict, held_out: int) -> float:
-    """Hours of the whole run if every response is as long as it may be."""
+    """Hours of the whole run if every response has the largest length."""
     whole = config.steps * sum(step_seconds(config, tried, step).values())
     if config.eval_every:
         answers = held_out * config.eval_samples * config.eval_max_tokens
@@ -331,7 +331,7 @@ def run_hours(config, tried, step: dict, held_out: int) -> float:
 
 
 def table(config, tried, step: dict, needs: dict, held_out: int, name: str) -> str:
-    """The measurements and what follows from them, for people."""
+    """The measurements and their consequences, as text."""
     lines = [
         f"\n{name}, {dist.get_world_size()} rank(s)",
         f"\n{'':{WIDTH}}{'needed':>12}{'there':>12}",
