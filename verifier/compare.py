@@ -203,7 +203,7 @@ def _row(reading: Reading, *kinds: str) -> tuple[str, list[str]]:
         if len(solution) > 1 and not family(solution):
             return "names", [solution[name] for name in sorted(solution)]
         found = elements(solution.get("", ""))
-        return ("tuple", found[1]) if found else ("", [])
+        return ("tuple", found[1]) if found and found[0] == "()" else ("", [])
     if reading.kind in ("", *kinds) and all([*solution] == [""] for solution in reading.solutions):
         return "list", [solution[""] for solution in reading.solutions]
     return "", []

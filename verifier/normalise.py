@@ -297,7 +297,8 @@ def normalise(text: str) -> Spelling:
             fits = fits and (known.powers or len(words.split()[0]) > 2)
         elif bare and not re.search("[a-zA-Zμ]{2}", words):
             fits = gap and re.fullmatch(r"[a-zA-Z]|.*[/^].*", words)  # 2m/s may be a product
-        if fits and known != Unit() and not _NOT_UNIT.search(words.lower().replace(r"\cdot", "")):
+        fits = fits and (known != Unit() or re.search("[a-zA-Z]{3}", words))  # not the a of 2 a
+        if fits and not _NOT_UNIT.search(words.lower().replace(r"\cdot", "")):
             text, unit = text[: found.start()], known
     powers = dict(unit.powers)
     if scale or text.endswith("%") or text.rstrip().endswith(r"\degree"):
