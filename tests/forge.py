@@ -16,8 +16,9 @@ import socket
 import sys
 import traceback
 
-LOADED = """losses rewards tiny.pretrain tiny.world tools.plot trainer.run.launch
-trainer.run.run trainer.sources.load transformers.models.qwen2.modeling_qwen2""".split()  # noqa: SIM905
+# What scripts import sooner or later; pyarrow loads pandas when it writes the first rollouts.
+LOADED = """losses rewards tiny.pretrain tiny.world tools.plot trainer.run.launch trainer.run.run
+trainer.sources.load pandas pyarrow.compute scipy.stats""".split()  # noqa: SIM905
 
 
 def run(command: list[str]):

@@ -280,6 +280,7 @@ small = test_lab.small(out)
 lab.EXPERIMENTS.clear()
 lab.EXPERIMENTS["small"] = small
 lab.run_experiment("small", out, steps=None, **json.loads(sys.argv[2]))
+lab.page.write_page(out)
 """
 
 
@@ -313,7 +314,6 @@ def test_an_experiment_runs_is_killed_and_goes_on(start, tmp_path):
     said = whole(seeds=2, most=3, jobs=2).stdout
     assert needed > 2 and "seeds: easy: Lite PPO 3, easy: GRPO 3\n" in said
 
-    page.write_page(tmp_path)
     result = json.loads((tmp_path / "results" / "small" / "results.json").read_text())
     assert result["steps"] == 3
     arms = [(arm, seed) for seed in range(3) for arm in ("easy: Lite PPO", "easy: GRPO")]
