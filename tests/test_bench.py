@@ -46,14 +46,10 @@ def bench(monkeypatch, tmp_path):
 
 
 PUBLISHED = {
-    "DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
-    "Qwen2.5-Math-1.5B": 1_543_714_304,
-    "Qwen2.5-3B": 3_085_938_688,
-    "Qwen2.5-7B": 7_615_616_512,
-    "Qwen3-0.6B-Base": 596_049_920,
-    "Qwen3-4B-Base": 4_022_468_096,
-    "Qwen3-8B-Base": 8_190_735_360,
-}
+    "DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000, "Qwen2.5-Math-1.5B": 1_543_714_304,
+    "Qwen2.5-3B": 3_085_938_688, "Qwen2.5-7B": 7_615_616_512, "Qwen3-0.6B-Base": 596_049_920,
+    "Qwen3-4B-Base": 4_022_468_096, "Qwen3-8B-Base": 8_190_735_360,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SHAPES)

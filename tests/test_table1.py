@@ -492,15 +492,12 @@ def test_the_last_step_s_extra_evaluation_counts_for_no_reset():
 @pytest.mark.parametrize(
     ("given", "due"),
     [
-        (dict(reset_every=2), True),
-        (dict(reset_every=3), False),
-        (dict(kl=0.2, reset_kl_above=0.1), True),
-        (dict(kl=0.1, reset_kl_above=0.2), False),
-        (dict(accuracy=0.4, reset_patience=1), True),
-        (dict(accuracy=0.6, reset_patience=1), False),
+        (dict(reset_every=2), True), (dict(reset_every=3), False),
+        (dict(kl=0.2, reset_kl_above=0.1), True), (dict(kl=0.1, reset_kl_above=0.2), False),
+        (dict(accuracy=0.4, reset_patience=1), True), (dict(accuracy=0.6, reset_patience=1), False),
         (dict(kl=9.0, accuracy=0.1), False),
     ],
-)
+)  # fmt: skip
 def test_what_resets_the_reference(given, due):
     event, moved, kept, state = reset(**given)
     assert event == ({"event": "reset"} if due else {})

@@ -48,15 +48,12 @@ MIXED, FAILED, SOLVED = group(1, -1), group(-1, -1), group(1, 1)
 @pytest.mark.parametrize(
     ("keep", "groups", "kept"),
     [
-        ("0", [MIXED] * 3, []),
-        ("4", [SOLVED, SOLVED, MIXED, MIXED, FAILED], [0, 1, 2, 4]),
+        ("0", [MIXED] * 3, []), ("4", [SOLVED, SOLVED, MIXED, MIXED, FAILED], [0, 1, 2, 4]),
         ("4", [MIXED] * 6, [0, 1, 2, 3]),
         ("6", [FAILED, MIXED, MIXED, SOLVED, MIXED, FAILED, FAILED], [0, 1, 2, 3, 5, 6]),
-        ("9", [MIXED, FAILED], [0, 1]),
-        ("all", [SOLVED] * 3, [0, 1, 2]),
-        ("4", [], []),
+        ("9", [MIXED, FAILED], [0, 1]), ("all", [SOLVED] * 3, [0, 1, 2]), ("4", [], []),
     ],
-)
+)  # fmt: skip
 def test_the_first_group_and_then_one_of_each_kind_in_turn(keep, groups, kept):
     assert rollouts.choose(groups, keep) == kept
 
