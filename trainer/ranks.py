@@ -40,9 +40,7 @@ def start_ranks(one_thread: bool = False) -> torch.device:
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         if "WORLD_SIZE" in os.environ:
-            longest_wait = datetime.timedelta(
-                hours=2
-            )  # one rank may sample much longer than others
+            longest_wait = datetime.timedelta(hours=2)  # one rank may sample much longer
             dist.init_process_group(backend, timeout=longest_wait)
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)

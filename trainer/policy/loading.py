@@ -95,9 +95,8 @@ def _may_reduce_once(policy: Policy) -> bool:
         return True
     gradient = 4 * sum(parameter.numel() for parameter in policy.parameters())
     memory = torch.tensor(torch.cuda.get_device_properties().total_memory)
-    dist.all_reduce(
-        memory, op=dist.ReduceOp.MIN
-    )  # GPUs may differ, but all ranks must decide the same
+    # GPUs may differ, but all ranks must decide the same.
+    dist.all_reduce(memory, op=dist.ReduceOp.MIN)
     return gradient <= REDUCE_ONCE * memory.item()
 
 

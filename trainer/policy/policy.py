@@ -39,9 +39,7 @@ class MicroBatch:
     advantages_M: torch.Tensor
     weights_M: torch.Tensor  # of the token in the loss of its global mini-batch
     engine_logps_M: torch.Tensor  # as the sampling engine reported them
-    rollouts: list[Rollout] = field(
-        default_factory=list
-    )  # its rows; _M has their tokens in this order
+    rollouts: list[Rollout] = field(default_factory=list)  # its rows; _M has their tokens in order
     last: bool = True  # of its mini-batch; then the ranks' gradients are added up
     old_logps_M: torch.Tensor | None = None  # the trainer's own, before the first update
     entropy_M: torch.Tensor | None = None  # of the policy that old_logps_M belong to

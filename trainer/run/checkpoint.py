@@ -295,9 +295,8 @@ def _load_optimizer(path, policy, optimizer):
                     copy_full(entry[key], value if dist.get_rank() == 0 else None)
                 else:
                     entry[key] = value.clone()
-        if entry and optimizer.param_groups[0].get(
-            "fused"
-        ):  # its kernel reads the count on the device
+        # A fused kernel reads the count on the device.
+        if entry and optimizer.param_groups[0].get("fused"):
             entry["step"] = entry["step"].to(parameter.device)
         if entry:
             optimizer.state[parameter] = entry
