@@ -107,13 +107,6 @@ def test_the_interval_at_its_ends():
     assert statistics.interval([0.5] * 30, draws=32)[0] < 0.5
 
 
-def test_student_t():
-    exact = {1: 12.7062, 2: 4.3027, 3: 3.1824, 5: 2.5706, 15: 2.1314, 16: 2.1199, 29: 2.0452}
-    exact[271] = 1.9688
-    for df, quantile in exact.items():
-        assert statistics.student_t(df) == pytest.approx(quantile, abs=0.001)
-
-
 def test_majority():
     assert statistics.majority(["4", "4", "5"], [True, True, False]) == 1
     assert statistics.majority(["4", "5", "5"], [True, False, False]) == 0
@@ -503,7 +496,7 @@ def test_compare_names_each_regime(run, tmp_path, capsys):
         "math": "diminish",
         "code": "plateau",
         "logic": "sustained",
-        "ood": "diminish",
+        "ood": "undecided",
     }
     assert result["tasks"]["code"]["reached"] == pytest.approx(19 / 20)
     assert result["tasks"]["math"]["rise_1"] == pytest.approx(0.75 * 40 / 64)
@@ -521,6 +514,21 @@ def test_two_evaluations_tell_plateau_from_sustained_by_the_shape_of_the_rise():
     tasks = compare([made_up("base", base), made_up("trained", trained)])["tasks"]
     assert tasks["a"]["rise_max"] == pytest.approx(0.2) and tasks["a"]["regime"] == "plateau"
     assert tasks["b"]["rise_max"] == pytest.approx(0.75) and tasks["b"]["regime"] == "sustained"
+
+
+@pytest.mark.parametrize(
+    "pass_1, pass_max, margins, expected",
+    [
+        ((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), "floor"),
+        ((0.6, 0.3), (0.9, 0.85), (0.1, 0.1), "worse"),
+        ((0.3, 0.6), (1.0, 1.0), (0.1, 0.0), "diminish"),
+        ((0.3, 0.6), (1.0, 0.5), (0.1, 0.1), "diminish"),
+        ((0.3, 0.6), (0.9, 0.96), (0.1, 0.13), "undecided"),
+        ((0.3, 0.31), (0.9, 0.9), (0.1, 0.01), "undecided"),
+    ],
+)
+def test_what_did_not_rise_is_not_all_diminish(pass_1, pass_max, margins, expected):
+    assert statistics.regime(pass_1, pass_max, margins) == expected
 
 
 def test_compare_refuses_what_cannot_be_compared():

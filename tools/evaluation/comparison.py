@@ -11,14 +11,17 @@ from tools.evaluation.statistics import margin, pass_at_k, regime, spearman
 from tools.evaluation.tables import by_task, percent, print_table
 from trainer.errors import Refused
 
-RULE = """The regime of a task says how pass@K rose from BASE to TRAINED. K is the largest k that
-all evaluations have.
-  diminish    It did not rise by more than its margin, which is half the width of the paired 95 %
-              interval over problems.
-  plateau     It rose, but a MIDDLE already had 3/4 of the rise. Without a MIDDLE: it rose less than
-              half as much as pass@1.
+RULE = """The regime of a task says how pass@K changed from BASE to TRAINED. K is the largest k that
+all evaluations have. A margin is half the width of the paired 95 % interval over problems.
+  plateau     pass@K rose by more than its margin, but a MIDDLE already had 3/4 of the rise. Without
+              a MIDDLE: it rose less than half as much as pass@1.
   sustained   It rose, and no MIDDLE had 3/4 of the rise. Without a MIDDLE: it rose at least half as
-              much as pass@1."""
+              much as pass@1.
+  diminish    pass@1 rose by more than its margin, and pass@K did not: it rose by less than five
+              points, margin included, or it fell.
+  floor       Hardly any problem was solved before or after: pass@K is below five points.
+  worse       pass@1 fell by more than its margin.
+  undecided   None of these can be told from these problems."""
 
 
 def read_evaluation(path: str) -> dict:
@@ -74,11 +77,15 @@ def compare_task(task: str, graded: list[list[dict]]) -> dict:
         """pass@k of each problem, in the order of base."""
         return [pass_at_k(problems[t]["n"], problems[t]["robust"], k) for t in base]
 
-    pass_1 = [fmean(values(problems, 1)) for problems in by_text]
+    values_1 = [values(problems, 1) for problems in by_text]
+    pass_1 = [fmean(one) for one in values_1]
     values_max = [values(problems, k) for problems in by_text]
     pass_max = [fmean(one) for one in values_max]
     rise_1, rise_max = pass_1[1] - pass_1[0], pass_max[1] - pass_max[0]
-    noise = margin([after - before for before, after in zip(*values_max[:2], strict=True)])
+    margins = tuple(
+        margin([after - before for before, after in zip(*both[:2], strict=True)])
+        for both in (values_1, values_max)
+    )
     reached = None
     if pass_max[2:] and rise_max > 0:
         reached = (max(pass_max[2:]) - pass_max[0]) / rise_max
@@ -89,9 +96,9 @@ def compare_task(task: str, graded: list[list[dict]]) -> dict:
         "pass_max": pass_max,
         "rise_1": rise_1,
         "rise_max": rise_max,
-        "margin": noise,
+        "margin": margins[1],
         "reached": reached,
-        "regime": regime(rise_1, rise_max, noise, reached),
+        "regime": regime(tuple(pass_1[:2]), tuple(pass_max[:2]), margins, reached),
     }
 
 

@@ -1,18 +1,13 @@
 """The statistics of evaluations: pass@k, majority votes, intervals over problems, regimes.
 
-Pure Python, because the laboratory imports this without torch.
+Without torch, because the laboratory imports this.
 """
 
 import math
 from collections import Counter
-from statistics import correlation, fmean, stdev, variance
+from statistics import fmean, stdev, variance
 
-# The 97.5 % quantiles of Student's t for 1, 2, ... 15 degrees of freedom.
-STUDENT_T_TABLE = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
-    2.145, 2.131,
-)  # fmt: skip
-
+from scipy import stats
 
 # --- one problem ---
 
@@ -70,14 +65,6 @@ def distinct_4gram(ids: list[int]) -> float:
 # --- many problems ---
 
 
-def student_t(df: int) -> float:
-    """The 97.5 % quantile of Student's t with df degrees of freedom, with an error below 0.001."""
-    if df <= len(STUDENT_T_TABLE):
-        return STUDENT_T_TABLE[df - 1]
-    # The expansion of Cornish and Fisher around the normal quantile, 1.95996.
-    return 1.95996 + 2.37227 / df + 2.82250 / df**2
-
-
 def interval(values: list[float], draws: int = 1) -> tuple[float, float]:
     """The 95 % interval of a mean over problems.
 
@@ -98,7 +85,7 @@ def interval(values: list[float], draws: int = 1) -> tuple[float, float]:
         effective = problems
     elif error > 0:
         effective = min(effective, spread / error)
-    t2 = student_t(problems - 1) ** 2 / effective
+    t2 = stats.t.ppf(0.975, problems - 1) ** 2 / effective
     centre = (mean + t2 / 2) / (1 + t2)
     half = math.sqrt(t2 * spread + t2 * t2 / 4) / (1 + t2)
     # Rounding must not leave the mean outside.
@@ -110,34 +97,40 @@ def margin(differences: list[float]) -> float:
     count = len(differences)
     if count < 2:
         return 1.0
-    return student_t(count - 1) * stdev(differences) / math.sqrt(count)
+    return float(stats.t.ppf(0.975, count - 1)) * stdev(differences) / math.sqrt(count)
 
 
-def regime(rise_1: float, rise_max: float, noise: float, reached: float | None = None) -> str:
-    """ProRL's three regimes (section 4.2), by the rule in tools/evaluation/comparison.py.
+LOW = 0.05  # of pass@K: below it a task is unsolved, and a change is not worth talking about
 
-    rise_1 and rise_max: how much pass@1 and pass@K rose. noise: the margin of rise_max.
-    reached: the share of rise_max that an earlier checkpoint already had; None if there is none.
+
+def regime(
+    pass_1: tuple[float, float],
+    pass_max: tuple[float, float],
+    margins: tuple[float, float],
+    reached: float | None = None,
+) -> str:
+    """ProRL's three regimes (section 4.2), or why it is none, by the rule in comparison.py.
+
+    pass_1 and pass_max: pass@1 and pass@K before and after. margins: of their rises.
+    reached: the share of pass@K's rise that an earlier checkpoint already had; None without one.
     """
-    if rise_max <= noise + 1e-9:  # 1e-9 allows for rounding
+    rise_1, rise_max = pass_1[1] - pass_1[0], pass_max[1] - pass_max[0]
+    margin_1, margin_max = (one + 1e-9 for one in margins)  # 1e-9 allows for rounding
+    if rise_max > margin_max:
+        if reached is None:  # without an earlier checkpoint, compare with the rise of pass@1
+            return "plateau" if rise_max < rise_1 / 2 else "sustained"
+        return "plateau" if reached >= 0.75 else "sustained"
+    if max(pass_max) < LOW:
+        return "floor"
+    if rise_1 < -margin_1:
+        return "worse"
+    if rise_1 > margin_1 and rise_max + margin_max < LOW:
         return "diminish"
-    if reached is None:  # without an earlier checkpoint, compare with the rise of pass@1
-        return "plateau" if rise_max < rise_1 / 2 else "sustained"
-    return "plateau" if reached >= 0.75 else "sustained"
+    return "undecided"
 
 
 def spearman(x: list[float], y: list[float]) -> float | None:
-    """Spearman's rank correlation; None for fewer than 3 points, or when one side is constant.
-
-    Equal values share their mean rank.
-    """
-
-    def ranks(values):
-        return [
-            sum(other < value for other in values) + sum(other == value for other in values) / 2
-            for value in values
-        ]
-
+    """Spearman's rank correlation; None for fewer than 3 points, or when one side is constant."""
     if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
         return None
-    return correlation(ranks(x), ranks(y))
+    return float(stats.spearmanr(x, y).statistic)
