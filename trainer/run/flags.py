@@ -21,6 +21,7 @@ import huggingface_hub
 import torch
 
 from trainer.errors import Refused, did_you_mean
+from trainer.run.inert import NEEDS, inert_flags
 from trainer.run.own_reward import load_reward
 
 
@@ -86,6 +87,7 @@ class Flags:
     push_to_hub: str = ""  # at the end, upload the trained model to this private hub repository
 
     ranges = RANGES  # {flag: (rule in words, test)}; not a field, so not a flag
+    needs = NEEDS  # {flag: (test, why it has no effect where that fails)}
 
     def fault(self) -> str | None:
         """The first wrong value, as a sentence that names the flag; None if there is none.
@@ -168,6 +170,8 @@ def parse(config_class: type, presets: dict[str, dict], doc: str):
         check(config)
     except Refused as error:
         parser.error(str(error))
+    for sentence in inert_flags(config, sys.argv[1:]):
+        print(f"{parser.prog}: {sentence}", file=sys.stderr)
     return config
 
 
