@@ -27,14 +27,14 @@ sampling, stages, length control. The paper's two ablations, which hurt, are --o
 
 Where this deviates, and why:
 - The loss is the mean over all tokens of the global mini-batch. The authors' code averages inside
-  each micro-batch and then over micro-batches, so there the weight of a token depends on how the
-  sequences happen to be packed.
+  each micro-batch and weighs it by its number of sequences, so there the weight of a token depends
+  a little on how the sequences happen to be packed.
 - The public data repeats each of its 17.4k problems 100 times. We keep one copy. The authors' run
   most likely kept all, so one epoch of theirs is a hundred of ours.
 - Held-out answers are judged as in training. The authors' script uses math-verify for them;
   evaluate.py reports both our verifiers.
-- Mini-batches are cut in the order of sampling. The authors' code first shuffles sequences between
-  its 32 ranks.
+- Mini-batches are cut in the order of sampling. The authors' code first deals sequences to its 32
+  ranks so that their lengths balance.
 
 Shape suffixes: _P prompts, _G samples of a group, _B rows of a batch, _R response positions, _T
 sequence positions, _M response tokens end to end.
@@ -199,7 +199,8 @@ def main(config: Config) -> None:
         return fmean(rollout.right for rollout in chain(*groups))
 
     if state["step"] == 0 and config.eval_every:
-        run.log(0, {"eval_accuracy": evaluate()})
+        state["accuracy"] = evaluate()
+        run.log(0, {"eval_accuracy": state["accuracy"]})
 
     for step in run.steps(state["step"]):
         # (5) Sample a batch. No group is dropped or replaced, whatever its rewards.

@@ -21,7 +21,8 @@ Mirrored: the paper's sections 3.1 and 5 and appendix A. The two tricks are (6),
 by the group's mean but scaled by the batch's standard deviation, and (7), a loss in which all
 tokens have equal weight. The paper proposes them for base models without alignment. It is an
 ablation study, so its four analyses are flags: --center and --scale, --clip_high, --aggregation,
---overlong_filter. docs/papers.md builds its baselines, GRPO and DAPO, from them.
+--overlong_filter. With one update a batch every ratio is 1, and --clip_high does nothing: analysis
+2 takes --updates_per_step 4, say. docs/papers.md has the paper's baselines, GRPO and DAPO.
 
 We follow the paper. The page about it in its authors' framework sets a critic's advantage
 estimator, a KL loss and a sequence-level loss, which the paper rules out.
@@ -32,8 +33,8 @@ Where this deviates, and why:
   and is 1. But top-p and top-k change the log-probs that an engine reports. So here the engine
   reports them at temperature 1 without truncation, and the trainer recomputes one micro-batch that
   way to measure the log-prob gap.
-- The paper's runs sample one step ahead of the weights (asynchronously). Here sampling and training
-  take turns.
+- The paper's runs sample one step ahead of the weights (asynchronously), so its ratios differ from
+  1 (it reports 0.003 of a base model's tokens clipped). Here sampling and training take turns.
 - The number of updates a batch is inferred (one). The paper does not state the gradient norm and
   the verifier; here they are 1.0 and equality in meaning.
 
@@ -78,7 +79,7 @@ from trainer.sources.load import load_problems
 class Config(Flags):
     model: str = "Qwen/Qwen3-4B-Base"  # hub id or local folder (section 3.1; also Qwen3-8B-Base)
     data: str = "liteppo:easy"  # liteppo:easy, :medium or :hard (section 3.1), hub id or local file
-    eval_data: str = "aime24,aime25,amc23"  # held-out problems (section 3.1)
+    eval_data: str = "aime24,aime25,amc23"  # held-out problems (three of six, section 3.1)
     # the system message (appendix A.2)
     instruction: str = "Please reason step by step, and put your final answer within \\boxed{}."
     seed: int = 42  # of data order and sampling (appendix A.1)
@@ -100,11 +101,11 @@ class Config(Flags):
     center: Literal["group", "batch"] = "group"  # whose mean is subtracted (analysis 1)
     scale: Literal["group", "batch", "none"] = "batch"  # whose std divides (analysis 1)
     clip_low: float = 0.2  # the ratio is clipped below at 1 - 0.2
-    clip_high: float = 0.2  # and above at 1 + 0.2; 0.24, 0.28, 0.32 in analysis 2
+    clip_high: float = 0.2  # and above at 1 + 0.2; 0.24, 0.28, 0.32 in analysis 2, with updates > 1
     aggregation: Literal["token", "sequence"] = "token"  # what has equal weight (analysis 3)
     overlong_filter: bool = False  # mask truncated responses out of the loss (analysis 4)
 
-    eval_every: int = 20  # steps between evaluations; 0: never
+    eval_every: int = 20  # steps between evaluations (appendix A.1: 1); 0: never
     eval_samples: int = 8  # responses to each held-out problem
     eval_temperature: float = 0.99  # as in training (unstated)
     eval_top_p: float = 0.99  # as in training (unstated)
@@ -197,7 +198,8 @@ def main(config: Config) -> None:
         return fmean(rollout.right for rollout in chain(*groups))
 
     if state["step"] == 0 and config.eval_every:
-        run.log(0, {"eval_accuracy": evaluate()})
+        state["accuracy"] = evaluate()
+        run.log(0, {"eval_accuracy": state["accuracy"]})
 
     for step in run.steps(state["step"]):
         # (5) Sample a batch. No group is dropped or replaced, whatever its rewards.

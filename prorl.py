@@ -21,21 +21,26 @@ The algorithm. The same numbers mark the code below:
         push the new weights to the sampler
         (10) if validation has stalled: reference = policy, with a new optimizer
 
-Mirrored: the paper's sections 2 and 3 and appendix F. Its eight runs are flags of this script: see
-docs/papers.md. The penalty keeps the policy near a frozen reference, so it can train for long. But
-the penalty grows with training, until the policy stops learning. A hard reset then makes the
-current policy the reference, with a fresh optimizer, and training continues.
+Mirrored: the paper's sections 2 and 3 and appendix F (in arXiv's first version E). Its eight runs
+are flags of this script: see docs/papers.md. The penalty keeps the policy near a frozen reference,
+so it can train for long. But the penalty grows with training, until the policy stops learning. A
+hard reset then makes the current policy the reference, with a fresh optimizer, and training
+continues.
 
 Where this deviates, and why:
 - Two of the paper's five domains: mathematics and, with --logic_weight, logic puzzles. Code,
   science and instruction following need data and sandboxes that are not public or not small.
 - The paper does not state the KL coefficient and estimator, the weight decay and the loss
   aggregation. The coefficient is that of the technical report (1e-4). The others are the values of
-  the framework that the paper used (k3, 0.01, token mean).
+  the framework that the paper used (k3, 0.01, token mean). Until weeks before the paper that
+  framework also had an entropy bonus of 0.001, and then a dual clip of 3: whether the paper's runs
+  had either is not known. Here they have neither.
 - The paper resets by hand, when validation stalls. Here a reset comes after --reset_patience
   evaluations without a new best since the last reset, or every --reset_every steps.
 - The paper does not say what happens to prompts that are left over when a batch is full. Here the
-  next step begins with them.
+  next step begins with them. "A batch size of 256" is read as 256 prompts.
+- Equation 1 has one ratio for a response. Here, as in the framework, each token has its own.
+- DAPO's code stops after --max_rounds without a full batch. Here the step trains on what it has.
 
 Shape suffixes: _P prompts, _G samples of a group, _B rows of a batch, _R response positions, _T
 sequence positions, _M response tokens end to end.
@@ -95,8 +100,8 @@ class Config(Flags):
     updates_per_step: int = 4  # optimizer updates a step: mini-batches of 64 prompts (section 3.2)
     temperature: float = 1.2  # of sampling (section 3.2)
     max_prompt_tokens: int = 1024  # longer prompts are dropped
-    max_response_tokens: int = 8192  # longer responses are cut; 16384 in run 8 (section 3.2)
-    max_rounds: int = 10  # of dynamic sampling; then the step trains on what it has (DAPO)
+    max_response_tokens: int = 8192  # longer responses are cut; 16384 in run 8 (section 3.3)
+    max_rounds: int = 10  # of dynamic sampling (DAPO); then the step trains on what it has
 
     learning_rate: float = 2e-6  # AdamW, constant (section 3.2)
     warmup_steps: int = 0  # in rollout steps (framework)
@@ -189,22 +194,21 @@ def mixed_groups(
 def hard_reset(step: int, metrics: dict, state: dict, policy, optimizer, config: Config) -> dict:
     """Make the policy the reference if a reset is due. Returns {"event": "reset"} then, else {}.
 
-    state["best"] is the best held-out accuracy since the last reset, and state["stalled"] counts
-    the evaluations since then without a new best.
+    state["accuracy"] is the last held-out accuracy, state["best"] the best before it since the last
+    reset, and state["stalled"] counts the evaluations without a new best. An evaluation that only
+    the end of --steps brings does not count, so that a run of more steps has the same resets.
     """
-    # The last step's extra evaluation does not count: --steps must not change what came before.
-    regular = config.eval_every > 0 and step % config.eval_every == 0
-    accuracy = metrics.get("eval_accuracy") if regular else None
-    if accuracy is not None:
-        state["stalled"] = 0 if accuracy > state["best"] else state["stalled"] + 1
-        state["best"] = max(state["best"], accuracy)
+    if "eval_accuracy" in metrics and step % config.eval_every == 0:
+        state["best"] = max(state["best"], state["accuracy"])
+        state["accuracy"] = metrics["eval_accuracy"]
+        state["stalled"] = 0 if state["accuracy"] > state["best"] else state["stalled"] + 1
     scheduled = config.reset_every > 0 and step % config.reset_every == 0
     if not scheduled and not 0 < config.reset_patience <= state["stalled"]:
         return {}
     state["reference"].copy_from(policy)
     if config.reset_optimizer:
         optimizer.state.clear()
-    state |= {"best": -1.0 if accuracy is None else accuracy, "stalled": 0}
+    state |= {"best": -1.0, "stalled": 0}
     return {"event": "reset"}
 
 
@@ -244,7 +248,7 @@ def main(config: Config) -> None:
     optimizer = make_optimizer(policy, config.weight_decay)
 
     # (3) A checkpoint also keeps this state, with the KL penalty's reference, a frozen copy.
-    state = {"position": 0, "keep_rate": 1.0, "best": -1.0, "stalled": 0}
+    state = {"position": 0, "keep_rate": 1.0, "accuracy": -1.0, "best": -1.0, "stalled": 0}
     state["reference"] = load_reference(model_dir, device)
 
     state = run.resume(state, problems, policy, optimizer)
@@ -275,7 +279,8 @@ def main(config: Config) -> None:
         return fmean(rollout.right for rollout in chain(*groups))
 
     if state["step"] == 0 and config.eval_every:
-        run.log(0, {"eval_accuracy": evaluate()})
+        state["accuracy"] = evaluate()
+        run.log(0, {"eval_accuracy": state["accuracy"]})
 
     for step in run.steps(state["step"]):
         # (5) Sample a batch: only groups of mixed rewards.

@@ -1,14 +1,17 @@
 """The eleven systems of JustRL's Table 1 as values for the flags of lab/table1.py.
 
-A row says what is published of a system and what lab/table1.py has a flag for. A value that no
-source states has "ours" behind it. docs/table1.md says row by row where the numbers come from, and
-what of the system is not there.
+A row says what is published of a system and what lab/table1.py has a flag for. Behind a value
+stands its source in a word: "script" is the authors' released code or its framework's default,
+"paper", "post" and "card" are what they say, and "ours" a value that no source states. What a row
+takes from JustRL because its sources are silent is in JUSTRLS. docs/table1.md says what of a system
+is not there.
 """
 
 import json
 
 DEEPSEEK = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
 NEMOTRON = "nvidia/OpenMath-Nemotron-1.5B"
+PRORL = "nvidia/Nemotron-Research-Reasoning-Qwen-1.5B"  # its revisions v1 and v2 are the versions
 DEEPSCALER_DATA = "agentica-org/DeepScaleR-Preview-Dataset"
 THINK = " Let's think step by step and output the final answer within \\boxed{}."
 
@@ -27,99 +30,128 @@ TICKS = {  # Table 1, as the paper's own post prints it
     "justrl-nemotron": "EC",
 }
 
-OTHERS = dict(wrong_reward=0.0, clip_high=0.2)  # what all but JustRL begin with: 1 and 0, one clip
+NO_DUAL_CLIP = 1e9
+# veRL of early 2025 and OpenRLHF: no warm-up, a symmetric clip, no dual clip.
+PLAIN = dict(warmup_steps=0, clip_high=0.2, dual_clip=NO_DUAL_CLIP)
 PRORL_V2 = dict(
-    wrong_reward=0.0,
-    data="BytedTsinghua-SIA/DAPO-Math-17k",
-    instruction=THINK,
-    prompts_per_step=512,
-    samples_per_prompt=16,
-    updates_per_step=8,
-    temperature=1.2,  # version 1's
-    max_response_tokens=8192,
-    clip_high=0.28,
-    advantage="reinforce++",
-    kl_coefficient=1e-4,
-    kl_estimator="k2",
-    reset_every=300,  # "every 200 to 500 steps"
-    dynamic_sampling="resample",
-    truncated_scale=0.0,
+    wrong_reward=0.0,  # script (NeMo's and OpenRLHF's are named alike below)
+    data="BytedTsinghua-SIA/DAPO-Math-17k",  # script
+    instruction=THINK,  # paper, version 1's
+    prompts_per_step=512,  # script
+    samples_per_prompt=16,  # script
+    updates_per_step=8,  # script: 1,024 responses each
+    temperature=1.2,  # paper, version 1's
+    max_prompt_tokens=1024,  # script
+    max_response_tokens=8192,  # script
+    clip_high=0.28,  # post; 0.27 in NeMo's and OpenRLHF's scripts
+    dual_clip=NO_DUAL_CLIP,  # script: ratio_clip_c null
+    advantage="reinforce++",  # script
+    kl_coefficient=1e-4,  # script
+    kl_estimator="k2",  # script
+    reset_every=300,  # ours: "every 200 to 500 steps"
+    dynamic_sampling="resample",  # script
+    truncated_scale=0.0,  # script
     cosine_weight=0.1,  # ours, as are the bounds: "unpublished"
-    cosine_on=100,
-    cosine_off=500,
-    icepop_low=0.5,
-    icepop_high=5.0,
+    cosine_on=100,  # post
+    cosine_off=500,  # post
+    icepop_low=0.5,  # script
+    icepop_high=5.0,  # script
 )
 
-# Stages of FastCuRL: half a batch, and on its data L2.
+# Stages of FastCuRL: half a batch. L1 is the 62 % of shortest prompts, L3 the others, L2 all of it.
 HALF = dict(prompts_per_step=64, updates_per_step=1)
-L2 = HALF | dict(max_response_tokens=16384, prompts_from=1 / 3, prompts_to=2 / 3)
 
 ROWS = {
-    "still-3": OTHERS
+    "still-3": PLAIN  # script
     | dict(
-        data="RUC-AIBOX/STILL-3-Preview-RL-Data",
-        instruction="",  # the bare question
+        model=DEEPSEEK,  # script
+        data="RUC-AIBOX/STILL-3-Preview-RL-Data",  # card
+        instruction="",  # paper: the bare question
+        wrong_reward=-1.0,  # script; -2 without a box
         steps=1000,  # ours
-        prompts_per_step=128,
-        updates_per_step=2,
-        learning_rate=2e-6,
-        kl_coefficient=1e-3,
+        prompts_per_step=128,  # script
+        samples_per_prompt=8,  # script
+        updates_per_step=2,  # script: 512 responses each
+        temperature=1.0,  # script
+        max_prompt_tokens=1024,  # script
+        max_response_tokens=29000,  # script
+        learning_rate=2e-6,  # script
+        weight_decay=0.0,  # script
+        kl_coefficient=1e-3,  # script, where it stands in the reward
         reset_every=100,  # ours: "a fixed number of steps"
-        eval_temperature=0.6,
-        eval_top_p=0.95,
+        eval_temperature=0.6,  # paper
+        eval_top_p=0.95,  # paper
     ),
-    "deepscaler": OTHERS
+    "deepscaler": PLAIN  # script
     | dict(
-        data=DEEPSCALER_DATA,
-        instruction=THINK,
-        steps=580,
-        prompts_per_step=128,
-        updates_per_step=2,
-        temperature=0.6,
-        kl_coefficient=1e-3,
-        entropy_coef=1e-3,
-        stages=[
-            dict(until=240, max_response_tokens=8192),
-            dict(until=530, max_response_tokens=16384),
-            dict(until=580, max_response_tokens=24576),
+        model=DEEPSEEK,  # script
+        data=DEEPSCALER_DATA,  # script
+        instruction=THINK,  # script
+        wrong_reward=0.0,  # script
+        steps=1750,  # paper: JustRL's Table 4
+        prompts_per_step=128,  # script
+        samples_per_prompt=8,  # script
+        updates_per_step=2,  # script
+        temperature=0.6,  # script
+        max_prompt_tokens=1024,  # script
+        learning_rate=1e-6,  # script
+        weight_decay=0.01,  # script
+        kl_coefficient=1e-3,  # script
+        entropy_coef=1e-3,  # script
+        stages=[  # card: the context grows at steps 1,040 and 1,520; script: samples and limits
+            dict(until=1040, max_response_tokens=8192),
+            dict(until=1520, max_response_tokens=16384, samples_per_prompt=16),
+            dict(until=1750, max_response_tokens=24576, samples_per_prompt=16),
         ],
     ),
-    "fastcurl": OTHERS
+    "fastcurl": PLAIN  # script
     | dict(
-        data=DEEPSCALER_DATA,
-        instruction=THINK,
-        steps=2000,
-        prompts_per_step=128,
-        updates_per_step=2,
-        temperature=0.6,
-        kl_coefficient=1e-3,
-        stages=[  # its data L1, L2, L3 as thirds by length of prompt; the last end is ours
-            dict(until=160, max_response_tokens=8192, prompts_to=1 / 3),
-            L2 | dict(until=750),
-            HALF | dict(until=980, max_response_tokens=24576, prompts_from=2 / 3),
-            L2 | dict(until=1560, samples_per_prompt=16),
-            L2 | dict(until=2000, samples_per_prompt=16, kl_coefficient=0.0, entropy_coef=1e-6),
+        model=DEEPSEEK,  # script
+        data=DEEPSCALER_DATA,  # card: the same 40,315 problems
+        instruction=THINK,  # script
+        wrong_reward=0.0,  # script
+        steps=3260,  # card: 160 + 590 + 230 + 580, and version 2's last 1,700
+        prompts_per_step=128,  # script
+        samples_per_prompt=8,  # script
+        updates_per_step=2,  # script
+        temperature=0.6,  # script
+        max_prompt_tokens=1024,  # script
+        learning_rate=1e-6,  # script
+        weight_decay=0.01,  # script
+        kl_coefficient=1e-3,  # script
+        entropy_coef=1e-3,  # script
+        stages=[  # script
+            dict(until=160, max_response_tokens=8192, prompts_to=0.62),
+            HALF | dict(until=750, max_response_tokens=16384),
+            HALF | dict(until=980, max_response_tokens=24576, prompts_from=0.62),
+            HALF | dict(until=1560, max_response_tokens=16384, samples_per_prompt=16),
+            HALF
+            | dict(until=3260, max_response_tokens=16384, samples_per_prompt=16)
+            | dict(kl_coefficient=0.0, entropy_coef=1e-6),
         ],
     ),
     "prorl-v1": dict(
-        wrong_reward=0.0,
-        data=DEEPSCALER_DATA,
-        instruction=THINK,
-        steps=2000,
-        samples_per_prompt=16,
-        temperature=1.2,
-        warmup_steps=0,
-        weight_decay=0.01,
-        learning_rate=2e-6,
-        clip_high=0.4,
-        kl_coefficient=1e-4,
+        model=DEEPSEEK,  # paper
+        wrong_reward=0.0,  # paper
+        data=DEEPSCALER_DATA,  # paper
+        instruction=THINK,  # paper
+        steps=2000,  # card; the paper's figure 2 runs to about 2,500, JustRL's Table 4 has 2,450
+        prompts_per_step=256,  # paper
+        samples_per_prompt=16,  # paper
+        updates_per_step=4,  # paper
+        temperature=1.2,  # paper
+        warmup_steps=0,  # script
+        weight_decay=0.01,  # script
+        learning_rate=2e-6,  # paper
+        clip_high=0.4,  # paper
+        dual_clip=NO_DUAL_CLIP,  # ours: veRL got its dual clip while this run was under way
+        kl_coefficient=1e-4,  # paper: the technical report
         reset_patience=5,  # ours: by hand, when validation stalls
-        reset_optimizer=True,
-        dynamic_sampling="resample",
-        eval_every=20,
-        eval_temperature=0.6,
-        eval_top_p=0.95,
+        reset_optimizer=True,  # paper
+        dynamic_sampling="resample",  # paper
+        eval_every=20,  # ours
+        eval_temperature=0.6,  # paper
+        eval_top_p=0.95,  # paper
         stages=[  # runs 1 to 3, 4 and 5, 6 and 7, and 8; all ends but the last two are ours
             dict(until=750, max_response_tokens=8192),
             dict(until=1250, max_response_tokens=8192, truncated_scale=0.0),
@@ -127,63 +159,103 @@ ROWS = {
             dict(until=2000, max_response_tokens=16384),
         ],
     ),
-    "e3": dict(
-        wrong_reward=0.0,
-        model="Qwen/Qwen3-1.7B",
-        data=DEEPSCALER_DATA,
+    "e3": dict(  # paper: its Table 5, and veRL's defaults for the rest
+        wrong_reward=0.0,  # script
+        model="Qwen/Qwen3-1.7B",  # paper
+        data=DEEPSCALER_DATA,  # paper; by difficulty there
         steps=400,  # ours, as are the ends of the stages
-        prompts_per_step=128,  # ours
-        samples_per_prompt=16,  # ours
-        dynamic_sampling="resample",
-        stages=[
+        learning_rate=1e-6,  # paper
+        warmup_steps=0,  # script
+        weight_decay=0.01,  # script
+        dual_clip=3.0,  # script
+        prompts_per_step=128,  # paper
+        samples_per_prompt=8,  # paper: its Table 5; 16 in its text
+        updates_per_step=4,  # paper
+        temperature=0.6,  # paper
+        clip_high=0.5,  # paper
+        entropy_coef=0.002,  # paper
+        kl_coefficient=1e-3,  # paper
+        dynamic_sampling="resample",  # ours: Table 1 ticks it, its Table 5 does not name it
+        stages=[  # paper
             dict(until=200, max_response_tokens=8192),
-            dict(until=400, max_response_tokens=16384, samples_per_prompt=32),
+            dict(until=400, max_response_tokens=16384, prompts_per_step=64, updates_per_step=2)
+            | dict(samples_per_prompt=32, clip_high=0.35, entropy_coef=0.001),
         ],
     ),
     "polaris": dict(
-        wrong_reward=0.0,
-        model="Qwen/Qwen3-1.7B",
-        data="POLARIS-Project/Polaris-Dataset-53K",
+        wrong_reward=0.0,  # script
+        model="Qwen/Qwen3-1.7B",  # post
+        data="POLARIS-Project/Polaris-Dataset-53K",  # post
         steps=800,  # ours, as is the end of the first stage
-        prompts_per_step=128,
-        updates_per_step=1,
-        weight_decay=0.01,
-        temperature=1.5,
-        adaptive_temperature=True,
-        rollout_rescue=True,
-        dynamic_sampling="substitute",
-        drop_above=0.9,
-        stages=[
+        prompts_per_step=128,  # script
+        samples_per_prompt=8,  # script
+        updates_per_step=1,  # script
+        learning_rate=1e-6,  # script
+        warmup_steps=0,  # script
+        weight_decay=0.01,  # script
+        clip_high=0.28,  # script
+        dual_clip=3.0,  # script
+        temperature=1.5,  # post
+        adaptive_temperature=True,  # post; 1.55 in the second stage's script
+        rollout_rescue=True,  # post
+        dynamic_sampling="substitute",  # script
+        drop_above=0.9,  # post
+        stages=[  # script
             dict(until=400, max_response_tokens=39936),
             dict(until=800, max_response_tokens=48128),
         ],
     ),
-    "prorl-v2": PRORL_V2 | dict(model="nvidia/Nemotron-Research-Reasoning-Qwen-1.5B", steps=1000),
-    "questa": OTHERS
-    | dict(
-        model=NEMOTRON,
-        data="open-r1/OpenR1-Math-220k",
-        steps=1000,  # ours, as is the end of the first stage
-        prompts_per_step=128,
-        samples_per_prompt=16,
-        max_prompt_tokens=8192,  # with a hint
-        max_response_tokens=24000,
-        learning_rate=2e-5,
-        dynamic_sampling="resample",
-        tis_cap=5.0,
-        stages=[dict(until=500, hint_share=0.5), dict(until=1000, hint_share=0.25)],
+    "prorl-v2": PRORL_V2 | dict(model=f"{PRORL}@v1", steps=1000, learning_rate=1e-6),  # script
+    "questa": dict(
+        model=NEMOTRON,  # script
+        data="open-r1/OpenR1-Math-220k",  # paper
+        steps=2000,  # paper: JustRL's Table 6; the end of the first stage is ours
+        wrong_reward=0.0,  # script
+        prompts_per_step=128,  # script
+        samples_per_prompt=16,  # script
+        updates_per_step=1,  # script
+        temperature=1.0,  # script
+        max_prompt_tokens=4096,  # script; 2,048 in the second stage
+        max_response_tokens=24000,  # script
+        learning_rate=2e-5,  # script
+        warmup_steps=2,  # script: a thousandth of the steps
+        weight_decay=0.05,  # script
+        clip_high=0.2,  # script
+        dual_clip=NO_DUAL_CLIP,  # script
+        advantage="tokens",  # script: adv_norm over the batch, no group baseline
+        dynamic_sampling="resample",  # script: success rates in (0.05, 0.95), of 16 all mixed ones
+        icepop_low=1e-9,  # script: above 5 a token is masked, below nothing is
+        icepop_high=5.0,  # script
+        stages=[dict(until=1000, hint_share=0.5), dict(until=2000, hint_share=0.25)],  # script
     ),
     "brorl": PRORL_V2
     | dict(
-        model="nvidia/Nemotron-Research-Reasoning-Qwen-1.5B",
-        steps=191,
-        prompts_per_step=128,
-        samples_per_prompt=512,
-        max_response_tokens=16384,
-        learning_rate=2.83e-6,  # 1e-6 times the root of the ratio of batches, 65,536 / 8,192
+        model=f"{PRORL}@v2",  # paper
+        steps=191,  # paper
+        prompts_per_step=128,  # paper
+        samples_per_prompt=512,  # paper
+        max_response_tokens=16384,  # paper
+        learning_rate=2.83e-6,  # paper: 1e-6 times the root of the ratio of batches, 65,536 / 8,192
     ),
     "justrl-deepseek": dict(model=DEEPSEEK),
     "justrl-nemotron": dict(model=NEMOTRON, steps=3440),
+}
+
+# What decides how a row trains, and whose silence JustRL's value fills.
+ALGORITHM = ("model", "data", "instruction", "steps", "prompts_per_step", "samples_per_prompt")
+ALGORITHM += ("updates_per_step", "temperature", "max_prompt_tokens", "max_response_tokens")
+ALGORITHM += ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "wrong_reward")
+ALGORITHM += ("clip_low", "clip_high", "dual_clip")
+JUSTRLS = {
+    "still-3": "max_grad_norm clip_low",
+    "deepscaler": "max_grad_norm clip_low",
+    "fastcurl": "max_grad_norm clip_low",
+    "prorl-v1": "max_grad_norm clip_low max_prompt_tokens",
+    "e3": "max_grad_norm clip_low max_prompt_tokens instruction",
+    "polaris": "max_grad_norm clip_low max_prompt_tokens instruction",
+    "prorl-v2": "max_grad_norm clip_low warmup_steps weight_decay",
+    "questa": "max_grad_norm clip_low instruction",
+    "brorl": "max_grad_norm clip_low warmup_steps weight_decay",
 }
 
 STEPPED = ("reset_every", "cosine_on", "cosine_off")  # in steps, as "until" is

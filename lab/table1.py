@@ -58,6 +58,7 @@ from trainer.ranks import gather, my_share, start_ranks
 from trainer.run import presets
 from trainer.run.flags import SHARE, Flags, at_least, parse, truth
 from trainer.run.launch import launch, model_folder
+from trainer.run.inert import without
 from trainer.run.metrics import kl_metrics, step_metrics
 from trainer.run.own_reward import own_reward
 from trainer.run.run import Run
@@ -131,8 +132,8 @@ class Config(Flags):
     max_rounds: int = 10  # DS: batches sampled for one step at most
     drop_above: float = 1.0  # DS: the next stage drops problems right more often (POLARIS: 0.9)
 
-    # (6): "center" does not divide; for the others see losses.py
-    advantage: Literal["grpo", "center", "reinforce++", "pass@k", "maxrl"] = "grpo"
+    # (6): "lite" is Lite PPO's, "center" does not divide, "tokens" has no baseline but the batch's
+    advantage: Literal[*techniques.ADVANTAGES] = "grpo"
     pass_k: int = 4  # the k of --advantage pass@k (arXiv 2508.10751)
     loss: Literal["clip", "reinforce"] = "clip"  # (9): "reinforce" has no ratio and no clip
     icepop_low: float = 0.0  # (9): below it, a token's importance weight is 0 (0.5); 0: off
@@ -154,6 +155,13 @@ class Config(Flags):
         **dict.fromkeys(("hint_shortest", "pass_k"), at_least(1)),
         "hint_share": ("must be from 0 to 1", lambda value: 0 <= value <= 1),
         "prompts_from": ("must be at least 0 and below 1", lambda value: 0 <= value < 1),
+    }
+
+    needs = Flags.needs | {
+        **dict.fromkeys(("reset_kl_above", "reset_share"), without("kl_coefficient")),
+        **dict.fromkeys(("cosine_on", "cosine_off"), without("cosine_weight")),
+        "entropy_step": without("entropy_target"),
+        "icepop_high": without("icepop_low"),
     }
 
     def fault(self) -> str | None:
@@ -262,7 +270,8 @@ def main(config: Config) -> None:
     # reference policy.
     state = {"position": 0, "keep_rate": 1.0, "tokens": 0, "stage": 0, "success": {}, "dropped": []}
     state |= {"temperature": config.temperature, "diversity": 0.0, "rescue": {}, "rescued": 0}
-    state |= {"entropy": None, "entropy_coef": config.entropy_coef, "best": -1.0, "stalled": 0}
+    state |= {"entropy": None, "entropy_coef": config.entropy_coef}
+    state |= {"accuracy": -1.0, "best": -1.0, "stalled": 0}
     if any(stage.config.kl_coefficient for stage in stages):
         state["reference"] = load_reference(model_dir, device)
     base, present = config, None
@@ -296,7 +305,8 @@ def main(config: Config) -> None:
         return fmean(rollout.right for rollout in chain(*groups))
 
     if state["step"] == 0 and config.eval_every:
-        run.log(0, {"eval_accuracy": evaluate()})
+        state["accuracy"] = evaluate()
+        run.log(0, {"eval_accuracy": state["accuracy"]})
 
     for step in run.steps(state["step"]):
         # (5) Sample a batch. ST, THP: with the stage's flags and problems. AT: at a temperature of

@@ -183,7 +183,7 @@ def enter_stage(
 
 # --- ST: hints from reference solutions (QuestA) ---
 
-HINT = "\n\n## Hint.\n"
+HINT = "\n\n## Hint."
 
 
 def with_hints(problems: list[Problem], config) -> list[Problem]:
@@ -421,6 +421,8 @@ def set_temperature(
 
 # --- (6) and (9): advantages and weights ---
 
+ADVANTAGES = ("grpo", "lite", "center", "reinforce++", "tokens", "pass@k", "maxrl")
+
 
 def advantages(rewards_P_G: torch.Tensor, groups: list[list[Rollout]], config) -> torch.Tensor:
     """The advantages that --advantage names, [P, G]; see the functions below."""
@@ -429,11 +431,12 @@ def advantages(rewards_P_G: torch.Tensor, groups: list[list[Rollout]], config) -
         return pass_at_k_advantages(right_P_G, config.pass_k)
     if config.advantage == "maxrl":
         return maxrl_advantages(rewards_P_G)
-    if config.advantage == "reinforce++":
+    if config.advantage in ("reinforce++", "tokens"):
         lengths_P_G = torch.tensor([[len(r.response_ids) for r in group] for group in groups])
-        centered_P_G = losses.advantages(rewards_P_G, center="group", scale="none")
-        return normalize_over_tokens(centered_P_G, lengths_P_G)
-    scale = {"grpo": "group", "center": "none"}[config.advantage]
+        if config.advantage == "reinforce++":
+            rewards_P_G = losses.advantages(rewards_P_G, center="group", scale="none")
+        return normalize_over_tokens(rewards_P_G, lengths_P_G)
+    scale = {"grpo": "group", "lite": "batch", "center": "none"}[config.advantage]
     return losses.advantages(rewards_P_G, center="group", scale=scale)
 
 
@@ -587,12 +590,10 @@ def reset_reference(step, metrics: dict, state: dict, policy: Policy, optimizer,
     reset, 0.6 an average that follows the policy softly. Only with --reset_optimizer is the
     optimizer cleared, as in ProRL v1.
     """
-    # The last step's extra evaluation does not count: --steps must not change what came before.
-    regular = config.eval_every > 0 and step % config.eval_every == 0
-    accuracy = metrics.get("eval_accuracy") if regular else None
-    if accuracy is not None:
-        state["stalled"] = 0 if accuracy > state["best"] else state["stalled"] + 1
-        state["best"] = max(state["best"], accuracy)
+    if "eval_accuracy" in metrics and step % config.eval_every == 0:
+        state["best"] = max(state["best"], state["accuracy"])
+        state["accuracy"] = metrics["eval_accuracy"]
+        state["stalled"] = 0 if state["accuracy"] > state["best"] else state["stalled"] + 1
     scheduled = config.reset_every > 0 and step % config.reset_every == 0
     stalled = 0 < config.reset_patience <= state["stalled"]
     if not (scheduled or stalled or 0 < config.reset_kl_above < metrics["kl"]):
@@ -600,7 +601,7 @@ def reset_reference(step, metrics: dict, state: dict, policy: Policy, optimizer,
     blend(state["reference"], policy, config.reset_share)
     if config.reset_optimizer:
         optimizer.state.clear()
-    state |= {"best": -1.0 if accuracy is None else accuracy, "stalled": 0}
+    state |= {"best": -1.0, "stalled": 0}
     return {"event": "reset"}
 
 

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import math
 import random
+import re
+import shlex
 import sys
 from types import SimpleNamespace
 
@@ -16,7 +18,8 @@ from test_lockstep import drift, markers
 
 import justrl
 import prorl
-from lab import complexity, systems, table1, techniques
+from lab import systems, table1, techniques
+from lab.papers import EXPERIMENTS
 from trainer.data import Order, Problem, Rollout
 
 SMALL = ["--tiny", "--engine", "transformers", "--warmup_steps", "0"]
@@ -155,6 +158,23 @@ def test_a_row_at_its_published_scale_asks_for_a_gpu(monkeypatch):
         command_line(monkeypatch, "--tiny", "false", "--row", "polaris")
 
 
+def test_a_row_names_the_source_of_all_that_decides_how_it_trains():
+    """What a row does not state is listed as JustRL's, so that nothing is inherited in silence."""
+    for name, row in systems.ROWS.items():
+        if name.startswith("justrl"):
+            continue
+        stated = row.keys() | {key for stage in row.get("stages", []) for key in stage}
+        taken = set(systems.JUSTRLS[name].split())
+        assert not stated & taken, name
+        assert stated | taken >= set(systems.ALGORITHM), name
+    source = (ROOT / "lab" / "systems.py").read_text()
+    rows = source.partition("PLAIN = ")[2].partition("\n# What decides")[0]
+    values = re.findall(r"^ {8}\w+=.*|^    \w+=.*", rows, re.MULTILINE)
+    words = r"  # (script|paper|post|card|ours)\b"
+    unsourced = [v for v in values if not re.search(words, v) and "stages=" not in v]
+    assert len(values) > 100 and not unsourced
+
+
 def test_flags_given_win_over_the_row_s(monkeypatch):
     seen = command_line(monkeypatch, "--tiny", "--row", "polaris", "--temperature", 0.9)
     assert seen.temperature == 0.9 and seen.rollout_rescue
@@ -283,7 +303,7 @@ def test_hints_are_the_first_characters_of_the_solution():
     long = Problem("What?", "7", solution="abcdefghijklmnopqrstuvwxyz")
     short = Problem("How?", "7", solution="abc")
     seen = techniques.with_hints([long, short], config(hint_share=0.5))
-    assert seen[0].text == "What?\n\n## Hint.\nabcdefghijklm" and seen[1] is short
+    assert seen[0].text == "What?\n\n## Hint.abcdefghijklm" and seen[1] is short
     (prefilled,) = techniques.with_hints([long], config(hint_share=0.5, hint_prefill=True))
     assert prefilled.prefill == "abcdefghijklm" and prefilled.text == "What?"
     assert techniques.with_hints([long], config()) == [long]
@@ -472,9 +492,9 @@ def reset(step=4, kl=0.0, accuracy=None, share=1.0, **flags):
     optimizer = torch.optim.AdamW(policy.parameters())
     policy.model.weight.grad = torch.ones(3, 1)
     optimizer.step()
-    state = {"reference": reference, "best": 0.5, "stalled": 0}
+    state = {"reference": reference, "accuracy": 0.2, "best": 0.5, "stalled": 0}
     metrics = {"kl": kl} | ({} if accuracy is None else {"eval_accuracy": accuracy})
-    seen = config(reset_share=share, eval_every=2, **flags)
+    seen = config(reset_share=share, eval_every=4, **flags)
     event = techniques.reset_reference(step, metrics, state, policy, optimizer, seen)
     moved = (reference.model.weight[0] / policy.model.weight[0]).item()
     return event, moved, len(optimizer.state), state
@@ -484,7 +504,8 @@ def test_the_last_step_s_extra_evaluation_counts_for_no_reset():
     assert reset(step=5, accuracy=0.1, reset_patience=1)[0] == {}
     assert reset(step=4, accuracy=0.1, reset_patience=1)[0] == {"event": "reset"}
     for step, stalled in ((5, 0), (4, 1)):
-        state, seen = {"best": 0.5, "stalled": 0}, prorl.Config(eval_every=2)
+        state = {"accuracy": 0.5, "best": 0.5, "stalled": 0}
+        seen = prorl.Config(eval_every=2)
         prorl.hard_reset(step, {"eval_accuracy": 0.1}, state, None, None, seen)
         assert state["stalled"] == stalled
 
@@ -503,7 +524,8 @@ def test_what_resets_the_reference(given, due):
     assert event == ({"event": "reset"} if due else {})
     assert moved == pytest.approx(float(due)) and kept == 1
     if due:
-        assert state["stalled"] == 0 and state["best"] == given.get("accuracy", -1.0)
+        assert state["stalled"] == 0 and state["best"] == -1.0
+        assert state["accuracy"] == given.get("accuracy", 0.2)
 
 
 def test_a_soft_reset_goes_a_share_of_the_way_and_a_cleared_optimizer_is_empty():
@@ -514,10 +536,9 @@ def test_a_soft_reset_goes_a_share_of_the_way_and_a_cleared_optimizer_is_empty()
 def test_each_advantage_is_its_own():
     groups = [[rollout(2, 1.0), rollout(4, 0.0), rollout(8, 0.0), rollout(1, 0.0)]]
     rewards = torch.tensor([[r.reward for r in group] for group in groups])
-    names = ("grpo", "center", "reinforce++", "pass@k", "maxrl")
     seen = {
         name: techniques.advantages(rewards, groups, config(advantage=name, pass_k=2))
-        for name in names
+        for name in techniques.ADVANTAGES
     }
     assert seen["center"].tolist() == [[0.75, -0.25, -0.25, -0.25]]
     assert seen["grpo"][0, 0].item() == pytest.approx(1.5, abs=1e-4)
@@ -525,52 +546,23 @@ def test_each_advantage_is_its_own():
     assert seen["pass@k"][0, 0].item() == pytest.approx(1.0)
     weights = torch.tensor([2, 4, 8, 1]) / 15
     assert (weights * seen["reinforce++"][0]).sum().item() == pytest.approx(0, abs=1e-6)
+    assert torch.equal(seen["tokens"], losses_over_tokens(rewards, weights))
+    assert torch.allclose(seen["lite"], seen["center"] / rewards.std(), atol=1e-4)
+
+
+def losses_over_tokens(rewards, weights):
+    return techniques.normalize_over_tokens(rewards, (weights * 15).round())
 
 
 # --- the experiment ---
 
 
-@pytest.mark.parametrize("name", complexity.ARMS)
-def test_an_arm_is_a_command(monkeypatch, name):
-    module, *words = complexity.command(name, 1)
-    assert module == "lab.table1"
-    seen = command_line(monkeypatch, *words)
-    assert seen.token_budget == complexity.BUDGET and seen.seed == 1
-    techniques.read_stages(seen)
-
-
-def made_up(gain, noise=0.001, seeds=3):
-    generator = random.Random(0)
-    runs = []
-    for seed in range(seeds):
-        for name, arm in complexity.ARMS.items():
-            accuracy = 0.5 + 0.1 * seed + gain(arm) + generator.gauss(0, noise)
-            runs.append({"arm": name, "seed": seed, "accuracy": accuracy})
-    return {"budget": 1, "runs": runs}
-
-
-def test_verdicts_follow_the_rule():
-    flat = complexity.gains(made_up(lambda arm: 0.0))
-    assert {one.verdict for one in flat} == {"no difference"}
-    assert complexity.answer(flat).startswith("not necessary")
-    rising = made_up(lambda arm: 0.05 * arm.techniques)
-    assert complexity.answer(complexity.gains(rising)).startswith("necessary here: ")
-    assert complexity.slope(rising)[0] == pytest.approx(0.05, abs=0.002)
-    noisy = complexity.gains(made_up(lambda arm: 0.0, noise=0.1))
-    assert complexity.answer(noisy).startswith("undecided")
-    worse = complexity.gains(made_up(lambda arm: -0.05 * (arm.kind == "system")))
-    assert sum(one.verdict == "worse" for one in worse) == len(complexity.SYSTEMS)
-
-
-def test_a_seed_that_is_not_whole_does_not_count():
-    result = made_up(lambda arm: 0.0)
-    result["runs"] = result["runs"][:-1]
-    assert list(complexity.whole_seeds(result)) == [0, 1]
-    result["runs"] = result["runs"][: len(complexity.ARMS) + 1]
-    with pytest.raises(ValueError, match="two seeds"):
-        complexity.gains(result)
-
-
-def test_lines_of_code_leave_out_what_is_no_code():
-    source = 'def f(a):\n    """Doc.\n\n    More."""\n    # why\n    return (\n        a\n    )\n\n'
-    assert len(complexity.code_lines(source)) == 4
+def test_the_arms_of_complexity_end_by_tokens(monkeypatch):
+    experiment = EXPERIMENTS["complexity"]
+    for name, command in experiment.commands().items():
+        module, script, *words = shlex.split(command)
+        assert (module, script) == ("-m", "lab.table1")
+        shared = experiment.schedule.format(steps=11, budget=24000)
+        seen = command_line(monkeypatch, "--tiny", *shlex.split(shared), *words)
+        assert seen.token_budget == 24000, name
+        techniques.read_stages(seen)
