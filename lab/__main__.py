@@ -61,16 +61,22 @@ def run_experiment(
     steps = steps or experiment.steps
     time = minutes(experiment, seeds, jobs)
     print(f"{name}: about {time} minutes at {experiment.steps} steps, here {steps}")
+    path = home / "results.json"
+    records = json.loads(path.read_text())["runs"] if path.exists() else []
+    known = {(record["arm"], record["seed"]): record for record in records}
+    run.write_problems(experiment, runs_home)
     done, wanted = {}, dict.fromkeys(experiment.commands(), seeds)
     while wanted != done:
         print("seeds: " + ", ".join(f"{arm} {count}" for arm, count in wanted.items()))
         runs = run.plan(experiment, runs_home, wanted, steps)
-        run.carry_out_all(name, runs, jobs)
-        result = run.collect(name, experiment, runs, steps)
+        new = [one for one in runs if not run.is_record_of(known.get((one.arm, one.seed)), one)]
+        run.carry_out_all(name, new, jobs)
+        known |= {(one.arm, one.seed): run.record(one, experiment) for one in new}
+        result = {"experiment": name, "steps": steps, "runs": list(known.values())}
         done, wanted = wanted, more_seeds(page.measure(experiment, result), wanted, most)
 
     home.mkdir(parents=True, exist_ok=True)
-    (home / "results.json").write_text(json.dumps(result) + "\n")
+    path.write_text(json.dumps(result) + "\n")
     results = page.read_results(out) | {name: result}
     judged = page.judge_all(results)[name]
     figure.draw(experiment, result, judged, home / "figure.png")

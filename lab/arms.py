@@ -2,7 +2,8 @@
 
 A killed experiment goes on with the same command: finished runs are kept, and a cut one resumes
 exactly. Runs are under lab/runs, which git ignores. What they measured goes into results.json, with
-the curves, so that figures and verdicts can be made again without the runs.
+the curves, so that figures and verdicts can be made again without the runs. A run whose commands
+stand in results.json already is not run again: a new arm costs that arm alone.
 """
 
 import datetime
@@ -22,7 +23,8 @@ from statistics import fmean
 
 from tqdm import tqdm
 
-from lab.papers import COMMON, LAST, Experiment
+from lab.papers import EQUAL, Experiment
+from tools.evaluation.statistics import spearman
 from tools.panels import is_number
 from tools.plot import read_metrics, resets
 from trainer.errors import Refused
@@ -44,7 +46,7 @@ class Run:
     seed: int
     folder: Path
     commands: list[list[str]]  # without the interpreter
-    checkpoint: Path  # the last one: there when the script has done all its steps
+    goal: tuple[str, int]  # a metric, and the value that it has reached when training is done
 
 
 def plan(experiment: Experiment, runs: Path, seeds: dict[str, int], steps: int) -> list[Run]:
@@ -64,21 +66,40 @@ def plan_run(
     experiment: Experiment, name: str, command: str, runs: Path, seed: int, steps: int
 ) -> Run:
     folder = runs / re.sub(r"[^\w.]+", "-", name) / f"seed{seed}"
-    places = {"run": folder, "steps": steps, "middle": max(1, steps // 2)}
-    script, *own = shlex.split(command)
-    often = ["--steps", steps, "--eval_every", max(1, steps // 8)]
-    often += ["--save_every", max(1, steps // 2)]
-    commands = [[script, *shlex.split(COMMON), *own, *often, "--seed", seed, "--out", folder]]
+    budget = experiment.budget * steps // experiment.steps
+    values = {"run": folder, "steps": steps, "middle": max(1, steps // 2), "budget": budget}
+    values |= {"eighth": max(1, steps // 8), "half": max(1, steps // 2)}
+    values |= {"problems": shlex.quote(str(problems_file(runs)))}
+    words = shlex.split(command)
+    script = 2 if words[0] == "-m" else 1
+    shared = shlex.split(f"{experiment.common} {experiment.schedule}".format(**values))
+    commands = [[*words[:script], *shared, *words[script:], "--seed", seed, "--out", folder]]
 
     few = ["--limit", 8] if steps != experiment.steps else []  # a try-out
     flags = [*shlex.split(experiment.evaluate), *few, "--engine", "transformers", "--seed", seed]
     for point, model in experiment.points.items():
-        commands.append(["evaluate.py", model.format(**places), *flags, "--out", folder / point])
-    if "before" in experiment.points:
-        compared = [folder / point for point in ("before", "after", "midway")]
-        commands.append(["evaluate.py", "--compare", *compared, "--out", folder / "compare"])
+        commands.append(["evaluate.py", model.format(**values), *flags, "--out", folder / point])
     words = [[str(word) for word in command] for command in commands]
-    return Run(name, seed, folder, words, Path(LAST.format(**places)))
+    return Run(name, seed, folder, words, ("sampled_tokens", budget) if budget else ("step", steps))
+
+
+def problems_file(runs: Path) -> Path:
+    """Where an experiment's few training problems are."""
+    return runs / "problems.jsonl"
+
+
+def write_problems(experiment: Experiment, runs: Path) -> None:
+    """The first problems of a source as a file, for an experiment that trains on a few."""
+    source, count = experiment.problems
+    if source:
+        from trainer.sources.load import load_problems  # here: it takes a second to import
+
+        rows = [
+            json.dumps({"problem": problem.text, "answer": problem.answer}) + "\n"
+            for problem in load_problems(source)[:count]
+        ]
+        runs.mkdir(parents=True, exist_ok=True)
+        problems_file(runs).write_text("".join(rows))
 
 
 def written(command: list[str]) -> str:
@@ -115,7 +136,7 @@ def carry_out(run: Run) -> None:
             LIVE.add(process)
             code = process.wait()
             LIVE.discard(process)
-            if code or not run.checkpoint.is_dir():  # it failed, or was stopped
+            if code or not trained(run):  # a stopped script saves, and exits with 0
                 last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:] or ["nothing"]
                 raise Refused(
                     f"{line} did not finish; the last of {run.folder}/log.txt: {last[0][-300:]}"
@@ -124,6 +145,12 @@ def carry_out(run: Run) -> None:
             aside = run.folder / "done.tmp"
             aside.write_text(json.dumps(done, indent=1))
             aside.replace(run.folder / "done.json")
+
+
+def trained(run: Run) -> bool:
+    """Whether the last row of metrics.jsonl has reached the goal."""
+    rows, (metric, value) = read_metrics(run.folder), run.goal
+    return bool(rows) and rows[-1].get(metric, 0) >= value
 
 
 def carry_out_all(name: str, runs: list[Run], jobs: int) -> None:
@@ -154,14 +181,15 @@ def build_missing_models(runs: list[Run]) -> None:
 # --- what a run measured ---
 
 
-def measures(run: Run, steps: int) -> dict[str, float]:
+def measures(run: Run, experiment: Experiment) -> dict[str, float]:
     """Metrics as means over the last quarter of the steps, and what evaluate.py found.
 
-    grad_growth is the log of the gradient norm there over that in the first quarter. rise@K and
-    final_... come from evaluate.py.
+    grad_growth is the log of the gradient norm there over that in the first quarter.
     """
-    rows, quarter = read_metrics(run.folder), max(1, steps // 4)
-    late = [row for row in rows if row["step"] > steps - quarter]
+    rows = read_metrics(run.folder)
+    last = rows[-1]["step"]
+    quarter = max(1, last // 4)
+    late = [row for row in rows if row["step"] > last - quarter]
     early = [row for row in rows if 0 < row["step"] <= quarter]
     keys = {key for row in late for key in row if is_number(row[key])} - {"step"}
     result = {
@@ -171,30 +199,70 @@ def measures(run: Run, steps: int) -> dict[str, float]:
     }
     ratio = result["grad_norm"] / max(1e-12, fmean(row["grad_norm"] for row in early))
     result["grad_growth"] = math.log(max(1e-12, ratio))
+    if experiment.tokens:
+        result[EQUAL] = accuracy_at(rows, experiment.tokens)
     return result | evaluated(run.folder)
 
 
+def accuracy_at(rows: list[dict], tokens: int) -> float:
+    """The mean held-out accuracy over the last quarter of the first so many sampled tokens."""
+    spent, seen = 0, []
+    for row in rows:
+        spent += row.get("tokens", 0)
+        if "eval_accuracy" in row and spent <= tokens:
+            seen.append((spent, row["eval_accuracy"]))
+    late = [accuracy for spent, accuracy in seen if spent > 0.75 * tokens]
+    return fmean(late or [seen[-1][1]])
+
+
 def evaluated(folder: Path) -> dict[str, float]:
-    """What evaluate.py measured of a run: the rises, if it compared, else the last checkpoint."""
+    """What evaluate.py measured of the last checkpoint."""
     result = {}
-    if (path := folder / "compare" / "compare.json").exists():
-        compared = json.loads(path.read_text())
-        for task, values in compared["tasks"].items():
-            level = task.removeprefix("tiny/")
-            result[f"rise@1 {level}"] = values["rise_1"]
-            result[f"rise@128 {level}"] = values["rise_max"]
-            result[f"before@128 {level}"] = values["pass_max"][0]
-            result[f"after@128 {level}"] = values["pass_max"][1]
-            result[f"regime {level}"] = values["regime"]
-        # ProRL's question as one number: does a weak start go with a strong gain?
-        if compared["spearman"]["rise_max"] is not None:
-            result["weak_start_strong_gain"] = -compared["spearman"]["rise_max"]
-    elif (path := folder / "after" / "eval.json").exists():
+    if (path := folder / "after" / "eval.json").exists():
         for name, bench in json.loads(path.read_text())["benchmarks"].items():
             level = name.removeprefix("tiny/")
             result[f"final_accuracy {level}"] = bench["robust"]["1"][0]
-            result[f"final_strict {level}"] = bench["strict"]["1"][0]
-            result[f"final_endless {level}"] = bench["truncated"]
+            if (share := repeating(path.with_name("generations.jsonl"), name)) is not None:
+                result[f"final_repeats {level}"] = share
+    return result
+
+
+def repeating(path: Path, benchmark: str) -> float | None:
+    """Of the truncated answers, the share that repeat themselves without end; None if there are
+    none.
+
+    Such an answer has, in its second half, the same two characters or more three times in a row.
+    """
+    records = [json.loads(line) for line in path.read_text().splitlines() if line]
+    texts = [
+        answer["text"]
+        for record in records
+        if record["benchmark"] == benchmark
+        for answer in record["answers"]
+        if answer["truncated"]
+    ]
+    loops = [bool(re.search(r"(.{2,}?)\1\1", text[len(text) // 2 :], re.S)) for text in texts]
+    return fmean(loops) if loops else None
+
+
+def rises(points: dict[str, dict]) -> dict[str, float]:
+    """What training changed of each task: pass@1, pass@128, and the pass@1 of single problems.
+
+    points: the value of pass_at_k. shift@1 is the share of problems whose pass@1 rose minus the
+    share of those whose pass@1 fell.
+    """
+    result, starts, gains = {}, [], []
+    for task, before in points.get("before", {}).items():
+        after, level = points["after"][task], task.removeprefix("tiny/")
+        for k in ("1", "128"):
+            result[f"rise@{k} {level}"] = after["pass"][k] - before["pass"][k]
+        pairs = list(zip(before["solved"], after["solved"], strict=True))
+        result[f"shift@1 {level}"] = fmean((new > old) - (new < old) for old, new in pairs)
+        starts.append(before["pass"]["128"])
+        gains.append(result[f"rise@128 {level}"])
+    # ProRL's question as one number: does a weak start go with a strong gain?
+    if (correlation := spearman(starts, gains)) is not None:
+        result["weak_start_strong_gain"] = -correlation
     return result
 
 
@@ -225,20 +293,24 @@ def pass_at_k(run: Run, experiment: Experiment) -> dict[str, dict]:
     return result
 
 
-def collect(name: str, experiment: Experiment, runs: list[Run], steps: int) -> dict:
-    """results.json: what was run and when, and what each run measured. Verdicts follow from it."""
-    records = []
-    for run in runs:
-        done = finished(run)
-        records.append(
-            {
-                "arm": run.arm,
-                "seed": run.seed,
-                "commands": {line: done[line] for line in map(written, run.commands)},
-                "measures": measures(run, steps),
-                "curves": curves(run, experiment),
-                "pass_at_k": pass_at_k(run, experiment),
-            }
-        )
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return {"experiment": name, "date": today, "steps": steps, "runs": records}
+def record(run: Run, experiment: Experiment) -> dict:
+    """What results.json holds of a run that is done."""
+    done = finished(run)
+    return {
+        "arm": run.arm,
+        "seed": run.seed,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commands": {line: done[line] for line in map(written, run.commands)},
+        "measures": measures(run, experiment),
+        "curves": curves(run, experiment),
+        "pass_at_k": pass_at_k(run, experiment),
+    }
+
+
+def is_record_of(record: dict | None, run: Run) -> bool:
+    """Whether a record is of the run's commands, whatever the order of their flags."""
+    if record is None:
+        return False
+    lines = (record["commands"], map(written, run.commands))
+    recorded, planned = (sorted(shlex.split(" ".join(one))) for one in lines)
+    return recorded == planned

@@ -21,63 +21,85 @@ MARKS = {  # {verdict: (colour, marker)}
     "opposite": ("#D55E00", "s"),
     "no difference": ("#555555", "D"),
     "undecided": ("#BBBBBB", "o"),
+    "more": ("#56B4E9", "^"),
+    "less": ("#E69F00", "v"),
+    "not counted": ("#DDDDDD", "o"),
 }
 
 
 def draw(experiment: Experiment, result: dict, judged: list[Judged], out: Path) -> None:
-    """Write the figure to the PNG `out`. Of an older run without curves, draw the claims alone."""
-    has_curves = experiment.panels and all(run.get("curves") for run in result["runs"])
-    has_ladders = experiment.tasks and all(run.get("pass_at_k") for run in result["runs"])
-    rows, columns = grid(experiment, has_curves, has_ladders)
-    above, below = 2.3 * rows, 0.7 + 0.33 * len(judged)  # inches
+    """Write the figure to the PNG `out`: curves or pass@k if the runs have them, and the claims."""
+    run = [one for one in judged if one.differences]
+    metrics = [m for m in experiment.panels if all(m in r["curves"] for r in result["runs"])]
+    facets = [facet for facet in experiment.arms if arms_run(experiment, result, facet)]
+    has_ladders = bool(experiment.tasks)
+    rows, columns = grid(len(metrics), len(facets), len(experiment.tasks))
+    above, below = 2.3 * rows, 0.7 + 0.33 * len(run)  # inches
     with plt.rc_context(plot.STYLE | {"font.size": 8, "axes.titlesize": 9}):
         figure = plt.figure(figsize=(WIDTH, above + below), layout="constrained")
         note = f"{seed_counts(result)} paired seeds"
         if rows:
             upper, lower = figure.subfigures(2, 1, height_ratios=[above, below])
             cells = upper.subplots(rows, columns, squeeze=False)
-            draw_above = draw_curves if has_curves else draw_ladders
-            handles = draw_above(cells, experiment, result)
-            draw_claims(lower.subplots(), judged)
+            if has_ladders:
+                handles = draw_ladders(cells, experiment, result)
+            else:
+                handles = draw_curves(cells, experiment, result, metrics, facets)
+            draw_claims(lower.subplots(), run)
             note += ", in bands from the lowest to the highest"
             wide = 5 if len(handles) <= 5 else 3
             upper.legend(handles=handles, loc="outside lower center", ncols=wide, title=note)
         else:
-            draw_claims(figure.subplots(), judged)
-            figure.suptitle(f"{note}; the curves of this older run stand in curves.png", fontsize=8)
+            draw_claims(figure.subplots(), run)
+            figure.suptitle(note, fontsize=8)
         figure.savefig(out, dpi=130)
         plt.close(figure)
 
 
-def grid(experiment: Experiment, has_curves: bool, has_ladders: bool) -> tuple[int, int]:
+def draw_deck(judged: list[Judged], out: Path) -> None:
+    """Write one figure of the deck's claims to the PNG `out`."""
+    run = [one for one in judged if one.differences]
+    with plt.rc_context(plot.STYLE | {"font.size": 8}):
+        size = (WIDTH, 0.7 + 0.27 * len(run))
+        figure, ax = plt.subplots(figsize=size, layout="constrained")
+        draw_claims(ax, run, [one.claim.deck for one in run])
+        figure.savefig(out, dpi=130)
+        plt.close(figure)
+
+
+def grid(metrics: int, facets: int, tasks: int) -> tuple[int, int]:
     """Rows and columns of the panels above the claims."""
-    if has_curves:
-        metrics, facets = len(experiment.panels), len(experiment.arms)
-        return (metrics, facets) if facets > 1 else (math.ceil(metrics / 2), 2)
-    if has_ladders:  # a panel a task, and two more
-        return math.ceil((len(experiment.tasks) + 2) / COLUMNS), COLUMNS
-    return 0, 0
+    if tasks:  # a panel a task, and two more
+        return math.ceil((tasks + 2) / COLUMNS), COLUMNS
+    return (metrics, facets) if facets > 1 else (math.ceil(metrics / 2), 2)
 
 
-def draw_curves(cells, experiment: Experiment, result: dict) -> list:
+def arms_run(experiment: Experiment, result: dict, facet: str) -> list[str]:
+    """The labels of a facet's arms that have been run."""
+    seen = {run["arm"] for run in result["runs"]}
+    return [label for label in experiment.arms[facet] if arm(facet, label) in seen]
+
+
+def draw_curves(cells, experiment: Experiment, result: dict, metrics: list, facets: list) -> list:
     """Metrics over steps: with several facets a column each, with one in two columns."""
     labels: dict[str, None] = {}
-    for column, (facet, commands) in enumerate(experiment.arms.items()):
-        labels |= dict.fromkeys(commands)
-        for row, metric in enumerate(experiment.panels):
+    for column, facet in enumerate(facets):
+        run = arms_run(experiment, result, facet)
+        labels |= dict.fromkeys(run)
+        for row, metric in enumerate(metrics):
             groups = {
                 label: [
                     as_rows(run["curves"], metric) for run in runs_of(result, arm(facet, label))
                 ]
-                for label in commands
+                for label in run
             }
             panel = panel_of(metric)
             if facet:
                 panel = panel._replace(title=f"{facet}:\n{panel.title.lower()}")
-            ax = cells.flat[row * len(experiment.arms) + column]
+            ax = cells.flat[row * len(facets) + column]
             block = max(1, result["steps"] // 30)
             plot.draw_metric(ax, panel, groups, last=result["steps"], block=block)
-    for ax in cells.flat[len(experiment.panels) * len(experiment.arms) :]:
+    for ax in cells.flat[len(metrics) * len(facets) :]:
         ax.remove()
     return [plt.Line2D([], [], label=label, **plot.line_style(i)) for i, label in enumerate(labels)]
 
@@ -154,7 +176,7 @@ def solved(experiment: Experiment, result: dict, point: str) -> list[float]:
     ]
 
 
-def draw_claims(ax, judged: list[Judged]) -> None:
+def draw_claims(ax, judged: list[Judged], labels: list[str] | None = None) -> None:
     """Each claim's mean difference and interval, in units of the smallest effect worth noting."""
     ax.axvspan(-1, 1, color="0.92", zorder=0)
     ax.axvline(0, color="black", linewidth=0.8)
@@ -169,11 +191,11 @@ def draw_claims(ax, judged: list[Judged]) -> None:
             marker = ">" if one.mean > 0 else "<"
         ax.plot(middle, place, marker, color=colour, markersize=6)
         ax.text(FURTHEST + 0.3, place, one.verdict, va="center", color="black", fontsize=8)
-    labels = [textwrap.fill(str(one.claim), 62) for one in judged]
+    labels = labels or [textwrap.fill(str(one.claim), 62) for one in judged]
     ax.set_yticks(range(len(judged)), labels, fontsize=7)
     ax.set(xlim=(-FURTHEST - 0.2, FURTHEST + 0.2), ylim=(len(judged) - 0.5, -0.5))
     ax.set_xlabel(
-        "← against the paper     |     smallest effects worth talking about     |     with it →"
+        "← against the claim     |     smallest effects worth talking about     |     with it →"
     )
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)

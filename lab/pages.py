@@ -7,43 +7,42 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+from scipy import stats
+
 from lab import figure
+from lab.arms import rises
 from lab.papers import EXPERIMENTS, Experiment
-from lab.verdicts import RULE, VERDICTS, Judged, judge, measure_claim
+from lab.verdicts import NOT_COUNTED, NOT_RUN, RULE, VERDICTS, WORDS, Judged, judge, measure_claim
+from tools.evaluation.statistics import margin, regime
 
 OPENING = """# The papers' findings, tried in the embedded worlds
 
 Three papers say what matters in reinforcement learning of language models. Here their claims are
 tested in [small worlds](../tiny/README.md): chains of arithmetic, compositions of opaque functions,
-and the same with answers that fork at every line. An experiment compares arms, each one a command
-line of `justrl.py`, `prorl.py` or `liteppo.py`, over paired seeds: the same problems and the same
-seeds of sampling. What all arms share was fixed before any two of them were compared, and no arm
-was tuned. Worlds this small can show that a mechanism exists; they cannot show that it matters at
-scale.
+and the same with answers that fork at every line. Worlds this small can show that a mechanism
+exists; they cannot show that it matters at scale.
+
+## In a hurry
+
+What the deck claims ([docs/papers.md](../docs/papers.md) maps all of it), and what came of it here.
+The figure has the same claims, each difference in units of the smallest effect worth talking about.
+"Not counted" could not have failed, and "not run" says that no time was left."""
+
+AFTER = """An experiment compares arms, each one a command line of a recipe, over paired seeds: the
+same problems and the same seeds of sampling. What all arms share was fixed before any two of them
+were compared, and no arm was tuned. Arms are compared at equal steps, with the same number of
+answers trained on a step, unless the claim says otherwise.
 
     python -m lab                     # the experiments, their arms and how long they take
-    python -m lab prorl_boundary      # run one, and see what it says
-    python -m lab page                # write this page again
+    python -m lab prorl_boundary      # run what is missing of one, and see what it says
+    python -m lab page                # write this page again"""
 
-JustRL's own question, whether the complexity of other systems is necessary, has a script and a page
-of its own: [docs/table1.md](../docs/table1.md). At equal sampled tokens, no technique and no system
-gains three points on JustRL there.
+BEFORE = """The runs of before 2026-11-28 stopped by an older rule, in which the effect seen had a
+say where it was large. They are judged by this one, with the seeds that there are: "9 of 12" in a
+table has three seeds fewer than its claim needs. Seeds are of training and sampling. The held-out
+problems are the same in every seed, so that an interval does not cover the choice of problems."""
 
-Arms are compared at equal steps, with the same number of answers a step, unless the text says
-otherwise. In short:
-
-- RL moves the boundary of what a model can solve at all where an answer is a chain of skills that
-  the model has, and where guessing is hopeless (prorl_boundary). Where guesses succeed, the
-  question has no answer (prorl_boundary_arithmetic).
-- A KL penalty that is felt slows the learning, and a reset of the reference lets it go on
-  (prorl_reset).
-- At equal steps DAPO's dynamic sampling beats Lite PPO (lite_ppo). The paper says the opposite.
-- A robust verifier in training costs JustRL accuracy on longer chains (justrl_ablations).
-- Where a rare token has to become the usual one, a higher upper bound of the clip lets it rise
-  sooner, and from a base model the arm with the lower bound is still behind at the end
-  (clip_higher). The paper finds the gain with aligned models alone.
-- How advantages are scaled, and whether tokens or sequences weigh alike, makes no difference to
-  accuracy (normalization, aggregation)."""
+MOST_ROWS = 15  # of a table; more claims are read in the figure
 
 
 def read_results(out: Path) -> dict[str, dict]:
@@ -54,7 +53,11 @@ def read_results(out: Path) -> dict[str, dict]:
 
 def judge_all(results: dict[str, dict]) -> dict[str, list[Judged]]:
     """{experiment: its claims with their verdicts}. All claims are judged together."""
-    measured = {name: measure(EXPERIMENTS[name], result) for name, result in results.items()}
+    nothing = {"runs": []}
+    measured = {
+        name: measure(experiment, results.get(name, nothing))
+        for name, experiment in EXPERIMENTS.items()
+    }
     verdicts = iter(judge([one for claims in measured.values() for one in claims]))
     return {
         name: [replace(one, verdict=next(verdicts)) for one in claims]
@@ -71,7 +74,8 @@ def by_arm(result: dict) -> dict[str, dict[int, dict]]:
     """{arm: {seed: measures}}"""
     seen: dict[str, dict[int, dict]] = {}
     for run in result["runs"]:
-        seen.setdefault(run["arm"], {})[run["seed"]] = run["measures"]
+        measures = run["measures"] | rises(run["pass_at_k"])
+        seen.setdefault(run["arm"], {})[run["seed"]] = measures
     return seen
 
 
@@ -82,20 +86,30 @@ def write_page(out: Path) -> None:
     for name, result in results.items():
         path = out / "results" / name / "figure.png"
         figure.draw(EXPERIMENTS[name], result, judged[name], path)
+    figure.draw_deck(deck(judged), out / "results" / "deck.png")
     (out / "README.md").write_text(page(results, judged))
 
 
+def deck(judged: dict[str, list[Judged]]) -> list[Judged]:
+    """The claims that are the deck's own sentences."""
+    return [one for claims in judged.values() for one in claims if one.claim.deck]
+
+
 def page(results: dict[str, dict], judged: dict[str, list[Judged]]) -> str:
-    parts = [OPENING, summary(judged), fill(power(judged)), f"## The rule\n\n{RULE}"]
+    parts = [
+        OPENING,
+        deck_table(judged),
+        "![the deck's claims](results/deck.png)",
+        summary(judged),
+        AFTER,
+        f"## The rule\n\n{RULE}\n\n{BEFORE}",
+    ]
     for name, experiment in EXPERIMENTS.items():
         parts += [f"## {name}", fill(f"**The paper.** {experiment.paper}")]
         if name in results:
             parts += findings(name, experiment, results[name], judged[name])
         else:
-            claims = "".join(f"\n- {claim}" for claim in experiment.claims)
-            parts.append(
-                fill(f"**Not run yet.** {experiment.found}") + f"\n\nIts claims:\n{claims}"
-            )
+            parts.append(f"**Not run.** {experiment.found}")
         parts.append(fill(f"**Try it.** {experiment.try_it}"))
     return "\n\n".join(parts) + "\n"
 
@@ -104,87 +118,105 @@ def fill(text: str) -> str:
     return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
-def summary(judged: dict[str, list[Judged]]) -> str:
-    """How many claims of each experiment got which verdict."""
-    lines = [f"| experiment | {' | '.join(VERDICTS)} |", "|---|" + "---:|" * len(VERDICTS)]
-    total = Counter()
+def deck_table(judged: dict[str, list[Judged]]) -> str:
+    lines = ["|the deck|here|experiment|", "|---|---|---|"]
     for name, claims in judged.items():
-        seen = Counter(one.verdict for one in claims)
-        total += seen
-        lines.append(f"| [{name}](#{name}) | {' | '.join(str(seen[v]) for v in VERDICTS)} |")
-    lines.append(f"| all {total.total()} | {' | '.join(str(total[v]) for v in VERDICTS)} |")
+        for one in claims:
+            if one.claim.deck:
+                lines.append(f"|{one.claim.deck}|{one.verdict}|[{name}](#{name})|")
     return "\n".join(lines)
 
 
-def power(judged: dict[str, list[Judged]]) -> str:
-    """How many of the undecided claims lack seeds."""
-    undecided = [one for claims in judged.values() for one in claims if one.verdict == "undecided"]
-    lacking = [one for one in undecided if one.seeds_needed > len(one.differences)]
-    most = max((one.seeds_needed for one in lacking), default=0)
-    return (
-        f"Of the {len(undecided)} undecided claims, {len(lacking)} lack seeds: by the variance "
-        f"seen, they take up to {most} (last column of each table). `python -m lab NAME --most N` "
-        "adds them."
+def summary(judged: dict[str, list[Judged]]) -> str:
+    """How many claims got which verdict."""
+    claims = [one for ones in judged.values() for one in ones]
+    seen = {extends: Counter() for extends in WORDS}
+    for one in claims:
+        seen[one.claim.extends][one.verdict] += 1
+    of_papers, ours = (
+        ", ".join(f"{count} {word}" for word in VERDICTS if (count := counts[word]))
+        for counts in seen.values()
+    )
+    together = seen[False] + seen[True]
+    return fill(
+        f"Of the claims that papers make: {of_papers}. Of those that extend them: {ours}. Not "
+        f"counted: {together[NOT_COUNTED]}. Not run: {together[NOT_RUN]}; `python -m lab NAME` "
+        f"runs what is missing."
     )
 
 
 def findings(name: str, experiment: Experiment, result: dict, claims: list[Judged]) -> list[str]:
-    seeds = figure.seed_counts(result)
-    when = f"{seeds} seeds, {result['steps']} steps, run on {result['date']}"
-    pictures = [f"![{name}](results/{name}/figure.png)"]
-    if not has_curves(result):  # runs of an older format kept them as a picture alone
-        pictures.insert(0, f"![curves of {name}](results/{name}/curves.png)")
+    dates = sorted({run["date"] for run in result["runs"]})
+    when = f"{figure.seed_counts(result)} seeds, {result['steps']} steps, {' and '.join(dates)}"
     parts = [
         fill(f"**Here** ({when}). {experiment.found}"),
-        *pictures,
-        claim_table(claims),
-        arm_table(experiment, result),
+        f"![{name}](results/{name}/figure.png)",
     ]
+    if len(claims) <= MOST_ROWS:
+        parts.append(claim_table(claims))
     if experiment.tasks:
         parts.append(boundary_table(experiment, result))
     return parts
 
 
-def has_curves(result: dict) -> bool:
-    return all("curves" in run for run in result["runs"])
-
-
 def claim_table(claims: list[Judged]) -> str:
-    lines = ["| claim | difference | verdict | seeds | needed |", "|---|---|---|---:|---:|"]
+    lines = ["|claim|difference|verdict|seeds|", "|---|---|---|---:|"]
     for one in claims:
-        needed = str(one.seeds_needed) if one.seeds_needed <= 1000 else "over 1,000"
-        seeds = len(one.differences)
-        lines.append(f"| {one.claim} | {one} | **{one.verdict}** | {seeds} | {needed} |")
-    return "\n".join(lines)
-
-
-def arm_table(experiment: Experiment, result: dict) -> str:
-    """The measures of each arm, the mean of its seeds."""
-    seen = by_arm(result)
-    metrics = dict.fromkeys([*experiment.panels, *(c.metric for c in experiment.claims)])
-    lines = [f"| arm | {' | '.join(metrics)} |", "|---|" + "---:|" * len(metrics)]
-    for name in experiment.commands():
-        means = [f"{fmean(m[metric] for m in seen[name].values()):.3g}" for metric in metrics]
-        lines.append(f"| {name} | {' | '.join(means)} |")
+        verdict = f"**{one.verdict}**"
+        if one.verdict == NOT_COUNTED:
+            verdict += f": {one.claim.apart}"
+        if not one.differences:
+            lines.append(f"|{one.claim}||{verdict}||")
+            continue
+        seeds = f"{len(one.differences)} of {one.seeds_needed}"
+        lines.append(f"|{one.claim}|{one}|{verdict}|{seeds}|")
     return "\n".join(lines)
 
 
 def boundary_table(experiment: Experiment, result: dict) -> str:
     """pass@128 before and after, and the regimes seed by seed, of each task."""
     lines = [
-        "| task | pass@128 before | after | regime, seed by seed (`evaluate.py --help`) |",
+        "|task|pass@128 before|after|regime, seed by seed (`evaluate.py --help`)|",
         "|---|---:|---:|---|",
     ]
     for task in experiment.tasks:
-        level = task.removeprefix("tiny/")
-        seen = [run["measures"] for run in result["runs"]]
-        regimes = Counter(m[f"regime {level}"] for m in seen).most_common()
-        words = ", ".join(f"{count} {regime}" for regime, count in regimes)
+        points = [run["pass_at_k"] for run in result["runs"]]
+        regimes = Counter(regime_of(one, task) for one in points).most_common()
+        words = ", ".join(f"{count} {word}" for word, count in regimes)
         ends = [
-            f"{fmean(m[f'{point}@128 {level}'] for m in seen):.3f}"
-            if f"{point}@128 {level}" in seen[0]
-            else ""
+            f"{fmean(one[point][task]['pass']['128'] for one in points):.3f}"
             for point in ("before", "after")
         ]
-        lines.append(f"| {level} | {' | '.join(ends)} | {words} |")
+        lines.append(f"|{task.removeprefix('tiny/')}|{'|'.join(ends)}|{words}|")
     return "\n".join(lines)
+
+
+def regime_of(points: dict[str, dict], task: str) -> str:
+    """The regime of one task in one seed. points: the value of arms.pass_at_k."""
+    before, middle, after = (points[name][task] for name in ("before", "midway", "after"))
+    pass_1, pass_max = ((before["pass"][k], after["pass"][k]) for k in ("1", "128"))
+    pairs = list(zip(before["solved"], after["solved"], strict=True))
+    margins = (
+        margin([new - old for old, new in pairs]),
+        margin([(new > 0) - (old > 0) for old, new in pairs]),
+    )
+    rise = pass_max[1] - pass_max[0]
+    reached = (middle["pass"]["128"] - pass_max[0]) / rise if rise > 0 else None
+    return regime(pass_1, pass_max, margins, reached)
+
+
+# --- is complexity necessary? ---
+
+
+def necessary(judged: list[Judged]) -> tuple[str, float]:
+    """JustRL's question, answered from `complexity`: do any arms gain three points on JustRL?
+
+    Returns the answer, and the highest that a gain may be: the upper end of the intervals that
+    hold at 95 % for all arms together (Bonferroni), each with its own arm's variance.
+    """
+    highest = -1.0
+    for one in judged:
+        gains = [-difference for difference in one.differences]
+        interval = stats.ttest_1samp(gains, 0.0).confidence_interval(1 - 0.05 / len(judged))
+        highest = max(highest, float(interval.high))
+    return ("not necessary here" if highest < 0.03 else "undecided"), highest

@@ -1,55 +1,58 @@
-"""From measures to verdicts: paired differences, t intervals, false discoveries, power."""
+"""From measures to verdicts: paired differences, Stein's intervals, false discoveries."""
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, stdev
 
+import numpy as np
 from scipy import stats
 
 from lab.papers import Claim
 
-RULE = """\
-A run's measure is the mean of a metric over the last quarter of its steps, or what
-evaluate.py finds in its last checkpoint (`final_`, `rise@`). For each seed, the mean measure of the
-arms that the paper puts higher minus that of the arms it puts lower is a paired difference. Over
-the seeds it has a mean and a 95 % t interval.
-
-The smallest effect worth talking about is the same for all experiments: three points of accuracy,
-one point of truncated or endless answers, and 10 % of the arms' mean for any other metric. It was
-chosen after the runs of 2026-11-22 had been seen and before all later ones. The verdict is
-
-- **no difference** if the whole interval lies within plus or minus that size;
-- else **as in the paper** or **opposite**, by the sign, if the difference is significant;
-- else **undecided**.
-
-Significant means that the claim survives Benjamini and Hochberg's procedure over all claims of all
-experiments: of the claims called significant, at most 5 % are expected to be false.
-
-Seeds needed is the number that makes the interval, by the variance seen, no wider than the smallest
-effect worth talking about, or than the effect seen where that is larger. With `--most N` an
-experiment goes on after its first seeds until each arm has as many as its claims need, or N. When
-it stops does not depend on a verdict: a claim that is decided early gets its seeds as well."""
-
-VERDICTS = ("as in the paper", "opposite", "no difference", "undecided")
+PILOT = 5  # seeds whose variance fixes how many a claim gets
 FALSE_DISCOVERIES = 0.05
+RULE = f"""\
+A run's measure is the mean of a metric over the last quarter of its steps, or what evaluate.py
+finds in its last checkpoint (`final_`, `rise@`). For each seed, the measure of the arms that a
+claim puts higher minus that of the arms it puts lower is a paired difference.
+
+The smallest effect worth talking about is three points of accuracy, one point of truncated answers,
+five points of other shares of answers, and 10 % of the arms' mean for any other metric.
+
+**Seeds** (Stein's two stages). The first {PILOT} seeds are a pilot. Its variance and the smallest
+effect alone fix how many seeds a claim needs: so many that its 95 % interval is no wider than the
+smallest effect. The effect seen has no say. Seeds beyond those are not looked at. The interval is
+the mean plus or minus t s / sqrt(n), with the pilot's s and its {PILOT - 1} degrees of freedom.
+
+**The verdict** is "no difference" if the whole interval lies within plus or minus the smallest
+effect; a direction if the mean is at least that large and significant; else "undecided". A
+direction is "as in the paper" or "opposite" where a paper makes the claim, and "more" or "less"
+where the claim extends the papers. Significant means that it survives Benjamini and Yekutieli's
+procedure, which holds for claims that share arms: of the directions, at most 5 % are expected to be
+false. What a claim could not fail to show is listed apart and not counted."""
+
+WORDS = {False: ("as in the paper", "opposite"), True: ("more", "less")}  # {claim extends: ...}
+VERDICTS = (*WORDS[False], "no difference", "undecided", *WORDS[True])
+NOT_COUNTED, NOT_RUN = "not counted", "not run"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim and what the seeds say about it. A positive difference is as the paper predicts."""
+    """A claim and what the seeds say about it. A positive difference is as it predicts."""
 
     claim: Claim
-    differences: list[float]
-    mean: float
-    low: float
-    high: float
-    p: float
-    worth: float  # the smallest effect worth talking about
-    seeds_needed: int
-    verdict: str = "undecided"
+    differences: list[float]  # of the seeds that it may look at; none where an arm was not run
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    p: float = math.nan
+    worth: float = math.nan  # the smallest effect worth talking about
+    seeds_needed: int = PILOT
+    verdict: str = NOT_RUN
 
     def __str__(self) -> str:
-        return f"{self.mean:+.3g}, 95 % interval {self.low:+.3g} to {self.high:+.3g}"
+        return f"{self.mean:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
 
 
 def smallest_effect(metric: str, level: float) -> float:
@@ -58,48 +61,62 @@ def smallest_effect(metric: str, level: float) -> float:
         return 0.03
     if metric.startswith(("truncated", "final_endless")):
         return 0.01
+    if metric.startswith(("final_repeats", "shift@")):
+        return 0.05
     return 0.1 * abs(level)
 
 
-def t_test(differences: list[float]) -> tuple[float, float, float]:
-    """(low, high, p): the 95 % t interval of the mean, and the two-sided test of its being zero.
+@lru_cache
+def quantile(df: int) -> float:
+    """The 97.5 % quantile of Student's t."""
+    return float(stats.t.ppf(0.975, df))
 
-    Seeds that agree exactly are no case for a t test: then p is that of a sign test.
+
+def seeds_needed(spread, worth: float, pilot: int = PILOT):
+    """The fewest seeds whose Stein interval is no wider than the smallest effect.
+
+    spread: the pilot's std of a difference, a number or an array.
     """
-    mean = fmean(differences)
-    if max(differences) - min(differences) < 1e-9:
-        return mean, mean, 2.0 ** (1 - len(differences)) if abs(mean) > 1e-9 else 1.0
-    result = stats.ttest_1samp(differences, 0.0)
-    interval = result.confidence_interval(0.95)
-    return float(interval.low), float(interval.high), float(result.pvalue)
+    return np.maximum(pilot, np.ceil((2 * quantile(pilot - 1) * spread / worth) ** 2)).astype(int)
 
 
-def seeds_needed(spread: float, width: float) -> int:
-    """The fewest seeds whose 95 % interval is at most `width` wide; spread: std of a difference."""
-    if spread < 1e-12:
-        return 6  # the fewest that a sign test can call significant
-    count = 2
-    while stats.t.ppf(0.975, count - 1) * spread / math.sqrt(count) > width / 2:
-        count += 1
-        if count > 1000:
-            break
-    return count
+def half_width(spread, count, pilot: int = PILOT):
+    """Half the width of the 95 % interval of a mean over `count` seeds, by the pilot's spread."""
+    return quantile(pilot - 1) * spread / np.sqrt(count)
 
 
 def measure_claim(claim: Claim, seen: dict[str, dict[int, dict]]) -> Judged:
     """The claim with its differences and no verdict yet. seen: {arm: {seed: measures}}."""
+    arms = claim.more + claim.less
+    if not all(arm in seen for arm in arms):
+        return Judged(claim, [])
 
     def mean(arms: tuple[str, ...], seed: int) -> float:
         return fmean(seen[name][seed][claim.metric] for name in arms) if arms else 0.0
 
-    seeds = sorted(set.intersection(*(set(seen[name]) for name in claim.more + claim.less)))
-    differences = [mean(claim.more, seed) - mean(claim.less, seed) for seed in seeds]
-    level = fmean(abs(mean((name,), seed)) for name in claim.more + claim.less for seed in seeds)
-    low, high, p = t_test(differences)
+    seeds = [
+        seed
+        for seed in sorted(set.intersection(*(set(seen[name]) for name in arms)))
+        if all(claim.metric in seen[name][seed] for name in arms)
+    ]
+    if len(seeds) < 2:
+        return Judged(claim, [])
+    pilot = seeds[:PILOT]
+    level = fmean(abs(mean((name,), seed)) for name in arms for seed in pilot)
     worth = smallest_effect(claim.metric, level)
-    middle = fmean(differences)
-    needed = seeds_needed(stdev(differences), max(worth, abs(middle))) if worth else 2
-    return Judged(claim, differences, middle, low, high, p, worth, needed)
+    differences = [mean(claim.more, seed) - mean(claim.less, seed) for seed in seeds]
+    spread, agree = stdev(differences[: len(pilot)]), np.ptp(differences) < 1e-9
+    # Seeds that agree exactly are judged by a sign test, which takes six.
+    needed = 6 if agree or not worth else int(seeds_needed(spread, worth, len(pilot)))
+    differences = differences[:needed]
+    middle, count = fmean(differences), len(differences)
+    if agree:
+        half, p = 0.0, 2.0 ** (1 - count) if abs(middle) > 1e-9 else 1.0
+    else:
+        half = float(half_width(spread, count, len(pilot)))
+        statistic = abs(middle) * math.sqrt(count) / max(spread, 1e-12)
+        p = 2 * float(stats.t.sf(statistic, len(pilot) - 1))
+    return Judged(claim, differences, middle, middle - half, middle + half, p, worth, needed)
 
 
 def more_seeds(claims: list[Judged], seeds: dict[str, int], most: int) -> dict[str, int]:
@@ -112,15 +129,17 @@ def more_seeds(claims: list[Judged], seeds: dict[str, int], most: int) -> dict[s
 
 
 def verdict(judged: Judged, q: float) -> str:
-    """RULE's verdict; q: the p value after Benjamini and Hochberg's correction."""
+    """RULE's verdict; q: the p value after Benjamini and Yekutieli's correction."""
     if -judged.worth < judged.low and judged.high < judged.worth:
         return "no difference"
-    if q <= FALSE_DISCOVERIES:
-        return "as in the paper" if judged.mean > 0 else "opposite"
+    if q <= FALSE_DISCOVERIES and abs(judged.mean) >= judged.worth:
+        return WORDS[judged.claim.extends][0 if judged.mean > 0 else 1]
     return "undecided"
 
 
 def judge(claims: list[Judged]) -> list[str]:
     """The verdicts of all claims of all experiments, which must be judged together."""
-    corrected = stats.false_discovery_control([claim.p for claim in claims])
-    return [verdict(claim, q) for claim, q in zip(claims, corrected, strict=True)]
+    counted = [one for one in claims if one.differences and not one.claim.apart]
+    corrected = stats.false_discovery_control([one.p for one in counted], method="by")
+    verdicts = {id(one): verdict(one, q) for one, q in zip(counted, corrected, strict=True)}
+    return [verdicts.get(id(one), NOT_COUNTED if one.differences else NOT_RUN) for one in claims]
