@@ -57,8 +57,8 @@ from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import gather, my_share, start_ranks
 from trainer.run import presets
 from trainer.run.flags import SHARE, Flags, at_least, parse, truth
-from trainer.run.launch import launch, model_folder
 from trainer.run.inert import without
+from trainer.run.launch import launch, model_folder
 from trainer.run.metrics import kl_metrics, step_metrics
 from trainer.run.own_reward import own_reward
 from trainer.run.run import Run

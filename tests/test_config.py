@@ -134,3 +134,20 @@ def test_windows_is_one_sentence(tmp_path):
     assert done.stderr.strip() == (
         "Windows is not supported: run this in WSL, on Linux or on macOS"
     )
+
+
+@pytest.mark.parametrize(
+    "recipe, flags, said",
+    [
+        ("liteppo", ["--clip_high", 0.28], "--clip_high has no effect with one update a step"),
+        ("liteppo", ["--clip_high", 0.28, "--updates_per_step", 4], ""),
+        ("liteppo", [], ""),
+        ("prorl", ["--kl_coefficient", 0, "--reset_every", 9], "--reset_every has no effect"),
+        ("prorl", ["--kl_coefficient", 0, "--reset_every", 0], ""),
+        ("justrl", ["--overlong_buffer", 9], "has no effect without --overlong_penalty"),
+    ],
+)
+def test_a_flag_that_does_nothing_says_so(config, capsys, recipe, flags, said):
+    config(recipe, *flags)
+    seen = capsys.readouterr().err
+    assert (said in seen) if said else not seen

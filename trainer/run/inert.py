@@ -31,8 +31,11 @@ NEEDS = {
 def inert_flags(config, words: list[str]) -> list[str]:
     """One sentence for each flag among the words of a command line that has no effect.
 
-    A value that turns something off (0, false) is none.
+    A value that turns something off (0, false) is none. A run in --stages is not looked at: a stage
+    may bring what a flag needs.
     """
+    if getattr(config, "stages", ""):
+        return []
     given = {word.removeprefix("--").partition("=")[0] for word in words if word.startswith("--")}
     return [
         f"--{name} has no effect {why}"
