@@ -57,7 +57,7 @@ from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import gather, my_share, start_ranks
 from trainer.run import presets
 from trainer.run.flags import SHARE, Flags, at_least, parse, truth
-from trainer.run.inert import without
+from trainer.run.inert import requires
 from trainer.run.launch import launch, model_folder
 from trainer.run.metrics import kl_metrics, step_metrics
 from trainer.run.own_reward import own_reward
@@ -158,10 +158,10 @@ class Config(Flags):
     }
 
     needs = Flags.needs | {
-        **dict.fromkeys(("reset_kl_above", "reset_share"), without("kl_coefficient")),
-        **dict.fromkeys(("cosine_on", "cosine_off"), without("cosine_weight")),
-        "entropy_step": without("entropy_target"),
-        "icepop_high": without("icepop_low"),
+        **dict.fromkeys(("reset_kl_above", "reset_share"), requires("kl_coefficient")),
+        **dict.fromkeys(("cosine_on", "cosine_off"), requires("cosine_weight")),
+        "entropy_step": requires("entropy_target"),
+        "icepop_high": requires("icepop_low"),
     }
 
     def fault(self) -> str | None:

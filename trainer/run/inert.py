@@ -1,7 +1,7 @@
 """Flags that were given and have no effect beside the others: the command line says so."""
 
 
-def without(flag: str):
+def requires(flag: str):
     """What a flag needs that does nothing while another one is 0, off or empty."""
     return lambda config: bool(getattr(config, flag)), f"without --{flag}"
 
@@ -18,12 +18,12 @@ NEEDS = {
     ),
     **dict.fromkeys(
         ("kl_estimator", "reset_every", "reset_patience", "reset_optimizer"),
-        without("kl_coefficient"),
+        requires("kl_coefficient"),
     ),
-    "overlong_buffer": without("overlong_penalty"),
+    "overlong_buffer": requires("overlong_penalty"),
     **dict.fromkeys(
         ("eval_samples", "eval_temperature", "eval_top_p", "eval_max_tokens"),
-        without("eval_every"),
+        requires("eval_every"),
     ),
 }
 
