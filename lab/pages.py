@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from scipy import stats
-
 from lab import figure
 from lab.arms import rises
 from lab.papers import EXPERIMENTS, Experiment
@@ -203,20 +201,3 @@ def regime_of(points: dict[str, dict], task: str) -> str:
     rise = pass_max[1] - pass_max[0]
     reached = (middle["pass"]["128"] - pass_max[0]) / rise if rise > 0 else None
     return regime(pass_1, pass_max, margins, reached)
-
-
-# --- is complexity necessary? ---
-
-
-def necessary(judged: list[Judged]) -> tuple[str, float]:
-    """JustRL's question, answered from `complexity`: do any arms gain three points on JustRL?
-
-    Returns the answer, and the highest that a gain may be: the upper end of the intervals that
-    hold at 95 % for all arms together (Bonferroni), each with its own arm's variance.
-    """
-    highest = -1.0
-    for one in judged:
-        gains = [-difference for difference in one.differences]
-        interval = stats.ttest_1samp(gains, 0.0).confidence_interval(1 - 0.05 / len(judged))
-        highest = max(highest, float(interval.high))
-    return ("not necessary here" if highest < 0.03 else "undecided"), highest
