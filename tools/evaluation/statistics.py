@@ -7,7 +7,13 @@ import math
 from collections import Counter
 from statistics import fmean, stdev, variance
 
-from scipy import stats
+
+def student_t(df: int) -> float:
+    """The 97.5 % quantile of Student's t with df degrees of freedom."""
+    from scipy import stats  # here: --help need not wait for it
+
+    return float(stats.t.ppf(0.975, df))
+
 
 # --- one problem ---
 
@@ -85,7 +91,7 @@ def interval(values: list[float], draws: int = 1) -> tuple[float, float]:
         effective = problems
     elif error > 0:
         effective = min(effective, spread / error)
-    t2 = stats.t.ppf(0.975, problems - 1) ** 2 / effective
+    t2 = student_t(problems - 1) ** 2 / effective
     centre = (mean + t2 / 2) / (1 + t2)
     half = math.sqrt(t2 * spread + t2 * t2 / 4) / (1 + t2)
     # Rounding must not leave the mean outside.
@@ -97,7 +103,7 @@ def margin(differences: list[float]) -> float:
     count = len(differences)
     if count < 2:
         return 1.0
-    return float(stats.t.ppf(0.975, count - 1)) * stdev(differences) / math.sqrt(count)
+    return student_t(count - 1) * stdev(differences) / math.sqrt(count)
 
 
 LOW = 0.05  # of pass@K: below it a task is unsolved, and a change is not worth talking about
@@ -133,4 +139,6 @@ def spearman(x: list[float], y: list[float]) -> float | None:
     """Spearman's rank correlation; None for fewer than 3 points, or when one side is constant."""
     if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
         return None
+    from scipy import stats  # here, as above
+
     return float(stats.spearmanr(x, y).statistic)
