@@ -5,6 +5,7 @@
     python evaluate.py runs/justrl-tiny-seed0 --benchmarks tiny   # a run's last checkpoint
     python evaluate.py --regrade evals/JustRL-DeepSeek-1.5B       # grade the kept answers again
     python evaluate.py --compare evals/base evals/trained         # what training changed
+    python evaluate.py --published                                # JustRL's Tables 3 and 5
 
 An evaluation is a folder: generations.jsonl holds every answer, eval.json every number. If it is
 killed, run the same command again. It continues where it stopped and ends with the same numbers.
@@ -12,8 +13,8 @@ The number of GPUs does not change them either.
 
 Two verifiers grade each answer, the robust one and JustRL's strict box. JustRL also passes the
 answers that its rules reject to a model (CompassVerifier-3B), which can only raise a score. This
-script has no such stage, because a rule can be checked by reading it. So its scores are lower
-bounds of the published ones.
+script has no such stage, because a rule can be checked by reading it. Where JustRL's tables have a
+model and a benchmark, the published score is printed beside ours.
 
 The protocols are those of JustRL (arXiv 2512.16649, section 3.2) and ProRL (arXiv 2505.24864,
 sections 3.4 and 4).
@@ -34,6 +35,7 @@ from tqdm import tqdm
 import rewards
 from tools import plot
 from tools.evaluation.comparison import RULE, compare, print_comparison, read_evaluation
+from tools.evaluation.published import print_beside, print_published
 from tools.evaluation.statistics import distinct_4gram, majority, margin, pass_at_k  # noqa: F401
 from tools.evaluation.tables import by_task, evaluation, print_evaluation, report  # noqa: F401 (for callers)
 from trainer import data
@@ -90,7 +92,7 @@ def parse_arguments() -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    models = "hub id, model folder, tiny:base, or run folder (its last checkpoint)"
+    models = "hub id (or ID@REVISION), model folder, tiny:base, or run folder (its last checkpoint)"
     add("model", nargs="?", metavar="MODEL", help=models)
     add("--protocol", choices=PROTOCOLS, default="justrl", help="whose settings to start from")
     known = ",".join(BENCHMARKS)
@@ -115,6 +117,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--regrade", action="store_true", help="MODEL is an evaluation: grade its answers again")
     compared = "evaluations, as folders or eval.json files: BASE TRAINED [MIDDLE ...]"
     add("--compare", nargs="+", metavar="EVAL", help=compared)
+    add("--published", action="store_true", help="print JustRL's Tables 3 and 5; measure nothing")
     args, unknown = parser.parse_known_args()
     if unknown:
         parser.error(f"unknown argument {unknown[0]}{similar(unknown[0], parser)}")
@@ -124,7 +127,7 @@ def parse_arguments() -> argparse.Namespace:
             parser.error(f"--{name} {rule}, not {value}")
     if wrong := [text for text in args.data if "=" not in text]:
         parser.error(f"--data takes NAME=FILE, not {wrong[0]}; put MODEL before it")
-    if not (args.model or args.compare):
+    if not (args.model or args.compare or args.published):
         parser.error("say what to measure: evaluate.py MODEL, or --compare BASE TRAINED")
     return args
 
@@ -437,6 +440,7 @@ def summarise(out: Path, settings: dict) -> None:
     result = evaluation(settings, [grade(record) for record in records])
     write_atomically(out / "eval.json", json.dumps(result, indent=1))
     print_evaluation(result)
+    print_beside(result)
     print(f"Written to {out}/eval.json")
 
 
@@ -487,7 +491,9 @@ def compare_folders(paths: list[str], out: Path) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.compare:
+    if args.published:
+        print_published()
+    elif args.compare:
         compare_folders(args.compare, Path(args.out or "evals"))
     elif args.regrade:
         regrade(Path(args.model))

@@ -11,6 +11,7 @@ import justrl
 import liteppo
 import prorl
 from trainer.errors import Refused
+from trainer.run import launch
 from trainer.run.flags import parse
 from trainer.run.run import Run
 
@@ -151,3 +152,14 @@ def test_a_flag_that_does_nothing_says_so(config, capsys, recipe, flags, said):
     config(recipe, *flags)
     seen = capsys.readouterr().err
     assert (said in seen) if said else not seen
+
+
+def test_a_revision_of_a_hub_model_is_a_folder_of_its_own(monkeypatch, config):
+    monkeypatch.setattr(launch, "reach_hub", lambda: None)
+    asked = {}
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **how: asked.update(how) or f"/hub/{name}"
+    )
+    model = config("justrl", "--model", "some/model@v2").model
+    assert launch.model_folder(model) == "/hub/some/model" and asked["revision"] == "v2"
+    assert launch.model_folder("some/model") == "some/model"

@@ -14,7 +14,7 @@ from conftest import ROOT, SHARED, save_random_model
 import evaluate
 import rewards
 from tiny import pretrain as tiny
-from tools.evaluation import statistics
+from tools.evaluation import published, statistics
 from tools.evaluation.comparison import compare
 from tools.evaluation.tables import by_task, report
 from trainer import data
@@ -549,3 +549,19 @@ def test_tasks_of_a_mixed_benchmark_are_reported_apart():
         "tiny/hard": 1,
         "aime24": 1,
     }
+
+
+def test_the_published_scores_are_the_papers_and_stand_beside_ours(capsys):
+    published.print_published()
+    shown = capsys.readouterr().out
+    assert "54.87" in shown and "64.32" in shown and "58.59" in shown
+    for table in published.PUBLISHED["tables"]:
+        for row in table["models"]:
+            if row["mean"]:  # DeepScaleR's is 44.88 in the paper, and 44.90 by its own scores
+                assert sum(row["scores"].values()) / 9 == pytest.approx(row["mean"], abs=0.025)
+    numbers = {"robust": {"1": [0.5, 0.4, 0.6]}}
+    result = {"name": "JustRL-DeepSeek-1.5B", "benchmarks": {"aime24": numbers, "tiny": numbers}}
+    published.print_beside(result)
+    assert capsys.readouterr().out.split()[-3:] == ["aime24", "50.00", "52.60"]
+    published.print_beside(result | {"name": "mine"})
+    assert capsys.readouterr().out == ""

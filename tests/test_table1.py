@@ -510,6 +510,25 @@ def test_the_last_step_s_extra_evaluation_counts_for_no_reset():
         assert state["stalled"] == stalled
 
 
+def test_stalls_are_counted_from_the_accuracy_before_training():
+    state, seen = {"accuracy": 0.5, "best": -1.0, "stalled": 0}, prorl.Config(eval_every=1)
+    seen.reset_patience = 9
+    for step in range(1, 6):
+        assert prorl.hard_reset(step, {"eval_accuracy": 0.4}, state, None, None, seen) == {}
+    assert state["stalled"] == 5  # the first evaluation is no new best
+
+
+def test_the_paper_s_dapo_runs(monkeypatch, tmp_path):
+    """The command of docs/papers.md for two steps, at the scale of --tiny."""
+    text = (ROOT / "docs" / "papers.md").read_text()
+    (line,) = [x for x in text.splitlines() if x.startswith("python -m lab.table1 --model Qwen")]
+    flags = shlex.split(line.partition("lab.table1 ")[2], comments=True)
+    flags += ["--model", "tiny:base", "--data", "tiny:train/easy", "--prompts_per_step", "4"]
+    flags += ["--steps", "2", "--max_response_tokens", "40", "--eval_every", "0"]
+    seen = run(monkeypatch, tmp_path / "run", *flags)
+    assert [row["step"] for row in seen] == [1, 2] and seen[1]["sampled_groups"] >= 4
+
+
 @pytest.mark.parametrize(
     ("given", "due"),
     [

@@ -258,6 +258,6 @@ def unknown_folder(model: str) -> str | None:
     if path.parent.is_dir() and path.parent != Path("."):
         there = [found.name for found in path.parent.iterdir() if found.is_dir()]
         return f"{model}: no such folder{did_you_mean(path.name, there, before=f'{path.parent}/')}"
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?", model):
         return f"{model} is no folder here, and no hub id (owner/name) either"
     return None

@@ -95,7 +95,9 @@ def leave(status: int | str = 0) -> None:
 def model_folder(model: str) -> str:
     """The folder or hub id of a --model value. "tiny:NAME" is a model of the embedded worlds.
 
-    Raises Refused for an unknown NAME.
+    ID@REVISION (a branch, tag or commit) is the folder that the hub's files are downloaded to.
+
+    Raises Refused for an unknown NAME or revision.
     """
     if model.startswith("tiny:"):
         from tiny.pretrain import base_model  # here: real models need no tiny world
@@ -108,4 +110,18 @@ def model_folder(model: str) -> str:
     if folder.exists():
         return str(folder)
     reach_hub()
-    return model
+    name, _, revision = model.partition("@")
+    return download(name, revision) if revision else model
+
+
+def download(name: str, revision: str) -> str:
+    """The folder of a hub model's revision, downloaded once. Raises Refused if there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    kinds = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    try:
+        return snapshot_download(name, revision=revision, allow_patterns=kinds)
+    except (OSError, HfHubHTTPError) as error:
+        why = str(error).strip().partition("\n")[0]
+        raise Refused(f"--model {name}@{revision} cannot be had from the hub: {why}") from error

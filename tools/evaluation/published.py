@@ -1,0 +1,48 @@
+"""The published scores of JustRL's Tables 3 and 5, to stand beside ours."""
+
+import json
+import textwrap
+from pathlib import Path
+
+from tools.evaluation.tables import print_table
+
+PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())
+
+
+def published_scores(name: str) -> dict[str, float]:
+    """{benchmark: published score in %} of a model, by its hub id's last part or its folder's name.
+
+    {} for a model that is in neither table.
+    """
+    for table in PUBLISHED["tables"]:
+        for row in table["models"]:
+            if row["model"] and row["model"].rpartition("/")[2] == name:
+                return row["scores"]
+    return {}
+
+
+def print_beside(result: dict) -> None:
+    """Print the published scores beside those of an eval.json, if there are any."""
+    scores = published_scores(result["name"])
+    rows = [
+        [name, f"{100 * numbers['robust']['1'][0]:.2f}", f"{scores[name]:.2f}"]
+        for name, numbers in result["benchmarks"].items()
+        if name in scores
+    ]
+    if rows:
+        print("avg@n in %, and what JustRL's authors publish:\n")
+        print_table(["", "here", "published"], rows)
+
+
+def print_published() -> None:
+    """Print both tables and what their authors add."""
+    for table in PUBLISHED["tables"]:
+        names = list(table["models"][-1]["scores"])
+        rows = []
+        for row in table["models"]:
+            cells = [row["scores"].get(name) for name in names] + [row["mean"]]
+            rows.append([row["label"], *(f"{cell:.2f}" if cell else "-" for cell in cells)])
+        print(f"{table['name']}, in %\n")
+        print_table(["", *names, "mean"], rows)
+    for note in PUBLISHED["notes"]:
+        print(textwrap.fill(note, 100))
