@@ -253,6 +253,8 @@ def _renamed(answer_name: str, gold_name: str, value: str) -> str | None:
     one, other = _CALL.fullmatch(answer_name), _CALL.fullmatch(gold_name)
     if not one or not other or one.group(1, 2) != other.group(1, 2) or len(one[3]) != len(other[3]):
         return None
+    if not re.search(rf"(?<![\\a-zA-Z])[{one[3]}]", value):
+        return None  # f(a) = 0 is no function
     new = dict(zip(other[3], one[3], strict=True)) | dict(zip(one[3], other[3], strict=True))
     return re.sub(r"(?<![\\a-zA-Z])[a-z]", lambda found: new.get(found[0], found[0]), value)
 
@@ -421,7 +423,7 @@ def _value(answer: str, gold: str) -> bool:
     ]
     if all(based) and based[0].groups() != based[1].groups():
         return False
-    if based[1] and key(answer) == based[1][1]:
+    if based[1] and answer.strip() == based[1][1]:
         return True  # the question names the base
     unions = split(answer, CUP), split(gold, CUP)
     if len(unions[0]) == len(unions[1]) > 1:
