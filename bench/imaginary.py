@@ -108,6 +108,8 @@ class ImaginaryGPU(TorchDispatchMode):
             out = func(*args, **kwargs)
         if values is not None:
             out.known = values
+        elif func._schema.is_mutable and hasattr(args[0], "known"):
+            del args[0].known
         self.count(out)
         if kwargs.get("non_blocking") and out.device.type == "cpu":
             self.pin(out)  # where torch puts what is fetched from the GPU in the background

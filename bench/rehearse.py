@@ -60,7 +60,6 @@ class Engine:
         with torch.device("meta"):
             whole = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         self.shapes = {name: x.shape for name, x in whole.state_dict().items()}
-        self.vocabulary = config.vocab_size
         shape = Shape.of(config)
         cache = gpu_memory_utilization * self.total - 2 * parameters(shape) - ENGINE_RESERVE
         if cache < max_model_len * kv_bytes_per_token(shape):
@@ -71,9 +70,9 @@ class Engine:
         model_config = types.SimpleNamespace(get_vocab_size=lambda: config.vocab_size)
         self.llm_engine = types.SimpleNamespace(model_config=model_config)
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-        encode = lambda text: tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
-        self.filling, self.right = encode("1")[0], encode("\\boxed{7}")
-        self.host, self.weights, self.pushes = {}, {}, 0
+        texts = tokenizer(["1", "\\boxed{7}"], add_special_tokens=False).input_ids
+        (self.filling, *_), self.right = texts
+        self.host, self.pushes = {}, 0
         self.wake_up()
 
     def wake_up(self, tags=None) -> None:
@@ -185,7 +184,8 @@ def cut_down(config, ranks: int, folder: Path, layers: int | None, steps: int):
     config.prompts_per_step = min(config.prompts_per_step, prompts)
     few = {"model": str(model), "data": problems, "eval_data": held_out, "decontaminate": False}
     few |= {"instruction": "", "out": str(folder / "run"), "eval_samples": 2, "steps": steps}
-    few |= {"updates_per_step": updates, "save_every": 1, "eval_every": 1, "reset_every": 1}
+    few |= {"updates_per_step": updates, "save_every": 1, "reset_every": 1}
+    few |= {"eval_every": min(1, config.eval_every)}
     few |= {"logic_weight": 0.0}
     for name, value in few.items():
         if hasattr(config, name):
