@@ -8,6 +8,8 @@ import time
 import pytest
 from conftest import ENVIRONMENT, ROOT, python
 
+from trainer.run.checkpoint import DIGESTS
+
 SMALL = "--tiny --prompts_per_step 4 --samples_per_prompt 4 --eval_every 0 --save_every 1"
 slow = pytest.mark.slow
 ENGINES = ["transformers", pytest.param("vllm", marks=[slow, pytest.mark.vllm])]
@@ -104,7 +106,8 @@ def test_a_checkpoint_that_one_machine_does_not_see_is_refused_by_all(start, tmp
     for step in (1, 2):
         folder = tmp_path / "machine0" / "checkpoints" / f"step_00000{step}"
         folder.mkdir(parents=True)
-        (folder / "state.json").write_text("{}")
+        for name in ("state.json", DIGESTS):
+            (folder / name).write_text("{}")
     script = tmp_path / "blind.py"
     script.write_text(BLIND)
     done = start(script, tmp_path, ranks=2).wait()
