@@ -642,7 +642,7 @@ def test_a_malformed_row_of_a_table_is_named_by_its_number(tmp_path, kind):
         ("a.jsonl", b"[" * 100_000, ", line 1: not valid JSON (maximum recursion depth"),
         ("a.jsonl", b" \n\r\n", ": no problems in it"),
         ("a.jsonl", b"\xff\xfe\x00", ": not valid UTF-16 ("),
-        ("a.jsonl", gzip.compress(b"x" * 99)[:-9], ": the gzip file is damaged ("),
+        ("a.jsonl", gzip.compress(b"x" * 99, mtime=0)[:-9], ": the gzip file is damaged ("),
         ("a.json", b'{"data": [1]}', ": it is one object with data; expected a list of rows, or "),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1", ": it is a git-lfs pointer"),
         ("a.csv", b"problem,answer\n", ": unknown kind of file; pandas.read_csv(...).to_json("),
@@ -688,7 +688,7 @@ def test_a_folder_is_no_file(tmp_path):
         b'\xef\xbb\xbf{"problem": "p", "answer": "1"}\n{"problem": "q", "answer": "2"}',
         '{"problem": "p", "answer": "1"}\n{"problem": "q", "answer": "2"}'.encode("utf-16"),
         b'[{"problem": "p", "answer": "1"},\n{"problem": "q", "answer": "2"}]',
-        gzip.compress(b'{"problem": "p", "answer": "1"}\n{"problem": "q", "answer": "2"}'),
+        gzip.compress(b'{"problem": "p", "answer": "1"}\n{"problem": "q", "answer": "2"}', mtime=0),
     ],
     ids=["CRLF", "byte order mark", "UTF-16", "one list", "gzip"],
 )
