@@ -8,10 +8,11 @@ process and one thread each, and evaluates every checkpoint with evaluate.py. do
 shows what it writes, OUT/results.json, tables.md and curves.png. The checkpoints take 40 GB.
 
 The problems are stories of one or two changes, such as "Anna has 6 apples, finds 11. How many now?"
-The cold start shows the form of the answer to both, "6 + 11 = \\boxed{17}" and "9 - 2 = 7, 7 + 2 = \\boxed{9}".
-Training asks for one change only, so two changes measure what it does to a skill that it leaves
-out. No held-out problem has the numbers of a training problem or of the cold start. TRL gets the
-same model, problems, order, batch, limits, updates and reward as justrl.py.
+The cold start shows the form of the answers, "6 + 11 = \\boxed{17}" and, to two changes,
+"9 - 2 = 7, 7 + 2 = \\boxed{9}". Training asks for one change only, so two changes measure what it
+does to a skill that it leaves out. No held-out problem has the sums of a training problem or of the
+cold start. TRL gets the same model, problems, order, batch, limits, updates and reward as
+justrl.py.
 """
 
 import argparse
