@@ -50,7 +50,7 @@ OURS = "--instruction= --max_prompt_tokens 48 --eval_every 0 --eval_max_tokens 2
 OURS += "--keep_checkpoints 99 --gradient_checkpointing false --engine transformers"
 COLD_STEPS, COLD_BATCH, COLD_RATE = 10, 16, 2e-5
 # Held-out problems of each kind, and answers to each: at both ends of a run, and between.
-LIMIT, EVAL_SAMPLES, EVAL_SAMPLES_BETWEEN, EVAL_TOKENS = 24, 16, 4, 32
+LIMIT, EVAL_SAMPLES, EVAL_SAMPLES_BETWEEN, EVAL_TOKENS = 24, 8, 4, 32
 SKILLS = {"held1": "One change (trained)", "held2": "Two changes (left out of training)"}
 SCORES = ("pass@1", f"pass@{EVAL_SAMPLES}", "with a box", "right, of those with one")
 
