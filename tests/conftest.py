@@ -152,7 +152,6 @@ def greedy_by_transformers(model, prompt, max_tokens, eos):
 @functools.cache
 def sampling_model(name):
     """(engine, tokenizer) of a model of the embedded worlds."""
-    import torch
 
     from tiny.pretrain import base_model
     from trainer.policy.pretrained import load_tokenizer
@@ -161,7 +160,7 @@ def sampling_model(name):
     folder = base_model(name)
     tokenizer = load_tokenizer(folder)
     stops = [tokenizer.eos_token_id]
-    return TransformersEngine(folder, len(tokenizer), stops, 512, torch.float32), tokenizer
+    return TransformersEngine(folder, len(tokenizer), stops, max_length=512), tokenizer
 
 
 @functools.cache

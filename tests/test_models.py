@@ -349,7 +349,7 @@ def test_an_id_beyond_the_embeddings_is_refused_unless_no_text_needs_it(save):
 RANKS = """
 import json, sys, torch
 from pathlib import Path
-from conftest import random_rollouts
+from conftest import random_rollouts, flags
 from test_models import batches_of, gradients
 from trainer.policy.loading import load_policy
 from trainer.policy.policy import full

@@ -428,7 +428,7 @@ def test_every_architecture_decodes_as_it_reads(name, tmp_path):
                 parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    engine = TransformersEngine(str(tmp_path), 40, [1, 2], 128, torch.float32)
+    engine = TransformersEngine(str(tmp_path), 40, [1, 2], max_length=128)
     assert engine.ordinary == ordinary
     samples = flat(engine.generate(PROMPTS, 4, SEEDS, Sampling(24)))
     assert len({len(sample.response_ids) for sample in samples}) > 2, "rows are dropped on the way"
