@@ -144,7 +144,7 @@ def cold_start(model_dir: str, out: Path, steps: int, rate: float) -> list[float
 
 
 def run(log: Path, *words) -> None:
-    """Run a command on one thread. Raises RuntimeError with the end of what it wrote to the log."""
+    """Run a command on one thread. Raises RuntimeError with its status and the end of its log."""
     alone = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
     command, environment = [str(word) for word in words], os.environ | alone
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,8 @@ def run(log: Path, *words) -> None:
         done = subprocess.run(command, stdout=file, stderr=file, env=environment, cwd=ROOT)
     if done.returncode:
         end = "\n".join(log.read_text().splitlines()[-15:])
-        raise RuntimeError(f"{' '.join(command)} failed; the end of {log}:\n{end}")
+        what = f"{' '.join(command)} failed with status {done.returncode}"
+        raise RuntimeError(f"{what}; the end of {log}:\n{end}")
 
 
 def prepare(out: Path, runs: dict[str, int]) -> None:

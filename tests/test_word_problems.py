@@ -99,7 +99,7 @@ def test_one_command_trains_evaluates_and_draws_and_the_same_command_goes_on(toy
 
 
 def test_a_run_that_fails_is_named_and_shown(tmp_path):
-    with pytest.raises(RuntimeError, match=r"(?s)no\.py failed; the end of .*No such file"):
+    with pytest.raises(RuntimeError, match=r"(?s)no\.py failed with status 2.*No such file"):
         real_model.run(tmp_path / "logs" / "a.log", sys.executable, "no.py")
 
 
