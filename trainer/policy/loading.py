@@ -44,11 +44,12 @@ def load_policy(config: Any, model_dir: str, device: torch.device) -> Policy:
     policy = kind(model, head, device, config.tokens_per_micro_batch)
     if plain:
         return policy
+    # Imported here, because neither a run on one CPU nor --help needs FSDP.
     from torch.distributed.fsdp import (
         CPUOffloadPolicy,
         MixedPrecisionPolicy,
         OffloadPolicy,
-        fully_shard,  # here: one CPU needs none of it, nor --help
+        fully_shard,
     )
 
     precision = MixedPrecisionPolicy(param_dtype=compute_dtype(), reduce_dtype=torch.float32)
