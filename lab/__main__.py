@@ -5,11 +5,11 @@
     python -m lab clip_higher --most 40             then give each claim the seeds that it needs
     python -m lab clip_higher --steps 8 --seeds 2   try it out, shorter
     python -m lab all                               run all of them, one after the other
-    python -m lab page                              write lab/README.md from the results
+    python -m lab page                              bring lab/README.md up to the results
 
 What a run measured goes to lab/results/NAME/results.json, with a figure; a try-out stays under
-lab/runs. If a run is killed, the same command goes on. "It does not show at this scale" is a
-result.
+lab/runs. If a run is killed, the same command goes on. lab/README.md says what the papers claim,
+what was found, and by which rule.
 """
 
 import argparse
@@ -17,14 +17,13 @@ import json
 import math
 import signal
 import sys
-import textwrap
 from pathlib import Path
 
 from lab import arms as run
 from lab import figure
 from lab import pages as page
 from lab.papers import EXPERIMENTS, Experiment
-from lab.verdicts import RULE, more_seeds
+from lab.verdicts import more_seeds
 from trainer.errors import Refused
 
 
@@ -40,9 +39,8 @@ def listing(seeds: int, jobs: int) -> str:
         arms = [
             f"{facet or 'arms'}: {', '.join(labels)}" for facet, labels in experiment.arms.items()
         ]
-        text = "\n".join([textwrap.fill(experiment.paper, 96), *arms])
         head = f"{name}  ({len(experiment.commands())} arms x {seeds} seeds, {time})"
-        blocks.append(f"{head}\n{textwrap.indent(text, '    ')}")
+        blocks.append("\n    ".join([head, *arms]))
     return "\n\n".join(blocks)
 
 
@@ -88,7 +86,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m lab",
         description=__doc__,
-        epilog=RULE,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,7 +1,7 @@
-"""lab/README.md, from papers.py and the results.json of every experiment."""
+"""The measured parts of lab/README.md, from the results.json of every experiment."""
 
 import json
-import textwrap
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,35 +10,8 @@ from statistics import fmean
 from lab import figure
 from lab.arms import rises
 from lab.papers import EXPERIMENTS, Experiment
-from lab.verdicts import NOT_COUNTED, NOT_RUN, RULE, VERDICTS, WORDS, Judged, judge, measure_claim
+from lab.verdicts import NOT_COUNTED, NOT_RUN, VERDICTS, WORDS, Judged, judge, measure_claim
 from tools.evaluation.statistics import margin, regime
-
-OPENING = """# The papers' findings, tried in the embedded worlds
-
-Three papers say what matters in reinforcement learning of language models. Here their claims are
-tested in [small worlds](../tiny/README.md): chains of arithmetic, compositions of opaque functions,
-and the same with answers that fork at every line. Worlds this small can show that a mechanism
-exists; they cannot show that it matters at scale.
-
-## In a hurry
-
-What the deck claims ([docs/papers.md](../docs/papers.md) maps all of it), and what came of it here.
-The figure has the same claims, each difference in units of the smallest effect worth talking about.
-"Not counted" could not have failed, and "not run" says that no time was left."""
-
-AFTER = """An experiment compares arms, each one a command line of a recipe, over paired seeds: the
-same problems and the same seeds of sampling. What all arms share was fixed before any two of them
-were compared, and no arm was tuned. Arms are compared at equal steps, with the same number of
-answers trained on a step, unless the claim says otherwise.
-
-    python -m lab                     # the experiments, their arms and how long they take
-    python -m lab prorl_boundary      # run what is missing of one, and see what it says
-    python -m lab page                # write this page again"""
-
-BEFORE = """The runs of before 2026-11-28 stopped by an older rule, in which the effect seen had a
-say where it was large. They are judged by this one, with the seeds that there are: "9 of 12" in a
-table has three seeds fewer than its claim needs. Seeds are of training and sampling. The held-out
-problems are the same in every seed, so that an interval does not cover the choice of problems."""
 
 MOST_ROWS = 15  # of a table; more claims are read in the figure
 
@@ -78,14 +51,19 @@ def by_arm(result: dict) -> dict[str, dict[int, dict]]:
 
 
 def write_page(out: Path) -> None:
-    """Write README.md and every figure anew."""
+    """Draw every figure anew, and write the measured parts of README.md between its prose.
+
+    Such a part begins with a line <!-- NAME --> and ends with <!-- end -->. NAME is an experiment,
+    or "deck" for the overview.
+    """
     results = read_results(out)
     judged = judge_all(results)
     for name, result in results.items():
         path = out / "results" / name / "figure.png"
         figure.draw(EXPERIMENTS[name], result, judged[name], path)
     figure.draw_deck(deck(judged), out / "results" / "deck.png")
-    (out / "README.md").write_text(page(results, judged))
+    readme = out / "README.md"
+    readme.write_text(page(readme.read_text(), results, judged))
 
 
 def deck(judged: dict[str, list[Judged]]) -> list[Judged]:
@@ -93,27 +71,19 @@ def deck(judged: dict[str, list[Judged]]) -> list[Judged]:
     return [one for claims in judged.values() for one in claims if one.claim.deck]
 
 
-def page(results: dict[str, dict], judged: dict[str, list[Judged]]) -> str:
-    parts = [
-        OPENING,
-        deck_table(judged),
-        "![the deck's claims](results/deck.png)",
-        summary(judged),
-        AFTER,
-        f"## The rule\n\n{RULE}\n\n{BEFORE}",
-    ]
-    for name, experiment in EXPERIMENTS.items():
-        parts += [f"## {name}", fill(f"**The paper.** {experiment.paper}")]
-        if name in results:
-            parts += findings(name, experiment, results[name], judged[name])
-        else:
-            parts.append(f"**Not run.** {experiment.found}")
-        parts.append(fill(f"**Try it.** {experiment.try_it}"))
-    return "\n\n".join(parts) + "\n"
-
-
-def fill(text: str) -> str:
-    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+def page(text: str, results: dict[str, dict], judged: dict[str, list[Judged]]) -> str:
+    """The text of README.md with its measured parts anew."""
+    parts = {
+        "deck": [deck_table(judged), "![the deck's claims](results/deck.png)", summary(judged)]
+    }
+    for name, claims in judged.items():
+        parts[name] = findings(name, results[name], claims) if name in results else ["Not run."]
+    return re.sub(
+        r"(<!-- (\w+) -->\n).*?<!-- end -->",
+        lambda found: found[1] + "\n\n".join(parts[found[2]]) + "\n<!-- end -->",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 def deck_table(judged: dict[str, list[Judged]]) -> str:
@@ -136,24 +106,24 @@ def summary(judged: dict[str, list[Judged]]) -> str:
         for counts in seen.values()
     )
     together = seen[False] + seen[True]
-    return fill(
-        f"Of the claims that papers make: {of_papers}. Of those that extend them: {ours}. Not "
-        f"counted: {together[NOT_COUNTED]}. Not run: {together[NOT_RUN]}; `python -m lab NAME` "
-        f"runs what is missing."
+    return (
+        f"Of the claims that papers make: {of_papers}.\n"
+        f"Of those that extend them: {ours}.\n"
+        f"Not counted: {together[NOT_COUNTED]}. Not run: {together[NOT_RUN]}."
     )
 
 
-def findings(name: str, experiment: Experiment, result: dict, claims: list[Judged]) -> list[str]:
-    dates = sorted({run["date"] for run in result["runs"]})
-    when = f"{figure.seed_counts(result)} seeds, {result['steps']} steps, {' and '.join(dates)}"
+def findings(name: str, result: dict, claims: list[Judged]) -> list[str]:
+    """The measured parts of an experiment: when, the figure, and its tables."""
+    dates = " and ".join(sorted({run["date"] for run in result["runs"]}))
     parts = [
-        fill(f"**Here** ({when}). {experiment.found}"),
+        f"{figure.seed_counts(result)} seeds, {result['steps']} steps, {dates}.",
         f"![{name}](results/{name}/figure.png)",
     ]
     if len(claims) <= MOST_ROWS:
         parts.append(claim_table(claims))
-    if experiment.tasks:
-        parts.append(boundary_table(experiment, result))
+    if EXPERIMENTS[name].tasks:
+        parts.append(boundary_table(EXPERIMENTS[name], result))
     return parts
 
 

@@ -1,4 +1,7 @@
-"""From measures to verdicts: paired differences, Stein's intervals, false discoveries."""
+"""From measures to verdicts: paired differences, Stein's intervals, false discoveries.
+
+lab/README.md states the rule in words.
+"""
 
 import math
 from dataclasses import dataclass
@@ -12,25 +15,6 @@ from lab.papers import Claim
 
 PILOT = 5  # seeds whose variance fixes how many a claim gets
 FALSE_DISCOVERIES = 0.05
-RULE = f"""\
-A run's measure is the mean of a metric over the last quarter of its steps, or what evaluate.py
-finds in its last checkpoint (`final_`, `rise@`). For each seed, the measure of the arms that a
-claim puts higher minus that of the arms it puts lower is a paired difference.
-
-The smallest effect worth talking about is three points of accuracy, one point of truncated answers,
-five points of other shares of answers, and 10 % of the arms' mean for any other metric.
-
-**Seeds** (Stein's two stages). The first {PILOT} seeds are a pilot. Its variance and the smallest
-effect alone fix how many seeds a claim needs: so many that its 95 % interval is no wider than the
-smallest effect. The effect seen has no say. Seeds beyond those are not looked at. The interval is
-the mean plus or minus t s / sqrt(n), with the pilot's s and its {PILOT - 1} degrees of freedom.
-
-**The verdict** is "no difference" if the whole interval lies within plus or minus the smallest
-effect; a direction if the mean is at least that large and significant; else "undecided". A
-direction is "as in the paper" or "opposite" where a paper makes the claim, and "more" or "less"
-where the claim extends the papers. Significant means that it survives Benjamini and Yekutieli's
-procedure, which holds for claims that share arms: of the directions, at most 5 % are expected to be
-false. What a claim could not fail to show is listed apart and not counted."""
 
 WORDS = {False: ("as in the paper", "opposite"), True: ("more", "less")}  # {claim extends: ...}
 VERDICTS = (*WORDS[False], "no difference", "undecided", *WORDS[True])
@@ -129,7 +113,7 @@ def more_seeds(claims: list[Judged], seeds: dict[str, int], most: int) -> dict[s
 
 
 def verdict(judged: Judged, q: float) -> str:
-    """RULE's verdict; q: the p value after Benjamini and Yekutieli's correction."""
+    """The rule's verdict; q: the p value after Benjamini and Yekutieli's correction."""
     if -judged.worth < judged.low and judged.high < judged.worth:
         return "no difference"
     if q <= FALSE_DISCOVERIES and abs(judged.mean) >= judged.worth:

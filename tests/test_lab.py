@@ -59,6 +59,21 @@ def test_arms_take_flags_that_their_scripts_have_and_differ_from_each_other(
     assert len({tuple(config[key] for key in shared) for config in configs}) == 1
 
 
+def test_a_claim_is_read_as_it_is_written():
+    (one, two) = papers.claims("""
+        eval_accuracy at equal tokens: easy: a & hard: b
+        > easy: c
+            deck: More: of a
+            extends
+        length: a > 0
+            apart: why
+    """)
+    metric, sides = "eval_accuracy at equal tokens", (("easy: a", "hard: b"), ("easy: c",))
+    assert one == Claim(metric, *sides, deck="More: of a", extends=True)
+    assert two == Claim("length", ("a",), apart="why")
+    assert str(one) == "eval_accuracy at equal tokens: easy: a & hard: b > easy: c"
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_claims_name_arms_of_their_experiment_and_panels_are_known(name):
     experiment = EXPERIMENTS[name]
@@ -66,8 +81,11 @@ def test_claims_name_arms_of_their_experiment_and_panels_are_known(name):
         assert claim.more and {*claim.more, *claim.less} <= experiment.commands().keys(), claim
         assert not {*claim.more} & {*claim.less}, claim
     assert all(panel_of(metric).unit for metric in experiment.panels)
-    commands = re.findall(r"`python (\w+\.py|-m lab\.table1) .*?`", experiment.try_it)
-    assert commands
+    section = (ROOT / "lab" / "README.md").read_text().partition(f"\n## {name}\n")[2]
+    parts = section.partition("\n## ")[0].strip().split("\n\n")
+    begin = [part.partition(" ")[0] for part in parts if part.startswith(("**", "<!--"))]
+    assert begin == ["**The", "**Here.**", "<!--", "**Try"] and f"<!-- {name} -->" in section
+    assert re.search(r"`python (\w+\.py|-m\s+lab\.table1)\s.*?`", parts[-1], re.DOTALL)
 
 
 def test_runs_come_seed_by_seed_and_share_their_seed(tmp_path):
@@ -280,11 +298,10 @@ def test_a_shift_counts_problems_whose_pass_at_1_rose_less_those_whose_fell():
 # --- the command ---
 
 
-def test_without_a_name_it_lists_papers_arms_and_times(start):
+def test_without_a_name_it_lists_experiments_arms_and_times(start):
     done = start("lab").wait()
     assert done.returncode == 0, done.stderr
-    for name, experiment in EXPERIMENTS.items():
-        assert f"{name}  (" in done.stdout and experiment.paper[:40] in done.stdout
+    assert all(f"{name}  (" in done.stdout for name in EXPERIMENTS)
     assert "6 arms x 5 seeds, about" in done.stdout and "group/none" in done.stdout
 
 
@@ -318,7 +335,7 @@ def test_docs_papers_has_every_claim_of_the_deck_with_its_verdict():
 def test_the_page_in_the_repository_is_what_its_results_say():
     results = page.read_results(ROOT / "lab")
     written = (ROOT / "lab" / "README.md").read_text()
-    assert written == page.page(results, page.judge_all(results))
+    assert written == page.page(written, results, page.judge_all(results))
     for name, result in results.items():
         assert result["steps"] == EXPERIMENTS[name].steps
         arms = {(one["arm"], one["seed"]) for one in result["runs"]}
@@ -361,6 +378,7 @@ small = test_lab.small(out)
 lab.EXPERIMENTS.clear()
 lab.EXPERIMENTS["small"] = small
 lab.run_experiment("small", out, steps=None, **json.loads(sys.argv[2]))
+(out / "README.md").write_text("Before.\\n<!-- small -->\\nold\\n<!-- end -->\\nAfter.\\n")
 lab.page.write_page(out)
 """
 
@@ -409,7 +427,8 @@ def test_an_experiment_runs_is_killed_and_goes_on(start, tmp_path):
         rows = (folder / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(row)["step"] for row in rows] == [0, 1, 2, 3]  # none is written twice
     written = (tmp_path / "README.md").read_text()
-    assert "results/small/figure.png" in written
+    assert "results/small/figure.png" in written and "old" not in written
+    assert written.startswith("Before.\n<!-- small") and written.endswith("end -->\nAfter.\n")
     assert any(f"**{verdict}**" in written for verdict in statistics.VERDICTS)
     assert (tmp_path / "results" / "small" / "figure.png").stat().st_size > 10_000
 
