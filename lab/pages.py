@@ -121,24 +121,29 @@ def findings(name: str, result: dict, claims: list[Judged]) -> list[str]:
         f"![{name}](results/{name}/figure.png)",
     ]
     if len(claims) <= MOST_ROWS:
-        parts.append(claim_table(claims))
+        parts += [claim_table(claims), *left_out(claims)]
     if EXPERIMENTS[name].tasks:
         parts.append(boundary_table(EXPERIMENTS[name], result))
     return parts
 
 
 def claim_table(claims: list[Judged]) -> str:
+    """The claims that were run and count."""
     lines = ["|claim|difference|verdict|seeds|", "|---|---|---|---:|"]
     for one in claims:
-        verdict = f"**{one.verdict}**"
-        if one.verdict == NOT_COUNTED:
-            verdict += f": {one.claim.apart}"
-        if not one.differences:
-            lines.append(f"|{one.claim}||{verdict}||")
-            continue
-        seeds = f"{len(one.differences)} of {one.seeds_needed}"
-        lines.append(f"|{one.claim}|{one}|{verdict}|{seeds}|")
+        if one.verdict not in (NOT_COUNTED, NOT_RUN):
+            seeds = f"{len(one.differences)} of {one.seeds_needed}"
+            lines.append(f"|{one.claim}|{one}|**{one.verdict}**|{seeds}|")
     return "\n".join(lines)
+
+
+def left_out(claims: list[Judged]) -> list[str]:
+    """How many claims the table leaves out, and why; nothing if it has all of them."""
+    reasons = Counter(one.claim.apart for one in claims if one.verdict == NOT_COUNTED)
+    words = [f"{count} not counted ({why})" for why, count in reasons.items()]
+    if not_run := sum(one.verdict == NOT_RUN for one in claims):
+        words.append(f"{not_run} not run")
+    return [f"Other claims: {'; '.join(words)}."] if words else []
 
 
 def boundary_table(experiment: Experiment, result: dict) -> str:
