@@ -15,24 +15,24 @@ PRORL = "nvidia/Nemotron-Research-Reasoning-Qwen-1.5B"  # its revisions v1 and v
 DEEPSCALER_DATA = "agentica-org/DeepScaleR-Preview-Dataset"
 THINK = " Let's think step by step and output the final answer within \\boxed{}."
 
-COLUMNS = ("EC", "THP", "TTP", "RKL", "LC", "AT", "RR", "DS", "ST")
-TICKS = {  # Table 1, as the paper's own post prints it
-    "still-3": "THP TTP RKL",
-    "deepscaler": "EC LC ST",
-    "fastcurl": "THP LC ST",
-    "prorl-v1": "EC THP RKL LC DS ST",
-    "e3": "EC THP LC DS ST",
-    "polaris": "EC THP LC AT RR DS ST",
-    "prorl-v2": "EC THP RKL LC DS ST",
-    "questa": "DS ST",
-    "brorl": "EC THP RKL LC DS ST",
-    "justrl-deepseek": "EC",
-    "justrl-nemotron": "EC",
-}
-
 NO_DUAL_CLIP = 1e9
 # veRL of early 2025 and OpenRLHF: no warm-up, a symmetric clip, no dual clip.
 PLAIN = dict(warmup_steps=0, clip_high=0.2, dual_clip=NO_DUAL_CLIP)
+DEEPSCALER = PLAIN | dict(  # FastCuRL's are the same
+    model=DEEPSEEK,  # script
+    data=DEEPSCALER_DATA,  # script
+    instruction=THINK,  # script
+    wrong_reward=0.0,  # script
+    prompts_per_step=128,  # script
+    samples_per_prompt=8,  # script
+    updates_per_step=2,  # script
+    temperature=0.6,  # script
+    max_prompt_tokens=1024,  # script
+    learning_rate=1e-6,  # script
+    weight_decay=0.01,  # script
+    kl_coefficient=1e-3,  # script
+    entropy_coef=1e-3,  # script
+)
 PRORL_V2 = dict(
     wrong_reward=0.0,  # script (NeMo's and OpenRLHF's are named alike below)
     data="BytedTsinghua-SIA/DAPO-Math-17k",  # script
@@ -82,44 +82,18 @@ ROWS = {
         eval_temperature=0.6,  # paper
         eval_top_p=0.95,  # paper
     ),
-    "deepscaler": PLAIN  # script
+    "deepscaler": DEEPSCALER
     | dict(
-        model=DEEPSEEK,  # script
-        data=DEEPSCALER_DATA,  # script
-        instruction=THINK,  # script
-        wrong_reward=0.0,  # script
         steps=1750,  # paper: JustRL's Table 4
-        prompts_per_step=128,  # script
-        samples_per_prompt=8,  # script
-        updates_per_step=2,  # script
-        temperature=0.6,  # script
-        max_prompt_tokens=1024,  # script
-        learning_rate=1e-6,  # script
-        weight_decay=0.01,  # script
-        kl_coefficient=1e-3,  # script
-        entropy_coef=1e-3,  # script
         stages=[  # card: the context grows at steps 1,040 and 1,520; script: samples and limits
             dict(until=1040, max_response_tokens=8192),
             dict(until=1520, max_response_tokens=16384, samples_per_prompt=16),
             dict(until=1750, max_response_tokens=24576, samples_per_prompt=16),
         ],
     ),
-    "fastcurl": PLAIN  # script
+    "fastcurl": DEEPSCALER  # script, and card: the same 40,315 problems
     | dict(
-        model=DEEPSEEK,  # script
-        data=DEEPSCALER_DATA,  # card: the same 40,315 problems
-        instruction=THINK,  # script
-        wrong_reward=0.0,  # script
         steps=3260,  # card: 160 + 590 + 230 + 580, and version 2's last 1,700
-        prompts_per_step=128,  # script
-        samples_per_prompt=8,  # script
-        updates_per_step=2,  # script
-        temperature=0.6,  # script
-        max_prompt_tokens=1024,  # script
-        learning_rate=1e-6,  # script
-        weight_decay=0.01,  # script
-        kl_coefficient=1e-3,  # script
-        entropy_coef=1e-3,  # script
         stages=[  # script
             dict(until=160, max_response_tokens=8192, prompts_to=0.62),
             HALF | dict(until=750, max_response_tokens=16384),

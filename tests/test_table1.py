@@ -113,14 +113,10 @@ def test_off_it_repeats_justrl_s_metrics_to_the_last_digit(monkeypatch, tmp_path
 # --- the rows ---
 
 
-def test_the_rows_are_table_1_s_and_document_themselves():
-    assert list(systems.ROWS) == list(systems.TICKS)
+def test_the_rows_are_table_1_s():
     assert len(systems.ROWS) == 11
     text = (ROOT / "docs" / "table1.md").read_text()
-    for name, ticks in systems.TICKS.items():
-        (row,) = [line for line in text.splitlines() if f"`--row {name}`" in line]
-        cells = [cell.strip() for cell in row.split("|")[2 : 2 + len(systems.COLUMNS)]]
-        assert [c for c, cell in zip(systems.COLUMNS, cells, strict=True) if cell] == ticks.split()
+    assert re.findall(r"\| `--row (\S+)`", text) == list(systems.ROWS)
 
 
 SCALES = {"tiny": table1.TINY, "small": table1.SMALL, "": {}}
