@@ -8,8 +8,9 @@ import pytest
 import torch
 from conftest import flags
 
+from trainer.errors import Refused
 from trainer.policy.loading import load_policy
-from trainer.run.checkpoint import DIGESTS, latest_checkpoint, save_checkpoint
+from trainer.run.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from trainer.run.launch import _sentence
 from trainer.run.run import check_finite
 
@@ -21,56 +22,23 @@ class Nothing:
         pass
 
 
-@pytest.fixture
-def two_checkpoints(random_policy_dir, tmp_path):
+@pytest.mark.parametrize("name", ["model", "training/optimizer", "state", "config"])
+@pytest.mark.parametrize("how", ["torn", "gone", "empty"])
+def test_a_damaged_checkpoint_is_named_with_what_to_do(random_policy_dir, tmp_path, name, how):
     policy = load_policy(flags(), random_policy_dir, torch.device("cpu"))
     optimizer = torch.optim.AdamW(policy.parameters())
-    for step in (2, 4):
-        save_checkpoint(tmp_path, {"step": step}, policy, Nothing(), optimizer, keep=2)
-    return tmp_path
-
-
-def flip_a_bit(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-MOMENTS = "training/optimizer.safetensors"
-FILES = ("model.safetensors", MOMENTS, "state.json", "config.json", DIGESTS)
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("how", ["flipped", "torn", "gone", "empty"])
-def test_a_damaged_newest_checkpoint_is_passed_over_and_named(two_checkpoints, name, how):
-    newest = two_checkpoints / "checkpoints" / "step_000004"
-    path = newest / name
-    if how == "flipped":
-        flip_a_bit(path)
-    elif how == "torn":
-        path.write_bytes(path.read_bytes()[:-7])
-    elif how == "empty":
-        path.write_bytes(b"")
-    else:
+    state = {"step": 4, "data": ""}
+    save_checkpoint(tmp_path, state, policy, Nothing(), optimizer, keep=2)
+    folder = latest_checkpoint(tmp_path)
+    load_checkpoint(folder, state, policy, optimizer)
+    (path,) = folder.glob(f"{name}.*")
+    if how == "gone":
         path.unlink()
-    said = []
-    assert latest_checkpoint(two_checkpoints, said.append).name == "step_000002"
-    (sentence,) = said
-    assert sentence.startswith(f"{newest} is damaged (")
-    assert not newest.exists(), "or the next save would keep it as the newest"
-
-
-def test_a_whole_checkpoint_is_taken_in_silence(two_checkpoints):
-    said = []
-    assert latest_checkpoint(two_checkpoints, said.append).name == "step_000004"
-    assert said == []
-
-
-def test_no_whole_checkpoint_is_an_error_not_a_fresh_start(two_checkpoints):
-    for folder in (two_checkpoints / "checkpoints").iterdir():
-        flip_a_bit(folder / "model.safetensors")
-    with pytest.raises(ValueError, match=r"no checkpoint in .* is whole"):
-        latest_checkpoint(two_checkpoints, print)
+    else:
+        path.write_bytes(path.read_bytes()[:-7] if how == "torn" else b"")
+    sentence = rf"{folder} is damaged \(.*\): delete it, and the same command continues"
+    with pytest.raises(Refused, match=sentence):
+        load_checkpoint(folder, state, policy, optimizer)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

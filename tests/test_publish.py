@@ -161,7 +161,7 @@ def test_an_upload_is_private_and_leaves_out_what_only_a_continued_run_needs(tra
     (_, name, options), (_, files, target) = hub.calls
     assert (name, target) == ("mine", "me/mine") and options["private"] is True
     assert {"README.md", "curves.png", "config.json", "model.safetensors"} <= files
-    assert not files & {"training/optimizer.safetensors", "state.json", "sha256.json"}
+    assert not files & {"training/optimizer.safetensors", "state.json"}
 
 
 def test_a_finished_run_uploads_once_and_a_failed_upload_loses_nothing(tmp_path, monkeypatch):

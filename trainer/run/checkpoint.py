@@ -15,7 +15,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -29,10 +29,9 @@ from trainer.errors import Refused
 from trainer.policy.policy import Policy, copy_full, full
 from trainer.policy.pretrained import load_model
 from trainer.ranks import mean_over_ranks
-from trainer.run.files import make_folder, write_atomically
+from trainer.run.files import make_folder, read_jsonl, write_atomically
 from trainer.run.flags import FREE
 
-DIGESTS = "sha256.json"  # digests of a checkpoint's other files
 TRAINING = "training"  # folder for tensors that only a continued run needs
 
 
@@ -94,55 +93,21 @@ def claim(out: Path, config: dict) -> None:
         write_atomically(path, json.dumps(config, indent=1) + "\n")
 
 
-def latest_checkpoint(out: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest complete checkpoint of a run folder, as rank 0 sees it; None if there is none.
+def latest_checkpoint(out: Path) -> Path | None:
+    """The newest checkpoint of a run folder, as rank 0 sees it; None if there is none.
 
     Raises Refused on every rank if one of them does not see it.
     """
-    newest = _newest_whole(out, say) if dist.get_rank() == 0 else None
-    name = [newest and newest.name]
-    dist.broadcast_object_list(name, src=0, device=torch.device("cpu"))
-    if name[0] is None:
+    names = sorted(folder.name for folder in (out / "checkpoints").glob("step_??????"))
+    dist.broadcast_object_list(newest := names[-1:] or [None], device=torch.device("cpu"))
+    if newest[0] is None:
         return None
-    found = out / "checkpoints" / name[0]
-    if mean_over_ranks([float((found / "state.json").exists())])[0] < 1:
+    found = out / "checkpoints" / newest[0]
+    if mean_over_ranks([float(found.exists())])[0] < 1:
         raise Refused(
             f"not every rank sees {found}: --out must name a folder that all machines share"
         )
     return found
-
-
-def _newest_whole(out: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint without damage. Damaged ones are renamed and reported.
-
-    Raises Refused if there are checkpoints, but all are damaged.
-    """
-    damaged = None
-    for folder in sorted((out / "checkpoints").glob("step_??????"), reverse=True):
-        fault = damage(folder)
-        if fault is None:
-            return folder
-        damaged = folder.with_suffix(".damaged")
-        shutil.rmtree(damaged, ignore_errors=True)
-        folder.rename(damaged)
-        say(f"{folder} is damaged ({fault}): going back to the checkpoint before it")
-    if damaged is not None:
-        raise Refused(f"no checkpoint in {out} is whole: delete that folder to start anew")
-    return None
-
-
-def damage(folder: Path) -> str | None:
-    """What is damaged in a checkpoint, by the digests of its files; None if nothing is."""
-    try:
-        digests = json.loads((folder / DIGESTS).read_text())
-        for name, written in digests.items():
-            if digest(folder / name) != written:
-                return f"{name} has changed"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError) as error:
-        return str(error).splitlines()[0]
-    return None
 
 
 def digest(path: Path) -> str:
@@ -191,9 +156,6 @@ def save_checkpoint(
             del whole
         if first:
             (aside / "state.json").write_text(json.dumps(plain, indent=1) + "\n")
-            saved = [path for path in sorted(aside.rglob("*")) if path.is_file()]
-            digests = {str(path.relative_to(aside)): digest(path) for path in saved}
-            (aside / DIGESTS).write_text(json.dumps(digests, indent=1) + "\n")
             shutil.rmtree(target, ignore_errors=True)
             aside.rename(target)
     except (OSError, SafetensorError) as error:
@@ -214,11 +176,12 @@ def load_checkpoint(
 ) -> dict:
     """Load a checkpoint into policy, optimizer and the policies in state. Returns the saved state.
 
-    The number of ranks may have changed. Raises Refused if the saved state lacks a key of `state`,
-    or was saved while training on other problems.
+    The number of ranks may have changed. Raises Refused if a file is damaged, if the saved state
+    lacks a key of `state`, or if it was saved while training on other problems.
     """
     policies = {name: value for name, value in state.items() if isinstance(value, Policy)}
-    saved = json.loads((folder / "state.json").read_text()) | policies
+    with _named_if_damaged(folder):
+        saved = json.loads((folder / "state.json").read_text()) | policies
     missing = state.keys() - saved.keys()
     if not (folder / TRAINING).exists():
         missing = {TRAINING}
@@ -232,14 +195,30 @@ def load_checkpoint(
             f"{folder} was saved while training on other problems: continue with the same data, or "
             f"give another --out"
         )
-    # Through transformers, because save_pretrained may write other names than the model's own. Rank
-    # 0 reads, and sends the others their shares, one tensor after another.
     first = dist.get_rank() == 0
-    policy.load_full_state(load_model(str(folder), torch.float32).state_dict() if first else None)
-    _load_optimizer(folder / TRAINING / "optimizer.safetensors", policy, optimizer)
-    for name, value in policies.items():
-        value.load_full_state(load_file(folder / TRAINING / f"{name}.safetensors"))
+    with _named_if_damaged(folder):
+        # Through transformers, because save_pretrained may write other names than the model's own.
+        # Rank 0 reads, and sends the others their shares, one tensor after another.
+        whole = load_model(str(folder), torch.float32).state_dict() if first else None
+        policy.load_full_state(whole)
+        del whole
+        _load_optimizer(folder / TRAINING / "optimizer.safetensors", policy, optimizer)
+        for name, value in policies.items():
+            value.load_full_state(load_file(folder / TRAINING / f"{name}.safetensors"))
     return saved
+
+
+@contextmanager
+def _named_if_damaged(folder):
+    """Say what to do where a checkpoint's file cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        raise Refused(
+            f"{folder} is damaged ({reason}): delete it, and the same command continues from the "
+            f"checkpoint before"
+        ) from error
 
 
 def _read(path: Path, name: str) -> torch.Tensor:
@@ -308,12 +287,6 @@ def forget_after(path: Path, step: int) -> None:
     The run will write them again.
     """
     if path.exists() and dist.get_rank() == 0:
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except json.JSONDecodeError:
-                break
-        write_atomically(path, "".join(kept))
+        rows = [row for row in read_jsonl(path) if row["step"] <= step]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
     dist.barrier()

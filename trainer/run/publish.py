@@ -15,12 +15,12 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
 
 from trainer.errors import Refused
-from trainer.run.checkpoint import DIGESTS, TRAINING
+from trainer.run.checkpoint import TRAINING
 from trainer.run.files import write_atomically
 
 MEASURES = ("reward", "accuracy", "length", "truncated", "entropy", "logp_gap")
 # Files of a checkpoint that only a continued run needs.
-PRIVATE = [f"{TRAINING}/*", "state.json", DIGESTS]
+PRIVATE = [f"{TRAINING}/*", "state.json"]
 # Flags that say where a run was, not how it trained.
 PLACES = ("out", "check", "report_to", "push_to_hub")
 

@@ -107,7 +107,7 @@ class Run:
             f"{ranks} rank(s), in {self.out}"
         )
         state = {"step": 0, "data": fingerprint(problems), **state}
-        folder = checkpoint.latest_checkpoint(self.out, self.say)
+        folder = checkpoint.latest_checkpoint(self.out)
         if folder is not None:
             state = checkpoint.load_checkpoint(folder, state, policy, optimizer)
         # Without a checkpoint the run begins again, with its first evaluation at step 0.
