@@ -184,6 +184,7 @@ def test_response_means_are_the_same_at_every_token_of_a_response():
     assert response_means(empty, torch.zeros(0)).shape == (0,)
 
 
-def test_a_problem_with_a_number_for_its_answer_is_an_error_at_once():
-    with pytest.raises(TypeError, match=r"answer must be a string, not 4; write str"):
-        Problem("2+2=?", 4)
+def test_a_problem_s_answer_is_text_a_whole_number_or_an_error_at_once():
+    assert Problem("2+2=?", 4) == Problem("2+2=?", "4")
+    with pytest.raises(TypeError, match=r"answer must be a string, not 4.5; write str"):
+        Problem("9/2=?", 4.5)

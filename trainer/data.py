@@ -35,7 +35,7 @@ INSTRUCTIONS = (
 class Problem:
     """A problem and its gold answer.
 
-    text: the bare problem, without the wrapper of its dataset. answer: the gold as a string.
+    text: the bare problem, without the wrapper of its dataset. answer: the gold, as text or an int.
     task: the benchmark, level or logic task that it belongs to. verify: what else its reward needs.
     solution: a worked solution, "" unless one was asked for. system: the dataset's own system
     message. history: earlier turns as (role, content), oldest first. prefill: the beginning of the
@@ -54,6 +54,8 @@ class Problem:
     prompt_ids: list[int] = field(default_factory=list)
 
     def __post_init__(self):
+        if type(self.answer) is int:
+            object.__setattr__(self, "answer", str(self.answer))
         for name in ("text", "answer"):
             if not isinstance(value := getattr(self, name), str):
                 raise TypeError(f"Problem: {name} must be a string, not {value!r}; write str(...)")

@@ -156,10 +156,11 @@ def _logits_agree(model) -> bool:
     rollouts = [Rollout(np.array(s[:6]), np.array(s[6:]), np.zeros(4), False) for s in sequences]
     packed = pack(rollouts, embedding_V_d.device)
     try:
-        together_M_V = model(packed.ids_1_N, **packed.options()).logits[0, packed.predicts_M]
+        together_1_N_V = model(packed.ids_1_N, use_cache=False, **packed.options()).logits
     except FAULTS:
         return False
-    alone = [model(torch.tensor([sequence])).logits[0, 5:-1] for sequence in sequences]
+    together_M_V = together_1_N_V[0, packed.predicts_M]
+    alone = [model(torch.tensor([one]), use_cache=False).logits[0, 5:-1] for one in sequences]
     alone_M_V = torch.cat(alone)
     tolerance = 1e-5 * max(10.0, alone_M_V.abs().max().item())  # rounding grows with the logits
     return (together_M_V - alone_M_V).abs().max().item() <= tolerance
