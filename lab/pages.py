@@ -73,9 +73,7 @@ def deck(judged: dict[str, list[Judged]]) -> list[Judged]:
 
 def page(text: str, results: dict[str, dict], judged: dict[str, list[Judged]]) -> str:
     """The text of README.md with its measured parts anew."""
-    parts = {
-        "deck": [deck_table(judged), "![the deck's claims](results/deck.png)", summary(judged)]
-    }
+    parts = {"deck": [deck_list(judged), "![the deck's claims](results/deck.png)", summary(judged)]}
     for name, claims in judged.items():
         parts[name] = findings(name, results[name], claims) if name in results else ["Not run."]
     return re.sub(
@@ -86,13 +84,18 @@ def page(text: str, results: dict[str, dict], judged: dict[str, list[Judged]]) -
     )
 
 
-def deck_table(judged: dict[str, list[Judged]]) -> str:
-    lines = ["|the deck|here|experiment|", "|---|---|---|"]
+def deck_list(judged: dict[str, list[Judged]]) -> str:
+    """The deck's claims by verdict, each with a link to its experiment."""
+    by_verdict: dict[str, list[str]] = {}
     for name, claims in judged.items():
         for one in claims:
             if one.claim.deck:
-                lines.append(f"|{one.claim.deck}|{one.verdict}|[{name}](#{name})|")
-    return "\n".join(lines)
+                by_verdict.setdefault(one.verdict, []).append(f"[{one.claim.deck}](#{name})")
+    return "\n".join(
+        f"- **{verdict}**: " + "; ".join(by_verdict[verdict])
+        for verdict in (*VERDICTS, NOT_COUNTED, NOT_RUN)
+        if verdict in by_verdict
+    )
 
 
 def summary(judged: dict[str, list[Judged]]) -> str:
