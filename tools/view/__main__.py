@@ -3,19 +3,16 @@
     python -m tools.view runs/justrl-tiny-seed0               writes view.html there; open it
     python -m tools.view runs/A runs/B                        two runs over the same problems
     python -m tools.view evals/base evals/trained             two of evaluate.py's folders
-    python -m tools.view runs/justrl-tiny-seed0 --text        the newest step, in the terminal
 
 The page is one file that needs no server and no network. docs/view.md explains it.
 """
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
 from tools.view.folder import load
 from tools.view.page import render
-from tools.view.text import show
 from trainer.errors import Refused
 from trainer.run.files import write_atomically
 
@@ -40,7 +37,6 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="one folder or two")
     parser.add_argument("--out", type=Path, help="the page; default view.html in the first folder")
     parser.add_argument("--steps", type=steps_of, help="of a run: one step, or FIRST:LAST")
-    parser.add_argument("--text", action="store_true", help="in the terminal, no page")
     args = parser.parse_args()
     if len(args.folders) > 2:
         parser.error("one page compares two folders at most")
@@ -49,17 +45,11 @@ def main() -> None:
     share = 1 / len(args.folders)
     try:
         sources = [load(folder, args.steps, share) for folder in args.folders]
-        if args.text:
-            width = shutil.get_terminal_size((100, 40)).columns
-            for source in sources:
-                print(show(source, width))
-        else:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(args.out, render(sources))
-            for source in sources:
-                notes = filter(None, [source.left_out])
-                print(f"{source.name}: {len(source.groups)} groups", *notes)
-            print(f"Open {args.out} ({args.out.stat().st_size / 1e6:.1f} MB)")
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(args.out, render(sources))
+        for source in sources:
+            print(f"{source.name}: {len(source.groups)} groups {source.left_out}")
+        print(f"Open {args.out} ({args.out.stat().st_size / 1e6:.1f} MB)")
     except (Refused, OSError) as error:
         sys.exit(f"tools.view: {error}")
 

@@ -86,7 +86,7 @@ function visible(text) {
 }
 
 // A card: the facts above, the tokens below.
-function answerCard(answer, query) {
+function answerCard(answer) {
   const verdicts = make("div", "", make("b", "", `#${answer.sample}`),
     verdict("strict", answer.strict), verdict("robust", answer.robust));
   if (isDisputed(answer)) verdicts.append(make("span", "badge", "disputed"));
@@ -102,7 +102,7 @@ function answerCard(answer, query) {
   const body = make("div", "tokens");
   const card = make("section", isDisputed(answer) ? "answer disputed" : "answer",
     make("header", "", verdicts, facts), body);
-  fill(body, answer, query, 1);
+  fill(body, answer, 1);
   return card;
 }
 
@@ -119,7 +119,7 @@ function verdict(name, right) {
 }
 
 // The tokens, or the text, of an answer. portions: how much of it.
-function fill(body, answer, query, portions) {
+function fill(body, answer, portions) {
   body.replaceChildren();
   body.answer = answer;
   let left = 0;
@@ -143,35 +143,16 @@ function fill(body, answer, query, portions) {
     body.append(parts);
     left = answer.length - count;
   }
-  if (query) highlight(body, query);
   body.parentElement.querySelector(".more")?.remove();
   if (left > 0) {
     const unit = answer.start === undefined ? "characters" : "tokens";
     const text = `Show more: ${left.toLocaleString("en")} ${unit} are left`;
     const more = makeButton(text, () => {
-      fill(body, answer, query, portions + MORE);
+      fill(body, answer, portions + MORE);
       recolour();
     });
     more.className = "more";
     body.after(more);
-  }
-}
-
-// Mark what was searched for, in whole tokens.
-function highlight(body, query) {
-  const wanted = query.toLowerCase(), nodes = [];
-  let whole = "";
-  for (const element of body.querySelectorAll(".t")) {
-    const text = element.textContent.toLowerCase();
-    nodes.push([whole.length, text.length, element]);
-    whole += text;
-  }
-  for (let at = whole.indexOf(wanted); at >= 0; at = whole.indexOf(wanted, at + 1)) {
-    for (const [start, length, element] of nodes) {
-      if (start < at + wanted.length && start + length > at) {
-        element.replaceChildren(make("mark", "", ...element.childNodes));
-      }
-    }
   }
 }
 

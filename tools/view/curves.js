@@ -24,29 +24,9 @@ function drawCurves(root, go, mark) {
     const hint = [unit, ...names].filter(Boolean).join(", ");
     addPanel(root, { title, hint, xs, lines, log: logarithmic, go, mark });
   }
-  const names = [...new Set(DATA.sources.flatMap((source) => Object.keys(source.pass_at_k)))];
-  for (const name of names) {
-    const sources = DATA.sources.filter((source) => source.pass_at_k[name]);
-    const ks = [...new Set(sources.flatMap((s) => Object.keys(s.pass_at_k[name]).map(Number)))];
-    ks.sort((a, b) => a - b);
-    const lines = sources.map((source) =>
-      ({ source, values: ks.map((k) => source.pass_at_k[name][k]?.[0] ?? null) }));
-    const goTo = () => go(sources[0].labels.indexOf(name));
-    addPanel(root, { title: `pass@k on ${name}`, xs: ks, lines, go: goTo, mark: () => [],
-      powers: true });
-  }
-  new ResizeObserver(() => arrangePanels(root)).observe(root);
-  arrangePanels(root);
 }
 
-// Rows of equally many panels.
-function arrangePanels(root) {
-  const count = root.childElementCount, fit = Math.max(1, Math.floor(root.clientWidth / 190));
-  const columns = Math.max(1, Math.ceil(count / Math.ceil(count / fit)));
-  root.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 28rem))`;
-}
-
-function addPanel(root, { title, hint = "", xs, lines, log, go, mark, powers }) {
+function addPanel(root, { title, hint, xs, lines, log, go, mark }) {
   const value = make("b"), head = make("h2", "", make("span", "", title), value);
   const panel = make("div", "panel", head);
   head.title = hint;
@@ -56,18 +36,18 @@ function addPanel(root, { title, hint = "", xs, lines, log, go, mark, powers }) 
     values.map((v) => (logarithmic && !(v > 0) ? null : v)))];
   const axis = { stroke: () => css("--muted"), font: "11px system-ui", ticks: { show: false },
     grid: { stroke: () => css("--line"), width: 1 }, gap: 3 };
-  const resting = () => (powers ? 0 : lastWith(data, xs, mark()[0]));
+  const resting = () => lastWith(data, xs, mark()[0]);
   const show = (i) => {
     const bold = lines.filter(({ fine }) => !fine);
     value.replaceChildren(...bold.map(({ source, values }) =>
       make("span", bold.length > 1 ? "AB"[source.number] : "", brief(values[i]))));
-    value.title = `${powers ? "k" : "step"} ${xs[i]}`;
+    value.title = `step ${xs[i]}`;
   };
   const plot = new uPlot({
     width: 240, height: 104, legend: { show: false }, padding: [6, 8, 0, 0],
-    cursor: { y: false, drag: { x: false, y: false }, sync: powers ? undefined : { key: "steps" },
+    cursor: { y: false, drag: { x: false, y: false }, sync: { key: "steps" },
       points: { size: 6 } },
-    scales: { x: { time: false, ...(powers ? { distr: 3, log: 2 } : {}) },
+    scales: { x: { time: false },
       y: logarithmic ? { distr: 3 } : { range: (u, low, high) => padded(low, high) } },
     axes: [{ ...axis, size: 20, space: 45 },
       { ...axis, size: 44, space: 26, ...(logarithmic ? { grid: { show: false } } : {}),
@@ -79,7 +59,7 @@ function addPanel(root, { title, hint = "", xs, lines, log, go, mark, powers }) 
         spanGaps: true, points: { show: few && !fine, size: 4, fill: stroke } };
     })],
     hooks: {
-      draw: [(u) => drawMarks(u, mark(), powers ? [] : lines.flatMap((l) => l.source.resets))],
+      draw: [(u) => drawMarks(u, mark(), lines.flatMap((l) => l.source.resets))],
       setCursor: [(u) => show(u.cursor.idx ?? resting())],
     },
   }, data, panel);

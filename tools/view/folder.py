@@ -1,4 +1,4 @@
-"""Read the folder of a run or of an evaluation, for the page and the terminal.
+"""Read the folder of a run or of an evaluation, for the page.
 
 A Source is a run or an evaluation. Each of its Groups holds answers to one problem, at one step of
 the run or in one benchmark of the evaluation.
@@ -69,7 +69,6 @@ class Source:
     steps: list[int] = field(default_factory=list)
     curves: dict[str, list] = field(default_factory=dict)
     resets: list[int] = field(default_factory=list)
-    pass_at_k: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     clip: tuple[float, float] = (0.2, 0.2)
     left_out: str = ""
 
@@ -229,7 +228,6 @@ def load_evaluation(folder: Path, share: float) -> Source:
         about={name: str(settings[name]) for name in shown if name in settings},
         groups=groups,
         labels=labels,
-        pass_at_k={name: report["robust"] for name, report in result.get("benchmarks", {}).items()},
         left_out=_shorten(groups, MAX_CHARACTERS * share),
     )
 

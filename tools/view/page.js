@@ -3,25 +3,12 @@
 
 const byId = (id) => document.getElementById(id);
 const KINDS = { train: "Training", held_out: "Held-out", benchmark: "Benchmarks" };
-// {filter: [what it keeps, in words; the test of a group]}.
-const FILTERS = {
-  mixed: ["Some answers earned more than others: these groups teach",
-    (group) => kindOf(group) === "mixed"],
-  solved: ["All answers are right", (group) => kindOf(group) === "solved"],
-  failed: ["All answers are wrong", (group) => kindOf(group) === "failed"],
-  truncated: ["An answer was cut at the length limit",
-    (group) => group.answers.some((answer) => answer.truncated)],
-  disputed: ["One verifier accepts an answer and the other does not",
-    (group) => group.answers.some(isDisputed)],
-  resets: ["Steps at which the reference was reset",
-    (group) => group.source.resets.includes(group.step)],
-};
 const MOST_LISTED = 300; // groups in the list
 
 // All that is chosen. The address holds it too, so that loading the page again changes nothing.
 // pin: the step of the second pane, if one was chosen by hand. newest: the newest step is shown, also
 // of a page that was written again.
-const chosen = { source: 0, kind: "", step: 0, place: 0, colour: "push", filters: [], query: "",
+const chosen = { source: 0, kind: "", step: 0, place: 0, colour: "push", query: "",
   everywhere: false, newest: true, compare: false, otherSource: null, otherKind: "", pin: null };
 
 function remember() {
@@ -45,15 +32,24 @@ const kinds = () => Object.keys(KINDS).filter((kind) =>
 const groupsAt = (step) => source().groups.filter((group) =>
   group.kind === chosen.kind && group.step === step);
 
-// The groups in the list: of this step, or of all, that pass the filters and hold the query.
+// The groups in the list: of this step, or of all, that hold the query.
 function listed(everywhere) {
   const words = chosen.query.trim().toLowerCase();
   const own = source().groups.filter((group) => group.kind === chosen.kind);
   return own.filter((group) => (everywhere || group.step === chosen.step) &&
-    chosen.filters.every((name) => FILTERS[name][1](group)) && (!words || holds(group, words)));
+    (!words || holds(group, words)));
 }
 
-const holds = (group, words) => problemOf(group)[0].toLowerCase().includes(words) ||
+// What is said of a group in the list, which can be searched for.
+const factsOf = (group) => [
+  kindOf(group),
+  group.answers.some(isDisputed) && "disputed",
+  group.answers.some((answer) => answer.truncated) && "truncated",
+  group.source.resets.includes(group.step) && "reset",
+].filter(Boolean);
+
+const holds = (group, words) => factsOf(group).includes(words) ||
+  problemOf(group)[0].toLowerCase().includes(words) ||
   group.answers.some((answer) => answerText(answer).toLowerCase().includes(words));
 
 const current = () => groupsAt(chosen.step).find((group) => group.place === chosen.place);
@@ -155,16 +151,12 @@ function drawFollowed() {
 }
 
 function drawList() {
-  for (const button of byId("filters").children) {
-    button.setAttribute("aria-pressed", chosen.filters.includes(button.dataset.name));
-  }
-  const narrowed = chosen.filters.length > 0 || chosen.query.trim() !== "";
   const groups = listed(chosen.everywhere);
   const here = source().kind === "run" ? "at this step" : "here";
   const where = chosen.everywhere ? "in all steps" : here;
   const found = byId("found");
   found.replaceChildren(`${groups.length.toLocaleString("en")} groups ${where} `);
-  const all = narrowed || chosen.everywhere ? listed(true) : [];
+  const all = chosen.query.trim() || chosen.everywhere ? listed(true) : [];
   if (chosen.everywhere || all.length > groups.length) {
     const text = chosen.everywhere ? "this step only" : `all ${all.length.toLocaleString("en")}`;
     const button = makeButton(text, () => choose({ everywhere: !chosen.everywhere }));
@@ -182,8 +174,7 @@ function listItem(group) {
   const dots = group.answers.slice(0, 16).map((one) => (one.robust ? "●" : "○")).join("");
   const shown = make("span", "dots", dots);
   shown.title = "● right, ○ wrong, by the robust verifier";
-  const cut = group.answers.filter((answer) => answer.truncated).length;
-  const facts = [kindOf(group), cut && `${cut} truncated`,
+  const facts = [...factsOf(group),
     chosen.everywhere && group.source.kind === "run" && `step ${group.step}`];
   const button = makeButton("", () => choose({ step: group.step, place: group.place }));
   button.setAttribute("aria-current", group === current());
@@ -228,7 +219,7 @@ function pane(group, second, choices = []) {
   return make("article", "pane", where, make("p", "problem", visible(text.trim())),
     make("p", "gold", "Gold answer ", make("b", "", visible(gold)), task && ` · ${visible(task)}`),
     prompt, make("div", "answers",
-      ...group.answers.map((answer) => answerCard(answer, chosen.query.trim()))));
+      ...group.answers.map(answerCard)));
 }
 
 // The menu of the second pane: where else this problem was kept.
@@ -322,13 +313,6 @@ function listen() {
     byId("colour").append(Object.assign(make("option", "", title), { value: name }));
   }
   byId("colour").addEventListener("change", (event) => choose({ colour: event.target.value }));
-  for (const [name, [help]] of Object.entries(FILTERS)) {
-    if (name === "resets" && !DATA.sources.some((one) => one.resets.length)) continue;
-    const button = makeButton(name, () => toggleFilter(name));
-    button.title = help;
-    button.dataset.name = name;
-    byId("filters").append(button);
-  }
   byId("search").value = chosen.query;
   byId("search").addEventListener("input", (event) => choose({ query: event.target.value }));
   byId("earlier").addEventListener("click", () => moveStep(-1));
@@ -339,13 +323,6 @@ function listen() {
     [make("dt", "", title), make("dd", "", help)])));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawCurves);
   listenToPointer();
-}
-
-// Resets are rare, so this filter looks through all steps.
-function toggleFilter(name) {
-  const on = !chosen.filters.includes(name);
-  const filters = on ? [...chosen.filters, name] : chosen.filters.filter((one) => one !== name);
-  choose({ filters, everywhere: chosen.everywhere || (on && name === "resets") });
 }
 
 function listenToPointer() {
@@ -371,8 +348,7 @@ async function start() {
   settle();
   drawCurves(byId("curves"), goTo, () => {
     const group = current(), second = chosen.compare && group && other(group);
-    const run = group?.source.kind === "run" ? [group.step] : [];
-    return second && second.source.kind === "run" ? [...run, second.step] : run;
+    return [group, second].filter((one) => one && one.source.kind === "run").map((one) => one.step);
   });
   listen();
   draw();
