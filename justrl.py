@@ -29,7 +29,7 @@ Where this deviates, and why:
 - The loss is the mean over all tokens of the global mini-batch. The authors' code averages inside
   each micro-batch and weighs it by its number of sequences, so there the weight of a token depends
   a little on how the sequences happen to be packed.
-- The public data repeats each of its 17.4k problems 100 times. We keep one copy. The authors' run
+- The public data repeats each of its 17.9k problems 100 times. We keep one copy. The authors' run
   most likely kept all, so one epoch of theirs is a hundred of ours.
 - Held-out answers are judged as in training. The authors' script uses math-verify for them;
   evaluate.py reports both our verifiers.
