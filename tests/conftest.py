@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -43,6 +44,13 @@ def one_rank():
     from trainer.ranks import start_ranks
 
     start_ranks(one_thread=True)
+
+
+@pytest.fixture(autouse=True)
+def leave_only_with_a_fault(request, monkeypatch):
+    """With vLLM a script ends its process by os._exit, which would be the end of pytest as well."""
+    if request.node.get_closest_marker("vllm"):
+        monkeypatch.setattr("trainer.run.launch.leave", lambda status=0: status and sys.exit(status))
 
 
 @pytest.fixture
@@ -191,7 +199,10 @@ ENVIRONMENT = os.environ | {
 }
 
 
-def python(*arguments, ranks=1, timeout=300, **options) -> subprocess.CompletedProcess:
+LONGEST = 240  # seconds that a script may take
+
+
+def python(*arguments, ranks=1, timeout=LONGEST, **options) -> subprocess.CompletedProcess:
     """Run a script as a person would, on one or several CPU ranks; text output captured."""
     command = [sys.executable, *map(str, arguments)]
     if ranks > 1:
@@ -221,17 +232,26 @@ class Script:
 
     def wait_for(self, condition) -> None:
         """Look again and again until the condition holds; fails when the script ends first."""
-        until = time.monotonic() + 240
+        until = time.monotonic() + LONGEST
         while not condition():
             assert self.alive(), f"it ended too early: {self.stderr.read_text()[-3000:]}"
-            assert time.monotonic() < until, "it hangs"
+            assert time.monotonic() < until, self.end_hanging()
             time.sleep(0.01)
+
+    def end_hanging(self) -> str:
+        """End the script and its ranks, and return where each of their threads was."""
+        os.killpg(self.pid, signal.SIGABRT)  # faulthandler prints the stacks
+        self.forge.ask(wait=self.pid)
+        return f"it hangs: {self.stderr.read_text()[-9000:]}"
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
         assert self.wait().returncode == -signal.SIGKILL
 
     def wait(self) -> subprocess.CompletedProcess:
+        with open(os.pidfd_open(self.pid)) as process:
+            ended, _, _ = select.select([process], [], [], LONGEST)
+        assert ended, self.end_hanging()
         code = self.forge.ask(wait=self.pid)
         return subprocess.CompletedProcess(
             self.pid, code, self.stdout.read_text(), self.stderr.read_text()

@@ -6,6 +6,7 @@ forks too, under a launcher that ends them all when one fails, as torchrun does.
 """
 
 import atexit
+import faulthandler
 import importlib
 import json
 import os
@@ -97,6 +98,8 @@ def obey(order: dict) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1])
     if pid := os.fork():
         return pid
+    os.setpgid(0, 0)  # a group of its own, so that a script that hangs is ended with its ranks
+    faulthandler.enable()  # its stacks are what a test can show
     how = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     redirect(*(os.open(name, how) for name in ("/dev/null", order["stdout"], order["stderr"])))
     if largest := order["largest_file"]:
