@@ -15,7 +15,10 @@ import runpy
 import signal
 import socket
 import sys
+import threading
 import traceback
+
+from tqdm import tqdm
 
 # What scripts import sooner or later; pyarrow loads pandas when it writes the first rollouts.
 LOADED = """losses rewards tiny.pretrain tiny.world tools.plot trainer.run.launch trainer.run.run
@@ -24,6 +27,8 @@ trainer.sources.load pandas pyarrow.compute scipy.stats""".split()  # noqa: SIM9
 
 def run(command: list[str]):
     """Run a .py file, or a module, as `python` would. It ends this process."""
+    # The bars' lock is shared by all forks otherwise: one that is killed would keep it for ever.
+    tqdm.set_lock(threading.RLock())
     sys.argv, status = command, 0
     try:
         if command[0].endswith(".py"):

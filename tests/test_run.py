@@ -101,6 +101,7 @@ def test_a_recipe_may_be_started_in_its_own_folder(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(COPY)
     monkeypatch.chdir(tmp_path)  # where torch's "_classes.py" would be, if there were one
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # that of another test
     mine = importlib.import_module("mine")
     names = {Path(name).name for name in code_digests(mine.Config())}
     assert names == {"mine.py", "losses.py", "rewards.py"}
