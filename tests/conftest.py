@@ -50,7 +50,7 @@ def one_rank():
 def leave_only_with_a_fault(request, monkeypatch):
     """With vLLM a script ends its process by os._exit, which would be the end of pytest as well."""
     if request.node.get_closest_marker("vllm"):
-        monkeypatch.setattr("trainer.run.launch.leave", lambda status=0: status and sys.exit(status))
+        monkeypatch.setattr("trainer.run.launch.leave", lambda status=0: status and sys.exit(1))
 
 
 @pytest.fixture
