@@ -135,7 +135,7 @@ def claim_table(claims: list[Judged]) -> str:
     lines = ["|claim|difference|verdict|seeds|", "|---|---|---|---:|"]
     for one in claims:
         if one.verdict not in (NOT_COUNTED, NOT_RUN):
-            seeds = f"{len(one.differences)} of {one.seeds_needed}"
+            seeds = f"{len(one.differences)}/{one.seeds_needed}"
             lines.append(f"|{one.claim}|{one}|**{one.verdict}**|{seeds}|")
     return "\n".join(lines)
 
