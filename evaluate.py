@@ -222,7 +222,7 @@ def choose_settings(
     for bench, own in problems.items():
         template = data.Template(settings["suffix"][bench], args.system)
         data.say_control_tokens(own, tokenizer)
-        prompts[bench] = [data.prompt_ids(tokenizer, problem, template) for problem in own]
+        prompts[bench] = data.prompt_ids(tokenizer, own, template)
     longest = max(len(prompt) for own in prompts.values() for prompt in own)
     context = context_length(model)
     if context <= longest:

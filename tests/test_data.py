@@ -24,6 +24,7 @@ from trainer.data import (
     Problem,
     Template,
     chat_ids,
+    chat_text,
     encode_prompts,
     fingerprint,
     prompt_ids,
@@ -994,7 +995,7 @@ def text_of(ids):
     ],
 )
 def test_a_prompt_is_all_that_the_data_and_the_recipe_ask(problem, template, text):
-    ids = prompt_ids(make_tokenizer(), Problem("p", "1", **problem), template)
+    (ids,) = prompt_ids(make_tokenizer(), [Problem("p", "1", **problem)], template)
     assert text_of(ids) == text
 
 
@@ -1015,7 +1016,7 @@ def test_a_template_that_loses_a_turn_is_refused():
     with pytest.raises(ValueError, match=r"'p': it leaves the system message out$"):
         chat_ids(user_only, "p", system="S")
     with pytest.raises(ValueError, match=r"'p': it changes the beginning of the answer$"):
-        chat_ids(user_only, "p", prefill="So ")
+        chat_text(user_only, "p", prefill="So ")
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,13 @@ def _letters(text):
 # --- prompts ---
 
 
-def chat_ids(
+def chat_ids(tokenizer, text: str, suffix: str = "", system: str = "") -> list[int]:
+    """Token ids of a chat of one user turn; raises Refused as chat_text does."""
+    chat = chat_text(tokenizer, text, suffix, system)
+    return tokenizer(chat, add_special_tokens=False).input_ids
+
+
+def chat_text(
     tokenizer,
     text: str,
     suffix: str = "",
@@ -131,8 +137,10 @@ def chat_ids(
     *,
     history: tuple[tuple[str, str], ...] = (),
     prefill: str = "",
-) -> list[int]:
-    """Token ids of a chat: system turn, earlier turns, the user's text + suffix, answer's start.
+) -> str:
+    """A chat as the tokenizer's template writes it.
+
+    It holds the system turn, earlier turns, the user's text + suffix, and the answer's start.
 
     Raises Refused if the tokenizer has no chat template, or if its template refuses a turn or
     leaves the system message or the problem out: plain text would not be the prompt that the papers
@@ -166,7 +174,7 @@ def chat_ids(
             lost = [what for what, one in (("system message", system), ("problem", text + suffix))
                     if one.strip() not in chat]  # fmt: skip
             if not lost:
-                return tokenizer(chat, add_special_tokens=False).input_ids
+                return chat
             faults.append(f"it leaves the {lost[0]} out")
     raise Refused(
         f"the chat template of {tokenizer.name_or_path!r} cannot write the prompt "
@@ -174,27 +182,31 @@ def chat_ids(
     )
 
 
-def prompt_ids(tokenizer, problem: Problem, template: Template) -> list[int]:
-    """Token ids of one prompt; raises Refused as chat_ids does.
+def prompt_ids(tokenizer, problems: list[Problem], template: Template) -> list[list[int]]:
+    """Token ids of each problem's prompt; raises Refused as chat_text does.
 
     A logic puzzle, which has its own verifier, says how to answer, so it gets no suffix.
     """
-    own = problem.system if template.keep_system else ""
-    both = own and template.system and own != template.system
-    return chat_ids(
-        tokenizer,
-        problem.text,
-        "" if problem.verify else template.suffix,
-        f"{own}\n\n{template.system}" if both else own or template.system,
-        history=problem.history,
-        prefill=problem.prefill,
-    )
+    chats = []
+    for problem in problems:
+        own = problem.system if template.keep_system else ""
+        both = own and template.system and own != template.system
+        chat = chat_text(
+            tokenizer,
+            problem.text,
+            "" if problem.verify else template.suffix,
+            f"{own}\n\n{template.system}" if both else own or template.system,
+            history=problem.history,
+            prefill=problem.prefill,
+        )
+        chats.append(chat)
+    return tokenizer(chats, add_special_tokens=False).input_ids
 
 
 def encode_prompts(problems: list[Problem], tokenizer, template: Template) -> list[Problem]:
     """The problems whose prompts fit, with prompt_ids. Longer prompts are dropped, not cut.
 
-    Raises Refused if none is left of some, and as chat_ids does.
+    Raises Refused if none is left of some, and as chat_text does.
     """
     if not problems:
         return []
@@ -202,7 +214,7 @@ def encode_prompts(problems: list[Problem], tokenizer, template: Template) -> li
         what = "kept (--keep_system false drops it)" if template.keep_system else "dropped"
         say(f"{own:,} of {len(problems):,} problems have a system message of their own: {what}")
     say_control_tokens(problems, tokenizer)
-    prompts = [prompt_ids(tokenizer, problem, template) for problem in problems]
+    prompts = prompt_ids(tokenizer, problems, template)
     limit = template.max_tokens
     fits = [i for i, prompt in enumerate(prompts) if limit is None or len(prompt) <= limit]
     if not fits:
