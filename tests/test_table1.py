@@ -20,6 +20,7 @@ import justrl
 import prorl
 from lab import systems, table1, techniques
 from lab.papers import EXPERIMENTS
+from tiny import world
 from trainer.data import Order, Problem, Rollout
 
 SMALL = ["--tiny", "--engine", "transformers", "--warmup_steps", "0"]
@@ -41,10 +42,12 @@ def rows(out):
 
 
 def run(monkeypatch, out, *flags):
-    """The metrics of a run in this process."""
+    """The metrics of a run in this process, on the first 64 easy problems."""
+    data = out.parent / "easy.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in world.problems("train", "easy")[:64]))
     with monkeypatch.context() as patch:
         patch.setattr(table1, "plot_run", no_picture)
-        table1.main(command_line(patch, *SMALL, "--out", out, *flags))
+        table1.main(command_line(patch, *SMALL, "--data", data, "--out", out, *flags))
     return rows(out)
 
 
@@ -95,7 +98,7 @@ def test_justrl_s_hyperparameters_are_all_there_with_their_values():
 
 def test_off_it_repeats_justrl_s_metrics_to_the_last_digit(monkeypatch, tmp_path, problems):
     flags = ["--prompts_per_step", "4", "--steps", "3", "--eval_every", "3"]
-    flags += ["--eval_data", problems]
+    flags += ["--eval_data", problems, "--data", justrl.TINY["data"]]
     plain = dataclasses.replace(
         justrl.Config(**justrl.TINY),
         **dict(tiny=True, engine="transformers", warmup_steps=0, eval_samples=1, save_every=0),
@@ -178,31 +181,22 @@ def test_flags_given_win_over_the_row_s(monkeypatch):
 
 def test_a_resumed_run_is_the_run_that_nobody_stopped(monkeypatch, tmp_path, problems):
     stages = [
-        {"until": 2, "max_response_tokens": 32},
-        {"until": 4, "prompts_from": 0.3, "hint_share": 0.5, "samples_per_prompt": 6},
+        {"until": 1, "max_response_tokens": 32},
+        {"until": 3, "prompts_from": 0.3, "hint_share": 0.5, "samples_per_prompt": 6},
         {"kl_coefficient": 0.01},
     ]
     flags = ["--data", problems, "--stages", json.dumps(stages), "--eval_every", "0"]
     flags += ["--prompts_per_step", "3", "--samples_per_prompt", "4", "--wrong_reward", "0"]
     flags += ["--rollout_rescue", "--dynamic_sampling", "substitute", "--adaptive_temperature"]
     flags += ["--drop_above", "0.9", "--entropy_coef", "0.01", "--entropy_target", "0.3"]
-    flags += [
-        "--cosine_weight",
-        "0.1",
-        "--cosine_on",
-        "1",
-        "--cosine_off",
-        "2",
-        "--reset_every",
-        "3",
-    ]
-    whole = run(monkeypatch, tmp_path / "whole", *flags, "--steps", "6")
+    flags += "--cosine_weight 0.1 --cosine_on 1 --cosine_off 2 --reset_every 2".split()
+    whole = run(monkeypatch, tmp_path / "whole", *flags, "--steps", "4")
     parts = tmp_path / "parts"
-    for steps in ("1", "4", "6"):  # within a stage and at the end of one
+    for steps in ("1", "2", "4"):  # at the end of a stage and within one
         seen = run(monkeypatch, parts, *flags, "--steps", steps)
     assert seen == whole
     states = [
-        json.loads((out / "checkpoints" / "step_000006" / "state.json").read_text())
+        json.loads((out / "checkpoints" / "step_000004" / "state.json").read_text())
         for out in (tmp_path / "whole", parts)
     ]
     assert states[0] == states[1]
