@@ -189,7 +189,8 @@ def test_a_resumed_run_is_the_run_that_nobody_stopped(monkeypatch, tmp_path, pro
     flags += ["--prompts_per_step", "3", "--samples_per_prompt", "4", "--wrong_reward", "0"]
     flags += ["--rollout_rescue", "--dynamic_sampling", "substitute", "--adaptive_temperature"]
     flags += ["--drop_above", "0.9", "--entropy_coef", "0.01", "--entropy_target", "0.3"]
-    flags += "--cosine_weight 0.1 --cosine_on 1 --cosine_off 2 --reset_every 2".split()
+    flags += ["--cosine_weight", "0.1", "--cosine_on", "1", "--cosine_off", "2"]
+    flags += ["--reset_every", "2"]
     whole = run(monkeypatch, tmp_path / "whole", *flags, "--steps", "4")
     parts = tmp_path / "parts"
     for steps in ("1", "2", "4"):  # at the end of a stage and within one
