@@ -36,11 +36,11 @@ import rewards
 from tools import plot
 from tools.evaluation.comparison import RULE, compare, print_comparison, read_evaluation
 from tools.evaluation.published import print_beside, print_published
-from tools.evaluation.statistics import distinct_4gram, majority, margin, pass_at_k  # noqa: F401
-from tools.evaluation.tables import by_task, evaluation, print_evaluation, report  # noqa: F401 (for callers)
+from tools.evaluation.statistics import distinct_4gram, majority
+from tools.evaluation.tables import evaluation, print_evaluation
 from trainer import data
 from trainer.errors import Refused
-from trainer.policy.loading import load_reference
+from trainer.policy.loading import compute_dtype, load_reference
 from trainer.policy.pretrained import context_length, load_tokenizer
 from trainer.ranks import start_ranks
 from trainer.run.checkpoint import digest
@@ -80,6 +80,11 @@ ENGINE_MEMORY = 0.9  # share of the GPU's memory: there is no trainer
 # The settings that determine the answers; a continued evaluation must have the same.
 CHOICES = ("protocol", "benchmarks", "n", "temperature", "top_p", "max_tokens", "suffix", "system")
 CHOICES += ("engine", "dtype", "seed", "limit", "chunk")
+RANGES = {
+    **dict.fromkeys(("n", "max_tokens", "limit", "chunk"), at_least(1)),
+    "temperature": at_least(0),
+    "top_p": SHARE,
+}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -130,13 +135,6 @@ def parse_arguments() -> argparse.Namespace:
     if not (args.model or args.compare or args.published):
         parser.error("say what to measure: evaluate.py MODEL, or --compare BASE TRAINED")
     return args
-
-
-RANGES = {
-    **dict.fromkeys(("n", "max_tokens", "limit", "chunk"), at_least(1)),
-    "temperature": at_least(0),
-    "top_p": SHARE,
-}
 
 
 # --- what is measured ---
@@ -211,13 +209,13 @@ def choose_settings(
         "name": name,
         "model": model,
         "benchmarks": {bench: [len(own), data.fingerprint(own)] for bench, own in problems.items()},
-        "n": {bench: samples_per_problem(args, bench) for bench in problems},
+        "n": {b: args.n or protocol["large_n" if b in LARGE else "n"] for b in problems},
         "suffix": {bench: suffix_of(args, bench) for bench in problems},
         "weights": hash_weights(model),
         "engine": choose_engine(args.engine),
     }
     if args.dtype == "auto":
-        settings["dtype"] = "bfloat16" if torch.cuda.is_available() else "float32"
+        settings["dtype"] = str(compute_dtype()).removeprefix("torch.")
     prompts = {}
     for bench, own in problems.items():
         template = data.Template(settings["suffix"][bench], args.system)
@@ -245,10 +243,6 @@ def hash_weights(model: str) -> list[str]:
         found = [[digest(file)[:16] for file in sorted(Path(model).glob("*.safetensors"))]]
     dist.broadcast_object_list(found, device=torch.device("cpu"))
     return found[0]
-
-
-def samples_per_problem(args: argparse.Namespace, bench: str) -> int:
-    return args.n or PROTOCOLS[args.protocol]["large_n" if bench in LARGE else "n"]
 
 
 def suffix_of(args: argparse.Namespace, bench: str) -> str:
@@ -311,21 +305,6 @@ def unfinished_chunks(settings: dict, out: Path) -> list[tuple[str, range]]:
     return chunks
 
 
-def deal(chunks: list[tuple[str, range]], n: dict[str, int], ranks: int) -> list[list]:
-    """Each rank's chunks. The largest come first; each goes to the rank with the least work."""
-
-    def answers(chunk):
-        bench, indices = chunk
-        return len(indices) * n[bench]
-
-    shares, work = [[] for _ in range(ranks)], [0] * ranks
-    for chunk in sorted(chunks, key=answers, reverse=True):
-        rank = work.index(min(work))
-        shares[rank].append(chunk)
-        work[rank] += answers(chunk)
-    return shares
-
-
 def generate(settings: dict, problems: dict, prompts: dict, tokenizer, out: Path, engine=None):
     """Sample the missing answers, and append each finished chunk to this rank's file.
 
@@ -337,7 +316,8 @@ def generate(settings: dict, problems: dict, prompts: dict, tokenizer, out: Path
     if not chunks:
         return engine
     engine = engine_for(settings, tokenizer, engine)
-    share = deal(chunks, settings["n"], world)[rank]
+    chunks.sort(key=lambda chunk: len(chunk[1]) * settings["n"][chunk[0]], reverse=True)
+    share = chunks[rank::world]  # the largest first, so that ranks have about equal work
     sampling = data.Sampling(settings["max_tokens"], settings["temperature"], settings["top_p"])
     path = out / ("generations.jsonl" if world == 1 else f"generations.rank{rank}.jsonl")
     count = sum(len(indices) for _, indices in share)
@@ -346,10 +326,8 @@ def generate(settings: dict, problems: dict, prompts: dict, tokenizer, out: Path
             file.write("\n")  # ends a line that a kill may have cut off
         for bench, indices in share:
             bar.set_postfix_str(bench)
-            seeds = [
-                request_seed(settings["seed"], zlib.crc32(bench.encode()), index)
-                for index in indices
-            ]
+            place = zlib.crc32(bench.encode())
+            seeds = [request_seed(settings["seed"], place, index) for index in indices]
             asked = [prompts[bench][index] for index in indices]
             groups = engine.generate(asked, settings["n"][bench], seeds, sampling)
             for index, group in zip(indices, groups, strict=True):
@@ -393,11 +371,8 @@ def merge(out: Path, settings: dict) -> list[dict]:
     Raises Refused when some are missing.
     """
     records = finished_problems(out)
-    wanted = [
-        (bench, index)
-        for bench, (count, _) in settings["benchmarks"].items()
-        for index in range(count)
-    ]
+    counts = {bench: count for bench, (count, _) in settings["benchmarks"].items()}
+    wanted = [(bench, index) for bench, count in counts.items() for index in range(count)]
     if missing := len(set(wanted) - records.keys()):
         raise Refused(
             f"{out} lacks {missing} of {len(wanted)} problems: "

@@ -28,6 +28,7 @@ from tools.evaluation.statistics import spearman
 from tools.panels import is_number
 from tools.plot import read_metrics, resets
 from trainer.errors import Refused
+from trainer.run.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {
@@ -46,7 +47,6 @@ class Run:
     seed: int
     folder: Path
     commands: list[list[str]]  # without the interpreter
-    goal: tuple[str, int]  # a metric, and the value that it has reached when training is done
 
 
 def plan(experiment: Experiment, runs: Path, seeds: dict[str, int], steps: int) -> list[Run]:
@@ -80,7 +80,7 @@ def plan_run(
     for point, model in experiment.points.items():
         commands.append(["evaluate.py", model.format(**values), *flags, "--out", folder / point])
     words = [[str(word) for word in command] for command in commands]
-    return Run(name, seed, folder, words, ("sampled_tokens", budget) if budget else ("step", steps))
+    return Run(name, seed, folder, words)
 
 
 def problems_file(runs: Path) -> Path:
@@ -136,26 +136,17 @@ def carry_out(run: Run) -> None:
             LIVE.add(process)
             code = process.wait()
             LIVE.discard(process)
-            if code or not trained(run):  # a stopped script saves, and exits with 0
+            if code:
                 last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:] or ["nothing"]
                 raise Refused(
                     f"{line} did not finish; the last of {run.folder}/log.txt: {last[0][-300:]}"
                 )
             done = finished(run) | {line: round(time.perf_counter() - start, 1)}
-            aside = run.folder / "done.tmp"
-            aside.write_text(json.dumps(done, indent=1))
-            aside.replace(run.folder / "done.json")
-
-
-def trained(run: Run) -> bool:
-    """Whether the last row of metrics.jsonl has reached the goal."""
-    rows, (metric, value) = read_metrics(run.folder), run.goal
-    return bool(rows) and rows[-1].get(metric, 0) >= value
+            write_atomically(run.folder / "done.json", json.dumps(done, indent=1))
 
 
 def carry_out_all(name: str, runs: list[Run], jobs: int) -> None:
     """Run all of them, `jobs` at a time. A failure or an interrupt stops the others for now."""
-    build_missing_models(runs)
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), unit="run", desc=name) as bar:
         futures = [pool.submit(carry_out, run) for run in runs]
         try:
@@ -166,16 +157,6 @@ def carry_out_all(name: str, runs: list[Run], jobs: int) -> None:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(LIVE):
                 process.terminate()
-
-
-def build_missing_models(runs: list[Run]) -> None:
-    """Build the sizes that are not shipped once, before two runs would build them side by side."""
-    words = {word for run in runs for word in run.commands[0]}
-    if small := sorted(word for word in words if re.fullmatch(r"tiny:\S+-small", word)):
-        from tiny.pretrain import base_model  # here: torch takes seconds to import
-
-        for word in small:
-            base_model(word.removeprefix("tiny:"))
 
 
 # --- what a run measured ---

@@ -149,7 +149,7 @@ def draw_ladder(ax, seeds: list[dict[str, float]], index: int) -> None:
     ks = list(seeds[0])
     values = [[seed[k] for seed in seeds] for k in ks]
     places = list(map(int, ks))
-    ax.plot(places, list(map(fmean, values)), **plot.line_style(index, len(ks)))
+    ax.plot(places, list(map(fmean, values)), **plot.line_style(index))
     colour = plot.COLOURS[index]
     ax.fill_between(places, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.2)
 

@@ -58,10 +58,7 @@ class Stage:
 
 
 def stages_text(value: str) -> str:
-    """What --stages gives, as JSON: the text itself, or the content of the file it names.
-
-    Raises Refused if it is neither.
-    """
+    """--stages as JSON: the text itself, or the file it names. Raises Refused if it is neither."""
     if not value.strip() or value.lstrip().startswith("["):
         return value
     try:
@@ -76,8 +73,8 @@ def stages_text(value: str) -> str:
 def read_stages(config) -> list[Stage]:
     """The stages of config.stages; without any, one that lasts for the whole run.
 
-    Raises Refused, in a sentence, for a list that is none, a flag that does not exist or is
-    fixed for a whole run, a value that the flag refuses, and ends that do not grow.
+    Raises Refused for what is no list of sets of flags, a flag that does not exist or is fixed for
+    a whole run, a value that the flag refuses, and ends that do not grow.
     """
     try:
         rows = json.loads(config.stages or "[{}]")
@@ -146,10 +143,9 @@ def stage_at(stages: list[Stage], step: int) -> Stage:
 
 
 def stage_problems(problems: list[Problem], config, state: dict) -> list[Problem]:
-    """The problems of a stage: a share by length of prompt (FastCuRL), without those dropped as
-    too easy (POLARIS).
+    """A share of the problems by length of prompt (FastCuRL), without those too easy (POLARIS).
 
-    The shortest prompts come first in the order that --prompts_from and --prompts_to cut.
+    --prompts_from and --prompts_to cut the share; the shortest prompts come first.
     """
     order = sorted(range(len(problems)), key=lambda i: len(problems[i].prompt_ids))
     low, high = (round(len(order) * share) for share in (config.prompts_from, config.prompts_to))
@@ -166,10 +162,10 @@ def stage_problems(problems: list[Problem], config, state: dict) -> list[Problem
 def enter_stage(
     stages: list[Stage], stage: Stage, problems: list[Problem], state: dict, encode: Callable
 ) -> list[Problem]:
-    """The problems that a stage trains on, with their prompts; encode makes prompts of problems.
+    """The problems that a stage trains on; encode makes their prompts.
 
-    Where a stage begins, and is not only resumed, the problems are dropped whose last group in the
-    stage before was right more often than that one's --drop_above.
+    A new stage drops the problems whose last group in the stage before was right more often than
+    that one's --drop_above.
     """
     number = stages.index(stage) + 1
     if state["stage"] != number:
@@ -189,9 +185,8 @@ HINT = "\n\n## Hint."
 def with_hints(problems: list[Problem], config) -> list[Problem]:
     """Each problem with the first --hint_share of the characters of its solution.
 
-    The hint stands at the end of the prompt, or with --hint_prefill at the start of the answer.
-    A hint of fewer than --hint_shortest characters is left out. Raises Refused if no problem
-    has a solution long enough.
+    The hint ends the prompt, or begins the answer with --hint_prefill. One of fewer than
+    --hint_shortest characters is left out. Raises Refused if no problem gets a hint.
     """
     if not config.hint_share:
         return problems
@@ -214,10 +209,7 @@ def with_hints(problems: list[Problem], config) -> list[Problem]:
 
 
 def chain_solution(text: str) -> str:
-    r"""The worked solution of one of the embedded world's chains: "3+5-2=?" -> "8-2\n6\n".
-
-    "" for any other text.
-    """
+    r"""The solution of a chain of the embedded world, "3+5-2=?" -> "8-2\n6\n"; else ""."""
     if not re.fullmatch(r"\d+([+-]\d+)+=\?", text):
         return ""
     terms, lines = [int(term) for term in re.findall(r"[+-]?\d+", text)], []
@@ -233,9 +225,8 @@ def chain_solution(text: str) -> str:
 def shape_reward(rollout: Rollout, config, step: int) -> float:
     """A response's reward after ProRL v2's two measures against length.
 
-    "Stop properly": a truncated response's reward times --truncated_scale. Cosine: plus
-    --cosine_weight times cosine_length_reward, in cycles of --cosine_on steps with it and
-    --cosine_off without.
+    "Stop properly" multiplies that of a truncated one by --truncated_scale. The other adds
+    --cosine_weight times cosine_length_reward, in cycles of --cosine_on and --cosine_off steps.
     """
     reward = rollout.reward * (config.truncated_scale if rollout.truncated else 1.0)
     cycle = config.cosine_on + config.cosine_off
@@ -280,9 +271,8 @@ def remember(problem: Problem, group: list[Rollout], state: dict) -> None:
 def rescue(problem: Problem, group: list[Rollout], state: dict, rng: random.Random) -> None:
     """Where all responses of a group failed, put the stored right one in the place of one of them.
 
-    It is off-policy, and nothing corrects for that: the trainer's log-probs before the update count
-    as the old ones, as for every other response. The engine's are those of the day it was sampled,
-    so that the log-prob gap of the step is a little larger.
+    Nothing corrects for its being off-policy. Its engine log-probs are those of the step that
+    sampled it, so the step's log-prob gap is a little larger.
     """
     stored = state["rescue"].get(problem.text)
     if not stored or any(rollout.right for rollout in group):
@@ -308,7 +298,7 @@ def draw_groups(
 ) -> list[list[Rollout]]:
     """Sample a group for each problem of a batch, count the tokens, and rescue failed groups.
 
-    sample is that of lab/table1.py; `first` counts the groups of earlier rounds of this step.
+    sample: that of lab/table1.py. first: how many groups earlier rounds of this step have sampled.
     """
     config = run.config
     sampling = Sampling(config.max_response_tokens, config.temperature)
@@ -339,9 +329,9 @@ def substituted_groups(
 ) -> tuple[list[Problem], list[list[Rollout]], dict]:
     """POLARIS's batch: every group of equal rewards is replaced by a random mixed one.
 
-    Mixed groups are repeated only when all of them have been used. Where no more than a third is
-    mixed, the batch is given up for the next one, at most --max_rounds times; then the step trains
-    on the batch as it is. Same arguments and results as prorl.mixed_groups.
+    None is repeated before all have been used. If a third or less is mixed, the next batch is
+    sampled instead, at most --max_rounds times; then the step trains on the batch as it is.
+    Arguments and results are those of prorl.mixed_groups.
     """
     count, mixed, everything = run.config.prompts_per_step, [], []
     rng = random.Random(f"substitute/{run.config.seed}/{state['position']}")
@@ -374,10 +364,7 @@ TEMPERATURE_STEP, TEMPERATURE_RANGE = 0.05, 0.5
 
 
 def diversity(groups: list[list[Rollout]], n: int = 4) -> float:
-    """The share of distinct n-grams of tokens among all those of a group; mean over the groups.
-
-    A group without any n-gram counts as 0.
-    """
+    """The share of distinct n-grams of tokens in a group, 0 without any; mean over the groups."""
     shares = []
     for group in groups:
         ids = [rollout.response_ids.tolist() for rollout in group]
@@ -389,11 +376,10 @@ def diversity(groups: list[list[Rollout]], n: int = 4) -> float:
 def set_temperature(
     sample: Callable, problems: list[Problem], order: Order, state: dict, stage: Stage, step: int
 ) -> None:
-    """Set state["temperature"] where a stage begins: to the flag's value, or with
-    --adaptive_temperature to that at which answers are as diverse as when the stage before began.
+    """Set state["temperature"] where a stage begins, to the flag's value.
 
-    The first stage keeps the flag's value, and later ones look from the present value upwards, in
-    steps of 0.05 and by at most 0.5. They sample the stage's first batch again at each.
+    With --adaptive_temperature, later stages raise it until answers are as diverse as when the
+    stage before began, in steps of 0.05, by at most 0.5, with the stage's first batch at each.
     """
     if not state.pop("new_stage", False):
         return
@@ -459,17 +445,15 @@ def policy_loss(logps_M: torch.Tensor, micro: MicroBatch, config) -> torch.Tenso
 def pass_at_k_advantages(right_P_G: torch.Tensor, k: int) -> torch.Tensor:
     """Advantage of each response when k responses together are rewarded (arXiv 2508.10751).
 
-    A set of k responses earns 1 if any of them is right. Over all sets of k out of a group's G, the
-    mean reward is m and its standard deviation s; a response's advantage is (mean reward of the
-    sets that it is in - m) / s. With W wrong responses in the group that is
+    A set of k responses earns 1 if any of them is right. Over all sets of k out of a group's G, m
+    is the mean reward and s its standard deviation; a response's advantage is (mean reward of the
+    sets that it is in - m) / s. With W wrong responses in the group:
 
         m = 1 - C(W, k) / C(G, k)        s = sqrt(m (1 - m))
         A(right) = (1 - m) / s           A(wrong) = (1 - m - C(W - 1, k - 1) / C(G - 1, k - 1)) / s
 
-    right_P_G: bool [P, G]. Returns float32 [P, G], zero where every set earns the same. k = 1 gives
-    the group-normalised advantages, with the biased standard deviation.
-
-    Raises ValueError unless 1 <= k <= G.
+    right_P_G: bool [P, G]. Returns float32 [P, G], zero where every set earns the same. Raises
+    ValueError unless 1 <= k <= G.
     """
     size = right_P_G.shape[1]
     if not 1 <= k <= size:
@@ -491,11 +475,9 @@ def pass_at_k_advantages(right_P_G: torch.Tensor, k: int) -> torch.Tensor:
 def maxrl_advantages(rewards_P_G: torch.Tensor) -> torch.Tensor:
     """MaxRL's advantages (arXiv 2602.02710): A = (r - group mean) / group mean.
 
-    The rarer success is for a prompt, the more each one counts: with rewards of 0 and 1, this is
-    the gradient of the log of the success rate, instead of the rate itself. rewards_P_G: float
-    [P, G]. Returns [P, G]; a group of mean 0 gets 0.
-
-    Raises ValueError for a negative reward.
+    With rewards of 0 and 1 this is the gradient of the log of the success rate, not of the rate.
+    rewards_P_G: float [P, G]. Returns [P, G]; a group of mean 0 gets 0. Raises ValueError for a
+    negative reward.
     """
     if (rewards_P_G < 0).any():
         raise ValueError("MaxRL divides by the mean reward: rewards must be at least 0")
@@ -506,12 +488,10 @@ def maxrl_advantages(rewards_P_G: torch.Tensor) -> torch.Tensor:
 def normalize_over_tokens(advantages_P_G: torch.Tensor, lengths_P_G: torch.Tensor) -> torch.Tensor:
     """Shift and scale advantages to mean 0 and variance 1 over all *tokens* of the batch.
 
-        A <- (A - mean) / sqrt(max(variance, 1e-8))
+        A <- (A - mean) / sqrt(max(variance, 1e-8))        with the biased variance
 
-    REINFORCE++-baseline (ProRL v2) does this to A = reward - group mean. Every token of a response
-    has the response's advantage, so that a long one counts as often as it has tokens; the variance
-    is the biased one. Both arguments: [P, G]; lengths in tokens. Returns float32 [P, G], all zeros
-    where there is no token.
+    REINFORCE++-baseline (ProRL v2) does this to A = reward - group mean. Both arguments: [P, G];
+    lengths in tokens. Returns float32 [P, G], all zeros where there is no token.
     """
     weights_P_G = lengths_P_G.double() / lengths_P_G.sum().clamp(min=1)
     centered_P_G = advantages_P_G - (weights_P_G * advantages_P_G).sum()
@@ -523,8 +503,7 @@ def normalize_over_tokens(advantages_P_G: torch.Tensor, lengths_P_G: torch.Tenso
 def reinforce_loss(logps: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
     """Per-token loss of REINFORCE, -A log pi(token): no ratio and no clip. All of one shape.
 
-    arXiv 2603.18756 finds it as good as GRPO, with group-relative advantages. Its value means
-    nothing; its gradient is the policy gradient as long as the policy is the one that sampled.
+    arXiv 2603.18756 finds it as good as GRPO, with group-relative advantages.
     """
     return -advantages * logps
 
@@ -534,35 +513,18 @@ def icepop_importance(
 ) -> torch.Tensor:
     """IcePop's importance weight: pi_trainer / pi_engine where that is in [low, high], else 0.
 
-    The arguments are those of truncated_importance. A token that the two disagree about by more
-    than the bounds is not trained on at all. Without gradient.
+    Arguments and result (without gradient) are as in losses.truncated_importance.
     """
     log_ratio = torch.clamp(logps - engine_logps, -losses.MAX_LOG_RATIO, losses.MAX_LOG_RATIO)
     ratio = log_ratio.exp().detach()
     return torch.where((ratio >= low) & (ratio <= high), ratio, 0.0)
 
 
-def adapt_entropy_coefficient(
-    coefficient: float, entropy: float, target: float, change: float
-) -> float:
-    """The entropy bonus's coefficient after a step whose mean entropy was `entropy` (nats).
-
-    Up by `change` where the entropy is below its target, else down by it, and never below 0. In the
-    system that introduced it (Skywork-OR1) the bonus is also switched off, whatever its
-    coefficient, while the entropy is above the target: the caller does that.
-    """
-    return max(0.0, coefficient + (change if entropy < target else -change))
-
-
 # --- EC: entropy control ---
 
 
 def entropy_coefficient(state: dict, config) -> float:
-    """The weight of the entropy bonus in this step's loss.
-
-    With --entropy_target it adapts, and is 0 while the entropy of the step before is above the
-    target.
-    """
+    """The weight of the entropy bonus: with --entropy_target 0 while the last entropy is above."""
     if not config.entropy_target:
         return config.entropy_coef
     low = state["entropy"] is not None and state["entropy"] <= config.entropy_target
@@ -570,12 +532,16 @@ def entropy_coefficient(state: dict, config) -> float:
 
 
 def adapt_entropy(state: dict, metrics: dict, config) -> dict:
-    """After a step: adapt the bonus's weight to the step's entropy. Returns it, for the metrics."""
+    """After a step: adapt the bonus's weight to the step's entropy. Returns it, for the metrics.
+
+    Up by --entropy_step where the entropy (nats) is below --entropy_target, else down by it, and
+    never below 0 (Skywork-OR1).
+    """
     if not config.entropy_target:
         return {}
-    entropy, target = metrics["entropy"], config.entropy_target
-    weight = adapt_entropy_coefficient(state["entropy_coef"], entropy, target, config.entropy_step)
-    state |= {"entropy": entropy, "entropy_coef": weight}
+    low = metrics["entropy"] < config.entropy_target
+    weight = max(0.0, state["entropy_coef"] + (1 if low else -1) * config.entropy_step)
+    state |= {"entropy": metrics["entropy"], "entropy_coef": weight}
     return {"entropy_coef": weight}
 
 
@@ -586,9 +552,7 @@ def reset_reference(step, metrics: dict, state: dict, policy: Policy, optimizer,
     """Move the reference to the policy if a reset is due. Returns {"event": "reset"} then, else {}.
 
     Due every --reset_every steps, after --reset_patience evaluations without a new best, or when
-    the KL exceeds --reset_kl_above. The reference goes --reset_share of the way: 1 is ProRL's hard
-    reset, 0.6 an average that follows the policy softly. Only with --reset_optimizer is the
-    optimizer cleared, as in ProRL v1.
+    the KL exceeds --reset_kl_above. The reference goes --reset_share of the way (1: hard reset).
     """
     if "eval_accuracy" in metrics and step % config.eval_every == 0:
         state["best"] = max(state["best"], state["accuracy"])

@@ -543,13 +543,13 @@ LONE = json.loads('"x\\ud800"')  # half of a surrogate pair
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        ({"problem": LONE, "answer": "1"}, "problem holds U+D800 as character 2"),
+        ({"problem": LONE, "answer": "1"}, "text holds U+D800 as character 2"),
         ({"problem": "p", "answer": "1\0"}, "answer holds U+0000 as character 2"),
         ({"problem": "p", "answer": "1", "task": LONE}, "task holds U+D800 as character 2"),
         ({"problem": "p", "answer": "1", "verify": {"a": [LONE]}}, "verify holds U+D800 as char"),
-        (chat_row(("system", LONE), USER), "system message holds U+D800 as character 2"),
-        (chat_row(("user", LONE), ANSWER, USER), "an earlier turn holds U+D800 as character 2"),
-        (chat_row(USER, ("assistant", LONE)), "the assistant's turn holds U+D800 as character 2"),
+        (chat_row(("system", LONE), USER), "system holds U+D800 as character 2"),
+        (chat_row(("user", LONE), ANSWER, USER), "history holds U+D800 as character 2"),
+        (chat_row(USER, ("assistant", LONE)), "prefill holds U+D800 as character 2"),
     ],
 )
 def test_what_is_no_text_is_named_with_its_row(tmp_path, row, fault):

@@ -262,7 +262,7 @@ def test_measures_are_means_over_the_last_quarter(tmp_path):
     ]
     rows[8]["eval_accuracy"] = 0.25
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = run.measures(run.Run("a", 0, tmp_path, [], ("step", 8)), EXPERIMENTS["lite_ppo"])
+    result = run.measures(run.Run("a", 0, tmp_path, []), EXPERIMENTS["lite_ppo"])
     assert result["entropy"] == 7.5 and result["eval_accuracy"] == 0.25
     assert result["grad_growth"] == pytest.approx(1.609, abs=1e-3)  # log(7.5 / 1.5)
 

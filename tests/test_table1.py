@@ -455,6 +455,8 @@ def test_the_entropy_bonus_works_below_its_target_alone():
     assert state["entropy_coef"] == pytest.approx(0.01)
     assert techniques.entropy_coefficient(state, target) == 0.0
     assert techniques.adapt_entropy(state, {"entropy": 0.2}, config()) == {}
+    state["entropy_coef"] = 0.0005
+    assert techniques.adapt_entropy(state, {"entropy": 0.4}, target)["entropy_coef"] == 0.0
 
 
 def test_an_entropy_bonus_keeps_the_entropy_up(monkeypatch, tmp_path):

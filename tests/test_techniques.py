@@ -83,9 +83,3 @@ def test_icepop_drops_what_truncation_caps():
     torch.testing.assert_close(seen, torch.tensor([0.0, 0.5, 1.0, 5.0, 0.0]))
     assert not seen.requires_grad
     assert techniques.icepop_importance(torch.tensor([500.0]), engine[:1], 0.5, 5.0).item() == 0
-
-
-def test_the_entropy_coefficient_follows_its_target_and_stays_positive():
-    assert techniques.adapt_entropy_coefficient(0.01, 0.2, 0.3, 0.001) == pytest.approx(0.011)
-    assert techniques.adapt_entropy_coefficient(0.01, 0.4, 0.3, 0.001) == pytest.approx(0.009)
-    assert techniques.adapt_entropy_coefficient(0.0005, 0.4, 0.3, 0.001) == 0.0

@@ -10,6 +10,7 @@ import argparse
 import importlib.util
 import inspect
 import math
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -31,6 +32,10 @@ def at_least(low: float) -> tuple[str, Callable]:
 
 def above(low: float) -> tuple[str, Callable]:
     return f"must be above {low}", lambda value: value > low
+
+
+def is_path(text: str) -> bool:
+    return not text or (not text.isspace() and not os.path.expanduser(text).startswith("~"))
 
 
 SHARE = "must be above 0 and at most 1", lambda value: 0 < value <= 1
@@ -58,6 +63,8 @@ RANGES = {
         lambda value: value == "all" or (value.isascii() and value.isdecimal()),
     ),
     "logic_weight": ("must be at least 0 and below 1", lambda value: 0 <= value < 1),
+    "out": ("must be a folder, in the home of a known user if it begins with ~", is_path),
+    "model": ("must be a folder or a hub id", is_path),
 }
 
 
@@ -99,9 +106,6 @@ class Flags:
             rule, holds = self.ranges.get(field.name, ("must be finite", lambda _: True))
             if (isinstance(value, float) and not math.isfinite(value)) or not holds(value):
                 return f"--{field.name} {rule}, not {value}"
-        for name in ("out", "model"):
-            if fault := unknown_home(name, getattr(self, name)):
-                return fault
         held_out = ("eval_data",) if self.eval_every or self.decontaminate else ()
         for name in ("model", "data", *held_out):
             if not getattr(self, name).strip():
@@ -224,17 +228,6 @@ def missing_extras(config) -> str | None:
             load_reward(config.reward)
         except Refused as error:
             return str(error)
-    return None
-
-
-def unknown_home(name: str, path: str) -> str | None:
-    """The fault of a blank path, or of ~user if there is no such user; else None."""
-    if path and not path.strip():
-        return f"--{name} is blank: name a folder, or leave the flag out"
-    try:
-        Path(path).expanduser()
-    except RuntimeError:
-        return f"--{name} {path}: there is no user of that name, so no home folder"
     return None
 
 

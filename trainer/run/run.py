@@ -216,7 +216,7 @@ class Run:
             metrics["seconds_step"] = round(time.perf_counter() - self.started, 4)
         if not self.first:
             return
-        self._append("metrics.jsonl", [metrics])
+        self._append(metrics)
         self.reporter.log(step, metrics)
         self.accuracy = metrics.get("eval_accuracy", self.accuracy)
         if step > 0:
@@ -273,14 +273,15 @@ class Run:
             f"reward {rollout.reward:+.2f})\n{text}"
         )
 
-    def _append(self, name: str, objects: list[dict]) -> None:
+    def _append(self, metrics: dict) -> None:
+        path = self.out / "metrics.jsonl"
         try:
-            with open(self.out / name, "a") as file:
-                file.write("".join(json.dumps(row) + "\n" for row in objects))
+            with open(path, "a") as file:
+                file.write(json.dumps(metrics) + "\n")
         except OSError as error:
             raise Refused(
-                f"cannot write {self.out / name} ({error.strerror}): make room, the same command "
-                f"continues the run"
+                f"cannot write {path} ({error.strerror}): make room, the same command continues "
+                f"the run"
             ) from error
 
     def save_when_due(self, state: dict, policy, tokenizer, optimizer) -> None:

@@ -14,7 +14,6 @@ A source is one of the following, or several with commas between them:
 
 import codecs
 import gzip
-import io
 import json
 import os
 import re
@@ -107,14 +106,14 @@ def _load(name, seed, solutions):
 def _file_rows(name, path, solutions) -> Iterator[tuple[str, dict]]:
     try:
         with open(path, "rb") as file:
-            head = file.read(64)
+            pointer = file.read(64).startswith(b"version https://git-lfs")
     except OSError as error:
         raise Refused(f"{name}: cannot read it ({error.strerror})") from None
-    if head.startswith(b"version https://git-lfs"):
+    if pointer:
         raise Refused(f"{name}: it is a git-lfs pointer, not the data; run: git lfs pull")
     if path.suffix.lower() == ".parquet":
         return _parquet_rows(name, path, solutions)
-    return _json_rows(name, path, gzip.open if head.startswith(b"\x1f\x8b") else open)
+    return _json_rows(name, path)
 
 
 def _parquet_rows(name, path, solutions):
@@ -135,29 +134,26 @@ def _parquet_rows(name, path, solutions):
         raise Refused(f"{name}: the Parquet file is damaged ({_one_line(error)})") from None
 
 
-def _json_rows(name, path, opener):
+def _json_rows(name, path):
+    data = path.read_bytes()
     try:
-        with opener(path, "rb") as file:
-            head = file.read(64)
-            file.seek(0)
-            if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                file = io.BytesIO(file.read().decode("utf-16").encode())
-                head = file.getvalue()[:64]
-            suffix = path.name.lower().removesuffix(".gz").rpartition(".")[2]
-            first = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
-            if suffix == "json" or first == b"[":
-                rows = _json_list(name, file.read(), strict=suffix == "json" and first == b"[")
-                if rows is not None:
-                    yield from ((f"row {n}", row) for n, row in enumerate(rows, 1))
-                    return
-                file.seek(0)
-            for n, line in enumerate(file, 1):
-                if line.strip(b"\xef\xbb\xbf \t\r\n"):
-                    yield f"line {n}", _parse(line, f"{name}, line {n}")
+        if data.startswith(b"\x1f\x8b"):
+            data = gzip.decompress(data)
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            data = data.decode("utf-16").encode()
     except UnicodeDecodeError as error:
         raise Refused(f"{name}: not valid UTF-16 ({error})") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise Refused(f"{name}: the gzip file is damaged ({_one_line(error)})") from None
+    is_json = path.name.lower().removesuffix(".gz").endswith(".json")
+    is_list = data.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+    rows = _json_list(name, data, strict=is_json and is_list) if is_json or is_list else None
+    if rows is not None:
+        yield from ((f"row {n}", row) for n, row in enumerate(rows, 1))
+        return
+    for n, line in enumerate(data.splitlines(), 1):
+        if line.strip(b"\xef\xbb\xbf \t"):
+            yield f"line {n}", _parse(line, f"{name}, line {n}")
 
 
 def _json_list(name, data, strict):

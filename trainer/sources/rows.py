@@ -135,22 +135,11 @@ NO_TEXT = re.compile("[\0\ud800-\udfff]")  # neither a tokenizer nor a JSON file
 
 
 def _check_text(problem):
-    texts = {
-        "problem": problem.text,
-        "answer": problem.answer,
-        "task": problem.task,
-        "verify": _json(problem.verify) if problem.verify else "",
-        "solution": problem.solution,
-        "system message": problem.system,
-        "an earlier turn": "".join(text for _, text in problem.history),
-        "the assistant's turn": problem.prefill,
-    }
-    if not NO_TEXT.search("".join(texts.values())):
-        return
-    for what, text in texts.items():
+    for name, value in (vars(problem) | {"verify": _json(problem.verify)}).items():
+        text = value if isinstance(value, str) else "".join(text for _, text in value)
         if wrong := NO_TEXT.search(text):
             code, place = f"U+{ord(wrong[0]):04X}", wrong.start() + 1
-            raise Refused(f"{what} holds {code} as character {place}, which is no text: remove it")
+            raise Refused(f"{name} holds {code} as character {place}, which is no text: remove it")
 
 
 def _json(verify):
