@@ -37,6 +37,7 @@ from typing import Literal
 
 import torch
 
+import justrl
 import losses
 from lab import systems, techniques
 from rewards import overlong_penalty, robust_many, strict_box
@@ -55,8 +56,7 @@ from trainer.policy.policy import (
 )
 from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import gather, my_share, start_ranks
-from trainer.run import presets
-from trainer.run.flags import SHARE, Flags, at_least, parse, truth
+from trainer.run.flags import SHARE, at_least, parse, truth
 from trainer.run.inert import requires
 from trainer.run.launch import launch, model_folder
 from trainer.run.metrics import kl_metrics, step_metrics
@@ -66,38 +66,10 @@ from trainer.sampler.engine import make_engine, request_seed, self_check
 from trainer.sources.load import load_problems
 
 
-# (0) Hyperparameters, at the paper's values. "Table 2" is the paper's, "script" the authors'.
-# Below them the techniques, off.
+# (0) JustRL's hyperparameters, and the techniques, off.
 @dataclass
-class Config(Flags):
+class Config(justrl.Config):
     row: Literal["", *systems.ROWS] = ""  # a system of Table 1 (lab/systems.py)
-    model: str = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"  # hub id or local folder
-    data: str = "BytedTsinghua-SIA/DAPO-Math-17k"  # training problems: hub id or local file
-    eval_data: str = "aime24,aime25,amc23"  # held-out problems
-    # appended to each problem (script)
-    instruction: str = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
-    seed: int = 1  # of data order and sampling (script)
-
-    steps: int = 4380  # rollout steps (section 4: the reported checkpoint)
-    prompts_per_step: int = 256  # prompts a step (Table 2)
-    samples_per_prompt: int = 8  # responses to each prompt: the group (Table 2)
-    updates_per_step: int = 4  # optimizer updates a step: mini-batches of 64 prompts (script)
-    temperature: float = 1.0  # of sampling; no top-p, no top-k (Table 2)
-    max_prompt_tokens: int = 1024  # longer prompts are dropped (Table 2)
-    max_response_tokens: int = 15360  # longer responses are cut (Table 2)
-
-    learning_rate: float = 1e-6  # AdamW, constant (Table 2)
-    warmup_steps: int = 10  # linear from 0, in rollout steps: the first trains with 0 (script)
-    weight_decay: float = 0.1  # AdamW (script)
-    max_grad_norm: float = 1.0  # global gradient norm (script)
-    clip_low: float = 0.2  # the ratio is clipped below at 1 - 0.2 (Table 2)
-    clip_high: float = 0.28  # and above at 1 + 0.28: clip-higher (Table 2)
-    dual_clip: float = 10.0  # the loss of a token with A < 0 is at most 10 |A| (script)
-
-    overlong_penalty: bool = False  # ablation (section 4.4): DAPO's soft penalty on long responses
-    overlong_buffer: int = 4096  # tokens before the limit over which it grows from 0 to -1
-    robust_verifier: bool = False  # ablation (section 4.4): equal in meaning, not to the letter
-
     stages: str = ""  # ST, THP: a JSON list of sets of flags, each with "until": step; or its file
     prompts_from: float = 0.0  # ST: leave out this share of the problems, those of shortest prompts
     prompts_to: float = 1.0  # ST: and those beyond this share (FastCuRL trains on thirds)
@@ -141,13 +113,7 @@ class Config(Flags):
     # end by sampled tokens instead of by --steps, over which a --row then only spreads its stages
     token_budget: int = 0
 
-    eval_every: int = 50  # steps between evaluations (script); 0: never
-    eval_samples: int = 32  # responses to each held-out problem (script)
-    eval_temperature: float = 0.7  # (script)
-    eval_top_p: float = 0.9  # (script)
-    eval_max_tokens: int = 31744  # (script)
-
-    ranges = Flags.ranges | {
+    ranges = justrl.Config.ranges | {
         **dict.fromkeys(("entropy_coef", "entropy_target", "entropy_step"), at_least(0)),
         **dict.fromkeys(("cosine_weight", "cosine_on", "cosine_off", "token_budget"), at_least(0)),
         **dict.fromkeys(("reset_kl_above", "truncated_scale", "icepop_low"), at_least(0)),
@@ -157,22 +123,17 @@ class Config(Flags):
         "prompts_from": ("must be at least 0 and below 1", lambda value: 0 <= value < 1),
     }
 
-    needs = Flags.needs | {
+    needs = justrl.Config.needs | {
         **dict.fromkeys(("reset_kl_above", "reset_share"), requires("kl_coefficient")),
         **dict.fromkeys(("cosine_on", "cosine_off"), requires("cosine_weight")),
         "entropy_step": requires("entropy_target"),
         "icepop_high": requires("icepop_low"),
     }
 
-    def fault(self) -> str | None:
-        if self.overlong_penalty and self.overlong_buffer > self.max_response_tokens:
-            return "--overlong_buffer must be at most --max_response_tokens"
-        return super().fault()
-
 
 # Scale alone changes, never the algorithm. The embedded world's model has never seen a heading.
-TINY = presets.TINY | dict(overlong_buffer=24, hint_prefill=True, hint_shortest=2)
-SMALL = presets.SMALL | dict(overlong_buffer=256)
+TINY = justrl.TINY | dict(hint_prefill=True, hint_shortest=2)
+SMALL = justrl.SMALL
 MOST_STEPS = 999_999  # where tokens end a run
 RECIPE = "table1"  # the name of its run folders
 

@@ -89,13 +89,6 @@ def test_the_loop_is_justrl_s_but_under_numbered_markers():
     assert markers(text.partition("\ndef main(")[2]) == [1, 2, 3, 5, 6, 7, 8, 9, 10]
 
 
-def test_justrl_s_hyperparameters_are_all_there_with_their_values():
-    own = {field.name: field.default for field in dataclasses.fields(table1.Config)}
-    for field in dataclasses.fields(justrl.Config):
-        assert own[field.name] == field.default
-    assert table1.TINY.items() >= justrl.TINY.items()
-
-
 def test_off_it_repeats_justrl_s_metrics_to_the_last_digit(monkeypatch, tmp_path, problems):
     flags = ["--prompts_per_step", "4", "--steps", "3", "--eval_every", "3"]
     flags += ["--eval_data", problems, "--data", justrl.TINY["data"]]
