@@ -20,29 +20,13 @@ async function unpack() {
   }
 }
 
-// One column after another, each in planes of bytes: all lowest bytes first, all highest last.
-function readColumns(bytes, columns) {
-  const read = {};
-  columns.forEach(([name, width, start], place) => {
-    const end = place + 1 < columns.length ? columns[place + 1][2] : bytes.length;
-    const count = (end - start) / width;
-    const at = (plane, i) => bytes[start + plane * count + i];
-    const values = width === 4 ? new Uint32Array(count) : new Float32Array(count);
-    for (let i = 0; i < count; i++) {
-      if (width === 4) values[i] = at(0, i) | (at(1, i) << 8) | (at(2, i) << 16) | (at(3, i) << 24);
-      else if (width === 2) values[i] = half(at(0, i) | (at(1, i) << 8));
-      else values[i] = (at(0, i) << 24) >> 24;
-    }
-    read[name] = values;
-  });
-  return read;
-}
-
-// A number of 16 bits: sign, 5 bits of exponent, 10 of fraction.
-function half(bits) {
-  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
-  if (exponent === 31) return fraction ? NaN : sign * Infinity;
-  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction);
+// One column after another, 4 bytes a token: ids are whole numbers, the others floats.
+function readColumns(bytes, names) {
+  const size = bytes.length / names.length;
+  return Object.fromEntries(names.map((name, i) => {
+    const column = bytes.slice(i * size, (i + 1) * size).buffer;
+    return [name, name === "ids" ? new Uint32Array(column) : new Float32Array(column)];
+  }));
 }
 
 // --- answers and groups ---

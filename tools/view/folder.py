@@ -104,7 +104,7 @@ def read_json(path: Path) -> dict:
 
 # --- runs ---
 
-MAX_TOKENS = 600_000  # on a page: 6 MB
+MAX_TOKENS = 600_000  # on a page: 9 MB
 SHOWN = ("recipe", "model", "data", "learning_rate", "prompts_per_step", "samples_per_prompt")
 
 

@@ -1,9 +1,8 @@
 """One self-contained HTML file: the page's code, and the data, compressed, inside it.
 
 The data is the length of a JSON object in bytes (8 digits), that object, and then the numbers of
-all tokens, column by column. It is gzipped and encoded in base64, so that no text of a model can
-become part of the page. A column's bytes are stored plane by plane, all lowest bytes first, because
-that compresses best.
+all tokens, column by column, 4 bytes each. It is gzipped and encoded in base64, so that no text of
+a model can become part of the page.
 """
 
 import base64
@@ -70,27 +69,18 @@ class _Table:
         keys = zip(answer.pieces, answer.special, strict=True)
         self.ids += [self.vocabulary.setdefault(key, len(self.vocabulary)) for key in keys]
         for name, parts in self.columns.items():
-            kind = np.int8 if name == "clipped" else np.float16
-            missing = np.full(length, 0 if kind == np.int8 else np.nan, kind)
-            values = answer.columns.get(name, missing)
-            if name == "weights" and name in answer.columns:
+            values = answer.columns.get(name, np.full(length, np.nan))
+            if name == "weights":
                 values = values / max(_heaviest(answer), 1e-30)
-            parts.append(values.astype(kind))
+            parts.append(values.astype(np.float16))  # three digits, which compress well
         self.count += length
         return start
 
-    def numbers(self) -> tuple[bytes, list]:
-        """(all numbers, [[column, kind, first byte], ...])."""
-        blocks, places, size = [], [], 0
-        columns = {"ids": np.asarray(self.ids, np.uint32)}
-        for name, parts in self.columns.items():
-            columns[name] = np.concatenate(parts) if parts else np.zeros(0, np.float16)
-        for name, values in columns.items():
-            planes = values.view(np.uint8).reshape(len(values), -1).T if len(values) else values
-            blocks.append(np.ascontiguousarray(planes).tobytes())
-            places.append([name, values.dtype.itemsize, size])
-            size += len(blocks[-1])
-        return b"".join(blocks), places
+    def numbers(self) -> tuple[bytes, list[str]]:
+        """(the numbers of all columns, 4 bytes each; the names of the columns)."""
+        columns = {name: np.concatenate([[], *parts]) for name, parts in self.columns.items()}
+        parts = [np.array(self.ids, "<u4"), *(values.astype("<f4") for values in columns.values())]
+        return b"".join(part.tobytes() for part in parts), ["ids", *columns]
 
 
 def _heaviest(answer: Answer) -> float:
