@@ -128,9 +128,9 @@ def draw_ladders(cells, experiment: Experiment, result: dict) -> list:
     axes, points = list(cells.flat), list(experiment.points)
     for ax, task in zip(axes, experiment.tasks, strict=False):
         for index, point in enumerate(points):
-            draw_ladder(
-                ax, [run["pass_at_k"][point][task]["pass"] for run in result["runs"]], index
-            )
+            seeds = [run["pass_at_k"][point][task]["pass"] for run in result["runs"]]
+            values = [[seed[k] for seed in seeds] for k in seeds[0]]
+            plot.draw_range(ax, index, list(map(int, seeds[0])), values, {})
         ax.set_xscale("log", base=2)
         ax.set_xticks([1, 8, 128], ["1", "8", "128"])
         ax.minorticks_off()
@@ -142,16 +142,6 @@ def draw_ladders(cells, experiment: Experiment, result: dict) -> list:
     for ax in unused:
         ax.remove()
     return [plt.Line2D([], [], label=point, **plot.line_style(i)) for i, point in enumerate(points)]
-
-
-def draw_ladder(ax, seeds: list[dict[str, float]], index: int) -> None:
-    """The index-th line: the mean of the seeds' pass@k, in a band of their range."""
-    ks = list(seeds[0])
-    values = [[seed[k] for seed in seeds] for k in ks]
-    places = list(map(int, ks))
-    ax.plot(places, list(map(fmean, values)), **plot.line_style(index))
-    colour = plot.COLOURS[index]
-    ax.fill_between(places, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.2)
 
 
 def draw_rises(ax, experiment: Experiment, result: dict) -> None:

@@ -141,10 +141,14 @@ def draw_band(ax, index: int, key: str, seeds: list[list[dict]], block: int, sty
     steps = sorted(set.intersection(*map(set, curves)))
     if not steps:
         return
-    values = [[curve[step] for curve in curves] for step in steps]
-    ax.plot(steps, list(map(fmean, values)), **line_style(index) | style)
+    draw_range(ax, index, steps, [[curve[step] for curve in curves] for step in steps], style)
+
+
+def draw_range(ax, index: int, places: list, values: list[list[float]], style: dict) -> None:
+    """Draw the mean of the values at each place, in a band from the lowest to the highest."""
+    ax.plot(places, list(map(fmean, values)), **line_style(index) | style)
     low, high = list(map(min, values)), list(map(max, values))
-    ax.fill_between(steps, low, high, color=COLOURS[index % 7], alpha=0.2, linewidth=0)
+    ax.fill_between(places, low, high, color=COLOURS[index % 7], alpha=0.2, linewidth=0)
 
 
 def plot_runs(runs: list[Path], out: Path, metrics: list[str] | None = None) -> None:

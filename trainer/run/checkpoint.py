@@ -261,24 +261,21 @@ def _optimizer_tensors(policy, optimizer):
 
 def _load_optimizer(path, policy, optimizer):
     """Load what _optimizer_tensors gave; a tensor of the parameter's shape is sharded like it."""
+    parameters = dict(policy.named_parameters())
     with safe_open(path, "pt") as file:
-        saved = list(file.keys())
-    for name, parameter in policy.named_parameters():
-        entry = {}
-        for full_name in saved:
-            owner, _, key = full_name.rpartition(".")
-            if owner == name:
-                value = _read(path, full_name)
-                if value.shape == parameter.shape:
-                    entry[key] = torch.zeros_like(parameter, dtype=value.dtype)
-                    copy_full(entry[key], value if dist.get_rank() == 0 else None)
-                else:
-                    entry[key] = value.clone()
-        # A fused kernel reads the count on the device.
-        if entry and optimizer.param_groups[0].get("fused"):
-            entry["step"] = entry["step"].to(parameter.device)
-        if entry:
-            optimizer.state[parameter] = entry
+        names = list(file.keys())
+    for name in names:
+        owner, _, key = name.rpartition(".")
+        parameter, value = parameters[owner], _read(path, name)
+        if value.shape == parameter.shape:
+            whole = value if dist.get_rank() == 0 else None
+            value = torch.zeros_like(parameter, dtype=value.dtype)
+            copy_full(value, whole)
+        else:
+            value = value.clone()
+        if key == "step" and optimizer.param_groups[0].get("fused"):
+            value = value.to(parameter.device)  # a fused kernel reads the count there
+        optimizer.state[parameter][key] = value
 
 
 def forget_after(path: Path, step: int) -> None:

@@ -238,8 +238,6 @@ def write(folder: Path, name: str, rows: list[dict]) -> None:
 
 
 def _storable(value, kind: pa.DataType):
-    if isinstance(value, str):  # a lone surrogate, as broken JSON may hold, has no UTF-8
-        return value.encode("utf-8", "replace").decode()
     if isinstance(value, np.ndarray):
         if kind.value_type == pa.float16():  # -inf would break the page: a half ends at -65,504
             value = np.clip(value, np.finfo(np.float16).min, np.finfo(np.float16).max)

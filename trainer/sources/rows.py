@@ -52,7 +52,7 @@ def collect(
     instead of refusing them. solutions: fill Problem.solution. Raises Refused for a wrong row, and
     if no problem is left.
     """
-    pairs, answers, conflicts, count, faults = [], {}, set(), Counter(), []
+    pairs, answers, chats, count, faults = [], {}, set(), Counter(), []
     for place, row in rows:
         count["rows"] += 1
         row = _lower(row)
@@ -64,34 +64,31 @@ def collect(
                 count[kind] += 1
                 continue
             raise Refused(f"{source}, {place}: {error}") from None
+        key = _prompt_key(problem)
+        answers.setdefault(key, set()).add(problem.answer)
         if isinstance(row.get("prompt"), list):
-            key = _prompt_key(problem)
-            if key in answers:
+            if key in chats:
                 count["repeated"] += 1
-                if answers[key] != problem.answer:
-                    conflicts.add(key)
                 continue
-            answers[key] = problem.answer
+            chats.add(key)
         pairs.append((problem, row))
         if fault := control_fault(problem.text):
             faults.append(f"{place}: the problem {fault}")
-    pairs = [pair for pair in pairs if _prompt_key(pair[0]) not in conflicts]
+    torn = {key for key, found in answers.items() if len(found) > 1}
+    pairs = [pair for pair in pairs if _prompt_key(pair[0]) not in torn & chats]
     if len(pairs) < count["rows"]:
         say(
             f"{source}: {count['rows']:,} rows, {len(pairs):,} problems kept; "
-            f"{count['repeated']:,} repeated rows collapsed, {len(conflicts):,} problems with "
+            f"{count['repeated']:,} repeated rows collapsed, {len(torn & chats):,} problems with "
             f"conflicting answers and {count['blank']:,} blank rows dropped"
             + "".join(f"; {count[kind]:,} {kind} dropped" for kind in (NONE, CODE) if count[kind])
         )
     if faults:
         say(f"{source}, {faults[0]} ({len(faults):,} such problems; they are kept as they are)")
-    known = {}
-    for problem, _ in pairs:
-        known.setdefault(_prompt_key(problem), set()).add(problem.answer)
-    if len(known) < len(pairs):
-        torn = sum(len(found) > 1 for found in known.values())
+    repeated = len(pairs) - len({_prompt_key(problem) for problem, _ in pairs})
+    if repeated:
         say(
-            f"{source}: {len(pairs) - len(known):,} repeated problems kept, {torn:,} of them with "
+            f"{source}: {repeated:,} repeated problems kept, {len(torn - chats):,} of them with "
             f"different answers"
         )
     if not pairs:
