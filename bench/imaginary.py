@@ -304,7 +304,11 @@ def imagine_ranks(rank: int, ranks: int, objects: Path) -> None:
         if parts is not None:
             parts[:] = [value] * ranks
 
+    def all_gather_object(parts, value, **_):
+        parts[:] = [value] * ranks
+
     dist.all_reduce, dist.gather_object = all_reduce, gather_object
+    dist.all_gather_object = all_gather_object
     dist.broadcast_object_list = broadcast_object_list
 
 

@@ -8,9 +8,8 @@ for the log.
 
 import datetime
 import os
-from itertools import chain, zip_longest
+from itertools import zip_longest
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -56,70 +55,12 @@ def my_share(items: list) -> list:
 
 
 def gather(groups: list[list[Rollout]]) -> list[list[Rollout]]:
-    """The groups of all ranks, on every rank, in the order from before `my_share`.
-
-    A step may have fifteen million tokens. They are sent as a few flat arrays, and the returned
-    rollouts are views of these.
-    """
+    """The groups of all ranks, on every rank, in the order from before `my_share`."""
     if dist.get_world_size() == 1:
         return groups
-    return [g for dealt in zip_longest(*_parts(groups)) for g in dealt if g is not None]
-
-
-def _parts(groups):
-    """Yield the groups of each rank."""
-    rollouts = list(chain(*groups))
-    texts = [r.text.encode("utf-8", "surrogatepass") for r in rollouts]
-    rows = [
-        [len(r.prompt_ids), len(r.response_ids), len(text), r.truncated, r.right, r.reward]
-        for r, text in zip(rollouts, texts, strict=True)
-    ]
-    text = _from_all_ranks([np.frombuffer(text, np.uint8) for text in texts], np.uint8)
-    del texts
-    ids = [array for r in rollouts for array in (r.prompt_ids, r.response_ids)]
-    arrays = [
-        _from_all_ranks([[len(group) for group in groups]], np.int64),
-        _from_all_ranks(rows, np.float64),  # exact for these counts
-        text,
-        _from_all_ranks(ids, np.int32),
-        _from_all_ranks([r.logps for r in rollouts], np.float32),
-    ]
-    for sizes, table, text, ids, logps in zip(*arrays, strict=True):
-        found = _rollouts(table.reshape(-1, 6).tolist(), text, ids, logps)
-        yield [[next(found) for _ in range(size)] for size in sizes]
-
-
-def _rollouts(rows, text, ids, logps):
-    id_start = logp_start = text_start = 0
-    for prompt, response, characters, truncated, right, reward in rows:
-        id_middle = id_start + int(prompt)
-        id_end, logp_end = id_middle + int(response), logp_start + int(response)
-        text_end = text_start + int(characters)
-        yield Rollout(
-            prompt_ids=ids[id_start:id_middle],
-            response_ids=ids[id_middle:id_end],
-            logps=logps[logp_start:logp_end],
-            truncated=bool(truncated),
-            text=str(text[text_start:text_end], "utf-8", "surrogatepass"),
-            right=right,
-            reward=reward,
-        )
-        id_start, logp_start, text_start = id_end, logp_end, text_end
-
-
-def _from_all_ranks(arrays: list, dtype: type) -> list[np.ndarray]:
-    """For each rank, its arrays joined into a flat one."""
-    own, world = sum(map(len, arrays)), dist.get_world_size()
-    lengths = torch.zeros(world, 1, dtype=torch.int64)
-    dist.all_gather(list(lengths), torch.tensor([own]))
-    longest = int(lengths.max())
-    padded = np.zeros(longest, dtype)
-    if arrays:
-        np.concatenate([np.asarray(array, dtype) for array in arrays], out=padded[:own])
-    whole = torch.empty(world, longest, dtype=torch.from_numpy(padded).dtype)
-    if longest:
-        dist.all_gather(list(whole), torch.from_numpy(padded))
-    return [row[: int(length)].numpy() for row, length in zip(whole, lengths, strict=True)]
+    parts = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, groups)
+    return [g for dealt in zip_longest(*parts) for g in dealt if g is not None]
 
 
 def mean_over_ranks(values: list[float]) -> list[float]:
