@@ -11,13 +11,9 @@ An evaluation is a folder: generations.jsonl holds every answer, eval.json every
 killed, run the same command again. It continues where it stopped and ends with the same numbers.
 The number of GPUs does not change them either.
 
-Two verifiers grade each answer, the robust one and JustRL's strict box. JustRL also passes the
-answers that its rules reject to a model (CompassVerifier-3B), which can only raise a score. This
-script has no such stage, because a rule can be checked by reading it. Where JustRL's tables have a
-model and a benchmark, the published score is printed beside ours.
-
-The protocols are those of JustRL (arXiv 2512.16649, section 3.2) and ProRL (arXiv 2505.24864,
-sections 3.4 and 4).
+Two verifiers grade each answer, the robust one and JustRL's strict box. (JustRL also passes the
+answers that its rules reject to a model, which can only raise a score.) The protocols are those of
+JustRL (arXiv 2512.16649, section 3.2) and ProRL (arXiv 2505.24864, sections 3.4 and 4).
 """
 
 import argparse
@@ -288,8 +284,7 @@ def finished_problems(out: Path) -> dict[tuple[str, int], dict]:
 def unfinished_chunks(settings: dict, out: Path) -> list[tuple[str, range]]:
     """[(benchmark, indices)], the same list on every rank.
 
-    Chunks do not depend on what is finished or on the number of ranks, and an unfinished chunk is
-    redone as a whole. So neither a kill nor the number of GPUs changes a batch.
+    An unfinished chunk is redone as a whole, so neither a kill nor the number of GPUs changes it.
     """
     done = [None]
     if dist.get_rank() == 0:
