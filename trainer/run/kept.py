@@ -70,11 +70,6 @@ SCHEMA = pa.schema(
         *((name, pa.list_(kind)) for name, kind in TOKEN_COLUMNS.items()),
     ]
 )
-# Halves compress best with their high and low bytes apart; ids and constants in a dictionary.
-SPLIT = [f"{name}.list.element" for name, kind in TOKEN_COLUMNS.items() if kind == pa.float16()]
-DICTIONARY = [
-    f"{name}.list.element" for name in ("prompt_ids", "response_ids", "clipped", "weights")
-] + ["problem", "answer", "task", "verify"]
 
 
 # --- which ---
@@ -123,25 +118,22 @@ def token_values(
 ) -> dict[tuple[int, int], dict[str, np.ndarray]]:
     """{(group, sample): its columns per token} of the kept groups, from this rank's micro-batches.
 
-    clip: as in step_metrics. Only kept tokens leave the device, those of a micro-batch in one copy.
+    clip: as in step_metrics. A micro-batch's columns leave the device in one copy.
     """
     places = {rollout: (p, g) for p in kept for g, rollout in enumerate(groups[p])}
     raw = any(micro.raw_logps_M is not None for micro in chain(*minibatches))
     values = {}
     for number, minibatch in enumerate(minibatches):
         for micro in minibatch:
-            lengths = [len(rollout.response_ids) for rollout in micro.rollouts]
-            is_kept = [rollout in places for rollout in micro.rollouts]
-            if not any(is_kept):
+            if places.keys().isdisjoint(micro.rollouts):
                 continue
-            kept_M = torch.from_numpy(np.repeat(is_kept, lengths)).to(micro.weights_M.device)
             columns = _columns(micro, clip, tis_cap, raw)
-            table = torch.stack([value_M[kept_M].float() for value_M in columns.values()])
-            ends = np.cumsum(np.array(lengths)[is_kept])[:-1]
-            pieces = iter(np.split(table.cpu().numpy(), ends, axis=1))
-            for rollout in filter(places.get, micro.rollouts):
-                piece = dict(zip(columns, next(pieces), strict=True))
-                values[places[rollout]] = piece | {"minibatch": number}
+            table = torch.stack([value_M.float() for value_M in columns.values()]).cpu().numpy()
+            ends = np.cumsum([len(rollout.response_ids) for rollout in micro.rollouts])
+            for rollout, piece in zip(micro.rollouts, np.split(table, ends[:-1], 1), strict=True):
+                if rollout in places:
+                    piece = dict(zip(columns, piece, strict=True))
+                    values[places[rollout]] = piece | {"minibatch": number}
     return values
 
 
@@ -227,13 +219,8 @@ def write(folder: Path, name: str, rows: list[dict]) -> None:
     aside = folder / f"{name}.parquet.tmp"
     kinds = {field.name: field.type for field in SCHEMA}
     rows = [{key: _storable(value, kinds[key]) for key, value in row.items()} for row in rows]
-    pq.write_table(
-        pa.Table.from_pylist(rows, SCHEMA),
-        aside,
-        compression="zstd",
-        use_dictionary=DICTIONARY,
-        use_byte_stream_split=SPLIT,
-    )
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    pq.write_table(table, aside, compression="zstd", use_dictionary=False)
     os.replace(aside, folder / f"{name}.parquet")
 
 
