@@ -6,10 +6,10 @@ const KINDS = { train: "Training", held_out: "Held-out", benchmark: "Benchmarks"
 const MOST_LISTED = 300; // groups in the list
 
 // All that is chosen. The address holds it too, so that loading the page again changes nothing.
-// pin: the step of the second pane, if one was chosen by hand. newest: the newest step is shown, also
-// of a page that was written again.
+// newest: the newest step is shown, also of a page that was written again. second: the place chosen
+// by hand for the second pane, { source, kind, step }.
 const chosen = { source: 0, kind: "", step: 0, place: 0, colour: "push", query: "",
-  everywhere: false, newest: true, compare: false, otherSource: null, otherKind: "", pin: null };
+  everywhere: false, newest: true, compare: false, second: null };
 
 function remember() {
   chosen.newest = chosen.step === keptSteps(source(), chosen.kind).at(-1);
@@ -63,22 +63,19 @@ function settle() {
   if (!current()) chosen.place = (listed(false)[0] ?? groupsAt(chosen.step)[0]).place;
 }
 
-// The same problem elsewhere. The second pane shows it at the step chosen by hand, or else in the
-// other run at the first pane's step, or else at the nearest other step of this run.
+// The same problem elsewhere. The second pane shows the nearest to the place chosen by hand, or else
+// to the first pane's step in the other run.
 function elsewhere(group) {
   return DATA.sources.flatMap((other) => other.groups).filter((other) =>
     other !== group && other.problem === group.problem);
 }
 
 function other(group) {
-  const all = elsewhere(group);
-  let preferred = all.filter((one) => one.source.number === chosen.otherSource &&
-    (!chosen.otherKind || one.kind === chosen.otherKind));
-  if (!preferred.length) preferred = all.filter((one) => one.source !== group.source);
-  if (!preferred.length) preferred = all;
-  const step = chosen.pin ?? group.step;
-  return preferred.length ? preferred.reduce((a, b) =>
-    (Math.abs(b.step - step) < Math.abs(a.step - step) ? b : a)) : null;
+  const wanted = chosen.second ??
+    { source: 1 - group.source.number, kind: group.kind, step: group.step };
+  const distance = (one) => (one.source.number === wanted.source ? 0 : 1e9) +
+    (one.kind === wanted.kind ? 0 : 1e6) + Math.abs(one.step - wanted.step);
+  return elsewhere(group).sort((a, b) => distance(a) - distance(b))[0] ?? null;
 }
 
 // --- drawing ---
@@ -229,7 +226,7 @@ function placeMenu(group, choices) {
   menu.selectedIndex = choices.indexOf(group);
   menu.addEventListener("change", () => {
     const one = choices[menu.selectedIndex];
-    choose({ otherSource: one.source.number, otherKind: one.kind, pin: one.step });
+    choose({ second: { source: one.source.number, kind: one.kind, step: one.step } });
   });
   return menu;
 }
@@ -261,8 +258,7 @@ function recolour() {
 // --- what the reader does ---
 
 function choose(changes) {
-  const moved = "source" in changes && changes.source !== chosen.source;
-  if (moved) chosen.otherSource = chosen.pin = null;
+  if ((changes.source ?? chosen.source) !== chosen.source) chosen.second = null;
   Object.assign(chosen, changes);
   draw();
 }
