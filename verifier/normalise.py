@@ -65,6 +65,10 @@ _CHOOSE = rf"(?:(?<![a-zA-Z\\])C|{TEXT}\{{\s*C\s*\}})"
 _N = r"\{?(\w+)\}?"
 _BOLD = r"\\(?:hat|mathbf|vec|boldsymbol)\s*"
 _LOGIC = {"lor": " or ", "vee": " or ", "land": " and ", "wedge": " and "}
+_NO_SOLUTION = (
+    r"(?:there (?:is|are) )?no (?:(?:real|integer|such) )?(?:solutions?|roots?)(?: exists?)?"
+    r"|(?:the )?empty set"
+)
 _END_POINTS = r"([^\[\](),]+,[^\[\](),]+)"
 
 
@@ -224,6 +228,7 @@ _REWRITES = [  # in this order
         (r"!=", r"\\ne "),
         (rf".*(?:[=<>]|\\(?:[lg]e|ne|in){END}).*", _connectives),
         (rf"(?<![\\a-zA-Z])(?:infinity|oo){END}", r"\\infty "),
+        (rf"^\s*(?:{TEXT}\{{)?\s*(?i:{_NO_SOLUTION})\W*$", r"\\emptyset "),
         (rf"(?:{TEXT}\{{)?\s*(?i:all real numbers|all reals)\s*\}}?", r"\\mathbb{R}"),
         (
             rf"(\\mathbb\{{R\}}\s*)(?:{TEXT}\{{)?\s*(?:except|but|excluding|other than)\b\s*\}}?",

@@ -47,6 +47,10 @@ ONE, MINUS_ONE, PERCENT = (("num", Fraction(number)) for number in (1, -1, 100))
 DEEPEST = 30  # operands inside operands
 
 
+# The letters that are written together behind a stroke, as in t/RC: all of them divide.
+_TOGETHER = re.compile(r"/((?!d[a-z]\b)(?:[a-zA-Z](?:\^(?:\w|\{[^{}]*\}))?){2,})(?![(_'])")
+
+
 class Unreadable(ValueError):
     """The text is not an expression that the parser knows."""
 
@@ -65,6 +69,7 @@ def _product(factors: list[Tree]) -> Tree:
 
 class _Parser:
     def __init__(self, latex: str, functions: frozenset[str], variables: frozenset[str]):
+        latex = _TOGETHER.sub(r"/(\1)", latex)
         self.tokens = [token[0] for token in _TOKEN.finditer(latex)]
         self.at = 0
         self.functions, self.variables = functions, variables

@@ -143,7 +143,7 @@ def family(solution: Solution) -> str:
 
 def _assignment(item: str) -> tuple[tuple[str, ...], list[str]] | None:
     r"""(names, values): `(x,y) = (1,2)` -> (("x", "y"), ["(1,2)"]), `x \in \{1,2\}` -> (("x",),
-    ["1", "2"]); `S = 2a = 6` has the value `2a = 6`.
+    ["1", "2"]); `x = y = 2` -> (("x", "y"), ["(2,2)"]); `S = 2a = 6` has the value `2a = 6`.
     """
     parts = cut(item, _ASSIGNED)
     if parts and parts[0][0].startswith("\\approx"):
@@ -157,12 +157,15 @@ def _assignment(item: str) -> tuple[tuple[str, ...], list[str]] | None:
         if not is_name(parts[0][1]):
             return None
         names = ("?" * (not is_quantity(parts[0][1])) + _canonical(parts[0][1]),)
-    rest = [part for _, part in parts[1:]]
+    rest, more = [part for _, part in parts[1:]], []
     while len(rest) > 1 and is_name(rest[0]):
-        rest = rest[1:]
+        more.append(key(rest.pop(0)))
     if len(rest) == 1 < len(parts) - 1 and is_name(rest[0]):
         return None  # x = y = z
     value = " = ".join(rest)
+    if more and len(names) == 1 and {kind_of(name) for name in (*names, *more)} == {"letter"}:
+        names = (*names, *more)  # x = y = 2
+        value = f"({','.join([value] * len(names))})"
     opened, inner = _open(value) if parts[1][0].startswith("\\in") else ("", "")
     return names, split(inner, COMMA) if opened else [value]
 
