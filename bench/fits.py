@@ -64,7 +64,8 @@ def measured(script, model: str, ranks: int, offload: bool, card: float, base: d
         for rows in ROWS if base is None else ROWS[:1]:
             command = f"{script} --ranks {ranks} --gpu {card} --layers {layers} --model m/{model} "
             command += f"--tokens_per_micro_batch {4096 * rows} --max_prompt_tokens 1024 "
-            command += "--max_response_tokens 3072 --eval_every 0 --engine_memory 0.9"
+            command += "--max_response_tokens 3072 --eval_every 0 --engine_memory 0.9 "
+            command += "--updates_per_step 2"  # the second one with AdamW's moments
             command += " --offload" if offload else ""
             arguments, flags = arguments_of(command.split())
             hosts = []

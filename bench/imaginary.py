@@ -88,6 +88,9 @@ class ImaginaryGPU(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE):
+            # Not the run's: DTensor works out a result's shape, from fake tensors of its own.
+            return func(*args, **kwargs)
         tensors = [x for x in tree_iter((args, kwargs)) if isinstance(x, torch.Tensor)]
         if any(type(x) not in PLAIN for x in tensors):
             return NotImplemented  # a DTensor takes itself apart, and calls again

@@ -12,7 +12,7 @@ with evaluations and a checkpoint, and then again to continue with a second one.
 prompts, updates and problems is cut down. A tensor on the GPU is fake: it has a shape, a dtype and
 a device, and no numbers (imaginary.py). One on the wrong device raises as it would on a GPU, and
 the bytes of all that are alive are counted. vLLM is a stand-in that holds weights and cache, sleeps
-and wakes, and returns answers of which half are as long as they may be.
+and wakes, and returns answers that are nearly all as long as they may be.
 
 Printed are each stage's peaks and which GPUs the run fits, with RESERVE for what is not seen:
 kernels' workspaces, fragmentation, CUDA's context, NCCL's and vLLM's own buffers. Streams are not
@@ -35,8 +35,10 @@ from pathlib import Path
 
 from bench import imaginary  # isort: skip  (before torch)
 
+# What a run imports later: here once, and not in every fork.
+import pandas  # noqa: F401
 import torch
-import torch._dynamo  # which a run imports: here once, and not in every fork
+import torch._dynamo
 import transformers
 import transformers.models.qwen2.modeling_qwen2
 import transformers.models.qwen3.modeling_qwen3
@@ -112,12 +114,15 @@ class Engine:
         return [self.answers(each) for each in params]
 
     def answers(self, params):
-        """Every second answer is right, every second one as long as may be, the rest half that."""
+        """Every second answer is right. Three of four are as long as may be, the rest nearly.
+
+        Much shorter ones would get smaller micro-batches, and hide the peak of the largest.
+        """
         outputs = []
         for i in range(params.n):
             limit = params.max_tokens
             end = self.right if i % 2 == 0 and len(self.right) < limit // 2 else []
-            length = limit if i // 2 % 2 == 0 else max(1, limit // 2)
+            length = limit if i % 4 < 3 else max(1, limit - 8)
             ids = [self.filling] * (length - len(end)) + end
             # Each push but the second changes every log-prob, as self_check expects of a push.
             logprobs = types.SimpleNamespace(logprobs=[-float(self.pushes % 2)] * length)
@@ -311,6 +316,7 @@ def rehearsals(arguments, flags: list[str], runs: tuple = (1, 2), others: bool =
     """
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
     Figure.savefig = lambda _, path, **__: Path(path).touch()  # drawing takes seconds, and no GPU
     importlib.import_module(module_name(arguments.script))  # once, and not in each fork
     with tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,6 @@ import importlib
 import json
 import os
 import re
-import types
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from conftest import python
 
 import justrl
 import trainer.run.check as checking
+from trainer import machine
 from trainer.data import chat_ids
 from trainer.errors import Refused
 from trainer.policy.policy import Policy
@@ -36,9 +36,26 @@ def checked(config, main=None):
     checking.check(main, config, model_folder(config.model))
 
 
-@pytest.mark.parametrize("recipe", ["justrl", "liteppo"])
-def test_a_check_prints_what_a_run_needs_and_leaves_nothing(recipe, tmp_path, capsys):
-    checked(config_of(recipe, tmp_path / "deep" / "run"))
+def test_the_recipe_itself_is_tried_at_its_longest_with_full_micro_batches(tmp_path, capsys):
+    """So a template that refuses a turn, or a loss that fails, fails the check too."""
+    seen = []
+
+    def main(tried):
+        seen.append((tried, read_jsonl(Path(tried.data))))
+        justrl.main(tried)
+        seen.append(read_jsonl(Path(tried.out) / "metrics.jsonl"))
+
+    config = config_of("justrl", tmp_path / "deep" / "run", prompts_per_step=8, updates_per_step=2)
+    checked(config, main)
+    (tried, problems), steps = seen
+    # On one rank two micro-batches of 128 // (48 + 16) responses in each of 2 updates, and more
+    # because few tokens are sampled: all prompts.
+    assert tried.prompts_per_step == 8 and len(problems) == 8
+    assert [step["step"] for step in steps] == [1, 2]
+    assert all(step["length"] == 16 and step["truncated"] == 1 for step in steps), "none has ended"
+    tokenizer = load_tokenizer(model_folder(config.model))
+    lengths = {len(chat_ids(tokenizer, row["problem"])) for row in problems}
+    assert min(lengths) > 30 and max(lengths) <= 48
     printed = capsys.readouterr().out
     for line in ("host memory", "disk", "seconds a step", "the whole run"):
         assert re.search(rf"^{line} .*\d", printed, re.M), printed
@@ -72,25 +89,18 @@ def no_room_for_gradients(self, micro, temperature):
     return FORWARD(self, micro, temperature)
 
 
-@pytest.mark.parametrize(
-    ("changes", "flag"),
-    [
-        ({}, "--tokens_per_micro_batch, to 64 at the least"),
-        ({"tokens_per_micro_batch": 64, "gradient_checkpointing": True}, "--max_response_tokens"),
-        ({"gradient_checkpointing": False}, "--gradient_checkpointing true"),
-    ],
-)
-def test_memory_that_runs_out_in_training_becomes_the_flag_to_change(
-    changes, flag, tmp_path, monkeypatch, capsys
-):
+def test_memory_that_runs_out_in_training_becomes_the_flag_to_change(tmp_path, monkeypatch):
     """Whole command, error and all: one sentence, status 1, and no folder left."""
     monkeypatch.setattr(Policy, "forward", no_room_for_gradients)
-    config = config_of("justrl", tmp_path / "run", **({"gradient_checkpointing": True} | changes))
-    config.check = True
+    config = config_of("justrl", tmp_path / "run", gradient_checkpointing=True, check=True)
     with pytest.raises(SystemExit) as end:
         launch(justrl.main, config)
-    assert flag in str(end.value) and "training" in str(end.value)
+    assert "ran out while training; lower --tokens_per_micro_batch, to 64" in str(end.value)
     assert list(tmp_path.iterdir()) == []
+    config.tokens_per_micro_batch = 64
+    assert checking.advice(config, "training") == "lower --max_response_tokens"
+    config.gradient_checkpointing = False
+    assert checking.advice(config, "training") == "give --gradient_checkpointing true"
 
 
 def test_memory_that_runs_out_in_sampling_names_the_flags_of_sampling(tmp_path):
@@ -124,43 +134,34 @@ def test_vllm_s_own_complaints_name_our_flag(message, flag, tmp_path):
 def test_a_model_whose_weights_alone_are_too_large_is_refused_before_it_is_loaded(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(checking, "host_memory", lambda: 1000)
+    monkeypatch.setattr(machine, "host_memory", lambda: 1000)
     with pytest.raises(Refused, match=r"does not fit: weights.* --model"):
         checked(config_of("justrl", tmp_path / "run"), lambda _: pytest.fail("loaded"))
 
 
-def test_too_small_a_disk_is_found_before_anything_is_written(tmp_path, monkeypatch):
-    room = types.SimpleNamespace(free=1000)
-    monkeypatch.setattr(checking.shutil, "disk_usage", lambda _: room)
-    with pytest.raises(Refused, match=r"GB of disk are free; give an --out on a larger disk"):
-        checked(config_of("justrl", tmp_path / "run"), lambda _: pytest.fail("written"))
+def test_too_small_a_disk_for_all_checkpoints_is_found_before_anything_is_written(tmp_path):
+    config = config_of("justrl", tmp_path / "run", keep_checkpoints=10**12)
+    with pytest.raises(Refused, match=r"disk, .*too little; lower --keep_checkpoints"):
+        checked(config, lambda _: pytest.fail("written"))
     assert list(tmp_path.iterdir()) == []
 
 
-def two_steps(tried):
-    """Stands for a recipe: the files that two steps leave."""
-    saved = Path(tried.out) / "checkpoints" / "step_000002"
-    saved.mkdir(parents=True)
-    (saved / "model.safetensors").write_bytes(b"1234")
-    steps = [{"step": step, "seconds_rollout": 1.0, "seconds_step": 2.0} for step in (1, 2)]
-    (Path(tried.out) / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
-
-
-def test_too_small_a_disk_for_all_checkpoints_is_a_line_of_the_table(tmp_path, capsys):
-    with pytest.raises(Refused, match=r"disk, .*too little; lower --keep_checkpoints"):
-        checked(config_of("justrl", tmp_path / "run", keep_checkpoints=10**12), two_steps)
-    assert re.search(
-        r"^disk .*does not fit: lower --keep_checkpoints", capsys.readouterr().out, re.M
+def test_a_resource_of_which_there_is_too_little_is_named_in_the_table_and_at_the_end():
+    needs = {"GPU memory": (3e9, 2e9, "give --offload"), "disk": (1e9, 2e9, "")}
+    assert "GPU memory                   3.00 GB     2.00 GB  does not fit: give --offload" in (
+        checking.table(needs)
     )
+    assert checking.what_does_not_fit(needs) == [
+        "this run does not fit: GPU memory, 1.00 GB too little; give --offload."
+    ]
 
 
 def test_ctrl_c_ends_a_check_without_a_verdict(tmp_path, capsys):
     """The recipe ends after the step at hand, as it does in a run."""
 
     def one_step(tried):
-        two_steps(tried)
-        path = Path(tried.out) / "metrics.jsonl"
-        path.write_text(path.read_text().splitlines()[0] + "\n")
+        Path(tried.out).mkdir()
+        (Path(tried.out) / "metrics.jsonl").write_text('{"step": 1}\n')
 
     with pytest.raises(KeyboardInterrupt):
         checked(config_of("justrl", tmp_path / "run"), one_step)
@@ -168,35 +169,12 @@ def test_ctrl_c_ends_a_check_without_a_verdict(tmp_path, capsys):
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
-    def refuse(**_):
+    def refuse(*_):
         raise PermissionError(13, os.strerror(13))
 
     monkeypatch.setattr(checking.tempfile, "mkdtemp", refuse)
     with pytest.raises(ValueError, match=r"cannot write in .*give another --out"):
         checked(config_of("justrl", tmp_path / "run"))
-
-
-def test_the_recipe_itself_is_tried_at_its_longest_with_full_micro_batches(tmp_path):
-    """So a template that refuses a turn, or a loss that fails, fails the check too."""
-    seen = []
-
-    def main(tried):
-        seen.append((tried, read_jsonl(Path(tried.data))))
-        justrl.main(tried)
-        metrics = read_jsonl(Path(tried.out) / "metrics.jsonl")
-        seen.append(metrics)
-
-    config = config_of("justrl", tmp_path / "run", prompts_per_step=32, updates_per_step=2)
-    checked(config, main)
-    (tried, problems), steps = seen
-    # On one rank two micro-batches of 128 // (48 + 16) responses in each of 2 updates, and more
-    # because few tokens are sampled: all prompts.
-    assert tried.prompts_per_step == 32 and len(problems) == 32
-    assert [step["step"] for step in steps] == [1, 2]
-    assert all(step["length"] == 16 and step["truncated"] == 1 for step in steps), "none has ended"
-    tokenizer = load_tokenizer(model_folder(config.model))
-    lengths = {len(chat_ids(tokenizer, row["problem"])) for row in problems}
-    assert min(lengths) > 30 and max(lengths) <= 48
 
 
 def test_many_tokens_are_tried_in_part(tmp_path, monkeypatch):
