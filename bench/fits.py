@@ -1,11 +1,12 @@
 """docs/running.md's tables of memory, from rehearsals.
 
-    python -m bench.fits                              the default models
+    python -m bench.fits                              each configuration of the default models
     python -m bench.fits --models Qwen3-0.6B-Base     it needs what bench/rehearse.py needs
+    python -m bench.fits --commands                   each command of the documents
 
-Each configuration is rehearsed with two and with three layers. Where a micro-batch is large, all
-bytes are linear in the layers and in its tokens, whose slope is measured once a model. So few short
-rehearsals give the whole model's; tests/test_rehearse.py runs a whole one. 32 GPUs are 8 with a
+All is rehearsed with two and with three layers. Where a micro-batch is large, all bytes are linear
+in the layers and in its tokens, whose slope is measured once a model. So few short rehearsals give
+the whole model's; tests/test_rehearse.py compares them with a whole one. 32 GPUs are 8 with a
 smaller share of the state. A GPU keeps rehearse.RESERVE free.
 """
 
@@ -13,21 +14,34 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench.rehearse import CARDS, RESERVE, arguments_of, rehearsals  # isort: skip
+from bench.rehearse import CARDS, RESERVE, arguments_of, needed, rehearsals  # isort: skip
 
 from bench.common import ROOT, save
 from bench.formula import GB, SHAPES, engine_tokens, parameters
 from trainer.policy.loading import REDUCE_ONCE
 
 MODELS = {  # (the script that trains it, tokens of its longest sequence)
-    "DeepSeek-R1-Distill-Qwen-1.5B": ("prorl.py", 16384),
+    "DeepSeek-R1-Distill-Qwen-1.5B": ("justrl.py", 16384),
     "Qwen3-4B-Base": ("liteppo.py", 9216),
     "Qwen3-8B-Base": ("liteppo.py", 9216),
     "Qwen3-0.6B-Base": ("justrl.py", 1536),
 }
+R1, LITE, _, SMALL = MODELS
+COMMANDS = [  # of README.md and docs/running.md: (script and flags, GPUs, gigabytes, model)
+    ("justrl.py", 1, 80, R1),
+    ("justrl.py --offload", 1, 24, R1),
+    ("justrl.py --small", 1, 24, SMALL),
+    ("justrl.py --engine_memory 0.6", 8, 80, R1),
+    ("justrl.py --engine_memory 0.6", 32, 80, R1),
+    ("prorl.py", 1, 80, R1),
+    ("liteppo.py", 1, 141, LITE),
+    ("liteppo.py --offload", 1, 80, LITE),
+    ("lab.table1", 1, 80, R1),
+    ("evaluate.py", 1, 24, R1),
+]
 COLUMNS = [(1, True), (1, False), (8, False), (32, False)]  # ranks, --offload
 STATE_BYTES = 16  # of a parameter: float32 weight, gradient and AdamW's two moments
-ROWS = 16, 32  # of a micro-batch, of 4,096 tokens. With fewer the embedding decides, not the layers
+ROWS = 8, 16  # of a micro-batch, of 4,096 tokens. With fewer the embedding decides, not the layers
 LAYERS = 2, 3
 SHARE = 0.35  # --engine_memory's default
 
@@ -53,14 +67,17 @@ class Line:
         return small + (large - small) * (tokens - 4096 * ROWS[0]) / (4096 * (ROWS[1] - ROWS[0]))
 
 
-def measured(script, model: str, ranks: int, offload: bool, card: float, base: dict | None) -> dict:
+def measured(script, model: str, ranks: int, offload: bool, kept: bool, base: dict | None) -> dict:
     """{what: {(layers, tokens): bytes}}, of a GPU and of the host.
 
     what: "training", "sampling" (without the engine), and the host's memory of the "first" and any
-    "other" rank. base: of another configuration, whose slope over the tokens is taken over.
+    "other" rank. kept: whether each rank keeps a whole gradient. base: of another configuration,
+    whose slope over the tokens is taken over.
     """
+    card = max(CARDS) if kept else 16  # too small to keep even a few layers' gradient
     points = {name: {} for name in ("training", "sampling", "first", "other")}
     for layers in LAYERS:
+        small, large = ((layers, 4096 * rows) for rows in ROWS)
         for rows in ROWS if base is None else ROWS[:1]:
             command = f"{script} --ranks {ranks} --gpu {card} --layers {layers} --model m/{model} "
             command += f"--tokens_per_micro_batch {4096 * rows} --max_prompt_tokens 1024 "
@@ -68,25 +85,25 @@ def measured(script, model: str, ranks: int, offload: bool, card: float, base: d
             command += "--updates_per_step 2"  # the second one with AdamW's moments
             command += " --offload" if offload else ""
             arguments, flags = arguments_of(command.split())
-            hosts = []
-            for _, _, facts in rehearsals(arguments, flags, (1,), others=rows == ROWS[0]):
+            found = [facts for *_, facts in rehearsals(arguments, flags, (1,), rows == ROWS[0])]
+            for facts in found:
                 if facts["fault"]:
                     sys.exit(facts["fault"])
-                peaks = facts["peaks"]
-                hosts.append(max(host for *_, host in peaks))
-                key = layers, 4096 * rows
-                if len(hosts) == 2:
-                    continue
-                asleep = max(gpu for _, awake, gpu, _ in peaks if not awake)
-                awake = max(gpu for stage, awake, gpu, _ in peaks if awake and stage != "start")
-                points["training"][key], points["sampling"][key] = asleep, awake
-            for size in ROWS:  # the host's memory does not depend on it
-                points["first"].setdefault((layers, 4096 * size), hosts[0])
-                points["other"].setdefault((layers, 4096 * size), hosts[-1])
-            for name in ("training", "sampling") if base else ():
-                small, large = ((layers, 4096 * size) for size in ROWS)
-                points[name][large] = points[name][small] + base[name][large] - base[name][small]
-            print(command, {name: round(p[key] / GB, 2) for name, p in points.items()}, flush=True)
+            peaks = found[0]["peaks"]
+            key = layers, 4096 * rows
+            points["training"][key] = max(gpu for _, awake, gpu, _ in peaks if not awake)
+            points["sampling"][key] = max(
+                gpu for stage, awake, gpu, _ in peaks if awake and stage != "start"
+            )
+            hosts = [max(host for *_, host in facts["peaks"]) for facts in found]
+            for name, host in (("first", hosts[0]), ("other", hosts[-1])):
+                for key in (small, large):  # it does not depend on the tokens
+                    points[name].setdefault(key, host)
+            print(
+                command, {name: round(p[small] / GB, 2) for name, p in points.items()}, flush=True
+            )
+        for name in ("training", "sampling") if base else ():
+            points[name][large] = points[name][small] + base[name][large] - base[name][small]
     return points
 
 
@@ -126,7 +143,7 @@ def tables(models: list[str]) -> dict[str, str]:
                 tried = min(ranks, 8), offload, kept
                 if tried not in found:
                     base = next(iter(found.values()), None)
-                    found[tried] = measured(script, model, *tried[:2], card, base)
+                    found[tried] = measured(script, model, *tried, base)
                 less = STATE_BYTES * parameters(shape) * (1 / tried[0] - 1 / ranks)
                 shares = {"training": less, "sampling": 0.75 * less, "first": 0.0, "other": 0.0}
                 lines_of[ranks, offload, card] = {
@@ -147,14 +164,60 @@ def tables(models: list[str]) -> dict[str, str]:
     return {"micro_batch": "\n".join(batch), "engine": "\n".join(share), "host": "\n".join(host)}
 
 
+def whole(few: dict, more: dict, layers: int) -> dict:
+    """A model of so many layers, from the facts of LAYERS: each stage is linear in the layers."""
+    taller = {(stage, awake): sizes for stage, awake, *sizes in more["peaks"]}
+    peaks = []
+    for stage, awake, *sizes in few["peaks"]:
+        added = [high - low for low, high in zip(sizes, taller[stage, awake], strict=True)]
+        step = (layers - LAYERS[0]) / (LAYERS[1] - LAYERS[0])
+        peaks.append([stage, awake, *(low + step * a for low, a in zip(sizes, added, strict=True))])
+    return few | {"peaks": peaks}
+
+
+def rehearsed(command: str, ranks: int, card: float, model: str) -> list[dict]:
+    """The facts of a command's first step and of its continuation, for the whole model."""
+    found = []
+    for layers in LAYERS:
+        words = f"{command} --ranks {ranks} --gpu {card} --layers {layers}".split()
+        found.append([facts for *_, facts in rehearsals(*arguments_of(words), others=False)])
+        if fault := found[-1][-1]["fault"]:
+            sys.exit(fault)
+    return [whole(few, more, SHAPES[model].layers) for few, more in zip(*found, strict=True)]
+
+
+def commands_table() -> str:
+    """Markdown: what each command takes of a GPU, and where it fits."""
+    cards = " | ".join(f"{card} GB" for card in CARDS)
+    lines = [f"| command | GPUs | while training | while sampling | host | {cards} |"]
+    lines += ["|---|---:|---:|---:|---:|" + "---|" * len(CARDS)]
+    for command, ranks, card, model in COMMANDS:
+        runs = rehearsed(command, ranks, card, model)
+        peaks = [peak for facts in runs for peak in facts["peaks"]]
+        training = max((gpu for _, awake, gpu, _ in peaks if not awake), default=0.0) / GB
+        sampling = max(gpu for _, awake, gpu, _ in peaks if awake) / GB
+        host = max(host for *_, host in peaks) / GB
+        cells = []
+        for size in CARDS:
+            most = max(needed(facts, size) for facts in runs) + RESERVE
+            cache = engine_tokens(SHAPES[model], size, runs[0]["share"]) >= MODELS[model][1]
+            cells.append("yes" if most <= size * GB and cache else "no")
+        share = f"{sampling:.1f} + {runs[0]['share']:g} of it"
+        row = f"| `{command}` | {ranks} | {training:.1f} | {share} | {host:.1f} |"
+        lines.append(f"{row} {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--commands", action="store_true")
     parser.add_argument("--out", default=str(Path(ROOT) / "bench/results/fits.json"))
     arguments = parser.parse_args()
-    result = tables(arguments.models)
+    result = {"commands": commands_table()} if arguments.commands else tables(arguments.models)
     save(arguments.out, result)
     print("\n\n".join(result.values()))
 

@@ -21,8 +21,8 @@ build of torch. The exit status is 1 if a stage raises.
 """
 
 import argparse
-import contextlib
 import dataclasses
+import gc
 import importlib
 import importlib.metadata
 import json
@@ -242,48 +242,49 @@ def watch() -> None:
     watched("save_when_due", "save")
 
 
-def rehearse(arguments, flags: list[str], rank: int, folder: Path, steps: int) -> dict:
+def rehearse(arguments, flags: list[str], rank: int, folder: Path, steps: int) -> None:
     """Run one rank in this process, and no other afterwards.
 
-    Returns its facts: {"peaks": [[stage, engine awake, bytes of the GPU, bytes of the host]],
-    "share": the engine's of the GPU, "fault": a traceback or ""}.
+    It leaves folder/facts.json: {"peaks": [[stage, engine awake, bytes of the GPU, bytes of the
+    host]], "share": the engine's of the GPU}.
     """
     imaginary.imagine(arguments.gpu, rank, arguments.ranks, folder / f"objects-{steps}")
     install_vllm(arguments.gpu)
     watch()
-    fault, share = "", 0.0
-    with open(folder / "log", "w") as log, contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(log))
-        stack.enter_context(contextlib.redirect_stderr(log))
-        stack.enter_context(GPU)
-        try:
+    share = 0.0
+    try:
+        with GPU:
             main, config = prepared(arguments, flags, folder, steps)
             share = getattr(config, "engine_memory", 0.9)
             main(config)
-        except Exception:
-            fault = traceback.format_exc()
-    peaks = [[*key, peak["cuda"], peak["cpu"]] for key, peak in GPU.peaks.items()]
-    return {"peaks": peaks, "share": share, "fault": fault}
+    finally:
+        peaks = [[*key, peak["cuda"], peak["cpu"]] for key, peak in GPU.peaks.items()]
+        (folder / "facts.json").write_text(json.dumps({"peaks": peaks, "share": share}))
 
 
 def in_fork(arguments, flags: list[str], rank: int, folder: Path, steps: int) -> dict:
-    """`rehearse` in a child of this process, which has imported everything."""
-    out = folder / "facts.json"
-    out.unlink(missing_ok=True)
+    """`rehearse` in a child of this process, which has imported everything.
+
+    Returns what it leaves, and "fault": the end of what it has printed if it has failed, else "".
+    """
+    facts, log = folder / "facts.json", folder / "log"
+    facts.unlink(missing_ok=True)
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
+        printed, status = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1
+        os.dup2(printed, 1)
+        os.dup2(printed, 2)
         try:
-            out.write_text(json.dumps(rehearse(arguments, flags, rank, folder, steps)))
-        except BaseException:
-            traceback.print_exc()
+            rehearse(arguments, flags, rank, folder, steps)
+            status = 0
         finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    if not out.exists():  # killed, or a command that the script refuses
-        log = (folder / "log").read_text() if (folder / "log").exists() else ""
-        return {"peaks": [], "share": 0.0, "fault": log[-3000:] or "it has died"}
-    return json.loads(out.read_text())
+            traceback.print_exc()
+            sys.stdout.flush()
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    found = json.loads(facts.read_text()) if facts.exists() else {"peaks": [], "share": 0.0}
+    return found | {"fault": log.read_text()[-3000:] if status else ""}
 
 
 def needed(facts: dict, card: float) -> float:
@@ -318,7 +319,9 @@ def rehearsals(arguments, flags: list[str], runs: tuple = (1, 2), others: bool =
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     Figure.savefig = lambda _, path, **__: Path(path).touch()  # drawing takes seconds, and no GPU
-    importlib.import_module(module_name(arguments.script))  # once, and not in each fork
+    module = importlib.import_module(module_name(arguments.script))  # once, not in each fork
+    runs = runs if hasattr(module, "Config") else runs[:1]  # evaluate.py leaves nothing to continue
+    gc.freeze()
     with tempfile.TemporaryDirectory() as folder:
         for steps in runs:
             for rank in sorted({0, arguments.ranks - 1 if others else 0}):
