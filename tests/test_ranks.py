@@ -10,7 +10,6 @@ from conftest import ENVIRONMENT, ROOT, python
 
 SMALL = "--tiny --prompts_per_step 4 --samples_per_prompt 4 --eval_every 0 --save_every 1"
 slow = pytest.mark.slow
-ENGINES = ["transformers", pytest.param("vllm", marks=[slow, pytest.mark.vllm])]
 
 # A recipe in which rank 1 meets a fault in its second step, as FAULT says.
 FAULTY = """
@@ -62,24 +61,35 @@ FAULTS = {
     "memory": r"out of GPU memory \(CUDA out of memory\): lower --tokens_per_micro_batch",
     "bug": r"rank 0 ends because another rank has ended",
 }
-IN_TURN = ["disk", *(pytest.param(fault, marks=slow) for fault in [*FAULTS][1:])]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("fault", IN_TURN)
-def test_a_rank_with_a_fault_ends_them_all(tmp_path, fault, engine):
-    script = tmp_path / "faulty.py"
-    script.write_text(FAULTY)
-    flags = [*SMALL.split(), "--steps", 3, "--engine", engine, "--out", tmp_path / "run"]
-    done, seconds = run_ranks(script, *flags, FAULT=fault)
+def check_end(done, fault, tracebacks, out):
     assert done.returncode != 0
-    assert seconds < 60 or os.getloadavg()[0] > 4
     sentences = own_lines(done)
     assert any(re.search(FAULTS[fault], line) for line in sentences), done.stderr[-4000:]
     assert len(sentences) <= 2, "one of each rank"
+    assert done.stderr.count("Traceback") == tracebacks
+    assert not list((out / "checkpoints").glob("*.tmp"))
+
+
+def test_a_full_disk_ends_all_ranks(start, tmp_path):
+    script, out = tmp_path / "faulty.py", tmp_path / "run"
+    script.write_text(FAULTY)
+    done = start(script, *SMALL.split(), "--steps", 1, "--out", out, ranks=2, FAULT="disk").wait()
+    check_end(done, "disk", tracebacks=0, out=out)
+
+
+@slow
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_rank_with_a_fault_ends_them_all_under_torchrun(tmp_path, fault, engine):
+    script, out = tmp_path / "faulty.py", tmp_path / "run"
+    script.write_text(FAULTY)
+    flags = [*SMALL.split(), "--steps", 3, "--engine", engine, "--out", out]
+    done, seconds = run_ranks(script, *flags, FAULT=fault)
+    assert seconds < 60 or os.getloadavg()[0] > 4
     # A fault of ours, and that alone, is worth a traceback, beside torchrun's own.
-    assert done.stderr.count("Traceback") == 1 + (fault == "bug")
-    assert not list((tmp_path / "run" / "checkpoints").glob("*.tmp"))
+    check_end(done, fault, tracebacks=1 + (fault == "bug"), out=out)
 
 
 BLIND = """
@@ -124,7 +134,8 @@ def test_an_evaluation_with_less_work_than_ranks_ends(tmp_path):
 def test_offloading_changes_no_metric(start, tmp_path):
     rows = []
     for offload in ("false", "true"):
-        flags = [*SMALL.split(), "--steps", 2, "--offload", offload, "--out", tmp_path / offload]
+        flags = [*SMALL.split(), "--steps", 2, "--save_every", 0, "--offload", offload]
+        flags += ["--out", tmp_path / offload]
         done = start("justrl", *flags).wait()
         assert done.returncode == 0, done.stderr[-3000:]
         lines = (tmp_path / offload / "metrics.jsonl").read_text().splitlines()
