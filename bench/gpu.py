@@ -25,8 +25,8 @@ fewer than 30 % of the FLOPs are used or if tiny does not learn, stop and find o
 Nothing is downloaded. Each part is a process group of its own with a time limit, after which all of
 it is ended. So a failure costs only its own numbers, and a hang at the exit none: what a part has
 written by then counts. The JSON file is rewritten after every part, and parts that it has already
-stay, so that a run may be spread over several calls. The curves of tiny and pretrained are saved
-next to it.
+stay, so that a run may be spread over several calls. The curves of tiny, step and pretrained are
+saved next to it.
 
 Random weights are nearly uniform over the vocabulary: speed and memory do not mind, and the
 log-prob gap of a trained model is of the same order. As in real models, the head has some rows more
@@ -321,7 +321,7 @@ def pretrained(arguments, model_dir: str, shape: Shape) -> dict:
         return recipe(arguments, flags + "--save_every 0", steps)
 
 
-LEARNS = ("tiny", "pretrained")  # the parts whose curves are kept next to the JSON file
+# In this order: what decides about the rest comes first.
 PARTS = {"engine": engine, "train": train, "tiny": tiny, "offload": offload, "step": step}
 PARTS |= {"pretrained": pretrained}
 
@@ -348,50 +348,23 @@ def run_part(command: list[str], environment: dict, limit: float, log: Path) -> 
     return error and error + log.read_text(errors="replace")[-3000:]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--device", default="cuda", choices=("cuda", "cpu"))
-    add("--small", action="store_true", help="toy size")
-    add("--engine", default="auto", help="vllm, transformers, or auto, as in the recipes")
-    add(
-        "--parts",
-        nargs="+",
-        choices=["first", *PARTS],
-        help="all, but pretrained only with a model",
-    )
-    add("--pretrained", help="folder of a small real model")
-    add("--peak_tflops", type=float, help="dense bfloat16, for a GPU whose name is not known")
-    add("--out", default=str(HERE / "results/gpu.json"))
-    add("--part", choices=list(PARTS), help=argparse.SUPPRESS)
-    add("--model", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("gpu.py: no CUDA device; --device cpu --small tries the same code at toy size")
-    shape = SMALL if arguments.small else QWEN_1_5B
-    if arguments.part:
-        result = PARTS[arguments.part](arguments, arguments.model, shape)
-        Path(arguments.out).write_text(json.dumps(result))
-        os._exit(0)  # vLLM's own shutdown may wait for threads; the result is written
+def chosen_parts(arguments) -> list[str]:
+    wanted = {*(arguments.parts or PARTS)}
+    if "first" in wanted:
+        wanted |= {*FIRST}
+    if not arguments.pretrained:
+        if arguments.parts and "pretrained" in wanted:
+            sys.exit("gpu.py: the part pretrained needs --pretrained FOLDER, a small real model")
+        wanted -= {"pretrained"}
+    return [part for part in PARTS if part in wanted]
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a part ends with its parent
-    parts = arguments.parts or [p for p in PARTS if arguments.pretrained or p != "pretrained"]
-    parts = (
-        [*FIRST, *(p for p in parts if p not in FIRST and p != "first")]
-        if "first" in parts
-        else parts
-    )
-    if "pretrained" in parts and not arguments.pretrained:
-        sys.exit("gpu.py: the part pretrained needs --pretrained FOLDER, with a small real model")
-    environment = (
-        one_thread() if arguments.device == "cpu" else os.environ | {"PYTHONPATH": str(ROOT)}
-    )
-    environment |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+def run_parts(arguments, shape: Shape, results: Path) -> list[str]:
+    """Run the chosen parts, and save the results after each. Returns those that failed."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     if arguments.device == "cpu":
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    results = Path(arguments.out)
+        environment |= one_thread() | {"CUDA_VISIBLE_DEVICES": ""}
+    environment["TOKENIZERS_PARALLELISM"] = "false"
     result, failed = {"not_a_measurement": True} if arguments.small else {}, []
     if results.exists():
         before = json.loads(results.read_text())
@@ -400,7 +373,7 @@ def main() -> None:
         make_model(Path(folder), shape, arguments.device, longest=32768)
         if arguments.device == "cuda":
             torch.cuda.empty_cache()  # the parts need it all
-        for part in parts:
+        for part in chosen_parts(arguments):
             out = Path(folder) / f"{part}.result"
             command = [*SCRIPT, "--part", part, "--model", folder, "--out", str(out)]
             command += ["--device", arguments.device, "--engine", arguments.engine]
@@ -414,13 +387,38 @@ def main() -> None:
             result[part] |= {"error": error} if error else {}
             result[part]["seconds_part"] = round(time.perf_counter() - start, 1)
             failed += [part] if error else []
-            curve = out.with_suffix(".png")
-            if part in LEARNS and curve.exists():
+            if (curve := out.with_suffix(".png")).exists():
                 results.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(curve, results.with_name(f"{results.stem}_{part}.png"))
             print(part, json.dumps(result[part], indent=1), flush=True)
             save(results, result)
-    if failed:
+    return failed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--device", default="cuda", choices=("cuda", "cpu"))
+    add("--small", action="store_true", help="toy size")
+    add("--engine", default="auto", help="vllm, transformers, or auto, as in the recipes")
+    add("--parts", nargs="+", choices=["first", *PARTS], help="default: all")
+    add("--pretrained", help="folder of a small real model, for the part pretrained")
+    add("--peak_tflops", type=float, help="dense bfloat16, for a GPU whose name is not known")
+    add("--out", default=str(HERE / "results/gpu.json"))
+    add("--part", choices=list(PARTS), help=argparse.SUPPRESS)
+    add("--model", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("gpu.py: no CUDA device; --device cpu --small tries the same code at toy size")
+    shape = SMALL if arguments.small else QWEN_1_5B
+    if arguments.part:
+        result = PARTS[arguments.part](arguments, arguments.model, shape)
+        Path(arguments.out).write_text(json.dumps(result))
+        os._exit(0)  # vLLM's own shutdown may wait for threads; the result is written
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a part ends with its parent
+    if failed := run_parts(arguments, shape, Path(arguments.out)):
         sys.exit(f"gpu.py: {', '.join(failed)} failed; the errors are in {arguments.out}")
 
 
