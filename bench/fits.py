@@ -1,20 +1,19 @@
 """docs/running.md's tables of memory, from rehearsals.
 
-    python -m bench.fits                              each configuration of the default models
+    python -m bench.fits                              the default models
     python -m bench.fits --models Qwen3-0.6B-Base     it needs what bench/rehearse.py needs
-    python -m bench.fits --commands                   each command of the documents
 
-All is rehearsed with two and with three layers. Where a micro-batch is large, all bytes are linear
-in the layers and in its tokens, whose slope is measured once a model. So few short rehearsals give
-the whole model's; tests/test_rehearse.py compares them with a whole one. 32 GPUs are 8 with a
-smaller share of the state. A GPU keeps rehearse.RESERVE free.
+Each configuration is rehearsed with two and with three layers. Where a micro-batch is large, all
+bytes are linear in the layers and in its tokens, whose slope is measured once a model. So few short
+rehearsals give the whole model's; tests/test_rehearse.py compares them with a whole one. 32 GPUs
+are 8 with a smaller share of the state. A GPU keeps rehearse.RESERVE free.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from bench.rehearse import CARDS, RESERVE, arguments_of, needed, rehearsals  # isort: skip
+from bench.rehearse import CARDS, RESERVE, arguments_of, rehearsals  # isort: skip
 
 from bench.common import ROOT, save
 from bench.formula import GB, SHAPES, engine_tokens, parameters
@@ -26,19 +25,6 @@ MODELS = {  # (the script that trains it, tokens of its longest sequence)
     "Qwen3-8B-Base": ("liteppo.py", 9216),
     "Qwen3-0.6B-Base": ("justrl.py", 1536),
 }
-R1, LITE, _, SMALL = MODELS
-COMMANDS = [  # of README.md and docs/running.md: (script and flags, GPUs, gigabytes, model)
-    ("justrl.py", 1, 80, R1),
-    ("justrl.py --offload", 1, 24, R1),
-    ("justrl.py --small", 1, 24, SMALL),
-    ("justrl.py --engine_memory 0.6", 8, 80, R1),
-    ("justrl.py --engine_memory 0.6", 32, 80, R1),
-    ("prorl.py", 1, 80, R1),
-    ("liteppo.py", 1, 141, LITE),
-    ("liteppo.py --offload", 1, 80, LITE),
-    ("lab.table1", 1, 80, R1),
-    ("evaluate.py", 1, 24, R1),
-]
 COLUMNS = [(1, True), (1, False), (8, False), (32, False)]  # ranks, --offload
 STATE_BYTES = 16  # of a parameter: float32 weight, gradient and AdamW's two moments
 ROWS = 8, 16  # of a micro-batch, of 4,096 tokens. With fewer the embedding decides, not the layers
@@ -128,11 +114,12 @@ def largest_share(lines: dict[str, Line], shape, longest: int, card: float) -> s
 
 
 def tables(models: list[str]) -> dict[str, str]:
-    """Markdown: the largest micro-batch, the engine's share, host memory."""
+    """Markdown: peaks with 32k tokens, the largest micro-batch, the engine's share, host memory."""
     heads = [f"{ranks} GPU{'s' * (ranks > 1)}{', --offload' * off}" for ranks, off in COLUMNS]
     top = "|---|---|" + "---:|" * len(COLUMNS)
     batch = ["| model | GPU | " + " | ".join(heads) + " |", top]
     share, host = list(batch), ["| model | " + " | ".join(heads) + " |", top[4:]]
+    peak = list(host)
     for model in models:
         (script, longest), shape = MODELS[model], SHAPES[model]
         gradient, found, lines_of = 4 * parameters(shape), {}, {}
@@ -156,57 +143,18 @@ def tables(models: list[str]) -> dict[str, str]:
             cells = [largest_share(line, shape, longest, card) for line in lines]
             share.append(f"| {model} | {card} GB | {' | '.join(cells)} |")
         cells = []
+        for line in lines:
+            both = (line[name].at(shape.layers, 32768) / GB for name in ("training", "sampling"))
+            cells.append(" / ".join(f"{size:.1f}" for size in both))
+        peak.append(f"| {model} | {' | '.join(cells)} |")
+        cells = []
         for (ranks, _), line in zip(COLUMNS, lines, strict=True):
             here, tokens = min(ranks, 8), 4096 * ROWS[0]
             other = (here - 1) * line["other"].at(shape.layers, tokens)
             cells.append(f"{(line['first'].at(shape.layers, tokens) + other) / GB:.0f}")
         host.append(f"| {model} | {' | '.join(cells)} |")
-    return {"micro_batch": "\n".join(batch), "engine": "\n".join(share), "host": "\n".join(host)}
-
-
-def whole(few: dict, more: dict, layers: int) -> dict:
-    """A model of so many layers, from the facts of LAYERS: each stage is linear in the layers."""
-    taller = {(stage, awake): sizes for stage, awake, *sizes in more["peaks"]}
-    peaks = []
-    for stage, awake, *sizes in few["peaks"]:
-        added = [high - low for low, high in zip(sizes, taller[stage, awake], strict=True)]
-        step = (layers - LAYERS[0]) / (LAYERS[1] - LAYERS[0])
-        peaks.append([stage, awake, *(low + step * a for low, a in zip(sizes, added, strict=True))])
-    return few | {"peaks": peaks}
-
-
-def rehearsed(command: str, ranks: int, card: float, model: str) -> list[dict]:
-    """The facts of a command's first step and of its continuation, for the whole model."""
-    found = []
-    for layers in LAYERS:
-        words = f"{command} --ranks {ranks} --gpu {card} --layers {layers}".split()
-        found.append([facts for *_, facts in rehearsals(*arguments_of(words), others=False)])
-        if fault := found[-1][-1]["fault"]:
-            sys.exit(fault)
-    return [whole(few, more, SHAPES[model].layers) for few, more in zip(*found, strict=True)]
-
-
-def commands_table() -> str:
-    """Markdown: what each command takes of a GPU, and where it fits."""
-    cards = " | ".join(f"{card} GB" for card in CARDS)
-    lines = [f"| command | GPUs | while training | while sampling | host | {cards} |"]
-    lines += ["|---|---:|---:|---:|---:|" + "---|" * len(CARDS)]
-    for command, ranks, card, model in COMMANDS:
-        runs = rehearsed(command, ranks, card, model)
-        peaks = [peak for facts in runs for peak in facts["peaks"]]
-        training = max((gpu for _, awake, gpu, _ in peaks if not awake), default=0.0) / GB
-        sampling = max(gpu for _, awake, gpu, _ in peaks if awake) / GB
-        host = max(host for *_, host in peaks) / GB
-        cells = []
-        for size in CARDS:
-            most = max(needed(facts, size) for facts in runs) + RESERVE
-            cache = engine_tokens(SHAPES[model], size, runs[0]["share"]) >= MODELS[model][1]
-            cells.append("yes" if most <= size * GB and cache else "no")
-        share = f"{sampling:.1f} + {runs[0]['share']:g} of it"
-        row = f"| `{command}` | {ranks} | {training:.1f} | {share} | {host:.1f} |"
-        lines.append(f"{row} {' | '.join(cells)} |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
+    found = {"peak": peak, "micro_batch": batch, "engine": share, "host": host}
+    return {name: "\n".join(lines) for name, lines in found.items()}
 
 
 def main() -> None:
@@ -214,10 +162,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--commands", action="store_true")
     parser.add_argument("--out", default=str(Path(ROOT) / "bench/results/fits.json"))
     arguments = parser.parse_args()
-    result = {"commands": commands_table()} if arguments.commands else tables(arguments.models)
+    result = tables(arguments.models)
     save(arguments.out, result)
     print("\n\n".join(result.values()))
 

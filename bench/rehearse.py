@@ -284,7 +284,7 @@ def in_fork(arguments, flags: list[str], rank: int, folder: Path, steps: int) ->
             os._exit(status)
     _, status = os.waitpid(child, 0)
     found = json.loads(facts.read_text()) if facts.exists() else {"peaks": [], "share": 0.0}
-    return found | {"fault": log.read_text()[-3000:] if status else ""}
+    return found | {"fault": log.read_text()[-9000:] if status else ""}
 
 
 def needed(facts: dict, card: float) -> float:

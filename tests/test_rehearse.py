@@ -18,13 +18,14 @@ pytestmark = pytest.mark.skipif(
 SHORT = "--layers 1 --max_prompt_tokens 64 --max_response_tokens 64 --eval_max_tokens 64 "
 SHORT += "--samples_per_prompt 4 --tokens_per_micro_batch 256"
 FEW = f"{SHORT} --updates_per_step 1 --eval_every 0"
+ONE = f"{FEW} --prompts_per_step 1 --tokens_per_micro_batch 4096"  # micro-batch of an update
 # {what: (the command, the steps that its runs end with, whether the last rank too)}
 CASES = {
-    "prorl": (f"prorl.py {FEW}", [1, 2], False),
+    "prorl": (f"prorl.py {ONE}", [1, 2], False),
     "two ranks": (f"justrl.py --ranks 2 {FEW}", [1], False),
-    "offload": (f"liteppo.py --offload {FEW}", [1], False),
+    "offload": (f"liteppo.py --offload {ONE}", [1], False),
     "evaluate": ("evaluate.py --layers 1 --max_tokens 64", [1], False),
-    "wrong device": (f"wrong_device.py {FEW}", [1], False),
+    "wrong device": (f"wrong_device.py {ONE}", [1], False),
 }
 DRIVER = """
 import json, sys
