@@ -21,6 +21,7 @@ from trainer.policy.policy import response_mask
 from trainer.policy.pretrained import (
     blocks_of,
     check_limits,
+    context_length,
     end_tokens,
     load_model,
     load_tokenizer,
@@ -399,3 +400,16 @@ def test_two_ranks_compute_the_gradient_of_one_whatever_the_blocks_are_called(
 @pytest.mark.slow
 def test_two_ranks_compute_the_gradient_of_one_for_every_chosen_architecture(save, start, tmp_path):
     two_ranks(save, start, tmp_path, CHOSEN)
+
+
+def test_the_context_is_that_of_the_text_model_and_of_its_stretched_rope(save):
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
+    folder = save("qwen2")
+    change_config(folder, max_position_embeddings=256)
+    assert context_length(folder) == 256
+    change_config(folder, rope_parameters=yarn | {"rope_theta": 1e4})
+    assert context_length(folder) == 1024
+    text = json.loads((Path(folder) / "config.json").read_text())
+    nested = {"model_type": "llava", "text_config": text}
+    (Path(folder) / "config.json").write_text(json.dumps(nested))
+    assert context_length(folder) == 1024

@@ -18,7 +18,8 @@ from conftest import ROOT, SHARED, Script, python, save_random_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from trainer.data import chat_ids
+import prorl
+from trainer.data import Problem, chat_ids
 from trainer.run.kept import TOKEN_COLUMNS, read
 
 RECIPES = ["justrl", "prorl", "liteppo"]
@@ -460,3 +461,17 @@ def test_a_full_disk_ends_a_run_in_one_sentence_and_keeps_what_was_saved(
     again = start("justrl", *flags("justrl", out, eval_file, steps=STEPS + 1)).wait()
     assert again.returncode == 0, again.stderr[-3000:]
     assert [row["step"] for row in rows(out)] == list(range(STEPS + 2))
+
+
+def test_a_small_share_of_puzzles_is_one_puzzle_at_least(monkeypatch):
+    class Enough(Exception):
+        pass
+
+    def load(source):
+        if source.startswith("logic:"):
+            raise Enough(source)
+        return [Problem("1+1=?", "2")] * 3
+
+    monkeypatch.setattr(prorl, "load_problems", load)
+    with pytest.raises(Enough, match=r"^logic:train:1$"):
+        prorl.main(prorl.Config(**prorl.TINY | {"logic_weight": 0.01}))
