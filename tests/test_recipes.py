@@ -7,6 +7,7 @@ import math
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -475,3 +476,16 @@ def test_a_small_share_of_puzzles_is_one_puzzle_at_least(monkeypatch):
     monkeypatch.setattr(prorl, "load_problems", load)
     with pytest.raises(Enough, match=r"^logic:train:1$"):
         prorl.main(prorl.Config(**prorl.TINY | {"logic_weight": 0.01}))
+
+
+def test_the_grpo_baseline_of_the_papers_page_runs(start, eval_file, tmp_path):
+    lines = (ROOT / "docs" / "papers.md").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("python liteppo.py --scale")]
+    given = shlex.split(line, comments=True)[2:]
+    out = tmp_path / "run"
+    done = start("liteppo", *flags("liteppo", out, eval_file, steps=2), *given).wait()
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [row["step"] for row in rows(out)] == [0, 1, 2]
+    config = json.loads((out / "config.json").read_text())
+    assert (config["center"], config["scale"]) == ("group", "group")
+    assert config["aggregation"] == "sequence"
