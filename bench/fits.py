@@ -26,7 +26,8 @@ MODELS = {  # (the script that trains it, tokens of its longest sequence)
     "Qwen3-0.6B-Base": ("justrl.py", 1536),
 }
 COLUMNS = [(1, True), (1, False), (8, False), (32, False)]  # ranks, --offload
-STATE_BYTES = 16  # of a parameter: float32 weight, gradient and AdamW's two moments
+MOMENTS_BYTES = 12  # of a parameter: float32 weight and AdamW's two moments
+STATE_BYTES = 16  # and the gradient
 ROWS = 8, 16  # of a micro-batch, of 4,096 tokens. With fewer the embedding decides, not the layers
 LAYERS = 2, 3
 SHARE = 0.35  # --engine_memory's default
@@ -131,8 +132,10 @@ def tables(models: list[str]) -> dict[str, str]:
                 if tried not in found:
                     base = next(iter(found.values()), None)
                     found[tried] = measured(script, model, *tried, base)
-                less = STATE_BYTES * parameters(shape) * (1 / tried[0] - 1 / ranks)
-                shares = {"training": less, "sampling": 0.75 * less, "first": 0.0, "other": 0.0}
+                fewer = parameters(shape) * (1 / tried[0] - 1 / ranks)
+                # The sharded gradient, where it is there at the peak, counts as well.
+                less = MOMENTS_BYTES * fewer, (MOMENTS_BYTES if kept else STATE_BYTES) * fewer
+                shares = {"sampling": less[0], "training": less[1], "first": 0.0, "other": 0.0}
                 lines_of[ranks, offload, card] = {
                     name: Line(points, shares[name]) for name, points in found[tried].items()
                 }

@@ -78,13 +78,15 @@ class Engine:
         self.wake_up()
 
     def wake_up(self, tags=None) -> None:
-        GPU.awake, self.host = True, {}
+        GPU.awake = True
         GPU.look()
 
     def sleep(self, level: int) -> None:
-        """Level 1: the weights wait in host memory."""
+        """Level 1: the weights wait in pinned host memory, which torch then keeps for the next."""
         GPU.awake = False
         GPU.look()
+        if self.host:
+            return
         with FAKE:
             self.host = {
                 name: torch.empty(shape, dtype=torch.bfloat16)
