@@ -156,6 +156,18 @@ def test_a_resource_of_which_there_is_too_little_is_named_in_the_table_and_at_th
     ]
 
 
+def test_the_least_free_memory_of_a_gpu_counts_whoever_took_it(monkeypatch):
+    """As vLLM asleep has given it back: torch's own counters would go on counting it."""
+    free = iter([80e9, 30e9, 55e9])
+    monkeypatch.setattr(machine, "device_memory", lambda _: next(free))
+    least = machine.LeastFree(torch.device("cuda"))
+    looks = iter([False, False, True])
+    monkeypatch.setattr(least.ended, "wait", lambda _: next(looks))
+    least.run()
+    needed, there, flag = checking.memory_needed(config_of("justrl", "x"), least)["GPU memory"]
+    assert (needed, there) == (50e9, 80e9) and "--" in flag
+
+
 def test_ctrl_c_ends_a_check_without_a_verdict(tmp_path, capsys):
     """The recipe ends after the step at hand, as it does in a run."""
 

@@ -4,9 +4,15 @@ import json
 import os
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
+import torch.distributed as dist
 from conftest import ENVIRONMENT, ROOT, python
+
+from trainer.policy.loading import _may_reduce_once
+from trainer.ranks import start_ranks
 
 SMALL = "--tiny --prompts_per_step 4 --samples_per_prompt 4 --eval_every 0 --save_every 1"
 slow = pytest.mark.slow
@@ -143,3 +149,33 @@ def test_offloading_changes_no_metric(start, tmp_path):
     for one, other in zip(*rows, strict=True):
         names = [name for name in one if not name.startswith("seconds") and "gap" not in name]
         assert [one[n] for n in names] == pytest.approx([other[n] for n in names], abs=1e-5)
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    return monkeypatch
+
+
+def test_a_gpu_gets_expandable_segments_and_no_attention_by_cudnn(on_a_gpu):
+    said = []
+    on_a_gpu.setattr(torch.backends.cuda, "enable_cudnn_sdp", said.append)
+    on_a_gpu.setenv("PYTORCH_CUDA_ALLOC_CONF", "")
+    on_a_gpu.delenv("PYTORCH_CUDA_ALLOC_CONF")
+    assert start_ranks() == torch.device("cuda", 0)
+    assert said == [False] and os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "of the user's"
+    start_ranks()
+    assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "of the user's"
+
+
+def test_ranks_with_different_gpus_decide_by_the_smallest(on_a_gpu):
+    """Else some would wait for a sum of gradients that others do not begin."""
+    own = SimpleNamespace(total_memory=10**6)
+    on_a_gpu.setattr(torch.cuda, "get_device_properties", lambda: own)
+    on_a_gpu.setattr(dist, "get_world_size", lambda: 2)
+    policy = torch.nn.Linear(100, 100)  # a gradient of 40 kB, of 100 kB that a rank may keep
+    for smallest, once in ((10**6, True), (10**5, False)):
+        on_a_gpu.setattr(dist, "all_reduce", lambda memory, op, s=smallest: memory.fill_(s))
+        assert _may_reduce_once(policy) == once
