@@ -86,9 +86,8 @@ def measured(script, model: str, ranks: int, offload: bool, kept: bool, base: di
             for name, host in (("first", hosts[0]), ("other", hosts[-1])):
                 for key in (small, large):  # it does not depend on the tokens
                     points[name].setdefault(key, host)
-            print(
-                command, {name: round(p[small] / GB, 2) for name, p in points.items()}, flush=True
-            )
+            now = {name: round(p[layers, 4096 * rows] / GB, 3) for name, p in points.items()}
+            print(command, now, flush=True)
         for name in ("training", "sampling") if base else ():
             points[name][large] = points[name][small] + base[name][large] - base[name][small]
     return points

@@ -64,21 +64,16 @@ SHAPES = {  # by the last part of a hub id
 }
 
 
-def layer_parameters(shape: Shape) -> int:
-    """Weights of one layer: q, k, v, o, gated MLP, two norms; q's and k's biases or norms."""
+def parameters(shape: Shape) -> int:
+    """All weights of the model.
+
+    Of a layer: q, k, v, o, gated MLP, two norms, and q's and k's biases or norms. Beside them the
+    embedding, the head where it is not the embedding, and the last norm.
+    """
     d, q, kv = shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     attention = d * (q + 2 * kv) + q * d + (q + 2 * kv if shape.bias else 2 * shape.head_dim)
-    return attention + 3 * d * shape.intermediate + 2 * d
-
-
-def root_parameters(shape: Shape) -> int:
-    """Weights outside the layers: embedding, head where it is not the embedding, last norm."""
-    return shape.vocabulary * shape.hidden * (1 if shape.tied else 2) + shape.hidden
-
-
-def parameters(shape: Shape) -> int:
-    """All weights of the model."""
-    return shape.layers * layer_parameters(shape) + root_parameters(shape)
+    layer = attention + 3 * d * shape.intermediate + 2 * d
+    return shape.layers * layer + shape.vocabulary * d * (1 if shape.tied else 2) + d
 
 
 def kv_bytes_per_token(shape: Shape) -> int:
