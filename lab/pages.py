@@ -11,7 +11,7 @@ from lab import figure
 from lab.arms import rises
 from lab.papers import EXPERIMENTS, Experiment
 from lab.verdicts import NOT_COUNTED, NOT_RUN, VERDICTS, WORDS, Judged, judge, measure_claim
-from tools.evaluation.statistics import margin, regime
+from tools.evaluation.comparison import compare_task
 
 MOST_ROWS = 15  # of a table; more claims are read in the figure
 
@@ -168,14 +168,12 @@ def boundary_table(experiment: Experiment, result: dict) -> str:
 
 
 def regime_of(points: dict[str, dict], task: str) -> str:
-    """The regime of one task in one seed. points: the value of arms.pass_at_k."""
-    before, middle, after = (points[name][task] for name in ("before", "midway", "after"))
-    pass_1, pass_max = ((before["pass"][k], after["pass"][k]) for k in ("1", "128"))
-    pairs = list(zip(before["solved"], after["solved"], strict=True))
-    margins = (
-        margin([new - old for old, new in pairs]),
-        margin([(new > 0) - (old > 0) for old, new in pairs]),
-    )
-    rise = pass_max[1] - pass_max[0]
-    reached = (middle["pass"]["128"] - pass_max[0]) / rise if rise > 0 else None
-    return regime(pass_1, pass_max, margins, reached)
+    """The regime of one task in one seed, with 128 answers. points: the value of arms.pass_at_k."""
+    graded = [
+        [
+            {"text": place, "n": 128, "robust": round(128 * share)}
+            for place, share in enumerate(points[name][task]["solved"])
+        ]
+        for name in ("before", "after", "midway")
+    ]
+    return compare_task(task, graded)["regime"]
