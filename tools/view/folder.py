@@ -252,19 +252,14 @@ def _benchmark_group(number: int, record: dict) -> Group:
 
 
 def _shorten(groups: list[Group], room: float) -> str:
-    """Drop answers that do not fit: equally many of every problem, disputed ones last."""
+    """Drop answers that do not fit: an equal share of every problem's, disputed ones last."""
     total = sum(len(group.answers) for group in groups)
-    kept, depth = [[] for _ in groups], 0
-    queues = [sorted(g.answers, key=lambda a: (a.strict == a.robust, a.sample)) for g in groups]
-    while room > 0 and depth < max(map(len, queues), default=0):
-        for queue, own in zip(queues, kept, strict=True):
-            if depth < len(queue) and room > 0:
-                own.append(queue[depth])
-                room -= len(queue[depth].text)
-        depth += 1
-    for group, own in zip(groups, kept, strict=True):
-        group.answers = sorted(own, key=lambda answer: answer.sample)
-    count = sum(map(len, kept))
-    return (
-        "" if count == total else f"{total - count:,} of {total:,} answers do not fit on one page"
-    )
+    share = room / max(1, sum(len(answer.text) for group in groups for answer in group.answers))
+    if share >= 1:
+        return ""
+    for group in groups:
+        disputed_first = sorted(group.answers, key=lambda answer: answer.strict == answer.robust)
+        shown = disputed_first[: max(1, int(share * len(group.answers)))]
+        group.answers = sorted(shown, key=lambda answer: answer.sample)
+    left = total - sum(len(group.answers) for group in groups)
+    return f"{left:,} of {total:,} answers do not fit on one page"
