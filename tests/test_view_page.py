@@ -301,9 +301,7 @@ def test_hostile_text_is_shown_as_text(visit, pages):
         assert raw == text
         shown = page.evaluate("visible(answerText(current().answers[0]))")
         assert texts(page, ".tokens")[0] == shown + "<|end|>"
-        assert page.text_content(".problem") == page.evaluate(
-            "visible(problemOf(current())[0].trim())"
-        )
+        assert page.text_content(".problem") == page.evaluate("visible(current().problem.trim())")
     assert page.evaluate("window.hacked") is None
     assert page.locator("script, img, style").count() == elements
 

@@ -46,8 +46,6 @@ function answerText(answer) {
   return answer.text;
 }
 
-const problemOf = (group) => DATA.problems[group.problem];
-
 // mixed: some answers earned more than others. Outside training, the verdicts decide.
 function kindOf(group) {
   const rewards = new Set(group.answers.map((answer) => answer.reward));
@@ -60,7 +58,7 @@ const isDisputed = (answer) => answer.strict !== answer.robust;
 // The numbers of one token, log-probs in nats; NaN if a number was not kept.
 function tokenFacts(answer, i) {
   const logp = TOKENS.logps[i], logRatio = TOKENS.log_ratio[i], clipped = TOKENS.clipped[i];
-  const weight = TOKENS.weights[i] * answer.weight, ratio = Math.exp(logRatio);
+  const weight = TOKENS.weights[i], ratio = Math.exp(logRatio);
   const advantage = answer.advantage ?? NaN;
   return {
     logp, probability: Math.exp(logp), entropy: TOKENS.entropy[i], logRatio, ratio, clipped,

@@ -49,7 +49,7 @@ const factsOf = (group) => [
 ].filter(Boolean);
 
 const holds = (group, words) => factsOf(group).includes(words) ||
-  problemOf(group)[0].toLowerCase().includes(words) ||
+  group.problem.toLowerCase().includes(words) ||
   group.answers.some((answer) => answerText(answer).toLowerCase().includes(words));
 
 const current = () => groupsAt(chosen.step).find((group) => group.place === chosen.place);
@@ -63,7 +63,7 @@ function settle() {
   if (!current()) chosen.place = (listed(false)[0] ?? groupsAt(chosen.step)[0]).place;
 }
 
-// The same problem elsewhere. The second pane shows the nearest to the place chosen by hand, or else
+// The same problem elsewhere. The second pane shows the nearest to the place chosen by hand, else
 // to the first pane's step in the other run.
 function elsewhere(group) {
   return DATA.sources.flatMap((other) => other.groups).filter((other) =>
@@ -137,7 +137,7 @@ function drawFollowed() {
   };
   const row = (place) => {
     const groups = own.filter((group) => group.place === place);
-    const name = make("th", "", visible(problemOf(groups[0])[0].trim().slice(0, 80)));
+    const name = make("th", "", visible(groups[0].problem.trim().slice(0, 80)));
     name.scope = "row";
     return make("tr", "", name, ...steps.map((step) =>
       make("td", "", ...groups.filter((group) => group.step === step).map(cell))));
@@ -175,7 +175,7 @@ function listItem(group) {
     chosen.everywhere && group.source.kind === "run" && `step ${group.step}`];
   const button = makeButton("", () => choose({ step: group.step, place: group.place }));
   button.setAttribute("aria-current", group === current());
-  button.append(make("span", "text", visible(problemOf(group)[0].trim().slice(0, 200))),
+  button.append(make("span", "text", visible(group.problem.trim().slice(0, 200))),
     make("span", "facts", shown, ...facts.filter(Boolean).map((fact) => make("span", "", fact))));
   return make("li", "", button);
 }
@@ -210,10 +210,10 @@ function pane(group, second, choices = []) {
   for (const fact of [`${Math.round(100 * group.solved)} % solved`, ...passRates(group)]) {
     where.append(make("span", "", fact));
   }
-  const [text, gold, task] = problemOf(group);
+  const { problem, gold, task } = group;
   const prompt = group.prompt && make("details", "",
     make("summary", "", "The prompt as the model saw it"), make("pre", "", visible(group.prompt)));
-  return make("article", "pane", where, make("p", "problem", visible(text.trim())),
+  return make("article", "pane", where, make("p", "problem", visible(problem.trim())),
     make("p", "gold", "Gold answer ", make("b", "", visible(gold)), task && ` · ${visible(task)}`),
     prompt, make("div", "answers",
       ...group.answers.map(answerCard)));

@@ -44,7 +44,7 @@ def pack(sources: list[Source]) -> str:
     data = {"sources": [_source(source, table) for source in sources]}
     names = (name for source in sources for name in source.curves)
     data["panels"] = [panel._asdict() for panel in choose(names)]
-    data |= {"problems": list(table.problems), "vocabulary": [text for text, _ in table.vocabulary]}
+    data["vocabulary"] = [text for text, _ in table.vocabulary]
     data["special"] = [i for i, (_, special) in enumerate(table.vocabulary) if special]
     numbers, data["columns"] = table.numbers()
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
@@ -54,14 +54,11 @@ def pack(sources: list[Source]) -> str:
 
 
 class _Table:
-    """Shared by all sources: problems, texts of tokens, and the numbers of all tokens."""
+    """Shared by all sources: the texts of tokens, and the numbers of all tokens."""
 
     def __init__(self):
-        self.problems, self.vocabulary = {}, {}
-        self.ids, self.columns, self.count = [], {name: [] for name in TOKEN_COLUMNS}, 0
-
-    def problem(self, group: Group) -> int:
-        return self.problems.setdefault((group.problem, group.gold, group.task), len(self.problems))
+        self.vocabulary, self.ids, self.count = {}, [], 0
+        self.columns = {name: [] for name in TOKEN_COLUMNS}
 
     def add(self, answer: Answer) -> int:
         """Append an answer's tokens and return where they begin. Missing columns become NaN."""
@@ -69,10 +66,7 @@ class _Table:
         keys = zip(answer.pieces, answer.special, strict=True)
         self.ids += [self.vocabulary.setdefault(key, len(self.vocabulary)) for key in keys]
         for name, parts in self.columns.items():
-            values = answer.columns.get(name, np.full(length, np.nan))
-            if name == "weights":
-                values = values / max(_heaviest(answer), 1e-30)
-            parts.append(values.astype(np.float16))  # three digits, which compress well
+            parts.append(answer.columns.get(name, np.full(length, np.nan)))
         self.count += length
         return start
 
@@ -83,20 +77,13 @@ class _Table:
         return b"".join(part.tobytes() for part in parts), ["ids", *columns]
 
 
-def _heaviest(answer: Answer) -> float:
-    weights = answer.columns.get("weights")
-    return float(weights.max()) if weights is not None and len(weights) else 0.0
-
-
 def _source(source: Source, table: _Table) -> dict:
     return vars(source) | {"groups": [_group(group, table) for group in source.groups]}
 
 
 def _group(group: Group, table: _Table) -> dict:
-    """A group names its problem, gold and task by their place in the table."""
     answers = [_answer(answer, table) for answer in group.answers]
-    shown = {"problem": table.problem(group), "answers": answers}
-    return {k: v for k, v in vars(group).items() if k not in ("gold", "task", "verify")} | shown
+    return vars(group) | {"answers": answers, "verify": None}
 
 
 def _answer(answer: Answer, table: _Table) -> dict:
@@ -104,4 +91,4 @@ def _answer(answer: Answer, table: _Table) -> dict:
     tokens = ("text", "pieces", "special", "columns")
     text = {"text": answer.text} if answer.pieces is None else {"start": table.add(answer)}
     facts = {name: value for name, value in vars(answer).items() if name not in tokens}
-    return facts | text | {"weight": _heaviest(answer)}
+    return facts | text
