@@ -19,9 +19,7 @@ import signal
 import sys
 from pathlib import Path
 
-from lab import arms as run
-from lab import figure
-from lab import pages as page
+from lab import arms, figure, pages
 from lab.papers import EXPERIMENTS, Experiment
 from lab.verdicts import more_seeds
 from trainer.errors import Refused
@@ -36,11 +34,10 @@ def listing(seeds: int, jobs: int) -> str:
     blocks = []
     for name, experiment in EXPERIMENTS.items():
         time = f"about {minutes(experiment, seeds, jobs)} minutes on {jobs} cores"
-        arms = [
-            f"{facet or 'arms'}: {', '.join(labels)}" for facet, labels in experiment.arms.items()
-        ]
-        head = f"{name}  ({len(experiment.commands())} arms x {seeds} seeds, {time})"
-        blocks.append("\n    ".join([head, *arms]))
+        lines = [f"{name}  ({len(experiment.commands())} arms x {seeds} seeds, {time})"]
+        for facet, labels in experiment.arms.items():
+            lines.append(f"{facet or 'arms'}: {', '.join(labels)}")
+        blocks.append("\n    ".join(lines))
     return "\n\n".join(blocks)
 
 
@@ -62,21 +59,21 @@ def run_experiment(
     path = home / "results.json"
     records = json.loads(path.read_text())["runs"] if path.exists() else []
     known = {(record["arm"], record["seed"]): record for record in records}
-    run.write_problems(experiment, runs_home)
+    arms.write_problems(experiment, runs_home)
     done, wanted = {}, dict.fromkeys(experiment.commands(), seeds)
     while wanted != done:
         print("seeds: " + ", ".join(f"{arm} {count}" for arm, count in wanted.items()))
-        runs = run.plan(experiment, runs_home, wanted, steps)
-        new = [one for one in runs if not run.is_record_of(known.get((one.arm, one.seed)), one)]
-        run.carry_out_all(name, new, jobs)
-        known |= {(one.arm, one.seed): run.record(one, experiment) for one in new}
+        runs = arms.plan(experiment, runs_home, wanted, steps)
+        new = [one for one in runs if not arms.is_record_of(known.get((one.arm, one.seed)), one)]
+        arms.carry_out_all(name, new, jobs)
+        known |= {(one.arm, one.seed): arms.record(one, experiment) for one in new}
         result = {"experiment": name, "steps": steps, "runs": list(known.values())}
-        done, wanted = wanted, more_seeds(page.measure(experiment, result), wanted, most)
+        done, wanted = wanted, more_seeds(pages.measure(experiment, result), wanted, most)
 
     home.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result) + "\n")
-    results = page.read_results(out) | {name: result}
-    judged = page.judge_all(results)[name]
+    results = pages.read_results(out) | {name: result}
+    judged = pages.judge_all(results)[name]
     figure.draw(experiment, result, judged, home / "figure.png")
     print("\n".join(f"{one.verdict}: {one.claim} ({one})" for one in judged))
     print(f"Written to {home}; python -m lab page adds it to the page")
@@ -89,16 +86,13 @@ def main() -> None:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", nargs="?", help="an experiment, all, or page; none: list them")
-    parser.add_argument("--seeds", type=int, default=5, help="paired seeds, two at least (5)")
-    parser.add_argument(
-        "--most", type=int, default=0, help="go on to so many where claims need more than --seeds"
-    )
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each (2)")
-    parser.add_argument("--steps", type=int, help="try it out with fewer steps")
-    parser.add_argument(
-        "--out", type=Path, default=run.ROOT / "lab", help="folder of runs and results (lab)"
-    )
+    add = parser.add_argument
+    add("name", nargs="?", help="an experiment, all, or page; none: list them")
+    add("--seeds", type=int, default=5, help="paired seeds, two at least (5)")
+    add("--most", type=int, default=0, help="go on to so many where claims need more than --seeds")
+    add("--jobs", type=int, default=2, help="runs side by side, one core each (2)")
+    add("--steps", type=int, help="try it out with fewer steps")
+    add("--out", type=Path, default=arms.ROOT / "lab", help="folder of runs and results (lab)")
     args = parser.parse_args()
     out = args.out.resolve()
     # As Ctrl-C: the runs are told, and can resume.
@@ -115,19 +109,12 @@ def main() -> None:
         if args.name is None:
             print(listing(args.seeds, args.jobs))
         elif args.name == "page":
-            out.mkdir(parents=True, exist_ok=True)
-            page.write_page(out)
+            pages.write_page(out)
             print(f"Written to {out / 'README.md'}")
         else:
             for name in EXPERIMENTS if args.name == "all" else [args.name]:
-                run_experiment(
-                    name,
-                    out,
-                    seeds=args.seeds,
-                    most=args.most,
-                    jobs=args.jobs,
-                    steps=args.steps,
-                )
+                wanted = {key: getattr(args, key) for key in ("seeds", "most", "jobs", "steps")}
+                run_experiment(name, out, **wanted)
     except (Refused, OSError) as error:
         sys.exit(f"lab: {error}")
     except KeyboardInterrupt:

@@ -379,7 +379,7 @@ lab.EXPERIMENTS.clear()
 lab.EXPERIMENTS["small"] = small
 lab.run_experiment("small", out, steps=None, **json.loads(sys.argv[2]))
 (out / "README.md").write_text("Before.\\n<!-- small -->\\nold\\n<!-- end -->\\nAfter.\\n")
-lab.page.write_page(out)
+lab.pages.write_page(out)
 """
 
 
