@@ -30,7 +30,13 @@ from tqdm import tqdm
 
 import rewards
 from tools import plot
-from tools.evaluation.comparison import RULE, compare, print_comparison, read_evaluation
+from tools.evaluation.comparison import (
+    RULE,
+    compare,
+    print_comparison,
+    read_answers,
+    read_evaluation,
+)
 from tools.evaluation.published import print_beside, print_published
 from tools.evaluation.statistics import distinct_4gram, majority
 from tools.evaluation.tables import evaluation, print_evaluation
@@ -40,7 +46,7 @@ from trainer.policy.loading import compute_dtype, load_reference
 from trainer.policy.pretrained import context_length, load_tokenizer
 from trainer.ranks import start_ranks
 from trainer.run.checkpoint import digest
-from trainer.run.files import make_folder, read_jsonl, write_atomically
+from trainer.run.files import make_folder, write_atomically
 from trainer.run.flags import SHARE, at_least, similar, unknown_folder
 from trainer.run.launch import launch, model_folder
 from trainer.sampler.engine import choose_engine, open_engine, request_seed
@@ -272,15 +278,6 @@ def open_folder(out: Path, settings: dict) -> None:
 # --- sampling ---
 
 
-def finished_problems(out: Path) -> dict[tuple[str, int], dict]:
-    """{(benchmark, index): record} of the problems that any rank has finished."""
-    records = {}
-    for path in sorted(out.glob("generations*.jsonl")):
-        for record in read_jsonl(path):
-            records[record["benchmark"], record["index"]] = record
-    return records
-
-
 def unfinished_chunks(settings: dict, out: Path) -> list[tuple[str, range]]:
     """[(benchmark, indices)], the same list on every rank.
 
@@ -288,7 +285,7 @@ def unfinished_chunks(settings: dict, out: Path) -> list[tuple[str, range]]:
     """
     done = [None]
     if dist.get_rank() == 0:
-        done = [set(finished_problems(out))]
+        done = [set(read_answers(out))]
     dist.broadcast_object_list(done)  # other ranks may begin to write before all have read
     chunks = []
     for bench, (count, _) in settings["benchmarks"].items():
@@ -365,7 +362,7 @@ def merge(out: Path, settings: dict) -> list[dict]:
 
     Raises Refused when some are missing.
     """
-    records = finished_problems(out)
+    records = read_answers(out)
     counts = {bench: count for bench, (count, _) in settings["benchmarks"].items()}
     wanted = [(bench, index) for bench, count in counts.items() for index in range(count)]
     if missing := len(set(wanted) - records.keys()):

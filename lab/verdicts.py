@@ -5,13 +5,13 @@ lab/README.md states the rule in words.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import fmean, stdev
 
 import numpy as np
 from scipy import stats
 
 from lab.papers import Claim
+from tools.evaluation.statistics import student_t
 
 PILOT = 5  # seeds whose variance fixes how many a claim gets
 FALSE_DISCOVERIES = 0.05
@@ -50,23 +50,17 @@ def smallest_effect(metric: str, level: float) -> float:
     return 0.1 * abs(level)
 
 
-@lru_cache
-def quantile(df: int) -> float:
-    """The 97.5 % quantile of Student's t."""
-    return float(stats.t.ppf(0.975, df))
-
-
 def seeds_needed(spread, worth: float, pilot: int = PILOT):
     """The fewest seeds whose Stein interval is no wider than the smallest effect.
 
     spread: the pilot's std of a difference, a number or an array.
     """
-    return np.maximum(pilot, np.ceil((2 * quantile(pilot - 1) * spread / worth) ** 2)).astype(int)
+    return np.maximum(pilot, np.ceil((2 * student_t(pilot - 1) * spread / worth) ** 2)).astype(int)
 
 
 def half_width(spread, count, pilot: int = PILOT):
     """Half the width of the 95 % interval of a mean over `count` seeds, by the pilot's spread."""
-    return quantile(pilot - 1) * spread / np.sqrt(count)
+    return student_t(pilot - 1) * spread / np.sqrt(count)
 
 
 def measure_claim(claim: Claim, seen: dict[str, dict[int, dict]]) -> Judged:

@@ -10,6 +10,7 @@ from statistics import fmean
 from tools.evaluation.statistics import margin, pass_at_k, regime, spearman
 from tools.evaluation.tables import by_task, percent, print_table
 from trainer.errors import Refused
+from trainer.run.files import read_jsonl
 
 RULE = """The regime of a task says how pass@K changed from BASE to TRAINED. K is the largest k that
 all evaluations have. A margin is half the width of the paired 95 % interval over problems.
@@ -30,6 +31,13 @@ def read_evaluation(path: str) -> dict:
     if not path.is_file():
         raise Refused(f"There is no {path}: make it with `python evaluate.py MODEL --out FOLDER`.")
     return json.loads(path.read_text())
+
+
+def read_answers(folder: Path) -> dict[tuple[str, int], dict]:
+    """{(benchmark, index): record} of the problems of an evaluation that any rank has finished."""
+    paths = sorted(folder.glob("generations*.jsonl"))
+    records = [record for path in paths for record in read_jsonl(path)]
+    return {(record["benchmark"], record["index"]): record for record in records}
 
 
 def compare(evaluations: list[dict]) -> dict:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rewards import robust_many, strict_box
+from tools.evaluation.comparison import read_answers
 from tools.panels import is_number
 from tools.view.tokens import Pieces
 from trainer.errors import Refused
@@ -208,11 +209,7 @@ def load_evaluation(folder: Path, share: float) -> Source:
     """An evaluation, with as many answers as fit on a page; disputed ones are kept first."""
     result = read_json(folder / "eval.json")
     settings = result.get("settings") or read_json(folder / "settings.json")
-    records = {
-        (record["benchmark"], record["index"]): record
-        for path in sorted(folder.glob("generations*.jsonl"))
-        for record in read_jsonl(path)
-    }
+    records = read_answers(folder)
     labels = list(dict.fromkeys(benchmark for benchmark, _ in records))
     groups = [_benchmark_group(labels.index(key[0]), records[key]) for key in records]
     grade(groups)
