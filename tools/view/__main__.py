@@ -48,7 +48,7 @@ def main() -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(args.out, render(sources))
         for source in sources:
-            print(f"{source.name}: {len(source.groups)} groups {source.left_out}")
+            print(f"{source.name}: {len(source.groups)} groups {source.left_out}".rstrip())
         print(f"Open {args.out} ({args.out.stat().st_size / 1e6:.1f} MB)")
     except (Refused, OSError) as error:
         sys.exit(f"tools.view: {error}")
