@@ -32,6 +32,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
+from rewards import strict_box
 from tools import plot
 from tools.evaluation.statistics import student_t
 from trainer.data import Order, chat_ids
@@ -54,6 +55,7 @@ COLD_STEPS, COLD_BATCH, COLD_RATE = 10, 16, 2e-5
 LIMIT, EVAL_SAMPLES, EVAL_SAMPLES_BETWEEN, EVAL_TOKENS = 24, 8, 4, 32
 SKILLS = {"held1": "One change (trained)", "held2": "Two changes (left out of training)"}
 SCORES = ("pass@1", f"pass@{EVAL_SAMPLES}", "with a box", "right, of those with one")
+BY_SKILL = ("gains right", "losses right", "two sums for two changes")
 
 # --- problems ---
 
@@ -241,7 +243,20 @@ def measured(out: Path, name: str) -> dict[str, float]:
         boxed = 1 - part["no_answer"]
         values = (right, any_right, boxed, right / boxed if boxed else 0.0)
         found |= {f"{split} {score}": round(v, 4) for score, v in zip(SCORES, values, strict=True)}
-    return found
+    return found | by_skill(out, name)
+
+
+def by_skill(out: Path, name: str) -> dict[str, float]:
+    """Shares of an evaluation's answers: right gains and losses, two sums for two changes."""
+    seen = {skill: [] for skill in BY_SKILL}
+    for row in read_jsonl(out / "evals" / name / "generations.jsonl"):
+        texts = [answer["text"] for answer in row["answers"]]
+        if row["benchmark"] == "held1":
+            lost = "loses" in row["text"] or "gives" in row["text"]
+            seen[BY_SKILL[lost]] += [strict_box(text, row["answer"]) > 0 for text in texts]
+        else:
+            seen[BY_SKILL[2]] += [text.count("=") > 1 for text in texts]
+    return {skill: round(fmean(shares), 4) for skill, shares in seen.items()}
 
 
 def steps_of(out: Path, name: str) -> list[dict[str, float]]:
@@ -291,7 +306,7 @@ def percent(values: list[float]) -> str:
 
 
 def tables(curves: dict[str, list[list[dict]]]) -> str:
-    """Both tables of docs/real-model.md. curves: {recipe: the points of each seed}."""
+    """The tables of docs/real-model.md. curves: {recipe: the points of each seed}."""
     lines = [f"| | changes | {' | '.join(SCORES)} |", "|---" * 6 + "|"]
     first = next(iter(curves.values()))
     ends = {"cold start": [first[0][0]]}
@@ -301,6 +316,10 @@ def tables(curves: dict[str, list[list[dict]]]) -> str:
         for changes, split in enumerate(SKILLS, 1):
             cells = [percent([point[f"{split} {score}"] for point in last]) for score in SCORES]
             lines.append(f"| {label} | {changes} | {' | '.join(cells)} |")
+    lines += ["", f"| | {' | '.join(BY_SKILL)} |", "|---" * 4 + "|"]
+    for label, last in ends.items():
+        cells = [percent([point[skill] for point in last]) for skill in BY_SKILL]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     score = fmean(curve[place]["held1 pass@1"] for curve in first for place in (0, -1))
     lines += ["", f"| | seconds a step | tokens a step | seconds to {100 * score:.1f} % |"]
     lines.append("|---" * 4 + "|")
@@ -328,6 +347,7 @@ def draw(curves: dict[str, list[list[dict]]], path: Path) -> None:
                     low, high = list(map(min, y)), list(map(max, y))
                     ax.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
                 ax.set(title=title, xlabel=unit, ylabel="held-out pass@1", ylim=(0, 1))
+                ax.locator_params(axis="x", nbins=5)
         note = "in brackets: seeds; bands from the lowest seed to the highest"
         plot.save_figure(figure, styles, path, note)
 
@@ -365,7 +385,9 @@ def main() -> None:
     out, runs = arguments.out.resolve(), {name: int(count) for name, count in counts.items()}
     prepare(out, runs)
     with ThreadPoolExecutor(arguments.jobs) as pool:  # all first seeds before all second ones
-        todo = sorted((seed, recipe) for recipe, count in runs.items() for seed in range(1, count + 1))
+        todo = sorted(
+            (seed, recipe) for recipe, count in runs.items() for seed in range(1, count + 1)
+        )
         jobs = [pool.submit(one_run, out, recipe, seed) for seed, recipe in todo]
     report(out, runs)
     if faults := [str(job.exception()) for job in jobs if job.exception()]:

@@ -90,10 +90,10 @@ def test_one_command_trains_evaluates_and_draws_and_the_same_command_goes_on(toy
     assert curve[0]["seconds"] == curve[0]["tokens"] == 0
     assert curve[1]["seconds"] > 0 and curve[1]["tokens"] > 0
     (step,) = map(json.loads, (out / "steps.jsonl").read_text().splitlines())
-    assert step["run"] == "justrl-seed0" and step["tokens"] == curve[1]["tokens"]
+    assert step["run"] == "justrl-seed1" and step["tokens"] == curve[1]["tokens"]
     assert "| JustRL (1) | 2 |" in (out / "tables.md").read_text()
     assert (out / "curves.png").stat().st_size > 10_000
-    (out / "evals" / "justrl-seed0" / "1" / "eval.json").unlink()
+    (out / "evals" / "justrl-seed1" / "1" / "eval.json").unlink()
     real_model.main()
     assert len(commands) == 4 and commands[3][0].endswith("evaluate.py")
 
@@ -105,6 +105,7 @@ def test_a_run_that_fails_is_named_and_shown(tmp_path):
 
 def curve(*scores, seconds=10.0):
     names = [f"{split} {score}" for split in real_model.SKILLS for score in real_model.SCORES]
+    names += real_model.BY_SKILL
     return [
         {"step": i, "seconds": seconds * i, "tokens": 9 * i} | dict.fromkeys(names, score)
         for i, score in enumerate(scores)
@@ -122,6 +123,7 @@ def test_the_tables_have_means_with_intervals_over_seeds():
     text = real_model.tables(curves)
     assert "| cold start | 1 | 20.0 | 20.0 | 20.0 | 20.0 |" in text
     assert "| JustRL (2) | 2 | 60.0 ± 127.1 |" in text  # 12.706 standard errors of 0.1
+    assert "| JustRL (2) | 60.0 ± 127.1 | 60.0 ± 127.1 | 60.0 ± 127.1 |" in text
     assert "seconds to 40.0 % |" in text
     assert (
         "| JustRL | 10.0 | 9 | 7, 4 |" in text and "| TRL's GRPOTrainer | 30.0 | 9 | inf |" in text
