@@ -357,7 +357,7 @@ def small(folder):
     problems = folder / "problems.jsonl"
     rows = [{"problem": f"{n}+2=?", "answer": str(n + 2)} for n in range(1, 5)]
     problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    cheap = f"--eval_data {shlex.quote(str(problems))} --prompts_per_step 2"
+    cheap = "--data {0} --eval_data {0} --prompts_per_step 2".format(shlex.quote(str(problems)))
     cheap += " --samples_per_prompt 4 --updates_per_step 1"
     whole = papers.EXPERIMENTS["lite_ppo"]
     arms = {

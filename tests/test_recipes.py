@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import prorl
+from tiny import world
 from trainer.data import Problem, chat_ids
 from trainer.run.kept import TOKEN_COLUMNS, read
 
@@ -29,14 +30,17 @@ SMALL = "--prompts_per_step 4 --samples_per_prompt 4 --eval_samples 2 --eval_eve
 OWN = {
     "justrl": [],
     # Resets on both sides of a kill, in a world where most groups are mixed.
-    "prorl": ["--reset_every", "3", "--model", "tiny:aligned", "--data", "tiny:train/mixed"],
+    "prorl": ["--reset_every", "3", "--model", "tiny:aligned"],
     "liteppo": [],
 }
 
 
 @pytest.fixture(scope="module")
 def eval_file(tmp_path_factory):
+    """Four problems; next to them, in train.jsonl, the first of the embedded world."""
     path = tmp_path_factory.mktemp("eval") / "problems.jsonl"
+    few = world.problems("train", "mixed")[:192]
+    path.with_name("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few))
     problems = {"3+5=?": "8", "9-2+1=?": "8", "7+6-4=?": "9", "2+2+9-3=?": "10"}
     path.write_text(
         "".join(json.dumps({"problem": p, "answer": a}) + "\n" for p, a in problems.items())
@@ -45,7 +49,8 @@ def eval_file(tmp_path_factory):
 
 
 def flags(recipe, out, eval_file, steps=STEPS):
-    own = ["--eval_data", eval_file, "--steps", steps, "--out", out]
+    own = ["--data", eval_file.with_name("train.jsonl"), "--eval_data", eval_file]
+    own += ["--steps", steps, "--out", out]
     return ["--tiny", *SMALL.split(), *OWN[recipe], *own]
 
 
