@@ -3,7 +3,7 @@
     python -m bench.fits                              the default models
     python -m bench.fits --models Qwen3-0.6B-Base     it needs what bench/rehearse.py needs
 
-Each configuration is rehearsed with two and with three layers. Where a micro-batch is large, all
+Each configuration is rehearsed with three and with four layers. Where a micro-batch is large, all
 bytes are linear in the layers and in its tokens, whose slope is measured once a model. So few short
 rehearsals give the whole model's; tests/test_rehearse.py compares them with a whole one. 32 GPUs
 are 8 with a smaller share of the state. A GPU keeps rehearse.RESERVE free.
@@ -29,7 +29,7 @@ COLUMNS = [(1, True), (1, False), (8, False), (32, False)]  # ranks, --offload
 MOMENTS_BYTES = 12  # of a parameter: float32 weight and AdamW's two moments
 STATE_BYTES = 16  # and the gradient
 ROWS = 8, 16  # of a micro-batch, of 4,096 tokens. With fewer the embedding decides, not the layers
-LAYERS = 2, 3
+LAYERS = 3, 4  # FSDP may hold the weights of three at once
 SHARE = 0.35  # --engine_memory's default
 
 

@@ -114,13 +114,14 @@ def test_the_paper_s_run_at_full_size(tmp_path):
     """28 layers, 2 x 16,384 tokens: as when its parts were rehearsed alone, and as bench/fits.py
     makes it of a few layers. And what the default tests leave out: the lab, rank 7 of 8.
     """
-    cases = {"full": ("justrl.py", [1], False), "table1": (f"lab.table1 {FEW}", [1], False)}
-    cases["ranks"] = (f"prorl.py --ranks 8 {FEW}", [1, 2], True)
+    cases = {"full": ("justrl.py", [1], False), "ranks": (f"prorl.py --ranks 8 {FEW}", [1], True)}
+    cases["table1"] = (f"lab.table1 {ONE}", [1], False)
     cases |= {str(layers): (f"justrl.py --layers {layers}", [1], False) for layers in (2, 3)}
     found = rehearsed(cases, tmp_path)
     for facts in found.values():
         assert not facts["fault"], facts["fault"]
-    assert peak(found["ranks", 1, 0], "update") == peak(found["ranks", 1, 7], "update")
+    first, last = found["ranks", 1, 0], found["ranks", 1, 7]
+    assert peak(first, "update") == pytest.approx(peak(last, "update"), rel=1e-3)
     full, few, more = (found[name, 1, 0] for name in ("full", "2", "3"))
     for stage, gigabytes in (("start", 8.98), ("logps", 10.31), ("update", 37.54)):
         assert peak(full, stage) == pytest.approx(gigabytes * 1e9, rel=0.01)
