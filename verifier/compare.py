@@ -25,6 +25,7 @@ from .read import (
     read,
     relations,
     split,
+    spread,
 )
 from .regions import region
 from .units import ambiguous, conflict
@@ -390,6 +391,9 @@ def _equal(answer: str, gold: str) -> bool:
         return True
     if _relation(answer, gold) or _same_region(answer, gold):
         return True
+    each = spread(answer), spread(gold)
+    if each != (answer, gold) and _same_readings(*map(read, each)):
+        return True
     value, word, condition = _condition(answer)
     gold_value, gold_word, gold_condition = _condition(gold)
     if word or gold_word:
@@ -399,7 +403,7 @@ def _equal(answer: str, gold: str) -> bool:
         else:  # only one has a condition: it may explain, but not restrict what the gold says
             agree = word in ("", "where", "with", ",") and gold_word not in ("if", "when")
         return agree and _equal(value.strip(), gold_value.strip())
-    answer = answer if relations(gold)[1] or elements(gold) else _chain(answer)
+    answer = answer if relations(gold)[1] else _chain(answer)
     inequalities = [side for side in (answer, gold) if set(relations(side)[1]) - {"="}]
     if {*re.findall(r"\b(?:and|or)\b", " ".join(inequalities))} == {"and", "or"}:
         return False  # x > 2 and x < 5 is not x > 2 or x < 5

@@ -143,7 +143,7 @@ def family(solution: Solution) -> str:
 
 def _assignment(item: str) -> tuple[tuple[str, ...], list[str]] | None:
     r"""(names, values): `(x,y) = (1,2)` -> (("x", "y"), ["(1,2)"]), `x \in \{1,2\}` -> (("x",),
-    ["1", "2"]); `x = y = 2` -> (("x", "y"), ["(2,2)"]); `S = 2a = 6` has the value `2a = 6`.
+    ["1", "2"]); `S = 2a = 6` has the value `2a = 6`.
     """
     parts = cut(item, _ASSIGNED)
     if parts and parts[0][0].startswith("\\approx"):
@@ -157,17 +157,23 @@ def _assignment(item: str) -> tuple[tuple[str, ...], list[str]] | None:
         if not is_name(parts[0][1]):
             return None
         names = ("?" * (not is_quantity(parts[0][1])) + _canonical(parts[0][1]),)
-    rest, more = [part for _, part in parts[1:]], []
+    rest = [part for _, part in parts[1:]]
     while len(rest) > 1 and is_name(rest[0]):
-        more.append(key(rest.pop(0)))
+        rest = rest[1:]
     if len(rest) == 1 < len(parts) - 1 and is_name(rest[0]):
         return None  # x = y = z
     value = " = ".join(rest)
-    if more and len(names) == 1 and {kind_of(name) for name in (*names, *more)} == {"letter"}:
-        names = (*names, *more)  # x = y = 2
-        value = f"({','.join([value] * len(names))})"
     opened, inner = _open(value) if parts[1][0].startswith("\\in") else ("", "")
     return names, split(inner, COMMA) if opened else [value]
+
+
+def spread(latex: str) -> str:
+    """`x = 2, y = 2` of `x = y = 2`; any other text is returned as it is."""
+    sides, signs = relations(latex)
+    letters = len(signs) > 1 and all(kind_of(key(side)) == "letter" for side in sides[:-1])
+    if not letters or set(signs) != {"="} or is_name(sides[-1]):
+        return latex
+    return ", ".join(f"{side} = {sides[-1]}" for side in sides[:-1])
 
 
 def _canonical(name: str) -> str:
