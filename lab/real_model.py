@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import zlib
@@ -34,6 +35,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rewards import strict_box
 from tools import plot
+from tools.evaluation.comparison import read_answers
 from tools.evaluation.statistics import student_t
 from trainer.data import Order, chat_ids
 from trainer.policy.pretrained import load_model, load_tokenizer
@@ -55,7 +57,7 @@ COLD_STEPS, COLD_BATCH, COLD_RATE = 10, 16, 2e-5
 LIMIT, EVAL_SAMPLES, EVAL_SAMPLES_BETWEEN, EVAL_TOKENS = 24, 8, 4, 32
 SKILLS = {"held1": "One change (trained)", "held2": "Two changes (left out of training)"}
 SCORES = ("pass@1", f"pass@{EVAL_SAMPLES}", "with a box", "right, of those with one")
-BY_SKILL = ("gains right", "losses right", "two sums for two changes")
+GAINS, LOSSES, SUMS = BY_SKILL = ("gains right", "losses right", "two sums for two changes")
 
 # --- problems ---
 
@@ -249,13 +251,13 @@ def measured(out: Path, name: str) -> dict[str, float]:
 def by_skill(out: Path, name: str) -> dict[str, float]:
     """Shares of an evaluation's answers: right gains and losses, two sums for two changes."""
     seen = {skill: [] for skill in BY_SKILL}
-    for row in read_jsonl(out / "evals" / name / "generations.jsonl"):
+    for (split, _), row in read_answers(out / "evals" / name).items():
         texts = [answer["text"] for answer in row["answers"]]
-        if row["benchmark"] == "held1":
-            lost = "loses" in row["text"] or "gives" in row["text"]
-            seen[BY_SKILL[lost]] += [strict_box(text, row["answer"]) > 0 for text in texts]
+        if split == "held1":
+            skill = LOSSES if re.search("loses|gives", row["text"]) else GAINS
+            seen[skill] += [strict_box(text, row["answer"]) > 0 for text in texts]
         else:
-            seen[BY_SKILL[2]] += [text.count("=") > 1 for text in texts]
+            seen[SUMS] += [text.count("=") > 1 for text in texts]
     return {skill: round(fmean(shares), 4) for skill, shares in seen.items()}
 
 
@@ -339,13 +341,11 @@ def draw(curves: dict[str, list[list[dict]]], path: Path) -> None:
     with plot.new_figure(len(SKILLS), len(units)) as (figure, axes):
         for (split, title), row in zip(SKILLS.items(), axes, strict=True):
             for (key, unit), ax in zip(units.items(), row, strict=True):
-                for seeds, style in zip(curves.values(), styles.values(), strict=True):
+                for i, seeds in enumerate(curves.values()):
                     places = list(zip(*seeds, strict=True))
                     x = [fmean(point[key] for point in place) for place in places]
                     y = [[point[f"{split} pass@1"] for point in place] for place in places]
-                    ax.plot(x, list(map(fmean, y)), **style)
-                    low, high = list(map(min, y)), list(map(max, y))
-                    ax.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+                    plot.draw_range(ax, i, x, y, {})
                 ax.set(title=title, xlabel=unit, ylabel="held-out pass@1", ylim=(0, 1))
                 ax.locator_params(axis="x", nbins=5)
         note = "in brackets: seeds; bands from the lowest seed to the highest"
