@@ -155,8 +155,8 @@ def tables(models: list[str]) -> dict[str, str]:
             other = (here - 1) * line["other"].at(shape.layers, tokens)
             cells.append(f"{(line['first'].at(shape.layers, tokens) + other) / GB:.0f}")
         host.append(f"| {model} | {' | '.join(cells)} |")
-    found = {"peak": peak, "micro_batch": batch, "engine": share, "host": host}
-    return {name: "\n".join(lines) for name, lines in found.items()}
+    written = {"peak": peak, "micro_batch": batch, "engine": share, "host": host}
+    return {name: "\n".join(rows) for name, rows in written.items()}
 
 
 def main() -> None:

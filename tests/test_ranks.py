@@ -53,7 +53,7 @@ runpy.run_path("justrl.py", run_name="__main__")
 def run_ranks(*arguments, **environment):
     """Run a command on two ranks; returns (its end, seconds)."""
     start = time.monotonic()
-    done = python(*arguments, ranks=2, timeout=240, env=ENVIRONMENT | environment)
+    done = python(*arguments, ranks=2, env=ENVIRONMENT | environment)
     return done, time.monotonic() - start
 
 

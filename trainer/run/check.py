@@ -58,6 +58,7 @@ def check(main: Callable, config, model_dir: str) -> None:
     refuse_what_cannot_fit(config, parameters, least)
     with scratch_folder(config) as folder:
         disk = disk_needed(config, parameters, folder)
+        held_out = len(load_problems(config.eval_data)) if config.eval_every else 0
         hardest = at_its_hardest(config, model_dir, folder)
         with sentences(config), least, redirect_stdout(io.StringIO()):
             main(hardest)
@@ -67,9 +68,9 @@ def check(main: Callable, config, model_dir: str) -> None:
             if len(steps) < hardest.steps:  # Ctrl-C: the run has ended early
                 raise KeyboardInterrupt
             needs = memory_needed(config, least) | {"disk": disk}
-            print(f"\n{config.model}, {parameters / 1e6:,.1f} M parameters, on {device}", end=", ")
-            print(f"{dist.get_world_size()} rank(s)\n\n{table(needs)}")
-            print(times(config, hardest, steps[-1]))
+            what = f"{config.model}, {parameters / 1e6:,.1f} M parameters, on {device}"
+            print(f"\n{what}, {dist.get_world_size()} rank(s)\n\n{table(needs)}")
+            print(times(config, hardest, steps[-1], held_out))
             faults = [" ".join(what_does_not_fit(needs))]
     dist.broadcast_object_list(faults, device=torch.device("cpu"))
     if faults[0]:
@@ -180,11 +181,8 @@ def sentences(config) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError, ValueError) as error:
         phase, text = phase_of(error), str(error).lower()
-        # The second is torch's CPU allocator.
-        if (
-            isinstance(error, torch.OutOfMemoryError | MemoryError)
-            or "can't allocate memory" in text
-        ):
+        torchs = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if torchs or "can't allocate memory" in text:  # the words are those of its CPU allocator
             help = advice(config, phase)
         elif "decrease gpu memory utilization" in text:  # vLLM's two, in their own words
             help = "lower --engine_memory, or free the GPU of other programs"
@@ -285,11 +283,10 @@ def run_hours(config, tried, step: dict, held_out: int) -> float:
     return whole / 3600
 
 
-def times(config, tried, step: dict) -> str:
+def times(config, tried, step: dict, held_out: int) -> str:
     """The seconds of a tried step and what follows from them, as text."""
     phases = step_seconds(config, tried, step)
     parts = ", ".join(f"{phase} {spent:.3g}" for phase, spent in phases.items())
-    held_out = len(load_problems(config.eval_data)) if config.eval_every else 0
     hours = run_hours(config, tried, step, held_out)
     return (
         f"{'seconds a step':24}{sum(phases.values()):.3g} at most ({parts})\n"

@@ -99,7 +99,8 @@ def latest_checkpoint(out: Path) -> Path | None:
     Raises Refused on every rank if one of them does not see it.
     """
     names = sorted(folder.name for folder in (out / "checkpoints").glob("step_??????"))
-    dist.broadcast_object_list(newest := names[-1:] or [None], device=torch.device("cpu"))
+    newest = names[-1:] or [None]
+    dist.broadcast_object_list(newest, device=torch.device("cpu"))
     if newest[0] is None:
         return None
     found = out / "checkpoints" / newest[0]
