@@ -36,6 +36,7 @@ ENVIRONMENT = os.environ | {
     "CUDA_VISIBLE_DEVICES": "",
     "HF_HUB_OFFLINE": "1",
 }
+PROBLEMS = "problems.jsonl"  # of an experiment that trains on a few
 LIVE = set()  # processes running now
 
 
@@ -69,7 +70,7 @@ def plan_run(
     budget = experiment.budget * steps // experiment.steps
     values = {"run": folder, "steps": steps, "middle": max(1, steps // 2), "budget": budget}
     values |= {"eighth": max(1, steps // 8), "half": max(1, steps // 2)}
-    values |= {"problems": shlex.quote(str(problems_file(runs)))}
+    values |= {"problems": shlex.quote(str(runs / PROBLEMS))}
     words = shlex.split(command)
     script = 2 if words[0] == "-m" else 1
     shared = shlex.split(f"{experiment.common} {experiment.schedule}".format(**values))
@@ -83,11 +84,6 @@ def plan_run(
     return Run(name, seed, folder, words)
 
 
-def problems_file(runs: Path) -> Path:
-    """Where an experiment's few training problems are."""
-    return runs / "problems.jsonl"
-
-
 def write_problems(experiment: Experiment, runs: Path) -> None:
     """The first problems of a source as a file, for an experiment that trains on a few."""
     source, count = experiment.problems
@@ -99,7 +95,7 @@ def write_problems(experiment: Experiment, runs: Path) -> None:
             for problem in load_problems(source)[:count]
         ]
         runs.mkdir(parents=True, exist_ok=True)
-        problems_file(runs).write_text("".join(rows))
+        (runs / PROBLEMS).write_text("".join(rows))
 
 
 def written(command: list[str]) -> str:

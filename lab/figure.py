@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 
@@ -16,6 +17,7 @@ from tools.panels import panel_of
 WIDTH = 9.0  # inches: readable when a README shows it 800 pixels wide
 COLUMNS = 4  # of pass@k panels
 FURTHEST = 6  # in units of the smallest effect worth talking about; what lies beyond gets an arrow
+FONTS = plot.STYLE | {"font.size": 8, "axes.titlesize": 9}
 MARKS = {  # {verdict: (colour, marker)}
     "as in the paper": ("#0072B2", "o"),
     "opposite": ("#D55E00", "s"),
@@ -29,83 +31,80 @@ MARKS = {  # {verdict: (colour, marker)}
 
 def draw(experiment: Experiment, result: dict, judged: list[Judged], out: Path) -> None:
     """Write the figure to the PNG `out`: curves or pass@k if the runs have them, and the claims."""
-    run = [one for one in judged if one.differences]
-    metrics = [m for m in experiment.panels if all(m in r["curves"] for r in result["runs"])]
-    facets = [facet for facet in experiment.arms if arms_run(experiment, result, facet)]
-    has_ladders = bool(experiment.tasks)
-    rows, columns = grid(len(metrics), len(facets), len(experiment.tasks))
-    above, below = 2.3 * rows, 0.7 + 0.33 * len(run)  # inches
-    with plt.rc_context(plot.STYLE | {"font.size": 8, "axes.titlesize": 9}):
+    note = f"{seed_counts(result)} paired seeds"
+    runs = result["runs"]
+    metrics = [m for m in experiment.panels if all(m in run["curves"] for run in runs)]
+    facets = [facet for facet in experiment.arms if any(facet_of(run) == facet for run in runs)]
+    if experiment.tasks:  # a panel a task, and two more
+        rows, columns = math.ceil((len(experiment.tasks) + 2) / COLUMNS), COLUMNS
+    elif len(facets) > 1:  # a column a facet
+        rows, columns = len(metrics), len(facets)
+    else:
+        rows, columns = math.ceil(len(metrics) / 2), 2
+    if not rows:
+        draw_alone(judged, out, title=note)
+        return
+    above, below = 2.3 * rows, 0.7 + 0.33 * sum(bool(one.differences) for one in judged)  # inches
+    with plt.rc_context(FONTS):
         figure = plt.figure(figsize=(WIDTH, above + below), layout="constrained")
-        note = f"{seed_counts(result)} paired seeds"
-        if rows:
-            upper, lower = figure.subfigures(2, 1, height_ratios=[above, below])
-            cells = upper.subplots(rows, columns, squeeze=False)
-            if has_ladders:
-                handles = draw_ladders(cells, experiment, result)
-            else:
-                handles = draw_curves(cells, experiment, result, metrics, facets)
-            draw_claims(lower.subplots(), run)
-            note += ", in bands from the lowest to the highest"
-            wide = 5 if len(handles) <= 5 else 3
-            upper.legend(handles=handles, loc="outside lower center", ncols=wide, title=note)
+        upper, lower = figure.subfigures(2, 1, height_ratios=[above, below])
+        cells = list(upper.subplots(rows, columns, squeeze=False).flat)
+        if experiment.tasks:
+            names = draw_ladders(cells, experiment, result)
         else:
-            draw_claims(figure.subplots(), run)
-            figure.suptitle(note, fontsize=8)
+            names = draw_curves(cells, experiment, result, metrics, facets)
+        lines = [
+            plt.Line2D([], [], label=name, **plot.line_style(i)) for i, name in enumerate(names)
+        ]
+        note += ", in bands from the lowest to the highest"
+        wide = 5 if len(lines) <= 5 else 3
+        upper.legend(handles=lines, loc="outside lower center", ncols=wide, title=note)
+        draw_claims(lower.subplots(), judged)
         figure.savefig(out, dpi=130)
         plt.close(figure)
 
 
-def draw_deck(judged: list[Judged], out: Path) -> None:
-    """Write one figure of the deck's claims to the PNG `out`."""
-    run = [one for one in judged if one.differences]
-    with plt.rc_context(plot.STYLE | {"font.size": 8}):
-        size = (WIDTH, 0.7 + 0.27 * len(run))
-        figure, ax = plt.subplots(figsize=size, layout="constrained")
-        draw_claims(ax, run, [one.claim.deck for one in run])
+def draw_alone(judged: list[Judged], out: Path, title: str = "", *, deck: bool = False) -> None:
+    """Write a figure of claims alone to the PNG `out`; deck: in the words of the deck."""
+    height = 0.7 + 0.27 * sum(bool(one.differences) for one in judged)
+    with plt.rc_context(FONTS):
+        figure, ax = plt.subplots(figsize=(WIDTH, height), layout="constrained")
+        draw_claims(ax, judged, deck=deck)
+        figure.suptitle(title, fontsize=8)
         figure.savefig(out, dpi=130)
         plt.close(figure)
 
 
-def grid(metrics: int, facets: int, tasks: int) -> tuple[int, int]:
-    """Rows and columns of the panels above the claims."""
-    if tasks:  # a panel a task, and two more
-        return math.ceil((tasks + 2) / COLUMNS), COLUMNS
-    return (metrics, facets) if facets > 1 else (math.ceil(metrics / 2), 2)
+def draw_curves(
+    cells: list, experiment: Experiment, result: dict, metrics: list[str], facets: list[str]
+) -> list[str]:
+    """Metrics over steps, each in all facets. Returns the labels of the arms.
 
-
-def arms_run(experiment: Experiment, result: dict, facet: str) -> list[str]:
-    """The labels of a facet's arms that have been run."""
-    seen = {run["arm"] for run in result["runs"]}
-    return [label for label in experiment.arms[facet] if arm(facet, label) in seen]
-
-
-def draw_curves(cells, experiment: Experiment, result: dict, metrics: list, facets: list) -> list:
-    """Metrics over steps: with several facets a column each, with one in two columns."""
-    labels: dict[str, None] = {}
-    for column, facet in enumerate(facets):
-        run = arms_run(experiment, result, facet)
-        labels |= dict.fromkeys(run)
-        for row, metric in enumerate(metrics):
-            groups = {
-                label: [
-                    as_rows(run["curves"], metric) for run in runs_of(result, arm(facet, label))
-                ]
-                for label in run
-            }
-            panel = panel_of(metric)
-            if facet:
-                panel = panel._replace(title=f"{facet}:\n{panel.title.lower()}")
-            ax = cells.flat[row * len(facets) + column]
-            block = max(1, result["steps"] // 30)
-            plot.draw_metric(ax, panel, groups, last=result["steps"], block=block)
-    for ax in cells.flat[len(metrics) * len(facets) :]:
+    A label has the same style in all facets.
+    """
+    labels = list(dict.fromkeys(label for facet in experiment.arms.values() for label in facet))
+    curves: dict[str, list[dict]] = {}
+    for run in result["runs"]:
+        curves.setdefault(run["arm"], []).append(run["curves"])
+    block = max(1, result["steps"] // 30)
+    places = list(product(metrics, facets))
+    for (metric, facet), ax in zip(places, cells, strict=False):
+        panel = panel_of(metric)
+        if facet:
+            panel = panel._replace(title=f"{facet}:\n{panel.title.lower()}")
+        groups = {
+            label: [as_rows(one, metric) for one in curves.get(arm(facet, label), ())]
+            for label in labels
+        }
+        plot.draw_metric(ax, panel, groups, last=result["steps"], block=block)
+    for ax in cells[len(places) :]:
         ax.remove()
-    return [plt.Line2D([], [], label=label, **plot.line_style(i)) for i, label in enumerate(labels)]
+    return labels
 
 
-def runs_of(result: dict, name: str) -> list[dict]:
-    return [run for run in result["runs"] if run["arm"] == name]
+def facet_of(run: dict) -> str:
+    """The facet in the name of a run's arm, "FACET: LABEL" or "LABEL"."""
+    return run["arm"].rpartition(": ")[0]
 
 
 def seed_counts(result: dict) -> str:
@@ -123,10 +122,13 @@ def as_rows(curves: dict, metric: str) -> list[dict]:
     ]
 
 
-def draw_ladders(cells, experiment: Experiment, result: dict) -> list:
-    """pass@k of each task before, midway and after, and two panels about all tasks together."""
-    axes, points = list(cells.flat), list(experiment.points)
-    for ax, task in zip(axes, experiment.tasks, strict=False):
+def draw_ladders(cells: list, experiment: Experiment, result: dict) -> list[str]:
+    """pass@k of each task before, midway and after, and two panels about all tasks together.
+
+    Returns the names of these points.
+    """
+    points = list(experiment.points)
+    for ax, task in zip(cells, experiment.tasks, strict=False):
         for index, point in enumerate(points):
             seeds = [run["pass_at_k"][point][task]["pass"] for run in result["runs"]]
             values = [[seed[k] for seed in seeds] for k in seeds[0]]
@@ -135,13 +137,22 @@ def draw_ladders(cells, experiment: Experiment, result: dict) -> list:
         ax.set_xticks([1, 8, 128], ["1", "8", "128"])
         ax.minorticks_off()
         ax.set(title=task.removeprefix("tiny/"), ylim=(-0.03, 1.05), xlabel="k", ylabel="pass@k")
-    rises, shift, *unused = axes[len(experiment.tasks) :]
+    rises, shift, *unused = cells[len(experiment.tasks) :]
     draw_rises(rises, experiment, result)
-    plot.draw_histogram(shift, [solved(experiment, result, point) for point in points])
+    solved = [
+        [
+            share
+            for run in result["runs"]
+            for one in run["pass_at_k"][point].values()
+            for share in one["solved"]
+        ]
+        for point in points
+    ]
+    plot.draw_histogram(shift, solved)
     shift.set(title="all problems by pass@1")
     for ax in unused:
         ax.remove()
-    return [plt.Line2D([], [], label=point, **plot.line_style(i)) for i, point in enumerate(points)]
+    return points
 
 
 def draw_rises(ax, experiment: Experiment, result: dict) -> None:
@@ -156,18 +167,12 @@ def draw_rises(ax, experiment: Experiment, result: dict) -> None:
     ax.set(title="rise by start, a dot a task", xlabel="pass@128 before", ylabel="rise")
 
 
-def solved(experiment: Experiment, result: dict, point: str) -> list[float]:
-    """pass@1 of every problem of every task and seed."""
-    return [
-        share
-        for run in result["runs"]
-        for task in experiment.tasks
-        for share in run["pass_at_k"][point][task]["solved"]
-    ]
+def draw_claims(ax, judged: list[Judged], *, deck: bool = False) -> None:
+    """The mean difference and interval of each claim that has been run.
 
-
-def draw_claims(ax, judged: list[Judged], labels: list[str] | None = None) -> None:
-    """Each claim's mean difference and interval, in units of the smallest effect worth noting."""
+    The unit is the smallest effect worth talking about.
+    """
+    judged = [one for one in judged if one.differences]
     ax.axvspan(-1, 1, color="0.92", zorder=0)
     ax.axvline(0, color="black", linewidth=0.8)
     for place, one in enumerate(judged):
@@ -181,7 +186,7 @@ def draw_claims(ax, judged: list[Judged], labels: list[str] | None = None) -> No
             marker = ">" if one.mean > 0 else "<"
         ax.plot(middle, place, marker, color=colour, markersize=6)
         ax.text(FURTHEST + 0.3, place, one.verdict, va="center", color="black", fontsize=8)
-    labels = labels or [textwrap.fill(str(one.claim), 62) for one in judged]
+    labels = [one.claim.deck if deck else textwrap.fill(str(one.claim), 62) for one in judged]
     ax.set_yticks(range(len(judged)), labels, fontsize=7)
     ax.set(xlim=(-FURTHEST - 0.2, FURTHEST + 0.2), ylim=(len(judged) - 0.5, -0.5))
     ax.set_xlabel(

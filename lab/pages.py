@@ -61,7 +61,7 @@ def write_page(out: Path) -> None:
     for name, result in results.items():
         path = out / "results" / name / "figure.png"
         figure.draw(EXPERIMENTS[name], result, judged[name], path)
-    figure.draw_deck(deck(judged), out / "results" / "deck.png")
+    figure.draw_alone(deck(judged), out / "results" / "deck.png", deck=True)
     readme = out / "README.md"
     readme.write_text(page(readme.read_text(), results, judged))
 

@@ -57,6 +57,7 @@ COLD_STEPS, COLD_BATCH, COLD_RATE = 10, 16, 2e-5
 LIMIT, EVAL_SAMPLES, EVAL_SAMPLES_BETWEEN, EVAL_TOKENS = 24, 8, 4, 32
 SKILLS = {"held1": "One change (trained)", "held2": "Two changes (left out of training)"}
 SCORES = ("pass@1", f"pass@{EVAL_SAMPLES}", "with a box", "right, of those with one")
+SPENT = {"seconds": "processor seconds", "tokens": "sampled tokens"}
 GAINS, LOSSES, SUMS = BY_SKILL = ("gains right", "losses right", "two sums for two changes")
 
 # --- problems ---
@@ -273,16 +274,14 @@ def steps_of(out: Path, name: str) -> list[dict[str, float]]:
     ]
 
 
-def points(out: Path, name: str) -> list[dict[str, float]]:
-    """The curve of a run: the start and each checkpoint, with what was spent until then."""
-    rows = steps_of(out, name)
-    places = {0: "start"} | {step: f"{name}/{step}" for step in saved()}
-    return [
-        {"step": step}
-        | {key: round(sum(row[key] for row in rows[:step]), 1) for key in ("seconds", "tokens")}
-        | measured(out, place)
-        for step, place in places.items()
-    ]
+def points(out: Path, name: str, start: dict[str, float]) -> list[dict[str, float]]:
+    """The curve of a run: the start's scores and each checkpoint's, with what was spent by then."""
+    rows, curve = steps_of(out, name), []
+    for step in (0, *saved()):
+        spent = {key: round(sum(row[key] for row in rows[:step]), 1) for key in SPENT}
+        scores = measured(out, f"{name}/{step}") if step else start
+        curve.append({"step": step} | spent | scores)
+    return curve
 
 
 def time_to(curve: list[dict], score: float) -> float:
@@ -326,7 +325,7 @@ def tables(curves: dict[str, list[list[dict]]]) -> str:
     lines += ["", f"| | seconds a step | tokens a step | seconds to {100 * score:.1f} % |"]
     lines.append("|---" * 4 + "|")
     for recipe, seeds in curves.items():
-        means = [fmean(c[-1][key] / c[-1]["step"] for c in seeds) for key in ("seconds", "tokens")]
+        means = [fmean(c[-1][key] / c[-1]["step"] for c in seeds) for key in SPENT]
         times = ", ".join(f"{time_to(curve, score):.0f}" for curve in seeds)
         lines.append(f"| {TITLES[recipe]} | {means[0]:.1f} | {means[1]:.0f} | {times} |")
     return "\n".join(lines) + "\n"
@@ -334,13 +333,12 @@ def tables(curves: dict[str, list[list[dict]]]) -> str:
 
 def draw(curves: dict[str, list[list[dict]]], path: Path) -> None:
     """pass@1 with one and with two changes, against processor seconds and sampled tokens."""
-    units = {"seconds": "processor seconds", "tokens": "sampled tokens"}
     styles = {
         f"{TITLES[r]} ({len(s)})": plot.line_style(i) for i, (r, s) in enumerate(curves.items())
     }
-    with plot.new_figure(len(SKILLS), len(units)) as (figure, axes):
+    with plot.new_figure(len(SKILLS), len(SPENT)) as (figure, axes):
         for (split, title), row in zip(SKILLS.items(), axes, strict=True):
-            for (key, unit), ax in zip(units.items(), row, strict=True):
+            for (key, unit), ax in zip(SPENT.items(), row, strict=True):
                 for i, seeds in enumerate(curves.values()):
                     places = list(zip(*seeds, strict=True))
                     x = [fmean(point[key] for point in place) for place in places]
@@ -354,11 +352,11 @@ def draw(curves: dict[str, list[list[dict]]], path: Path) -> None:
 
 def report(out: Path, runs: dict[str, int]) -> None:
     """Write the finished runs' numbers, tables and figure to OUT."""
-    curves, steps = {}, []
+    curves, steps, start = {}, [], measured(out, "start")
     for recipe, count in runs.items():
         for name in (f"{recipe}-seed{seed}" for seed in range(1, count + 1)):
             if all((out / "evals" / name / f"{step}/eval.json").exists() for step in saved()):
-                curves.setdefault(recipe, []).append(points(out, name))
+                curves.setdefault(recipe, []).append(points(out, name, start))
                 rows = enumerate(steps_of(out, name), 1)
                 steps += [{"run": name, "step": step} | row for step, row in rows]
     if curves:

@@ -242,14 +242,10 @@ TINY_ROWS = {
 }
 
 
-def preset(name: str) -> dict:
-    """The flags of a row at the published scale; stages as the JSON that --stages takes."""
-    return as_flags(ROWS[name])
-
-
 def as_flags(values: dict) -> dict:
-    stages = {"stages": json.dumps(values["stages"])} if values.get("stages") else {}
-    return values | stages
+    """A row as flags; its stages become the JSON that --stages takes."""
+    stages = values.get("stages")
+    return values | {"stages": json.dumps(stages) if stages else ""}
 
 
 def scaled_preset(name: str, scale: str, base: dict, steps: int) -> dict:
@@ -266,21 +262,18 @@ def scaled_preset(name: str, scale: str, base: dict, steps: int) -> dict:
     row = ROWS[name]
     stages = row.get("stages", [])
     total = row.get("steps", steps)
-    limits = [values.get("max_response_tokens", 1) for values in (row, *stages)]
-    longest = max(limits)
+    longest = max(values.get("max_response_tokens", 1) for values in (row, *stages))
     samples = min(MOST_SAMPLES, row.get("samples_per_prompt", 8))
-    prompts, first = base["prompts_per_step"] * 4 // samples, row.get("prompts_per_step", 256)
+    prompts = base["prompts_per_step"] * 4 // samples
+    ratios = dict.fromkeys(STEPPED, (steps, total))
+    ratios["max_response_tokens"] = base["max_response_tokens"], longest
+    ratios["prompts_per_step"] = prompts, row.get("prompts_per_step", 256)
 
     def scaled(values: dict) -> dict:
         new = dict(values)
-        for key in STEPPED:
-            if new.get(key):
-                new[key] = max(1, round(new[key] * steps / total))
-        if "max_response_tokens" in new:
-            share = new["max_response_tokens"] / longest
-            new["max_response_tokens"] = round(base["max_response_tokens"] * share)
-        if "prompts_per_step" in new:
-            new["prompts_per_step"] = max(1, round(new["prompts_per_step"] * prompts / first))
+        for key in ratios.keys() & values.keys():
+            here, there = ratios[key]
+            new[key] = max(1, round(values[key] * here / there))
         if "samples_per_prompt" in new:
             new["samples_per_prompt"] = min(MOST_SAMPLES, new["samples_per_prompt"])
         return new
@@ -290,10 +283,8 @@ def scaled_preset(name: str, scale: str, base: dict, steps: int) -> dict:
         values |= dict(samples_per_prompt=samples, prompts_per_step=prompts)
     if scale == "tiny":
         values |= TINY_ROWS.get(name, {})
-    if stages:
-        ends, scaled_stages = 0, []
-        for stage in stages:
-            ends = max(ends + 1, round(stage["until"] * steps / total))
-            scaled_stages.append(scaled(stage) | dict(until=ends))
-        values["stages"] = scaled_stages
-    return as_flags(values)
+    until, scaled_stages = 0, []
+    for stage in stages:
+        until = max(until + 1, round(stage["until"] * steps / total))
+        scaled_stages.append(scaled(stage) | dict(until=until))
+    return as_flags(values | dict(stages=scaled_stages))

@@ -27,7 +27,6 @@ sequence positions, _M response tokens end to end.
 """
 
 import argparse
-import re
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,6 +39,7 @@ import torch
 import justrl
 import losses
 from lab import systems, techniques
+from prorl import hard_reset
 from rewards import overlong_penalty, robust_many, strict_box
 from tools.plot import plot_run
 from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts, without
@@ -85,8 +85,6 @@ class Config(justrl.Config):
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"  # RKL: see losses.kl_penalty
     reset_every: int = 0  # RKL: steps between resets of the reference; 0: never
     reset_patience: int = 0  # RKL: evaluations without a new best that bring a reset; 0: never
-    reset_kl_above: float = 0.0  # RKL: nats a token that bring a reset; 0: never
-    reset_share: float = 1.0  # RKL: how far a reset moves the reference: 1 hard, 0.6 a soft average
     reset_optimizer: bool = False  # RKL: a reset also clears the optimizer (ProRL v1)
 
     wrong_reward: float = -1.0  # the reward of a wrong answer; 0 in most other systems
@@ -104,7 +102,7 @@ class Config(justrl.Config):
     max_rounds: int = 10  # DS: batches sampled for one step at most
     drop_above: float = 1.0  # DS: the next stage drops problems right more often (POLARIS: 0.9)
 
-    # (6): "lite" is Lite PPO's, "center" does not divide, "tokens" has no baseline but the batch's
+    # (6): "lite" is Lite PPO's, "tokens" has no baseline but the batch's
     advantage: Literal[*techniques.ADVANTAGES] = "grpo"
     pass_k: int = 4  # the k of --advantage pass@k (arXiv 2508.10751)
     loss: Literal["clip", "reinforce"] = "clip"  # (9): "reinforce" has no ratio and no clip
@@ -116,19 +114,21 @@ class Config(justrl.Config):
     ranges = justrl.Config.ranges | {
         **dict.fromkeys(("entropy_coef", "entropy_target", "entropy_step"), at_least(0)),
         **dict.fromkeys(("cosine_weight", "cosine_on", "cosine_off", "token_budget"), at_least(0)),
-        **dict.fromkeys(("reset_kl_above", "truncated_scale", "icepop_low"), at_least(0)),
-        **dict.fromkeys(("prompts_to", "drop_above", "reset_share"), SHARE),
+        **dict.fromkeys(("truncated_scale", "icepop_low"), at_least(0)),
+        **dict.fromkeys(("prompts_to", "drop_above"), SHARE),
         **dict.fromkeys(("hint_shortest", "pass_k"), at_least(1)),
         "hint_share": ("must be from 0 to 1", lambda value: 0 <= value <= 1),
         "prompts_from": ("must be at least 0 and below 1", lambda value: 0 <= value < 1),
     }
 
     needs = justrl.Config.needs | {
-        **dict.fromkeys(("reset_kl_above", "reset_share"), requires("kl_coefficient")),
         **dict.fromkeys(("cosine_on", "cosine_off"), requires("cosine_weight")),
         "entropy_step": requires("entropy_target"),
         "icepop_high": requires("icepop_low"),
     }
+
+    def fault(self) -> str | None:
+        return super().fault() or techniques.contradiction(self)
 
 
 # Scale alone changes, never the algorithm. The embedded world's model has never seen a heading.
@@ -160,21 +160,20 @@ def command_line() -> Config:
 
     With --tiny or --small a row shrinks to that scale, see systems.scaled_preset.
     """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
     early.add_argument("--row")
-    early.add_argument("--steps")
+    early.add_argument("--steps", type=int)
     for name in ("tiny", "small"):
-        early.add_argument(f"--{name}", nargs="?", const="true", default="false")
+        early.add_argument(f"--{name}", type=truth, nargs="?", const=True)
     given, _ = early.parse_known_args()
     scales = {"tiny": TINY, "small": SMALL}
-    if given.row in systems.ROWS:
-        steps = int(given.steps) if re.fullmatch("[1-9][0-9]*", given.steps or "") else None
+    if given.row in systems.ROWS and not given.tiny and not given.small:
+        scales = {"row": systems.as_flags(systems.ROWS[given.row])}
+    elif given.row in systems.ROWS:
         scales = {
-            name: systems.scaled_preset(given.row, name, scale, steps or scale["steps"])
+            name: systems.scaled_preset(given.row, name, scale, given.steps or scale["steps"])
             for name, scale in scales.items()
         }
-        if not truth(given.tiny) and not truth(given.small):
-            scales = {"row": systems.preset(given.row)}
     config = parse(Config, scales, __doc__)
     published = "row" in scales and config.model == systems.ROWS[given.row].get("model")
     if published and not torch.cuda.is_available():
@@ -325,7 +324,8 @@ def main(config: Config) -> None:
                 # (9) Loss: clip-higher with dual clip. RKL: a KL penalty. EC: an entropy bonus.
                 clip = config.clip_low, config.clip_high, config.dual_clip
                 loss_M = techniques.policy_loss(logps_M, micro, config)
-                loss_M = techniques.icepop_M(micro, config) * loss_M
+                if config.icepop_low:
+                    loss_M = techniques.icepop_importance(micro, config) * loss_M
                 if config.kl_coefficient:
                     kl_M = losses.kl_penalty(logps_M, micro.ref_logps_M, config.kl_estimator)
                     loss_M += config.kl_coefficient * kl_M
@@ -345,7 +345,7 @@ def main(config: Config) -> None:
         metrics |= drawn | {"sampled_tokens": state["tokens"]}
         if config.kl_coefficient:
             metrics |= kl_metrics(config, minibatches)
-            metrics |= techniques.reset_reference(step, metrics, state, policy, optimizer, config)
+            metrics |= hard_reset(step, metrics, state, policy, optimizer, config)
         metrics |= techniques.adapt_entropy(state, metrics, config)
         run.config = replace(base, steps=config.steps)  # what the run is called by, without a stage
 

@@ -5,7 +5,7 @@ lab/table1.py calls them. The letters are the table's columns:
     EC   entropy control        entropy_coefficient, adapt_entropy (JustRL has --clip_high)
     THP  tuned hyperparameters  read_stages: a stage is a set of flags
     TTP  tuned training prompt  nothing to do here: --instruction
-    RKL  reset of the KL reference    reset_reference
+    RKL  reset of the KL reference    nothing to do here: prorl.hard_reset
     LC   length control         shape_reward; read_stages with a --max_response_tokens each
     AT   adaptive temperature   set_temperature, diversity
     RR   rollout rescue         rescue
@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import get_args
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ import losses
 from prorl import mixed_groups
 from trainer.data import Order, Problem, Rollout, Sampling
 from trainer.errors import Refused
-from trainer.policy.policy import MicroBatch, Policy, copy_full
+from trainer.policy.policy import MicroBatch
 from trainer.run.flags import FREE, Flags
 from trainer.run.metrics import rollout_metrics
 from trainer.run.run import Run
@@ -96,29 +96,25 @@ def read_stages(config) -> list[Stage]:
 
 def stage_config(config, number: int, row: dict):
     """config with a stage's flags. Raises Refused as read_stages does."""
-    kinds = {field.name: type(getattr(config, field.name)) for field in fields(config)}
-    choices = {f.name: get_args(f.type) for f in fields(config) if get_origin(f.type) is Literal}
-    values = {}
-    for name, value in row.items():
-        if name == "until":
-            continue
-        if name not in kinds or name in FIXED:
-            why = "is fixed for the whole run" if name in kinds else "does not exist"
+    types = {field.name: field.type for field in fields(config)}
+    values = {name: value for name, value in row.items() if name != "until"}
+    for name, value in values.items():
+        if name not in types or name in FIXED:
+            why = "is fixed for the whole run" if name in types else "does not exist"
             raise Refused(f"stage {number} of --stages sets {name!r}, which {why}")
-        if kinds[name] is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kinds[name]:
+        kind, choices = type(getattr(config, name)), get_args(types[name])
+        if kind is float and type(value) is int:
+            values[name] = value = float(value)
+        if type(value) is not kind:
             raise Refused(
-                f"stage {number} of --stages: {name} takes a {kinds[name].__name__}, not {value!r}"
+                f"stage {number} of --stages: {name} takes a {kind.__name__}, not {value!r}"
             )
-        if value not in choices.get(name, (value,)):
+        if choices and value not in choices:
             raise Refused(
-                f"stage {number} of --stages: --{name} is one of {', '.join(choices[name])}, "
-                f"not {value}"
+                f"stage {number} of --stages: --{name} is one of {', '.join(choices)}, not {value}"
             )
-        values[name] = value
     changed = replace(config, **values)
-    if fault := changed.fault() or contradiction(changed):
+    if fault := changed.fault():
         raise Refused(f"stage {number} of --stages: {fault}")
     return changed
 
@@ -407,7 +403,7 @@ def set_temperature(
 
 # --- (6) and (9): advantages and weights ---
 
-ADVANTAGES = ("grpo", "lite", "center", "reinforce++", "tokens", "pass@k", "maxrl")
+ADVANTAGES = ("grpo", "lite", "reinforce++", "tokens", "pass@k", "maxrl")
 
 
 def advantages(rewards_P_G: torch.Tensor, groups: list[list[Rollout]], config) -> torch.Tensor:
@@ -422,24 +418,8 @@ def advantages(rewards_P_G: torch.Tensor, groups: list[list[Rollout]], config) -
         if config.advantage == "reinforce++":
             rewards_P_G = losses.advantages(rewards_P_G, center="group", scale="none")
         return normalize_over_tokens(rewards_P_G, lengths_P_G)
-    scale = {"grpo": "group", "lite": "batch", "center": "none"}[config.advantage]
+    scale = "batch" if config.advantage == "lite" else "group"
     return losses.advantages(rewards_P_G, center="group", scale=scale)
-
-
-def icepop_M(micro: MicroBatch, config) -> torch.Tensor | float:
-    """IcePop's weights against engine mismatch where --icepop_low is set; else 1."""
-    if not config.icepop_low:
-        return 1.0
-    bounds = config.icepop_low, config.icepop_high
-    return icepop_importance(micro.old_logps_M, micro.engine_logps_M, *bounds)
-
-
-def policy_loss(logps_M: torch.Tensor, micro: MicroBatch, config) -> torch.Tensor:
-    """JustRL's clipped loss, or with --loss reinforce the one without ratio and clip."""
-    if config.loss == "reinforce":
-        return reinforce_loss(logps_M, micro.advantages_M)
-    bounds = config.clip_low, config.clip_high, config.dual_clip
-    return losses.clipped_policy_loss(logps_M, micro.old_logps_M, micro.advantages_M, *bounds)
 
 
 def pass_at_k_advantages(right_P_G: torch.Tensor, k: int) -> torch.Tensor:
@@ -500,24 +480,27 @@ def normalize_over_tokens(advantages_P_G: torch.Tensor, lengths_P_G: torch.Tenso
     return torch.where(weights_P_G.sum() > 0, scaled_P_G, 0.0).float()
 
 
-def reinforce_loss(logps: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
-    """Per-token loss of REINFORCE, -A log pi(token): no ratio and no clip. All of one shape.
+def policy_loss(logps_M: torch.Tensor, micro: MicroBatch, config) -> torch.Tensor:
+    """The loss of each token: JustRL's, or with --loss reinforce -A log pi(token).
 
-    arXiv 2603.18756 finds it as good as GRPO, with group-relative advantages.
+    That has no ratio and no clip. arXiv 2603.18756 finds it as good as GRPO, with group-relative
+    advantages.
     """
-    return -advantages * logps
+    if config.loss == "reinforce":
+        return -micro.advantages_M * logps_M
+    bounds = config.clip_low, config.clip_high, config.dual_clip
+    return losses.clipped_policy_loss(logps_M, micro.old_logps_M, micro.advantages_M, *bounds)
 
 
-def icepop_importance(
-    logps: torch.Tensor, engine_logps: torch.Tensor, low: float, high: float
-) -> torch.Tensor:
-    """IcePop's importance weight: pi_trainer / pi_engine where that is in [low, high], else 0.
+def icepop_importance(micro: MicroBatch, config) -> torch.Tensor:
+    """IcePop's importance weight of each token, without gradient.
 
-    Arguments and result (without gradient) are as in losses.truncated_importance.
+    It is pi_trainer / pi_engine where that is in [--icepop_low, --icepop_high], else 0.
     """
-    log_ratio = torch.clamp(logps - engine_logps, -losses.MAX_LOG_RATIO, losses.MAX_LOG_RATIO)
-    ratio = log_ratio.exp().detach()
-    return torch.where((ratio >= low) & (ratio <= high), ratio, 0.0)
+    difference = micro.old_logps_M - micro.engine_logps_M
+    ratio = difference.clamp(-losses.MAX_LOG_RATIO, losses.MAX_LOG_RATIO).exp().detach()
+    kept = (ratio >= config.icepop_low) & (ratio <= config.icepop_high)
+    return torch.where(kept, ratio, 0.0)
 
 
 # --- EC: entropy control ---
@@ -543,36 +526,3 @@ def adapt_entropy(state: dict, metrics: dict, config) -> dict:
     weight = max(0.0, state["entropy_coef"] + (1 if low else -1) * config.entropy_step)
     state |= {"entropy": metrics["entropy"], "entropy_coef": weight}
     return {"entropy_coef": weight}
-
-
-# --- RKL: resets of the KL reference ---
-
-
-def reset_reference(step, metrics: dict, state: dict, policy: Policy, optimizer, config) -> dict:
-    """Move the reference to the policy if a reset is due. Returns {"event": "reset"} then, else {}.
-
-    Due every --reset_every steps, after --reset_patience evaluations without a new best, or when
-    the KL exceeds --reset_kl_above. The reference goes --reset_share of the way (1: hard reset).
-    """
-    if "eval_accuracy" in metrics and step % config.eval_every == 0:
-        state["best"] = max(state["best"], state["accuracy"])
-        state["accuracy"] = metrics["eval_accuracy"]
-        state["stalled"] = 0 if state["accuracy"] > state["best"] else state["stalled"] + 1
-    scheduled = config.reset_every > 0 and step % config.reset_every == 0
-    stalled = 0 < config.reset_patience <= state["stalled"]
-    if not (scheduled or stalled or 0 < config.reset_kl_above < metrics["kl"]):
-        return {}
-    blend(state["reference"], policy, config.reset_share)
-    if config.reset_optimizer:
-        optimizer.state.clear()
-    state |= {"best": -1.0, "stalled": 0}
-    return {"event": "reset"}
-
-
-@torch.no_grad()
-def blend(reference: Policy, policy: Policy, share: float) -> None:
-    """reference <- (1 - share) reference + share policy, weight by weight."""
-    own = reference.model.state_dict()
-    for name, tensor in policy.full_state():
-        new = tensor.to(own[name].device, own[name].dtype)
-        copy_full(own[name], new if share == 1.0 else own[name].lerp(new, share))

@@ -461,47 +461,40 @@ def test_an_entropy_bonus_keeps_the_entropy_up(monkeypatch, tmp_path):
     assert ends[1] > ends[0] + 0.02
 
 
-class Weights(torch.nn.Module):
-    """What a reset needs of a policy."""
-
-    def __init__(self, value):
-        super().__init__()
-        self.model = torch.nn.Linear(1, 3, bias=False)
-        torch.nn.init.constant_(self.model.weight, value)
-
-    def full_state(self):
-        return self.model.state_dict().items()
-
-
-def reset(step=4, kl=0.0, accuracy=None, share=1.0, **flags):
-    policy, reference = Weights(1.0), Weights(0.0)
-    optimizer = torch.optim.AdamW(policy.parameters())
-    policy.model.weight.grad = torch.ones(3, 1)
+def reset(step=4, accuracy=None, before=0.2, best=0.5, **flags):
+    """(the event, whether the reference moved, whether the optimizer was cleared, the state)"""
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight])
+    weight.sum().backward()
     optimizer.step()
-    state = {"reference": reference, "accuracy": 0.2, "best": 0.5, "stalled": 0}
-    metrics = {"kl": kl} | ({} if accuracy is None else {"eval_accuracy": accuracy})
-    seen = config(reset_share=share, eval_every=4, **flags)
-    event = techniques.reset_reference(step, metrics, state, policy, optimizer, seen)
-    moved = (reference.model.weight[0] / policy.model.weight[0]).item()
-    return event, moved, len(optimizer.state), state
+    copied = []
+    state = {"reference": SimpleNamespace(copy_from=copied.append)}
+    state |= {"accuracy": before, "best": best, "stalled": 0}
+    metrics = {} if accuracy is None else {"eval_accuracy": accuracy}
+    flags = {"reset_patience": 0, "eval_every": 4} | flags
+    event = prorl.hard_reset(step, metrics, state, "policy", optimizer, prorl.Config(**flags))
+    return event, copied == ["policy"], not optimizer.state, state
 
 
-def test_the_last_step_s_extra_evaluation_counts_for_no_reset():
-    assert reset(step=5, accuracy=0.1, reset_patience=1)[0] == {}
-    assert reset(step=4, accuracy=0.1, reset_patience=1)[0] == {"event": "reset"}
-    for step, stalled in ((5, 0), (4, 1)):
-        state = {"accuracy": 0.5, "best": 0.5, "stalled": 0}
-        seen = prorl.Config(eval_every=2)
-        prorl.hard_reset(step, {"eval_accuracy": 0.1}, state, None, None, seen)
-        assert state["stalled"] == stalled
-
-
-def test_stalls_are_counted_from_the_accuracy_before_training():
-    state, seen = {"accuracy": 0.5, "best": -1.0, "stalled": 0}, prorl.Config(eval_every=1)
-    seen.reset_patience = 9
-    for step in range(1, 6):
-        assert prorl.hard_reset(step, {"eval_accuracy": 0.4}, state, None, None, seen) == {}
-    assert state["stalled"] == 5  # the first evaluation is no new best
+@pytest.mark.parametrize(
+    ("given", "due"),
+    [
+        (dict(reset_every=2), True), (dict(reset_every=3), False),
+        (dict(accuracy=0.4, reset_patience=1), True), (dict(accuracy=0.6, reset_patience=1), False),
+        (dict(accuracy=0.1), False),
+        # The last step's extra evaluation counts for no reset.
+        (dict(accuracy=0.1, reset_patience=1, step=5), False),
+        # Stalls are counted from the accuracy before training.
+        (dict(accuracy=0.4, reset_patience=1, before=0.5, best=-1.0), True),
+    ],
+)  # fmt: skip
+def test_what_resets_the_reference(given, due):
+    event, copied, cleared, state = reset(**given)
+    assert event == ({"event": "reset"} if due else {})
+    assert copied == cleared == due
+    if due:
+        assert state["stalled"] == 0 and state["best"] == -1.0
+    assert not reset(reset_every=2, reset_optimizer=False)[2]
 
 
 def test_the_paper_s_dapo_runs(monkeypatch, tmp_path):
@@ -515,29 +508,6 @@ def test_the_paper_s_dapo_runs(monkeypatch, tmp_path):
     assert [row["step"] for row in seen] == [1, 2] and seen[1]["sampled_groups"] >= 4
 
 
-@pytest.mark.parametrize(
-    ("given", "due"),
-    [
-        (dict(reset_every=2), True), (dict(reset_every=3), False),
-        (dict(kl=0.2, reset_kl_above=0.1), True), (dict(kl=0.1, reset_kl_above=0.2), False),
-        (dict(accuracy=0.4, reset_patience=1), True), (dict(accuracy=0.6, reset_patience=1), False),
-        (dict(kl=9.0, accuracy=0.1), False),
-    ],
-)  # fmt: skip
-def test_what_resets_the_reference(given, due):
-    event, moved, kept, state = reset(**given)
-    assert event == ({"event": "reset"} if due else {})
-    assert moved == pytest.approx(float(due)) and kept == 1
-    if due:
-        assert state["stalled"] == 0 and state["best"] == -1.0
-        assert state["accuracy"] == given.get("accuracy", 0.2)
-
-
-def test_a_soft_reset_goes_a_share_of_the_way_and_a_cleared_optimizer_is_empty():
-    _, moved, kept, _ = reset(reset_every=2, share=0.6, reset_optimizer=True)
-    assert moved == pytest.approx(0.6) and kept == 0
-
-
 def test_each_advantage_is_its_own():
     groups = [[rollout(2, 1.0), rollout(4, 0.0), rollout(8, 0.0), rollout(1, 0.0)]]
     rewards = torch.tensor([[r.reward for r in group] for group in groups])
@@ -545,18 +515,14 @@ def test_each_advantage_is_its_own():
         name: techniques.advantages(rewards, groups, config(advantage=name, pass_k=2))
         for name in techniques.ADVANTAGES
     }
-    assert seen["center"].tolist() == [[0.75, -0.25, -0.25, -0.25]]
     assert seen["grpo"][0, 0].item() == pytest.approx(1.5, abs=1e-4)
     assert seen["maxrl"].tolist() == [[3.0, -1.0, -1.0, -1.0]]
     assert seen["pass@k"][0, 0].item() == pytest.approx(1.0)
     weights = torch.tensor([2, 4, 8, 1]) / 15
     assert (weights * seen["reinforce++"][0]).sum().item() == pytest.approx(0, abs=1e-6)
-    assert torch.equal(seen["tokens"], losses_over_tokens(rewards, weights))
-    assert torch.allclose(seen["lite"], seen["center"] / rewards.std(), atol=1e-4)
-
-
-def losses_over_tokens(rewards, weights):
-    return techniques.normalize_over_tokens(rewards, (weights * 15).round())
+    over_tokens = techniques.normalize_over_tokens(rewards, (weights * 15).round())
+    assert torch.equal(seen["tokens"], over_tokens)
+    assert torch.allclose(seen["lite"], (rewards - 0.25) / rewards.std(), atol=1e-4)
 
 
 # --- the experiment ---

@@ -2,12 +2,13 @@
 
 import itertools
 import statistics
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-import losses
 from lab import techniques
+from lab.table1 import Config
 
 # --- the losses of lab/table1.py ---
 
@@ -70,16 +71,21 @@ def test_normalize_over_tokens_of_nothing_and_of_equals_is_zero(length):
 def test_reinforce_is_the_clipped_loss_s_gradient_at_ratio_one_and_knows_no_clip_elsewhere():
     logps = torch.tensor([-1.0, -0.2, -3.0], requires_grad=True)
     values = torch.tensor([1.5, -0.5, 2.0])
-    (reinforce,) = torch.autograd.grad(techniques.reinforce_loss(logps, values).sum(), logps)
-    clipped = losses.clipped_policy_loss(logps, logps.detach(), values, 0.2, 0.28)
-    torch.testing.assert_close(reinforce, torch.autograd.grad(clipped.sum(), logps)[0])
-    torch.testing.assert_close(reinforce, -values)
+    micro = SimpleNamespace(advantages_M=values, old_logps_M=logps.detach())
+    gradients = [
+        torch.autograd.grad(techniques.policy_loss(logps, micro, Config(loss=loss)).sum(), logps)[0]
+        for loss in ("reinforce", "clip")
+    ]
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(gradients[0], -values)
 
 
 def test_icepop_drops_what_truncation_caps():
-    engine = torch.zeros(5)
+    config = Config(icepop_low=0.5 - 1e-6, icepop_high=5.0 + 1e-6)
     logps = torch.tensor([0.4, 0.5, 1.0, 5.0, 5.1]).log().requires_grad_()
-    seen = techniques.icepop_importance(logps, engine, 0.5 - 1e-6, 5.0 + 1e-6)
+    micro = SimpleNamespace(old_logps_M=logps, engine_logps_M=torch.zeros(5))
+    seen = techniques.icepop_importance(micro, config)
     torch.testing.assert_close(seen, torch.tensor([0.0, 0.5, 1.0, 5.0, 0.0]))
     assert not seen.requires_grad
-    assert techniques.icepop_importance(torch.tensor([500.0]), engine[:1], 0.5, 5.0).item() == 0
+    micro.old_logps_M = torch.full((5,), 500.0)
+    assert not techniques.icepop_importance(micro, config).any()

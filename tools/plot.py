@@ -138,7 +138,7 @@ def draw_metric(
 def draw_band(ax, index: int, key: str, seeds: list[list[dict]], block: int, style: dict) -> None:
     """Draw one metric of one experiment: the mean over its seeds, and their range."""
     curves = [series(metrics, key, block) for metrics in seeds]
-    steps = sorted(set.intersection(*map(set, curves)))
+    steps = sorted(set.intersection(*map(set, curves))) if curves else []
     if not steps:
         return
     draw_range(ax, index, steps, [[curve[step] for curve in curves] for step in steps], style)
