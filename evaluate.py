@@ -50,7 +50,7 @@ from trainer.run.files import make_folder, write_atomically
 from trainer.run.flags import SHARE, at_least, similar, unknown_folder
 from trainer.run.launch import launch, model_folder
 from trainer.sampler.engine import choose_engine, open_engine, request_seed
-from trainer.sources.hub import BENCHMARKS
+from trainer.sources.hub import BENCHMARKS, JUSTRL, LARGE, PRORL
 from trainer.sources.load import load_problems
 from trainer.sources.logic import logic_score, tagged_answer
 from verifier import equal
@@ -58,7 +58,7 @@ from verifier import equal
 # n: answers to each problem. JustRL samples fewer for the three large benchmarks, large_n.
 PROTOCOLS = {
     "justrl": dict(
-        benchmarks=list(BENCHMARKS),
+        benchmarks=JUSTRL,
         n=32,
         large_n=4,
         temperature=0.7,
@@ -67,7 +67,7 @@ PROTOCOLS = {
         suffix=f" {data.STEP_BY_STEP}",
     ),
     "prorl": dict(
-        benchmarks=list(BENCHMARKS)[:6],
+        benchmarks=PRORL,
         n=16,
         large_n=16,
         temperature=0.6,
@@ -76,7 +76,6 @@ PROTOCOLS = {
         suffix=f" {data.THINK_STEP_BY_STEP}",
     ),
 }
-LARGE = ("math500", "minerva", "olympiad")
 ENGINE_MEMORY = 0.9  # share of the GPU's memory: there is no trainer
 
 # The settings that determine the answers; a continued evaluation must have the same.
@@ -103,7 +102,7 @@ def parse_arguments() -> argparse.Namespace:
     add("model", nargs="?", metavar="MODEL", help=models)
     add("--protocol", choices=PROTOCOLS, default="justrl", help="whose settings to start from")
     known = ",".join(BENCHMARKS)
-    add("--benchmarks", help=f"any of {known}, tiny, tiny/ood, logic:held_out ... (all nine)")
+    add("--benchmarks", help=f"any of {known}, tiny, tiny/ood, logic:held_out ... (the protocol's)")
     add("--n", type=int, help="answers a problem (justrl: 32, large benchmarks 4; prorl: 16)")
     add("--temperature", type=float, help="sampling temperature (justrl: 0.7; prorl: 0.6)")
     add("--top_p", type=float, help="nucleus of probability (justrl: 0.9; prorl: 0.95)")

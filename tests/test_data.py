@@ -763,6 +763,8 @@ HUB_ROWS = {
         [{"id": 1, "problem": "p?", "solution": "\\boxed{034}", "url": "u"}],
     ("math-ai/aime25", None, "test"): [{"problem": "p?", "answer": "34", "id": "1"}],
     ("math-ai/amc23", None, "test"): [{"id": 1, "answer": 34.0, "question": "p?", "url": "u"}],
+    ("AI-MO/aimo-validation-amc", None, "train"):
+        [{"id": 1, "problem": "p?", "answer": 34.0, "url": "u"}],
     ("math-ai/minervamath", None, "test"): [{"question": "p?", "answer": "34"}],
     ("MathArena/aime_2025", None, "train"):
         [{"problem_idx": 1, "problem": "p?", "answer": 34, "problem_type": ["A"]}],

@@ -25,7 +25,7 @@ from verifier import equal
 
 NINE = {
     name: SHARED / f"{'olympiadbench' if name == 'olympiad' else name}.jsonl"
-    for name in evaluate.BENCHMARKS
+    for name in evaluate.JUSTRL
 }
 needs_data = pytest.mark.skipif(
     not SHARED.is_dir(), reason=f"the benchmark files are not in {SHARED}"
@@ -399,6 +399,7 @@ def test_prorls_protocol(model, monkeypatch):
     args, tokenizer = evaluate.parse_arguments(), tiny.make_tokenizer()
     settings, prompts = evaluate.choose_settings(args, "name", str(model), problems, tokenizer)
     assert settings["n"] == {"aime24": 16, "math500": 16}
+    assert "amc" in evaluate.PROTOCOLS["prorl"]["benchmarks"]
     assert (settings["temperature"], settings["top_p"]) == (0.6, 0.95)
     # The context holds no more.
     assert settings["max_tokens"] == 8192 - max(map(len, prompts["aime24"]))

@@ -58,6 +58,7 @@ HUB = {
     "math-ai/aime25": Hub(task="aime25", split="test"),
     "opencompass/AIME2025": Hub(task="aime25", split="test", configs=("AIME2025-I", "AIME2025-II")),
     "math-ai/amc23": Hub(task="amc23", split="test"),
+    "AI-MO/aimo-validation-amc": Hub(task="amc"),  # 83 problems of AMC 12, 2022 and 2023
     "HuggingFaceH4/MATH-500": Hub(task="math500", split="test"),
     "math-ai/minervamath": Hub(task="minerva", split="test"),
     "Hothan/OlympiadBench": Hub(task="olympiad", configs=("OE_TO_maths_en_COMP",)),
@@ -65,9 +66,13 @@ HUB = {
     "MathArena/brumo_2025": Hub(task="brumo25"),
     "MathArena/cmimc_2025": Hub(task="cmimc25"),
 }
-NINE = "aime24 aime25 amc23 math500 minerva olympiad hmmt25 brumo25 cmimc25"  # JustRL's, in order
+# JustRL's nine and ProRL's six, in their order.
+LARGE = ["math500", "minerva", "olympiad"]
+JUSTRL = ["aime24", "aime25", "amc23", *LARGE, "hmmt25", "brumo25", "cmimc25"]
+PRORL = ["aime24", "aime25", "amc", *LARGE]
 BENCHMARKS = {
-    name: next(hub_id for hub_id, hub in HUB.items() if hub.task == name) for name in NINE.split()
+    name: next(hub_id for hub_id, hub in HUB.items() if hub.task == name)
+    for name in dict.fromkeys(JUSTRL + PRORL)
 }
 
 
