@@ -254,16 +254,16 @@ EXPERIMENTS["overlong_repeats"] = Experiment(
 )
 
 # Sampling by temperature alone, as dynamic sampling has it here; DAPO's rewards are 1 and -1.
-APART = """-m lab.table1 --updates_per_step 8 --model tiny:base --max_response_tokens 64
- --eval_max_tokens 64 --weight_decay 0 --temperature 0.99 --eval_temperature 0.99
- --eval_top_p 0.99 --robust_verifier --dual_clip 1e9"""
+SAMPLED = """--updates_per_step 8 --model tiny:base --max_response_tokens 64 --eval_max_tokens 64
+ --weight_decay 0 --temperature 0.99 --eval_temperature 0.99 --eval_top_p 0.99"""
+APART = f"-m lab.table1 {SAMPLED} --robust_verifier --dual_clip 1e9"
 LITE = f"{APART} --advantage lite --clip_high 0.2 --wrong_reward 0"
 DAPO = f"{APART} --clip_high 0.28 --overlong_penalty"
 RESAMPLE = "--dynamic_sampling resample"
 # ProRL's script as DAPO: it has everything but the overlong shaping.
-NO_SHAPING = """prorl.py --updates_per_step 8 --model tiny:base --kl_coefficient 0 --reset_every 0
- --reset_patience 0 --clip_high 0.28 --weight_decay 0 --temperature 0.99 --eval_temperature 0.99
- --eval_top_p 0.99 --max_response_tokens 64 --eval_max_tokens 64"""
+NO_SHAPING = (
+    f"prorl.py {BASE} --kl_coefficient 0 --reset_every 0 --reset_patience 0 --clip_high 0.28"
+)
 EQUAL = "eval_accuracy at equal tokens"
 EXPERIMENTS["lite_ppo"] = Experiment(
     arms=cross(

@@ -236,10 +236,8 @@ def shape_reward(rollout: Rollout, config, step: int) -> float:
 def cosine_length_reward(length: int, limit: int, low: float, high: float) -> float:
     """low + (high - low) (1 + cos(pi length / limit)) / 2: `high` at length 0, `low` at the limit.
 
-    length and limit in tokens; a longer response gets `low`. Raises Refused if limit is below 1.
+    length and limit in tokens; a longer response gets `low`.
     """
-    if limit < 1:
-        raise Refused(f"the length limit must be at least 1 token, not {limit}")
     return low + (high - low) / 2 * (1 + math.cos(math.pi * min(length / limit, 1.0)))
 
 
@@ -432,13 +430,10 @@ def pass_at_k_advantages(right_P_G: torch.Tensor, k: int) -> torch.Tensor:
         m = 1 - C(W, k) / C(G, k)        s = sqrt(m (1 - m))
         A(right) = (1 - m) / s           A(wrong) = (1 - m - C(W - 1, k - 1) / C(G - 1, k - 1)) / s
 
-    right_P_G: bool [P, G]. Returns float32 [P, G], zero where every set earns the same. Raises
-    ValueError unless 1 <= k <= G.
+    right_P_G: bool [P, G], with 1 <= k <= G. Returns float32 [P, G], zero where every set earns the
+    same.
     """
-    size = right_P_G.shape[1]
-    if not 1 <= k <= size:
-        raise ValueError(f"pass@k over a group of {size} needs k from 1 to {size}, not {k}")
-    rows = []
+    size, rows = right_P_G.shape[1], []
     for right_G in right_P_G.tolist():
         wrong = right_G.count(False)
         mean = 1 - math.comb(wrong, k) / math.comb(size, k)
