@@ -262,7 +262,7 @@ DAPO = f"{APART} --clip_high 0.28 --overlong_penalty"
 RESAMPLE = "--dynamic_sampling resample"
 # ProRL's script as DAPO: it has everything but the overlong shaping.
 NO_SHAPING = (
-    f"prorl.py {BASE} --kl_coefficient 0 --reset_every 0 --reset_patience 0 --clip_high 0.28"
+    f"prorl.py {SAMPLED} --kl_coefficient 0 --reset_every 0 --reset_patience 0 --clip_high 0.28"
 )
 EQUAL = "eval_accuracy at equal tokens"
 EXPERIMENTS["lite_ppo"] = Experiment(
