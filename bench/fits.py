@@ -1,7 +1,8 @@
 """docs/running.md's tables of memory, from rehearsals.
 
-    python -m bench.fits                              the default models
-    python -m bench.fits --models Qwen3-0.6B-Base     it needs what bench/rehearse.py needs
+    python -m bench.fits                              rehearse, save, and print the tables
+    python -m bench.fits --models Qwen3-8B-Base       some of the MODELS
+    python -m bench.fits --read                       only print the tables of what is saved
 
 Each configuration is rehearsed with three and with four layers. Where a micro-batch is large, all
 bytes are linear in the layers and in its tokens, whose slope is measured once a model. So few short
@@ -10,12 +11,13 @@ are 8 with a smaller share of the state. A GPU keeps rehearse.RESERVE free.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from bench.rehearse import CARDS, RESERVE, arguments_of, rehearsals  # isort: skip
 
-from bench.common import ROOT, save
+from bench.common import RESULTS, save
 from bench.formula import GB, SHAPES, engine_tokens, parameters
 from trainer.policy.loading import REDUCE_ONCE
 
@@ -23,140 +25,152 @@ MODELS = {  # (the script that trains it, tokens of its longest sequence)
     "DeepSeek-R1-Distill-Qwen-1.5B": ("justrl.py", 16384),
     "Qwen3-4B-Base": ("liteppo.py", 9216),
     "Qwen3-8B-Base": ("liteppo.py", 9216),
-    "Qwen3-0.6B-Base": ("justrl.py", 1536),
 }
-COLUMNS = [(1, True), (1, False), (8, False), (32, False)]  # ranks, --offload
+COLUMNS = {  # (ranks, --offload)
+    "1 GPU, --offload": (1, True),
+    "1 GPU": (1, False),
+    "8 GPUs": (8, False),
+    "32 GPUs": (32, False),
+}
 MOMENTS_BYTES = 12  # of a parameter: float32 weight and AdamW's two moments
 STATE_BYTES = 16  # and the gradient
-ROWS = 8, 16  # of a micro-batch, of 4,096 tokens. With fewer the embedding decides, not the layers
 LAYERS = 3, 4  # FSDP may hold the weights of three at once
-SHARE = 0.35  # --engine_memory's default
+TOKENS = 8 * 4096, 16 * 4096  # of a micro-batch. With fewer the embedding decides, not the layers
+FLAGS = "--max_prompt_tokens 1024 --max_response_tokens 3072 --eval_every 0 --engine_memory 0.9 "
+FLAGS += "--updates_per_step 2"  # the second one with AdamW's moments
 
 
-class Line:
-    """Bytes by layers and tokens, a + b L + (c + d L) tokens, through four points."""
-
-    def __init__(self, points: dict[tuple[int, int], float], less: float = 0.0):
-        self.points, self.less = points, less
-
-    def at(self, layers: int, tokens: int) -> float:
-        return self._at(layers, tokens) - self.less
-
-    def _at(self, layers: int, tokens: int) -> float:
-        few, more = (
-            self._between(tokens, *(self.points[depth, 4096 * rows] for rows in ROWS))
-            for depth in LAYERS
-        )
-        return few + (more - few) * (layers - LAYERS[0]) / (LAYERS[1] - LAYERS[0])
-
-    @staticmethod
-    def _between(tokens: int, small: float, large: float) -> float:
-        return small + (large - small) * (tokens - 4096 * ROWS[0]) / (4096 * (ROWS[1] - ROWS[0]))
+# --- rehearsing ---
 
 
-def measured(script, model: str, ranks: int, offload: bool, kept: bool, base: dict | None) -> dict:
-    """{what: {(layers, tokens): bytes}}, of a GPU and of the host.
+def keeps_gradient(model: str, ranks: int, card: float) -> bool:
+    """Whether each rank keeps a whole gradient between micro-batches."""
+    return ranks > 1 and 4 * parameters(SHAPES[model]) <= REDUCE_ONCE * card * GB
 
-    what: "training", "sampling" (without the engine), and the host's memory of the "first" and any
-    "other" rank. kept: whether each rank keeps a whole gradient. base: of another configuration,
-    whose slope over the tokens is taken over.
+
+def rehearse(model: str) -> list[dict]:
+    """The peaks of a model's configurations, in bytes.
+
+    "training" and "sampling" (without the engine) are a GPU's, "first" and "other" the host memory
+    of the first and of any other rank. Only the first configuration has micro-batches of two sizes.
     """
-    card = max(CARDS) if kept else 16  # too small to keep even a few layers' gradient
-    points = {name: {} for name in ("training", "sampling", "first", "other")}
-    for layers in LAYERS:
-        small, large = ((layers, 4096 * rows) for rows in ROWS)
-        for rows in ROWS if base is None else ROWS[:1]:
-            command = f"{script} --ranks {ranks} --gpu {card} --layers {layers} --model m/{model} "
-            command += f"--tokens_per_micro_batch {4096 * rows} --max_prompt_tokens 1024 "
-            command += "--max_response_tokens 3072 --eval_every 0 --engine_memory 0.9 "
-            command += "--updates_per_step 2"  # the second one with AdamW's moments
-            command += " --offload" if offload else ""
-            arguments, flags = arguments_of(command.split())
-            found = [facts for *_, facts in rehearsals(arguments, flags, (1,), rows == ROWS[0])]
-            for facts in found:
-                if facts["fault"]:
-                    sys.exit(facts["fault"])
-            peaks = found[0]["peaks"]
-            key = layers, 4096 * rows
-            points["training"][key] = max(gpu for _, awake, gpu, _ in peaks if not awake)
-            points["sampling"][key] = max(
-                gpu for stage, awake, gpu, _ in peaks if awake and stage != "start"
-            )
-            hosts = [max(host for *_, host in facts["peaks"]) for facts in found]
-            for name, host in (("first", hosts[0]), ("other", hosts[-1])):
-                for key in (small, large):  # it does not depend on the tokens
-                    points[name].setdefault(key, host)
-            now = {name: round(p[layers, 4096 * rows] / GB, 3) for name, p in points.items()}
-            print(command, now, flush=True)
-        for name in ("training", "sampling") if base else ():
-            points[name][large] = points[name][small] + base[name][large] - base[name][small]
-    return points
+    tried = {}
+    for card in CARDS:
+        for ranks, offload in COLUMNS.values():
+            # Without a kept gradient the card changes nothing. 16 GB keep not even a few layers'.
+            kept = keeps_gradient(model, ranks, card)
+            tried[min(ranks, 8), offload, kept] = max(CARDS) if kept else 16
+    rows = []
+    for number, ((ranks, offload, kept), card) in enumerate(tried.items()):
+        for layers in LAYERS:
+            for tokens in TOKENS[: 2 if number == 0 else 1]:
+                command = f"{MODELS[model][0]} --ranks {ranks} --gpu {card} --layers {layers} "
+                command += f"--model m/{model} --tokens_per_micro_batch {tokens} {FLAGS}"
+                command += " --offload" if offload else ""
+                row = {"model": model, "ranks": ranks, "offload": offload, "kept": kept}
+                row |= {"layers": layers, "tokens": tokens} | peaks(command)
+                print(row, flush=True)
+                rows.append(row)
+    return rows
 
 
-def micro_batch(lines: dict[str, Line], shape, longest: int, card: float) -> str:
-    """The largest --tokens_per_micro_batch in 1,024 tokens; "no" where there is none."""
-    room = card * GB - RESERVE
-    sampling = lines["sampling"].at(shape.layers, 4096 * ROWS[0]) + SHARE * card * GB
-    if engine_tokens(shape, card, SHARE) < longest or sampling > room:
-        return "no"
-    tokens = 0
-    while lines["training"].at(shape.layers, tokens + 1024) <= room and tokens < 2**20:
-        tokens += 1024
-    return f"{tokens // 1024}k" if tokens >= longest else "no"
+def peaks(command: str) -> dict:
+    """Rehearse a step on the first and the last rank. Exits with the fault if there is one."""
+    found = [facts for *_, facts in rehearsals(*arguments_of(command.split()), (1,))]
+    for facts in found:
+        if facts["fault"]:
+            sys.exit(facts["fault"])
+    stages = found[0]["peaks"]
+    first, other = (max(host for *_, host in facts["peaks"]) for facts in (found[0], found[-1]))
+    return {
+        "training": max(gpu for _, awake, gpu, _ in stages if not awake),
+        "sampling": max(gpu for stage, awake, gpu, _ in stages if awake and stage != "start"),
+        "first": first,
+        "other": other,
+    }
 
 
-def largest_share(lines: dict[str, Line], shape, longest: int, card: float) -> str:
-    """The largest --engine_memory that leaves the trainer its state, and tokens of cache."""
-    state = lines["sampling"].at(shape.layers, 4096 * ROWS[0])
-    steps = [i / 20 for i in range(1, 19) if i / 20 * card * GB + state <= card * GB - RESERVE]
-    tokens = engine_tokens(shape, card, max(steps, default=0.0))
-    return f"{max(steps):.2f} ({tokens // 1000}k)" if tokens >= longest else "no"
+# --- the whole model ---
 
 
-def tables(models: list[str]) -> dict[str, str]:
-    """Markdown: peaks with 32k tokens, the largest micro-batch, the engine's share, host memory."""
-    heads = [f"{ranks} GPU{'s' * (ranks > 1)}{', --offload' * off}" for ranks, off in COLUMNS]
-    top = "|---|---|" + "---:|" * len(COLUMNS)
-    batch = ["| model | GPU | " + " | ".join(heads) + " |", top]
-    share, host = list(batch), ["| model | " + " | ".join(heads) + " |", top[4:]]
-    peak = list(host)
-    for model in models:
-        (script, longest), shape = MODELS[model], SHAPES[model]
-        gradient, found, lines_of = 4 * parameters(shape), {}, {}
+class Whole:
+    """Bytes of a model with all its layers, in one configuration on one card."""
+
+    def __init__(self, rows: list[dict], model: str, ranks: int, offload: bool, card: float):
+        self.shape, self.ranks, self.card = SHAPES[model], ranks, card
+        self.longest, self.kept = MODELS[model][1], keeps_gradient(model, ranks, card)
+        rows = [row for row in rows if row["model"] == model]
+        same = {"ranks": min(ranks, 8), "offload": offload, "kept": self.kept}
+        self.rows = [row for row in rows if row.items() >= same.items()]
+        self.first = rows[: len(LAYERS) * len(TOKENS)]
+
+    def on_line(self, name: str, rows: list[dict], tokens: int = TOKENS[0]) -> float:
+        """A peak with all layers, on the line through the two rows with so many tokens."""
+        few, more = (row[name] for row in rows if row["tokens"] == tokens)
+        return few + (more - few) * (self.shape.layers - LAYERS[0])
+
+    def beyond_eight(self, size: int) -> float:
+        """Bytes that more than 8 ranks save. size: the sharded bytes of a parameter."""
+        return size * parameters(self.shape) * (1 / min(self.ranks, 8) - 1 / self.ranks)
+
+    def training(self, tokens: int) -> float:
+        """The peak of an update with micro-batches of so many tokens."""
+        small, large = (self.on_line("training", self.first, each) for each in TOKENS)
+        slope = (large - small) / (TOKENS[1] - TOKENS[0])
+        # A kept gradient is whole on every rank.
+        saved = self.beyond_eight(MOMENTS_BYTES if self.kept else STATE_BYTES)
+        return self.on_line("training", self.rows) + slope * (tokens - TOKENS[0]) - saved
+
+    def sampling(self) -> float:
+        """The peak of the trainer while vLLM samples."""
+        return self.on_line("sampling", self.rows) - self.beyond_eight(MOMENTS_BYTES)
+
+    def host(self) -> float:
+        """The peak of one machine of at most 8 ranks."""
+        others = min(self.ranks, 8) - 1
+        return self.on_line("first", self.rows) + others * self.on_line("other", self.rows)
+
+    def micro_batch(self) -> str:
+        """The largest --tokens_per_micro_batch in 1,024 tokens; "no" where there is none."""
+        tokens = 0
+        while self.training(tokens + 1024) <= self.card * GB - RESERVE:
+            tokens += 1024
+        return f"{tokens // 1024}k" if tokens >= self.longest else "no"
+
+    def engine_share(self) -> str:
+        """The largest --engine_memory that leaves the trainer its state, and tokens of cache."""
+        room = self.card * GB - RESERVE - self.sampling()
+        share = max((i / 20 for i in range(1, 19) if i / 20 * self.card * GB <= room), default=0.0)
+        tokens = engine_tokens(self.shape, self.card, share)
+        return f"{share:.2f}, {tokens // 1000}k" if tokens >= self.longest else "no"
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """Markdown, with numbers in the last columns, one for each of COLUMNS."""
+    lines = [[*heads, *COLUMNS], *rows]
+    rule = "|" + "---|" * len(heads) + "---:|" * len(COLUMNS)
+    first, *others = [f"| {' | '.join(cells)} |" for cells in lines]
+    return "\n".join([first, rule, *others])
+
+
+def tables(rows: list[dict]) -> dict[str, str]:
+    """Markdown: peaks with 32k tokens, the largest micro-batch and engine's share, host memory."""
+    peak, largest, host = [], [], []
+    for model in {row["model"]: None for row in rows}:
+        name = model.removeprefix("DeepSeek-")
         for card in CARDS:
-            for ranks, offload in COLUMNS:
-                # A whole gradient is kept on some cards; else the card changes nothing.
-                kept = ranks > 1 and gradient <= REDUCE_ONCE * card * GB
-                tried = min(ranks, 8), offload, kept
-                if tried not in found:
-                    base = next(iter(found.values()), None)
-                    found[tried] = measured(script, model, *tried, base)
-                fewer = parameters(shape) * (1 / tried[0] - 1 / ranks)
-                # The sharded gradient, where it is there at the peak, counts as well.
-                less = MOMENTS_BYTES * fewer, (MOMENTS_BYTES if kept else STATE_BYTES) * fewer
-                shares = {"sampling": less[0], "training": less[1], "first": 0.0, "other": 0.0}
-                lines_of[ranks, offload, card] = {
-                    name: Line(points, shares[name]) for name, points in found[tried].items()
-                }
-        for card in CARDS:
-            lines = [lines_of[ranks, offload, card] for ranks, offload in COLUMNS]
-            cells = [micro_batch(line, shape, longest, card) for line in lines]
-            batch.append(f"| {model} | {card} GB | {' | '.join(cells)} |")
-            cells = [largest_share(line, shape, longest, card) for line in lines]
-            share.append(f"| {model} | {card} GB | {' | '.join(cells)} |")
-        cells = []
-        for line in lines:
-            both = (line[name].at(shape.layers, 32768) / GB for name in ("training", "sampling"))
-            cells.append(" / ".join(f"{size:.1f}" for size in both))
-        peak.append(f"| {model} | {' | '.join(cells)} |")
-        cells = []
-        for (ranks, _), line in zip(COLUMNS, lines, strict=True):
-            here, tokens = min(ranks, 8), 4096 * ROWS[0]
-            other = (here - 1) * line["other"].at(shape.layers, tokens)
-            cells.append(f"{(line['first'].at(shape.layers, tokens) + other) / GB:.0f}")
-        host.append(f"| {model} | {' | '.join(cells)} |")
-    written = {"peak": peak, "micro_batch": batch, "engine": share, "host": host}
-    return {name: "\n".join(rows) for name, rows in written.items()}
+            wholes = [Whole(rows, model, *column, card) for column in COLUMNS.values()]
+            cells = [(whole.micro_batch(), whole.engine_share()) for whole in wholes]
+            both = ["no" if "no" in pair else ", ".join(pair) for pair in cells]
+            largest.append([name, f"{card} GB", *both])
+        sizes = [(whole.training(TOKENS[0]) / GB, whole.sampling() / GB) for whole in wholes]
+        peak.append([name, *(f"{training:.1f} / {sampling:.1f}" for training, sampling in sizes)])
+        host.append([name, *(f"{whole.host() / GB:.0f}" for whole in wholes)])
+    return {
+        "peak": table(["model"], peak),
+        "largest": table(["model", "GPU"], largest),
+        "host": table(["model"], host),
+    }
 
 
 def main() -> None:
@@ -164,11 +178,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--out", default=str(Path(ROOT) / "bench/results/fits.json"))
+    parser.add_argument("--read", action="store_true", help="print the tables of --out")
+    parser.add_argument("--out", default=str(RESULTS / "fits.json"))
     arguments = parser.parse_args()
-    result = tables(arguments.models)
-    save(arguments.out, result)
-    print("\n\n".join(result.values()))
+    if arguments.read:
+        rows = json.loads(Path(arguments.out).read_text())["rows"]
+    else:
+        rows = [row for model in arguments.models for row in rehearse(model)]
+        save(arguments.out, {"rows": rows})
+    print("\n\n".join(tables(rows).values()))
 
 
 if __name__ == "__main__":

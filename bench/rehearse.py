@@ -93,6 +93,8 @@ class Engine:
                 for name, shape in self.shapes.items()
             }
         GPU.count(list(self.host.values()))
+        for tensor in self.host.values():
+            GPU.pin(tensor)
 
     def collective_rpc(self, method, kwargs) -> None:
         """Reload weights: each must have the name and the shape of one of the model's."""
