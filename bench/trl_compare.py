@@ -20,8 +20,6 @@ and 2 updates of 16 sequences each. The phases are
     update    4 x forward, backward, clip, AdamW               the training step, without generation
     step      everything between two batches, no evaluation    the same
 
---trl_micro_batch gives the number of sequences that TRL computes at once; gradient accumulation
-makes up the difference. With several numbers, TRL is judged by the one with the fastest step.
 The seconds mean nothing on another machine. The ratios do.
 """
 
@@ -35,142 +33,108 @@ import time
 from pathlib import Path
 from statistics import median
 
-from bench.common import alone, one_thread, read_steps, save, versions
+from bench.common import RESULTS, ROOT, one_thread, read_steps, save, versions
 from rewards import strict_box
 from trainer.run.files import read_jsonl, write_atomically
 from trainer.run.presets import TINY
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
 PHASES = ("rollout", "logps", "update", "step")
-TINY_MODEL = "tiny:aligned"
-# Of one step: those of justrl.py --tiny, and fewer of a real model.
-PROMPTS, UPDATES = {True: TINY["prompts_per_step"], False: 4}, {True: 4, False: 2}
-SAMPLES, MAX_TOKENS, LEARNING_RATE = 8, TINY["max_response_tokens"], TINY["learning_rate"]
-PROMPT_TOKENS = 128
-PROBLEM = "What is the sum of the first {} odd numbers? Explain each step, then give the answer."
+SAMPLES = 8
 
 
 def compare(arguments) -> dict:
     """Run both sides in turn and return their medians and ratios."""
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
-        problems = Path(folder) / "problems.jsonl"
-        write_problems(problems, arguments)
         for index in range(arguments.rounds):
-            sides = {"ours": run_ours(arguments, problems, Path(folder) / f"ours{index}")}
-            for size in arguments.trl_micro_batch:
-                out = Path(folder) / f"trl{index}-{size}.json"
-                times, trl_versions = run_trl(arguments, problems, size, out)
-                sides[f"trl micro-batch {size}"] = times
-            rounds.append(sides)
-            print(json.dumps({name: rounded(side, 3) for name, side in sides.items()}))
-    names = list(rounds[0])
+            ours = run_ours(arguments, Path(folder) / f"ours{index}")
+            theirs, trl_versions = run_trl(arguments, Path(folder) / f"trl{index}.json")
+            rounds.append({"ours": ours, "trl": theirs})
+            print(json.dumps(rounds[-1]), flush=True)
     medians = {
-        name: {key: median(sides[name][key] for sides in rounds) for key in rounds[0][name]}
-        for name in names
+        side: {key: median(each[side][key] for each in rounds) for key in (*PHASES, "tokens")}
+        for side in ("ours", "trl")
     }
-    best = min(names[1:], key=lambda name: medians[name]["step"])
-    by_round = {key: [sides[best][key] / sides["ours"][key] for sides in rounds] for key in PHASES}
-    ratios = {key: median(values) for key, values in by_round.items()}
-    # The two sides draw different samples, so their lengths differ.
-    longer = medians[best]["tokens"] / medians["ours"]["tokens"]
+    ratios = {
+        key: [each["trl"][key] / each["ours"][key] for each in rounds]
+        for key in (*PHASES, "tokens")
+    }
     return {
-        "what": "processor seconds of a phase, and TRL's over ours: "
-        "medians over rounds, of medians over steps",
+        "what": "processor seconds of a phase, and TRL's over ours: medians over rounds, of "
+        "medians over steps. The sides draw different samples, so their tokens differ",
         "settings": {
             "model": Path(arguments.model).name,
             "prompts": arguments.prompts,
             "samples": SAMPLES,
             "updates": arguments.updates,
-            "max_tokens": MAX_TOKENS,
+            "steps": arguments.steps,
         },
-        "rounds": arguments.rounds,
-        "steps_per_round": arguments.steps,
         "trl_versions": trl_versions,
-        "trl_judged_by": best,
         "medians": medians,
-        "ratios": ratios,
-        "ratio_spread": {key: [min(values), max(values)] for key, values in by_round.items()},
-        "ratios_per_token": {key: ratio / longer for key, ratio in ratios.items()},
+        "ratios": {key: median(values) for key, values in ratios.items()},
+        "ratio_spread": {key: [min(values), max(values)] for key, values in ratios.items()},
         "by_round": rounds,
     }
 
 
-def run_ours(arguments, problems: Path, out: Path) -> dict[str, float]:
+def run_ours(arguments, out: Path) -> dict[str, float]:
     """Run justrl.py. Returns the medians of its phases over the steps."""
-    command = [*alone(ROOT / "justrl.py", arguments.python), "--tiny", "--engine", "transformers"]
-    command += ["--out", out, "--steps", arguments.steps, "--prompts_per_step", arguments.prompts]
-    command += ["--updates_per_step", arguments.updates, "--max_prompt_tokens", PROMPT_TOKENS]
-    command += ["--eval_samples", 1, "--eval_every", 0, "--save_every", 10**6]
-    if arguments.model != TINY_MODEL:
-        command += ["--model", arguments.model, "--data", problems, "--eval_data", problems]
-    run(command, one_thread())
-    return phases([rename(row) for row in read_steps(out)])
+    flags = f"--tiny --engine transformers --steps {arguments.steps} --max_prompt_tokens 128 "
+    flags += f"--prompts_per_step {arguments.prompts} --updates_per_step {arguments.updates} "
+    flags += "--eval_samples 1 --eval_every 0 --save_every 0"
+    script = [sys.executable, "-m", "bench.common", ROOT / "justrl.py"]
+    run([*script, *flags.split(), "--model", arguments.model, "--out", out])
+    steps = read_steps(out)
+    return phases(
+        [
+            {key: row[f"seconds_{key}"] for key in PHASES} | {"tokens": row["tokens"]}
+            for row in steps
+        ]
+    )
 
 
-def run_trl(
-    arguments, problems: Path, micro_batch: int, out: Path
-) -> tuple[dict[str, float], dict[str, str]]:
+def run_trl(arguments, out: Path) -> tuple[dict[str, float], dict[str, str]]:
     """Run TRL's side. Returns the medians of its phases over the steps, and its versions."""
-    tiny = arguments.model == TINY_MODEL
+    from trainer.data import Order
+    from trainer.run.launch import model_folder
+    from trainer.sources.load import load_problems
+
+    problems, path = load_problems(TINY["data"]), out.with_suffix(".problems.jsonl")
+    order = Order(len(problems), 0)[0 : arguments.prompts * arguments.steps]  # that of justrl.py
+    rows = [{"problem": problems[i].text, "answer": problems[i].answer} for i in order]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {
-        "model": str(ROOT / "tiny" / "models" / "aligned") if tiny else arguments.model,
-        "problems": str(problems),
+        "model": model_folder(arguments.model),
+        "problems": str(path),
         "out": str(out),
         "steps": arguments.steps,
         "prompts_per_step": arguments.prompts,
         "samples_per_prompt": SAMPLES,
         "updates_per_step": arguments.updates,
-        "micro_batch": micro_batch,
-        "max_response_tokens": MAX_TOKENS,
-        "learning_rate": LEARNING_RATE,
+        "max_response_tokens": TINY["max_response_tokens"],
+        "learning_rate": TINY["learning_rate"],
         "warmup_steps": 10,
         "seed": 0,
     }
-    path = out.with_suffix(".settings.json")
-    path.write_text(json.dumps(settings))
-    run([arguments.trl_python, "-m", "bench.trl_compare", "--worker", path], one_thread())
+    told = out.with_suffix(".settings.json")
+    told.write_text(json.dumps(settings))
+    run([arguments.trl_python, "-m", "bench.trl_compare", "--worker", told])
     result = json.loads(out.read_text())
-    return phases(
-        [{key: row[key] for key in (*PHASES, "tokens")} for row in result["steps"]]
-    ), result["versions"]
+    steps = [{key: row[key] for key in (*PHASES, "tokens")} for row in result["steps"]]
+    return phases(steps), result["versions"]
 
 
-def rounded(row: dict[str, float], digits: int) -> dict[str, float]:
-    return {key: round(value, digits) for key, value in row.items()}
-
-
-def run(command: list, environment: dict) -> None:
+def run(command: list) -> None:
     """Run a side. Its output is shown only if it fails."""
     words = [str(part) for part in command]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    done = subprocess.run(words, env=one_thread(), capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"trl_compare.py: {shlex.join(words)} failed:\n{done.stderr[-3000:]}")
-
-
-def rename(row: dict) -> dict:
-    """A row of metrics.jsonl with the names of the TRL worker: seconds by phase, and tokens."""
-    return {key: row[f"seconds_{key}"] for key in PHASES} | {"tokens": row["tokens"]}
 
 
 def phases(steps: list[dict]) -> dict[str, float]:
     """Medians over the steps. The first step is a warm-up and does not count."""
     return {key: median(row[key] for row in steps[1:]) for key in steps[0]}
-
-
-def write_problems(path: Path, arguments) -> None:
-    """Write the problems that justrl.py will see: those of --tiny, in its order, or arithmetic."""
-    from trainer.data import Order
-    from trainer.sources.load import load_problems
-
-    count = arguments.prompts * arguments.steps
-    rows = [{"problem": PROBLEM.format(n), "answer": str(n * n)} for n in range(10, 10 + count)]
-    if arguments.model == TINY_MODEL:
-        problems = load_problems("tiny:train/mixed")
-        order = Order(len(problems), 0)[0:count]
-        rows = [{"problem": problems[i].text, "answer": problems[i].answer} for i in order]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def train_with_trl(path: str) -> None:
@@ -186,8 +150,6 @@ def train_with_trl(path: str) -> None:
     settings = json.loads(Path(path).read_text())
     updates, samples = settings["updates_per_step"], settings["samples_per_prompt"]
     rows_per_update = settings["prompts_per_step"] * samples // updates
-    micro_batch = settings.get("micro_batch", rows_per_update)
-    accumulate = rows_per_update // micro_batch
     rows = [
         {"prompt": [{"role": "user", "content": row["problem"]}], "answer": row["answer"]}
         for row in read_jsonl(settings["problems"])
@@ -240,9 +202,9 @@ def train_with_trl(path: str) -> None:
     save_every = settings.get("save_every", 0)
     config = GRPOConfig(
         output_dir=str(Path(settings["out"]).with_suffix(".run")),
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=accumulate,
-        steps_per_generation=updates * accumulate,
+        per_device_train_batch_size=rows_per_update,
+        gradient_accumulation_steps=1,
+        steps_per_generation=updates,
         num_iterations=1,
         num_generations=samples,
         max_completion_length=settings["max_response_tokens"],
@@ -292,33 +254,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--python", default=sys.executable, help="runs justrl.py (default: this one)")
     add("--trl_python", default=str(ROOT.parent / "venv-trl/bin/python"), help="runs TRL")
-    sizes = "sequences at once"
-    add("--trl_micro_batch", type=int, nargs="+", default=[64, 16], help=sizes)
-    add("--model", default=TINY_MODEL, help="a folder with a real model")
+    add("--model", default="tiny:aligned", help="a folder with a real model")
     add("--rounds", type=int, default=5)
-    steps = "steps of each run; the first is not counted"
-    add("--steps", type=int, default=6, help=steps)
+    add("--steps", type=int, default=6, help="steps of each run; the first is not counted")
     add("--prompts", type=int, help="prompts a step (default: 32, 4 of a real model)")
-    add("--out", help="default: results/trl_compare.json, trl_compare_real.json for a real model")
+    add("--out", default=str(RESULTS / "trl_compare.json"))
     add("--worker", metavar="SETTINGS", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         return train_with_trl(arguments.worker)
-    tiny = arguments.model == TINY_MODEL
-    arguments.prompts, arguments.updates = arguments.prompts or PROMPTS[tiny], UPDATES[tiny]
-    whole = arguments.prompts * SAMPLES // arguments.updates
-    arguments.trl_micro_batch = sorted({min(size, whole) for size in arguments.trl_micro_batch})
+    tiny = arguments.model.startswith("tiny:")
+    arguments.updates = 4 if tiny else 2
+    arguments.prompts = arguments.prompts or (32 if tiny else 4)
     if not Path(arguments.trl_python).exists():
         sys.exit(
             f"trl_compare.py: there is no {arguments.trl_python}; make it as the docstring says, "
             f"or give --trl_python"
         )
     result = compare(arguments)
-    name = "trl_compare.json" if tiny else "trl_compare_real.json"
-    save(arguments.out or HERE / "results" / name, result)
-    print(rounded(result["ratios"], 2))
+    save(arguments.out, result)
+    print({key: round(ratio, 2) for key, ratio in result["ratios"].items()})
 
 
 if __name__ == "__main__":

@@ -11,18 +11,20 @@ import pytest
 import torch
 from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from bench import estimate, gpu, trl_compare
+from bench.common import script_config
 from bench.formula import (
-    QWEN_1_5B,
-    SHAPES,
-    Shape,
+    MODELS,
+    config_of,
     engine_tokens,
     kv_bytes_per_token,
     parameters,
+    sizes,
     training_flops,
 )
+from trainer.run.files import read_jsonl
 
 
 @pytest.fixture
@@ -50,41 +52,60 @@ PUBLISHED = {
     "Qwen2.5-3B": 3_085_938_688, "Qwen2.5-7B": 7_615_616_512, "Qwen3-0.6B-Base": 596_049_920,
     "Qwen3-4B-Base": 4_022_468_096, "Qwen3-8B-Base": 8_190_735_360,
 }  # fmt: skip
+QWEN = config_of("Qwen2.5-Math-1.5B")
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", MODELS)
 def test_parameters_are_those_of_the_model(name):
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(SHAPES[name].config())
-    assert parameters(SHAPES[name]) == model.num_parameters() == PUBLISHED[name]
-
-
-def test_a_shape_is_read_from_a_config():
-    for shape in SHAPES.values():
-        assert Shape.of(shape.config()) == shape
+        model = AutoModelForCausalLM.from_config(config_of(name))
+    assert parameters(config_of(name)) == model.num_parameters() == PUBLISHED[name]
 
 
 def test_key_value_cache_is_28_kib_a_token():
-    assert kv_bytes_per_token(QWEN_1_5B) == 28 * 1024
-    assert engine_tokens(QWEN_1_5B, 80, 0.35) == (28e9 - 2 * 1_543_714_304 - 2e9) // (28 * 1024)
-    assert engine_tokens(QWEN_1_5B, 24, 0.1) == 0
+    assert kv_bytes_per_token(QWEN) == 28 * 1024
+    assert engine_tokens(QWEN, 80, 0.35) == (28e9 - 2 * 1_543_714_304 - 2e9) // (28 * 1024)
+    assert engine_tokens(QWEN, 24, 0.1) == 0
 
 
 # --- on a GPU ---
 
 
+def arguments_of(**changes):
+    given = {"small": True, "engine": "transformers", "device": "cpu", "model": "", "part": "tiny"}
+    return SimpleNamespace(**given | changes)
+
+
 def test_gpu_measures_an_engine(tmp_path):
-    gpu.make_model(tmp_path, gpu.SMALL, "cpu", longest=512)
-    arguments = SimpleNamespace(small=True, engine="transformers", device="cpu")
-    result = gpu.engine(arguments, str(tmp_path), gpu.SMALL)
+    """With padded rows that are free, as a real model's are."""
+    gpu.make_model(tmp_path, gpu.SMALL, longest=512)
+    rows = gpu.SMALL["vocab_size"]
+    padded = rows - len(AutoTokenizer.from_pretrained(tmp_path))
+    assert padded == gpu.padded_rows(rows) > 0 and gpu.padded_rows(151_936) == 271
+    result = gpu.engine(arguments_of(model=str(tmp_path)))
     assert {
         "seconds_sync",
         "seconds_sleep",
         "seconds_wake_and_sync",
         "tokens_per_second plain",
     } <= result.keys()
-    masked = math.log(1 - gpu.padded_rows(gpu.SMALL) / gpu.SMALL.vocabulary)
-    assert result["logp_gap"] == pytest.approx(-masked, abs=2e-4)  # nearly uniform
+    # Nearly uniform
+    assert result["logp_gap"] == pytest.approx(-math.log(1 - padded / rows), abs=2e-4)
+
+
+def test_gpu_trains_a_pretrained_model_on_word_problems(tmp_path, monkeypatch):
+    """Whole but for the run itself, which gets a model and problems that exist."""
+
+    def recipe(_, flags, steps):
+        config = script_config("justrl.py", flags.split())
+        assert {path.name for path in Path(config.model).iterdir()} >= {"model.safetensors"}
+        assert read_jsonl(config.data)[0].keys() >= {"problem", "answer"}
+        return {"steps": steps, "problems": len(read_jsonl(config.eval_data))}
+
+    monkeypatch.setattr(gpu, "recipe", recipe)
+    monkeypatch.setattr(sys, "argv", [])
+    arguments = arguments_of(pretrained=str(ROOT / "tiny" / "models" / "base"))
+    assert gpu.pretrained(arguments) == {"steps": 2, "problems": 24}
 
 
 @pytest.mark.slow
@@ -154,17 +175,8 @@ def test_a_recipe_that_hangs_at_its_exit_has_been_measured(monkeypatch, tmp_path
     )
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
     monkeypatch.setitem(gpu.LIMITS, "tiny", 25)
-    arguments = SimpleNamespace(engine="auto", part="tiny", out=str(tmp_path / "tiny.result"))
-    result = gpu.recipe(arguments, "--tiny", steps=2)
+    result = gpu.recipe(arguments_of(out=str(tmp_path / "tiny.result")), "--tiny", steps=2)
     assert result["exit_status"] is None and result["seconds"] == {"seconds_step": 2.0}
-
-
-def test_the_padded_rows_of_the_gpu_benchmark_are_free(tmp_path):
-    """As a real model's are: else the benchmark would not meet what a real model meets."""
-    gpu.make_model(tmp_path, gpu.SMALL, "cpu", longest=512)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    assert gpu.SMALL.vocabulary - len(tokenizer) == gpu.padded_rows(gpu.SMALL) > 0
-    assert gpu.padded_rows(QWEN_1_5B) == 271
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -175,25 +187,25 @@ def test_gpu_says_when_there_is_none(bench):
 
 def test_training_flops():
     """A 1.5B model at 16k tokens: 6 N a token, and a third as much again for attention."""
-    flops = training_flops(QWEN_1_5B, sequences=1, length=16384)
+    flops = training_flops(QWEN, sequences=1, length=16384)
     weights = 6 * 1_543_714_304 * 16384
     # Two products of 2 operations with each earlier token.
     attention = 3 * 28 * 12 * 4 * 128 * sum(range(16384))
     assert flops == pytest.approx(weights + attention, rel=1e-4)
-    untied = Shape(**(vars(QWEN_1_5B) | {"tied": False}))
+    untied = config_of("Qwen2.5-Math-1.5B", tie_word_embeddings=False)
     assert training_flops(untied, 1, 16384) == flops  # the embedding is a look-up
 
 
 def test_training_flops_are_those_that_torch_counts():
     """On tensors without memory; torch counts attention as if it were not causal."""
-    shape = Shape(256, 768, 3, 4, 2, 64, 1000, tied=True)
+    model = AutoConfig.for_model(**sizes("qwen2", 256, 768, 3, 4, 2, vocabulary=1000))
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shape.config(attn_implementation="eager"))
+        built = AutoModelForCausalLM.from_config(model, attn_implementation="eager")
         ids = torch.zeros(2, 100, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
-        model(input_ids=ids).logits.sum().backward()
-    attention = 3 * 2 * 2 * 100**2 * shape.heads * shape.head_dim * shape.layers
-    ours = training_flops(shape, sequences=2, length=100)
+        built(input_ids=ids).logits.sum().backward()
+    ours = training_flops(model, sequences=2, length=100)
+    attention = 3 * 2 * 2 * 100**2 * model.hidden_size * model.num_hidden_layers
     assert counter.get_total_flops() == pytest.approx(ours + attention, rel=0.01)
 
 
@@ -209,8 +221,8 @@ def test_published_runs_are_met_within_a_factor_of_two_but_for_two():
 
 def test_decoding_reads_weights_and_cache_for_each_token():
     card = estimate.Card(80, 300, 2.0)
-    work = estimate.Work(QWEN_1_5B, responses=64, mean=1000, longest=1000, prompt=0)
-    read = 2 * parameters(QWEN_1_5B) + 64 * 500 * kv_bytes_per_token(QWEN_1_5B)
+    work = estimate.Work(QWEN, responses=64, mean=1000, longest=1000, prompt=0)
+    read = 2 * parameters(QWEN) + 64 * 500 * kv_bytes_per_token(QWEN)
     seconds = 1000 * (read / (estimate.DECODING * 2e12) + estimate.PASS)
     assert estimate.decoding_seconds(work, card, 1, share=0.35) == pytest.approx(seconds)
     half = replace(work, responses=32)
@@ -220,7 +232,7 @@ def test_decoding_reads_weights_and_cache_for_each_token():
     longer = replace(work, longest=3000)
     assert estimate.decoding_seconds(longer, card, 1, 0.35) > 2 * seconds
     # A cache for 8 responses takes them in turns.
-    share = (2 * parameters(QWEN_1_5B) + 2e9 + 8000 * kv_bytes_per_token(QWEN_1_5B)) / 80e9
+    share = (2 * parameters(QWEN) + 2e9 + 8000 * kv_bytes_per_token(QWEN)) / 80e9
     assert estimate.decoding_seconds(work, card, 1, share) > 4 * seconds
 
 
@@ -252,12 +264,9 @@ def test_trl_compare_measures_both_sides(bench):
     trl_python = ROOT.parent / "venv-trl" / "bin" / "python"
     if not trl_python.exists():
         pytest.skip("needs a python with TRL at ../venv-trl, see bench/trl_compare.py")
-    flags = [
-        "--prompts", 4, "--trl_micro_batch", 8, "--rounds", 1, "--steps", 2, "--trl_python",
-        trl_python,
-    ]  # fmt: skip
+    flags = ["--prompts", 4, "--rounds", 1, "--steps", 2, "--trl_python", trl_python]
     result = bench(trl_compare, *flags)
-    assert result["ratios"].keys() == {"rollout", "logps", "update", "step"}
+    assert result["ratios"].keys() == {"rollout", "logps", "update", "step", "tokens"}
     assert result["trl_versions"]["trl"]
     assert all(sides["ours"]["tokens"] > 0 for sides in result["by_round"])
 
