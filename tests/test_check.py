@@ -5,11 +5,13 @@ import importlib
 import json
 import os
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import python
+from conftest import ROOT, python
 
 import justrl
 import trainer.run.check as checking
@@ -18,7 +20,6 @@ from trainer.data import chat_ids
 from trainer.errors import Refused
 from trainer.policy.policy import Policy
 from trainer.policy.pretrained import load_tokenizer
-from trainer.ranks import start_ranks
 from trainer.run.files import read_jsonl
 from trainer.run.launch import launch, model_folder
 
@@ -63,11 +64,12 @@ def test_the_recipe_itself_is_tried_at_its_longest_with_full_micro_batches(tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_check_is_a_flag_of_every_script_and_its_table_is_all_it_does(start, tmp_path):
+def test_a_check_is_a_flag_of_every_script_and_all_it_does(tmp_path, monkeypatch, capsys):
     flags = [f"--{name}={value}" for name, value in FEW.items()]
-    done = start("prorl", "--tiny", "--check", *flags, "--out", tmp_path / "run").wait()
-    assert done.returncode == 0, done.stderr
-    assert "seconds a step" in done.stdout
+    command = ["prorl.py", "--tiny", "--check", *flags, "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", command)
+    runpy.run_path(str(ROOT / "prorl.py"), run_name="__main__")
+    assert "seconds a step" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
 
@@ -147,13 +149,16 @@ def test_too_small_a_disk_for_all_checkpoints_is_found_before_anything_is_writte
 
 
 def test_a_resource_of_which_there_is_too_little_is_named_in_the_table_and_at_the_end():
-    needs = {"GPU memory": (3e9, 2e9, "give --offload"), "disk": (1e9, 2e9, "")}
+    needs = [checking.Need("GPU memory", 3e9, 2e9, "give --offload")]
+    needs += [checking.Need("disk", 1e9, 2e9, "")]
     assert "GPU memory                   3.00 GB     2.00 GB  does not fit: give --offload" in (
         checking.table(needs)
     )
-    assert checking.what_does_not_fit(needs) == [
+    with pytest.raises(Refused) as refused:
+        checking.refuse_too_little(needs)
+    assert str(refused.value) == (
         "this run does not fit: GPU memory, 1.00 GB too little; give --offload."
-    ]
+    )
 
 
 def test_the_least_free_memory_of_a_gpu_counts_whoever_took_it(monkeypatch):
@@ -164,8 +169,8 @@ def test_the_least_free_memory_of_a_gpu_counts_whoever_took_it(monkeypatch):
     looks = iter([False, False, True])
     monkeypatch.setattr(least.ended, "wait", lambda _: next(looks))
     least.run()
-    needed, there, flag = checking.memory_needed(config_of("justrl", "x"), least)["GPU memory"]
-    assert (needed, there) == (50e9, 80e9) and "--" in flag
+    gpu, _ = checking.memory_needed(config_of("justrl", "x"), least)
+    assert gpu[:3] == ("GPU memory", 50e9, 80e9) and "--" in gpu.flag
 
 
 def test_ctrl_c_ends_a_check_without_a_verdict(tmp_path, capsys):
@@ -189,20 +194,13 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
         checked(config_of("justrl", tmp_path / "run"))
 
 
-def test_many_tokens_are_tried_in_part(tmp_path, monkeypatch):
+def test_many_tokens_are_tried_in_part_and_the_engine_keeps_room_for_evaluations(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(checking, "TOKENS", 0)
-    (tmp_path / "folder").mkdir()
-    config = config_of("justrl", tmp_path / "run", prompts_per_step=32, updates_per_step=2)
-    start_ranks()
-    tried = checking.at_its_hardest(config, model_folder(config.model), tmp_path / "folder")
-    assert tried.prompts_per_step * tried.samples_per_prompt == 2 * 2 * 2
-    assert tried.max_prompt_tokens + tried.max_response_tokens == 48 + 16
-
-
-def test_the_engine_keeps_room_for_evaluations(tmp_path):
-    config = config_of("justrl", tmp_path / "run", eval_max_tokens=40)
-    start_ranks()
+    config = config_of("justrl", "x", prompts_per_step=32, updates_per_step=2, eval_max_tokens=40)
     tried = checking.at_its_hardest(config, model_folder(config.model), tmp_path)
+    assert tried.prompts_per_step * tried.samples_per_prompt == 2 * 2 * 2
     assert tried.max_prompt_tokens + tried.max_response_tokens == 48 + 40
     assert tried.max_response_tokens == 16 and not tried.eval_every
 
@@ -214,10 +212,9 @@ def test_the_estimates_follow_from_a_tried_step():
     tried = dataclasses.replace(config, prompts_per_step=5)
     step = {"seconds_rollout": 4.0, "seconds_logps": 1.0, "seconds_update": 2.0}
     step |= {"seconds_sync": 3.0, "seconds_reward": 9.0, "seconds_step": 19.0}
-    whole = checking.step_seconds(config, tried, step)
-    assert whole == {"rollout": 8.0, "logps": 2.0, "update": 4.0, "sync": 3.0}
+    phases, hours = checking.whole_run(config, tried, step, held_out=5)
+    assert phases == {"rollout": 8.0, "logps": 2.0, "update": 4.0, "sync": 3.0}
     # An evaluation: 5 problems x 4 answers of 50 tokens, where 20 answers of 100 took 4 seconds.
-    hours = checking.run_hours(config, tried, step, held_out=5)
     assert 3600 * hours == pytest.approx(20 * 17 + 3 * 2)
 
 

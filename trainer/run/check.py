@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from itertools import chain, cycle, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -55,26 +56,24 @@ def check(main: Callable, config, model_dir: str) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_dir))
     parameters = model.num_parameters()
-    refuse_what_cannot_fit(config, parameters, least)
     with scratch_folder(config) as folder:
         disk = disk_needed(config, parameters, folder)
+        refuse_too_little([state_needed(config, parameters, least), disk])
         held_out = len(load_problems(config.eval_data)) if config.eval_every else 0
         hardest = at_its_hardest(config, model_dir, folder)
         with sentences(config), least, redirect_stdout(io.StringIO()):
             main(hardest)
-        faults = [""]
+        needs = [*memory_needed(config, least), disk]
         if dist.get_rank() == 0:
             steps = read_jsonl(folder / "run" / "metrics.jsonl")
             if len(steps) < hardest.steps:  # Ctrl-C: the run has ended early
                 raise KeyboardInterrupt
-            needs = memory_needed(config, least) | {"disk": disk}
             what = f"{config.model}, {parameters / 1e6:,.1f} M parameters, on {device}"
             print(f"\n{what}, {dist.get_world_size()} rank(s)\n\n{table(needs)}")
             print(times(config, hardest, steps[-1], held_out))
-            faults = [" ".join(what_does_not_fit(needs))]
-    dist.broadcast_object_list(faults, device=torch.device("cpu"))
-    if faults[0]:
-        raise Refused(faults[0])
+    verdict = [needs]
+    dist.broadcast_object_list(verdict, device=torch.device("cpu"))  # so all ranks end alike
+    refuse_too_little(verdict[0])
 
 
 # --- what is tried ---
@@ -129,49 +128,50 @@ def longest_problem(config, tokenizer) -> str:
 # --- memory and disk ---
 
 
-def memory_needed(config, least: LeastFree) -> dict[str, tuple]:
-    """{resource: (bytes needed, bytes there, the flag that helps)}."""
-    needs, there = {}, least.device_at_first
-    if there:
-        needs["GPU memory"] = (there - least.device, there, advice(config, "training"))
-    host = (least.host_needed(), least.host_at_first, advice(config, "sampling"))
-    return needs | {"host memory": host}
+class Need(NamedTuple):
+    """What a run takes of a resource, in bytes, and the flag that helps."""
+
+    name: str
+    needed: float
+    there: float
+    flag: str
 
 
-def disk_needed(config, parameters: int, folder: Path) -> tuple:
-    """As a value of memory_needed. Raises Refused if there is too little."""
-    kept = config.keep_checkpoints + 1  # a new one is whole before an old one goes
-    flag = "lower --keep_checkpoints, or give an --out on a larger disk"
-    disk = kept * SAVED_BYTES * parameters, shutil.disk_usage(folder).free, flag
-    for fault in what_does_not_fit({"disk": disk}):
-        raise Refused(fault)
-    return disk
-
-
-def what_does_not_fit(needs: dict[str, tuple]) -> list[str]:
-    """One sentence for each resource of which there is too little."""
-    return [
-        f"this run does not fit: {name}, {(needed - there) / GB:.2f} GB too little; {flag}."
-        for name, (needed, there, flag) in needs.items()
-        if needed > there
-    ]
-
-
-def refuse_what_cannot_fit(config, parameters: int, free: LeastFree) -> None:
-    """Raise Refused if weights and optimizer state alone are too large.
-
-    On a CPU the system would kill the process without a message.
-    """
+def state_needed(config, parameters: int, free: LeastFree) -> Need:
+    """What has to fit before anything is loaded: on a CPU the system would kill the process."""
     needed, there = STATE_BYTES * parameters / dist.get_world_size(), free.device_at_first
     if free.where.type == "cpu" or config.offload:
         needed *= LOCAL_RANKS
         there = free.host_at_first
-    if needed > there:
-        raise Refused(
-            f"this run does not fit: weights, gradients and optimizer state of "
-            f"{parameters / GB:.2f} billion parameters take {needed / GB:.1f} GB, and "
-            f"{there / GB:.1f} GB are free; {advice(config, 'building')}"
-        )
+    name = "weights, gradients and optimizer state"
+    return Need(name, needed, there, advice(config, "building"))
+
+
+def memory_needed(config, least: LeastFree) -> list[Need]:
+    host = least.host_needed(), least.host_at_first, advice(config, "sampling")
+    needs, there = [Need("host memory", *host)], least.device_at_first
+    if there:
+        taken = there - least.device
+        needs.insert(0, Need("GPU memory", taken, there, advice(config, "training")))
+    return needs
+
+
+def disk_needed(config, parameters: int, folder: Path) -> Need:
+    kept = config.keep_checkpoints + 1  # a new one is whole before an old one goes
+    free = shutil.disk_usage(folder).free
+    flag = "lower --keep_checkpoints, or give an --out on a larger disk"
+    return Need("disk", kept * SAVED_BYTES * parameters, free, flag)
+
+
+def refuse_too_little(needs: list[Need]) -> None:
+    """Raise Refused with the name of each resource of which there is too little."""
+    faults = [
+        f"this run does not fit: {name}, {(needed - there) / GB:.2f} GB too little; {flag}."
+        for name, needed, there, flag in needs
+        if needed > there
+    ]
+    if faults:
+        raise Refused(" ".join(faults))
 
 
 @contextmanager
@@ -198,9 +198,7 @@ def phase_of(error: BaseException) -> str:
     names = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
     if names & {"make_engine", "load_policy", "load_reference", "make_optimizer", "self_check"}:
         return "building"
-    if "generate" in names:
-        return "sampling"
-    return "saving a checkpoint" if "save_checkpoint" in names else "training"
+    return "sampling" if "generate" in names else "training"
 
 
 def advice(config, phase: str) -> str:
@@ -212,15 +210,13 @@ def advice(config, phase: str) -> str:
         return f"{offload}take a smaller --model, or more GPUs with torchrun"
     if phase == "sampling":
         return "lower --max_response_tokens, --prompts_per_step or --samples_per_prompt"
-    if phase == "saving a checkpoint":
-        return "it gathers the whole model in host memory: take a smaller --model"
     if not config.gradient_checkpointing:
         return "give --gradient_checkpointing true"
     if config.tokens_per_micro_batch >= 2 * longest:
         return f"lower --tokens_per_micro_batch, to {longest} at the least"
-    return (
-        "give --offload, or lower --engine_memory" if may_offload else "lower --max_response_tokens"
-    )
+    if may_offload:
+        return "give --offload, or lower --engine_memory"
+    return "lower --max_response_tokens"
 
 
 @contextmanager
@@ -252,42 +248,40 @@ def scratch_folder(config) -> Iterator[Path]:
 # --- what is printed ---
 
 
-def table(needs: dict[str, tuple]) -> str:
+def table(needs: list[Need]) -> str:
     lines = [f"{'':24}{'needed':>12}{'there':>12}"]
-    for what, (needed, there, flag) in needs.items():
+    for name, needed, there, flag in needs:
         spare = there - needed
         verdict = f"fits, {spare / GB:.2f} GB to spare" if spare >= 0 else f"does not fit: {flag}"
-        lines.append(f"{what:24}{needed / GB:9.2f} GB{there / GB:9.2f} GB  {verdict}")
+        lines.append(f"{name:24}{needed / GB:9.2f} GB{there / GB:9.2f} GB  {verdict}")
     return "\n".join(lines)
 
 
-def step_seconds(config, tried, step: dict) -> dict[str, float]:
-    """Seconds of each phase of a whole step, from those of a step with fewer prompts."""
+def whole_run(config, tried, step: dict, held_out: int) -> tuple[dict[str, float], float]:
+    """(seconds of each phase of a step, hours of the run), if all responses are the longest.
+
+    step: the metrics of a step with fewer prompts. held_out: the number of held-out problems.
+    """
     times = config.prompts_per_step / tried.prompts_per_step
     phases = {
         name: times * step[f"seconds_{name}"]
         for name in ("rollout", "logps", "update", "keep")
         if f"seconds_{name}" in step
     }
-    return phases | {"sync": step.get("seconds_sync", 0.0)}
-
-
-def run_hours(config, tried, step: dict, held_out: int) -> float:
-    """Hours of the whole run if every response has the largest length."""
-    whole = config.steps * sum(step_seconds(config, tried, step).values())
+    phases["sync"] = step.get("seconds_sync", 0.0)
+    seconds = config.steps * sum(phases.values())
     if config.eval_every:
         answers = held_out * config.eval_samples * config.eval_max_tokens
         sampled = tried.prompts_per_step * tried.samples_per_prompt * config.max_response_tokens
         evaluations = 1 + config.steps // config.eval_every
-        whole += evaluations * step["seconds_rollout"] * answers / sampled
-    return whole / 3600
+        seconds += evaluations * step["seconds_rollout"] * answers / sampled
+    return phases, seconds / 3600
 
 
 def times(config, tried, step: dict, held_out: int) -> str:
     """The seconds of a tried step and what follows from them, as text."""
-    phases = step_seconds(config, tried, step)
+    phases, hours = whole_run(config, tried, step, held_out)
     parts = ", ".join(f"{phase} {spent:.3g}" for phase, spent in phases.items())
-    hours = run_hours(config, tried, step, held_out)
     return (
         f"{'seconds a step':24}{sum(phases.values()):.3g} at most ({parts})\n"
         f"{'the whole run':24}{duration(hours)} at most, about {duration(hours / 2)} if responses "
