@@ -35,7 +35,8 @@ COLUMNS = {  # (ranks, --offload)
 MOMENTS_BYTES = 12  # of a parameter: float32 weight and AdamW's two moments
 STATE_BYTES = 16  # and the gradient
 LAYERS = 3, 4  # FSDP may hold the weights of three at once
-TOKENS = 8 * 4096, 16 * 4096  # of a micro-batch. With fewer the embedding decides, not the layers
+TOKENS = 16 * 4096, 32 * 4096  # of a micro-batch. With fewer the embedding decides, not the layers
+DEFAULT = 32768  # --tokens_per_micro_batch
 FLAGS = "--max_prompt_tokens 1024 --max_response_tokens 3072 --eval_every 0 --engine_memory 0.9 "
 FLAGS += "--updates_per_step 2"  # the second one with AdamW's moments
 
@@ -163,7 +164,7 @@ def tables(rows: list[dict]) -> dict[str, str]:
             cells = [(whole.micro_batch(), whole.engine_share()) for whole in wholes]
             both = ["no" if "no" in pair else ", ".join(pair) for pair in cells]
             largest.append([name, f"{card} GB", *both])
-        sizes = [(whole.training(TOKENS[0]) / GB, whole.sampling() / GB) for whole in wholes]
+        sizes = [(whole.training(DEFAULT) / GB, whole.sampling() / GB) for whole in wholes]
         peak.append([name, *(f"{training:.1f} / {sampling:.1f}" for training, sampling in sizes)])
         host.append([name, *(f"{whole.host() / GB:.0f}" for whole in wholes)])
     return {
