@@ -151,14 +151,13 @@ def find_models(model: str, every: bool = False) -> list[tuple[str, str]]:
         return [(model.replace(":", "-"), model_folder(model))]
     folder = Path(model)
     if (folder / "metrics.jsonl").exists() or (folder / "checkpoints").is_dir():
-        steps = sorted(folder.glob("checkpoints/step_??????"))
-        steps = [step for step in steps if (step / "config.json").is_file()]
-        if not steps:
+        configs = sorted(folder.glob("checkpoints/step_??????/config.json"))
+        if not configs:
             raise Refused(
                 f"{model} is a run folder without a checkpoint yet: wait for its first one."
             )
-        run = folder.resolve().name
-        return [(f"{run}/{step.name}", str(step)) for step in (steps if every else steps[-1:])]
+        steps = [config.parent for config in (configs if every else configs[-1:])]
+        return [(f"{folder.resolve().name}/{step.name}", str(step)) for step in steps]
     if every:
         raise Refused(
             f"--all needs a run folder, with metrics.jsonl and checkpoints/, which {model} is not."
@@ -179,22 +178,23 @@ def load_benchmarks(
     names: list[str], files: dict[str, str], limit: int | None
 ) -> dict[str, list[data.Problem]]:
     """{benchmark: problems}, from the user's file, the embedded world or the hub."""
-    sources = {name: name for name in BENCHMARKS}
-    for name in names:
-        kind, _, level = name.partition("/")
-        if kind == "tiny":
-            sources[name] = f"tiny:eval/{level or 'mixed'}"
-        if name.startswith("logic:"):
-            sources[name] = name
-    sources |= files
-    if unknown := [name for name in names if name not in sources]:
-        raise Refused(
-            f"No benchmark is called {unknown[0]}: "
-            f"use {', '.join(BENCHMARKS)}, tiny, logic:... or --data."
-        )
     if unused := files.keys() - set(names):
         raise Refused(f"--data names {', '.join(unused)}, which --benchmarks does not list.")
-    return {name: load_problems(sources[name])[:limit] for name in names}
+    return {name: load_problems(source_of(name, files))[:limit] for name in names}
+
+
+def source_of(name: str, files: dict[str, str]) -> str:
+    """What load_problems calls a benchmark."""
+    kind, _, level = name.partition("/")
+    if name in files:
+        return files[name]
+    if kind == "tiny":
+        return f"tiny:eval/{level or 'mixed'}"
+    if name in BENCHMARKS or name.startswith("logic:"):
+        return name
+    raise Refused(
+        f"No benchmark is called {name}: use {', '.join(BENCHMARKS)}, tiny, logic:... or --data."
+    )
 
 
 def choose_settings(

@@ -135,16 +135,16 @@ def test_a_part_that_hangs_is_ended_and_what_it_has_written_counts(bench, monkey
     """With all that it has started; the others run, in the order in which they decide."""
     folder = tmp_path / "sleeper"
     folder.mkdir()
-    monkeypatch.setattr(gpu, "LIMITS", gpu.LIMITS | {"engine": 5, "step": 5})
+    monkeypatch.setattr(gpu, "LIMITS", gpu.LIMITS | {"engine": 2, "step": 2})
     monkeypatch.setattr(gpu, "SCRIPT", [sys.executable, str(folder / "sleeper.py")])
     (folder / "sleeper.py").write_text(SLEEPER)
     with pytest.raises(SystemExit, match="engine, step failed"):
         bench(gpu, "--device", "cpu", "--small", "--parts", "step", "first")
     result = json.loads((tmp_path / "out.json").read_text())
     assert [part for part in result if part in gpu.PARTS] == ["engine", "train", "tiny", "step"]
-    assert "not done after 5 s" in result["engine"]["error"] and result["not_a_measurement"]
+    assert "not done after 2 s" in result["engine"]["error"] and result["not_a_measurement"]
     assert "error" not in result["train"] and result["train"]["mfu"] is None
-    assert "not done after 5 s" in result["step"]["error"] and result["step"]["mfu"] is None
+    assert "not done after 2 s" in result["step"]["error"] and result["step"]["mfu"] is None
     grandchild = int((folder / "pid").read_text())
     state = Path(f"/proc/{grandchild}/stat")
     assert not state.exists() or state.read_text().split()[2] == "Z"
@@ -174,7 +174,7 @@ def test_a_recipe_that_hangs_at_its_exit_has_been_measured(monkeypatch, tmp_path
         "time.sleep(600)\n"
     )
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
-    monkeypatch.setitem(gpu.LIMITS, "tiny", 25)
+    monkeypatch.setitem(gpu.LIMITS, "tiny", 23)  # seconds, 20 of them for the rest of the part
     result = gpu.recipe(arguments_of(out=str(tmp_path / "tiny.result")), "--tiny", steps=2)
     assert result["exit_status"] is None and result["seconds"] == {"seconds_step": 2.0}
 
@@ -185,19 +185,10 @@ def test_gpu_says_when_there_is_none(bench):
         bench(gpu)
 
 
-def test_training_flops():
-    """A 1.5B model at 16k tokens: 6 N a token, and a third as much again for attention."""
-    flops = training_flops(QWEN, sequences=1, length=16384)
-    weights = 6 * 1_543_714_304 * 16384
-    # Two products of 2 operations with each earlier token.
-    attention = 3 * 28 * 12 * 4 * 128 * sum(range(16384))
-    assert flops == pytest.approx(weights + attention, rel=1e-4)
-    untied = config_of("Qwen2.5-Math-1.5B", tie_word_embeddings=False)
-    assert training_flops(untied, 1, 16384) == flops  # the embedding is a look-up
-
-
 def test_training_flops_are_those_that_torch_counts():
-    """On tensors without memory; torch counts attention as if it were not causal."""
+    """On tensors without memory; torch counts attention as if it were not causal. 6 operations a
+    weight and token, but for an embedding that is not the head: a look-up.
+    """
     model = AutoConfig.for_model(**sizes("qwen2", 256, 768, 3, 4, 2, vocabulary=1000))
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(model, attn_implementation="eager")
@@ -207,6 +198,8 @@ def test_training_flops_are_those_that_torch_counts():
     ours = training_flops(model, sequences=2, length=100)
     attention = 3 * 2 * 2 * 100**2 * model.hidden_size * model.num_hidden_layers
     assert counter.get_total_flops() == pytest.approx(ours + attention, rel=0.01)
+    untied = config_of("Qwen2.5-Math-1.5B", tie_word_embeddings=False)
+    assert training_flops(untied, 1, 16384) == training_flops(QWEN, 1, 16384)
 
 
 # --- how long a run takes ---

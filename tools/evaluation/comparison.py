@@ -81,19 +81,20 @@ def compare_task(task: str, graded: list[list[dict]]) -> dict:
         )
     k = min(problem["n"] for problems in by_text for problem in problems.values())
 
-    def values(problems, k):
-        """pass@k of each problem, in the order of base."""
-        return [pass_at_k(problems[t]["n"], problems[t]["robust"], k) for t in base]
+    def values(k: int) -> list[list[float]]:
+        """pass@k of each problem in each evaluation."""
+        return [
+            [pass_at_k(problems[text]["n"], problems[text]["robust"], k) for text in base]
+            for problems in by_text
+        ]
 
-    values_1 = [values(problems, 1) for problems in by_text]
-    pass_1 = [fmean(one) for one in values_1]
-    values_max = [values(problems, k) for problems in by_text]
-    pass_max = [fmean(one) for one in values_max]
+    values_1, values_max = values(1), values(k)
+    pass_1, pass_max = list(map(fmean, values_1)), list(map(fmean, values_max))
     rise_1, rise_max = pass_1[1] - pass_1[0], pass_max[1] - pass_max[0]
-    margins = tuple(
-        margin([after - before for before, after in zip(*both[:2], strict=True)])
-        for both in (values_1, values_max)
-    )
+    margins = [
+        margin([after - before for before, after in zip(one[0], one[1], strict=True)])
+        for one in (values_1, values_max)
+    ]
     reached = None
     if pass_max[2:] and rise_max > 0:
         reached = (max(pass_max[2:]) - pass_max[0]) / rise_max
@@ -106,7 +107,7 @@ def compare_task(task: str, graded: list[list[dict]]) -> dict:
         "rise_max": rise_max,
         "margin": margins[1],
         "reached": reached,
-        "regime": regime(tuple(pass_1[:2]), tuple(pass_max[:2]), margins, reached),
+        "regime": regime(pass_1[:2], pass_max[:2], margins, reached),
     }
 
 

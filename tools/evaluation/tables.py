@@ -89,13 +89,28 @@ def print_table(head: list[str], rows: list[list[str]]) -> None:
     print()
 
 
+COLUMNS = {  # {head: the cell of a part of eval.json}
+    "problems": lambda part: str(part["problems"]),
+    "n": lambda part: str(part["n"]),
+    "avg@n": lambda part: percent(part["robust"]["1"][0]),
+    "95 % interval": lambda part: " - ".join(map(percent, part["robust"]["1"][1:])),
+    "strict": lambda part: percent(part["strict"]["1"][0]),
+    "maj@n": lambda part: percent(part["majority"]),
+    "all": lambda part: str(part["solve_all"]),
+    "none": lambda part: str(part["solve_none"]),
+    "truncated": lambda part: percent(part["truncated"]),
+    "no answer": lambda part: percent(part["no_answer"]),
+    "tokens": lambda part: f"{part['tokens']:.0f}",
+    "distinct-4": lambda part: f"{part['distinct_4gram']:.2f}",
+}
+
+
 def print_evaluation(result: dict) -> None:
     """Print the tables of an eval.json."""
-    benchmarks = result["benchmarks"]
-    parts = result["tasks"] | benchmarks  # --benchmarks tiny,tiny/hard gives tiny/hard in both
-    parts = {name: parts[name] for name in [*benchmarks, *result["tasks"]]}
-    mean = result["mean"]
-    rows = [_row(name, numbers) for name, numbers in parts.items()]
+    benchmarks, mean = result["benchmarks"], result["mean"]
+    # --benchmarks tiny,tiny/hard gives tiny/hard in both; that of the benchmarks counts.
+    parts = benchmarks | result["tasks"] | benchmarks
+    rows = [[name, *(cell(part) for cell in COLUMNS.values())] for name, part in parts.items()]
     label = f"mean of {len(benchmarks)}"
     rows.append([label, "", "", percent(mean["robust"]), "", percent(mean["strict"])])
     print(
@@ -104,33 +119,9 @@ def print_evaluation(result: dict) -> None:
     )
     print_table(["", *COLUMNS], rows)
 
-    ks = [str(k) for k in powers(max(numbers["n"] for numbers in benchmarks.values()))]
+    ks = [str(k) for k in powers(max(part["n"] for part in benchmarks.values()))]
     rows = []
-    for name, numbers in parts.items():
-        points = numbers["robust"]
+    for name, part in parts.items():
+        points = part["robust"]
         rows.append([name, *(percent(points[k][0]) if k in points else "" for k in ks)])
     print_table(["", *(f"pass@{k}" for k in ks)], rows)
-
-
-COLUMNS = ("problems", "n", "avg@n", "95 % interval", "strict", "maj@n", "all", "none")
-COLUMNS += ("truncated", "no answer", "tokens", "distinct-4")
-
-
-def _row(name, numbers):
-    """The cells under COLUMNS."""
-    average, low, high = map(percent, numbers["robust"]["1"])
-    return [
-        name,
-        str(numbers["problems"]),
-        str(numbers["n"]),
-        average,
-        f"{low} - {high}",
-        percent(numbers["strict"]["1"][0]),
-        percent(numbers["majority"]),
-        str(numbers["solve_all"]),
-        str(numbers["solve_none"]),
-        percent(numbers["truncated"]),
-        percent(numbers["no_answer"]),
-        f"{numbers['tokens']:.0f}",
-        f"{numbers['distinct_4gram']:.2f}",
-    ]
