@@ -129,13 +129,10 @@ def test_an_answer_is_graded_and_votes_whole():
     assert graded([answers[0], r"\boxed{3, 5}", r"\boxed{5}"], "3, 5")["majority"] == 1
 
 
-def test_distinct_4gram():
+def test_distinct_4gram_and_spearman():
     assert statistics.distinct_4gram([1, 2, 3, 4, 5]) == 1
     assert statistics.distinct_4gram([7] * 103) == 0.01
     assert statistics.distinct_4gram([1, 2, 3]) == 1
-
-
-def test_spearman():
     assert statistics.spearman([1, 2, 3, 4], [10, 100, 1000, 9999]) == pytest.approx(1)
     assert statistics.spearman([1, 2, 2, 4], [4, 3, 3, 1]) == pytest.approx(-1)
     assert statistics.spearman([1, 2, 3], [2, 3, 1]) == pytest.approx(-0.5)
@@ -174,12 +171,6 @@ def test_a_killed_run_continues_to_the_same_result(start, run, uninterrupted, tm
     assert path.read_bytes().startswith(finished[: finished.index(b"\n")])
 
 
-def test_two_ranks_give_what_one_gives(start, uninterrupted, tmp_path):
-    process = start("evaluate", *TINY, "--out", tmp_path / "two", ranks=2).wait()
-    assert process.returncode == 0, process.stderr
-    assert same(tmp_path / "two", uninterrupted)
-
-
 # Ranks make vLLM's engine together. This one is like it in that respect: it waits for all ranks.
 MADE_TOGETHER = """
 import runpy, sys
@@ -200,18 +191,19 @@ runpy.run_path("evaluate.py", run_name="__main__")
 """
 
 
-def test_a_rank_without_work_makes_the_engine_with_the_others(start, tmp_path):
+def test_two_ranks_give_what_one_gives(start, uninterrupted, tmp_path):
+    """Even if one of them has no work: it still makes the engine with the other."""
     script, out = tmp_path / "together.py", tmp_path / "out"
     script.write_text(MADE_TOGETHER)
-    one_chunk = [*TINY, "--limit", 4, "--chunk", 512, "--max_tokens", 16, "--out", out]
-    process = start(script, *one_chunk, ranks=2).wait()
+    process = start(script, *TINY, "--out", tmp_path / "two", ranks=2).wait()
+    assert process.returncode == 0, process.stderr
+    assert same(tmp_path / "two", uninterrupted)
+    one_chunk = ["--limit", 4, "--chunk", 512, "--max_tokens", 16, "--out", out]
+    process = start(script, *TINY, *one_chunk, ranks=2).wait()
     assert process.returncode == 0, process.stderr
     for rank in (0, 1):
         assert f"rank {rank} made an engine with [0, 1]" in process.stdout
     assert len(read_jsonl(out / "generations.jsonl")) == 4
-    assert json.loads((out / "eval.json").read_text())["benchmarks"]["tiny/hard"]["problems"] == 4
-    again = start(script, *one_chunk, ranks=2).wait()
-    assert again.returncode == 0 and "made an engine" not in again.stdout, again.stderr
 
 
 def test_other_arguments_are_refused_by_name(run, uninterrupted):
@@ -325,7 +317,7 @@ def test_all_checkpoints_in_one_go_equal_each_alone(run, tmp_path):
     folder = tmp_path / "runs" / "made"
     for step, source in ((10, "base"), (20, "aligned")):
         shutil.copytree(tiny.base_model(source), folder / "checkpoints" / f"step_{step:06}")
-    arguments = ("--benchmarks", "tiny/hard", "--n", 4, "--limit", 24, "--max_tokens", 32)
+    arguments = ("--benchmarks", "tiny/hard", "--n", 2, "--limit", 6, "--max_tokens", 32)
     run(folder, "--all", *arguments, "--out", tmp_path / "all")
     run(folder, *arguments, "--out", tmp_path / "last")
     texts = [
@@ -425,24 +417,12 @@ def made_up(name: str, tasks: dict[str, list[int]], n: int = 64) -> dict:
     return {"name": name, "problems": problems, "tasks": tasks, "benchmarks": tasks}
 
 
-BASE = {
-    "math": [20] * 30 + [0] * 10,
-    "code": [4] * 10 + [0] * 30,
-    "logic": [0] * 40,
-    "ood": [2] * 6 + [0] * 34,
-}
-MIDDLE = {
-    "math": [40] * 30 + [0] * 10,
-    "code": [30] * 29 + [0] * 11,
-    "logic": [5] * 12 + [0] * 28,
-    "ood": [2] * 6 + [0] * 34,
-}
-TRAINED = {
-    "math": [60] * 30 + [0] * 10,
-    "code": [40] * 30 + [0] * 10,
-    "logic": [40] * 30 + [0] * 10,
-    "ood": [30] * 7 + [0] * 33,
-}
+FEW = [2] * 6 + [0] * 34
+BASE = {"math": [20] * 30 + [0] * 10, "code": [4] * 10 + [0] * 30, "logic": [0] * 40, "ood": FEW}
+MIDDLE = {"math": [40] * 30 + [0] * 10, "code": [30] * 29 + [0] * 11, "ood": FEW}
+MIDDLE["logic"] = [5] * 12 + [0] * 28
+TRAINED = dict.fromkeys(("code", "logic"), [40] * 30 + [0] * 10)
+TRAINED |= {"math": [60] * 30 + [0] * 10, "ood": [30] * 7 + [0] * 33}
 
 
 def test_compare_names_each_regime(run, tmp_path, capsys):
@@ -453,21 +433,15 @@ def test_compare_names_each_regime(run, tmp_path, capsys):
     middle = tmp_path / "middle" / "eval.json"
     run("--compare", base, trained, middle, "--out", tmp_path / "out")
     result = json.loads((tmp_path / "out" / "compare.json").read_text())
-    regimes = {task: row["regime"] for task, row in result["tasks"].items()}
-    assert regimes == {
-        "math": "diminish",
-        "code": "plateau",
-        "logic": "sustained",
-        "ood": "undecided",
-    }
+    regimes = [row["regime"] for row in result["tasks"].values()]
+    assert list(result["tasks"]) == ["math", "code", "logic", "ood"]
+    assert regimes == ["diminish", "plateau", "sustained", "undecided"]
     assert result["tasks"]["code"]["reached"] == pytest.approx(19 / 20)
     assert result["tasks"]["math"]["rise_1"] == pytest.approx(0.75 * 40 / 64)
     # One problem more is within the noise.
     assert result["tasks"]["ood"]["rise_max"] == pytest.approx(1 / 40)
-    assert -1 <= result["spearman"]["rise_max"] < -0.3
     assert (tmp_path / "out" / "compare.png").stat().st_size > 30_000
-    shown = capsys.readouterr().out
-    assert "sustained" in shown and "Rank correlation, over 4 tasks" in shown
+    assert "sustained" in capsys.readouterr().out
 
 
 def test_two_evaluations_tell_plateau_from_sustained_by_the_shape_of_the_rise():

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from statistics import fmean
 
-from tools.evaluation.statistics import margin, pass_at_k, regime, spearman
+from tools.evaluation.statistics import margin, pass_at_k, regime
 from tools.evaluation.tables import by_task, percent, print_table
 from trainer.errors import Refused
 from trainer.run.files import read_jsonl
@@ -57,17 +57,10 @@ def compare(evaluations: list[dict]) -> dict:
         raise Refused(
             f"These evaluations share no task ({names}): evaluate both on the same --benchmarks."
         )
-    tasks = {task: compare_task(task, [tasks[task] for tasks in graded]) for task in shared}
-    start = [row["pass_max"][0] for row in tasks.values()]
     return {
         "names": [evaluation["name"] for evaluation in evaluations],
         "rule": RULE,
-        "tasks": tasks,
-        # Does a weak start go with a strong gain (ProRL, figure 3)?
-        "spearman": {
-            key: spearman(start, [row[key] for row in tasks.values()])
-            for key in ("rise_1", "rise_max")
-        },
+        "tasks": {task: compare_task(task, [tasks[task] for tasks in graded]) for task in shared},
     }
 
 
@@ -112,7 +105,7 @@ def compare_task(task: str, graded: list[list[dict]]) -> dict:
 
 
 def print_comparison(result: dict) -> None:
-    """Print the table, the rule and the correlation of a compare.json."""
+    """Print the table and the rule of a compare.json."""
     head = ["", "problems", "pass@1", "rise", "K", "pass@K", "rise", "by MIDDLE", "regime"]
     rows = []
     for task, numbers in result["tasks"].items():
@@ -138,10 +131,3 @@ def print_comparison(result: dict) -> None:
     )
     print_table(head, rows)
     print(result["rule"])
-    correlation = result["spearman"]["rise_max"]
-    if correlation is not None:
-        print(
-            f"\nRank correlation, over {len(rows)} tasks, of BASE's pass@K with its rise: "
-            f"{correlation:.2f}.\nA negative one says that weak tasks gained most. Noise in BASE "
-            f"and the ceiling of 100 % also push it down."
-        )
