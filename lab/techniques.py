@@ -50,9 +50,8 @@ FIXED |= {"eval_every", "eval_samples", "eval_temperature", "eval_top_p", "eval_
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps first to `until` train with this config. The last stage lasts as long as the run."""
+    """Steps up to `until` train with this config. The last stage lasts as long as the run."""
 
-    first: int
     until: int
     config: object
 
@@ -89,7 +88,7 @@ def read_stages(config) -> list[Stage]:
             raise Refused(
                 f'stage {number} of --stages needs an "until", a step of at least {first}'
             )
-        stages.append(Stage(first, until, stage_config(config, number, row)))
+        stages.append(Stage(until, stage_config(config, number, row)))
         first = until + 1
     return stages
 

@@ -50,7 +50,8 @@ def test_arms_take_flags_that_their_scripts_have_and_differ_from_each_other(
             config = dataclasses.asdict(module.command_line())
         else:
             config = dataclasses.asdict(parse(module.Config, {"tiny": module.TINY}, ""))
-        assert config["tiny"] and (config["steps"] == experiment.steps or experiment.budget)
+        assert config["tiny"] and config.get("token_budget", 0) == experiment.budget
+        assert config["steps"] == experiment.steps or experiment.budget
         assert Path(config.pop("out")) == planned.folder
         configs.append({"script": script} | config)
     assert len({str(config) for config in configs}) == len(experiment.commands())

@@ -19,7 +19,6 @@ from test_lockstep import drift, markers
 import justrl
 import prorl
 from lab import systems, table1, techniques
-from lab.papers import EXPERIMENTS
 from tiny import world
 from trainer.data import Order, Problem, Rollout
 
@@ -246,16 +245,20 @@ def test_wrong_stages_are_refused_in_one_sentence(monkeypatch, stages, words):
     assert str(end.value).startswith("table1.py: ") and "\n" not in str(end.value)
 
 
+def test_what_cannot_be_had_together_is_refused_without_stages_too(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        command_line(monkeypatch, "--tiny", "--advantage", "maxrl")
+    assert "table1.py: error: --advantage maxrl needs rewards" in capsys.readouterr().err
+
+
 def test_stages_are_sets_of_flags_until_a_step(tmp_path, monkeypatch):
     file = tmp_path / "stages.json"
     file.write_text('[{"until": 3, "temperature": 1}, {"until": 5, "clip_high": 0.4}, {}]')
     seen = command_line(monkeypatch, "--tiny", "--steps", 8, "--stages", file)
     assert seen.stages == file.read_text()
     stages = techniques.read_stages(seen)
-    spans = [(stage.first, stage.until) for stage in stages]
-    assert spans == [(1, 3), (4, 5), (6, 8)]
-    assert [techniques.stage_at(stages, step).first for step in (1, 3, 4, 5, 6, 9)] == [
-        *(1, 1, 4, 4, 6, 6)
+    assert [techniques.stage_at(stages, step).until for step in (1, 3, 4, 5, 6, 9)] == [
+        *(3, 3, 5, 5, 8, 8)
     ]
     assert stages[1].config.clip_high == 0.4 and stages[2].config.clip_high == 0.28
 
@@ -271,7 +274,7 @@ def test_a_stage_trains_on_its_share_by_length_without_what_was_too_easy():
     problems = [problem(name, length) for name, length in zip("abcdef", LENGTHS, strict=True)]
     state = {"stage": 0, "dropped": [], "success": {}}
     first = config(prompts_to=0.5, drop_above=0.75)
-    stages = [techniques.Stage(1, 2, first), techniques.Stage(3, 9, config(prompts_from=0.5))]
+    stages = [techniques.Stage(2, first), techniques.Stage(9, config(prompts_from=0.5))]
     enter = lambda stage: techniques.enter_stage(stages, stage, problems, state, None)  # noqa: E731
     assert [p.text for p in enter(stages[0])] == ["b", "c", "d"]  # in their own order
     state["success"] = {"b": 1.0, "a": 0.8, "e": 0.75}
@@ -412,7 +415,7 @@ def test_a_stage_begins_at_the_temperature_that_restores_the_diversity(monkeypat
 
     def begin(current, new=True):
         state.update({"new_stage": True} if new else {})
-        techniques.set_temperature(sample, *args, techniques.Stage(1, 9, current), 1)
+        techniques.set_temperature(sample, *args, techniques.Stage(9, current), 1)
 
     drop = 0.0
     begin(adaptive)
@@ -519,17 +522,3 @@ def test_each_advantage_is_its_own():
     over_tokens = techniques.normalize_over_tokens(rewards, (weights * 15).round())
     assert torch.equal(seen["tokens"], over_tokens)
     assert torch.allclose(seen["lite"], (rewards - 0.25) / rewards.std(), atol=1e-4)
-
-
-# --- the experiment ---
-
-
-def test_the_arms_of_complexity_end_by_tokens(monkeypatch):
-    experiment = EXPERIMENTS["complexity"]
-    for name, command in experiment.commands().items():
-        module, script, *words = shlex.split(command)
-        assert (module, script) == ("-m", "lab.table1")
-        shared = experiment.schedule.format(steps=11, budget=24000)
-        seen = command_line(monkeypatch, "--tiny", *shlex.split(shared), *words)
-        assert seen.token_budget == 24000, name
-        techniques.read_stages(seen)
