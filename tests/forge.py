@@ -69,12 +69,17 @@ def run_ranks(count: int, command: list[str]):
     os._exit(failed)
 
 
+FORKING = threading.Lock()  # filelock, which transformers imports, forbids two forks at a time
+
+
 class Popen:
     """Takes the place of subprocess.Popen in a script: a Python script runs in a fork, too."""
 
     def __init__(self, command, *, env, stdout, **_):
         assert command[0] == sys.executable
-        if not (pid := os.fork()):
+        with FORKING:
+            pid = os.fork()
+        if not pid:
             redirect(os.open("/dev/null", os.O_RDONLY), stdout.fileno(), stdout.fileno())
             os.environ |= env
             run(command[1:])
