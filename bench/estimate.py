@@ -12,8 +12,8 @@ Nothing here was measured by us. A step is decoding and training, one after the 
     training   forward, backward, recomputation and old log-probs, at TRAINING of the card's peak
 
 The three constants are the same for all runs and cards. They were chosen by hand, between what is
-often reported, so that the runs of --public come out best. A result is good to a factor of two.
-Evaluations are counted, rewards and checkpoints are not.
+often reported, so that the runs of --public come out best. A result is good to a factor of two. Not
+counted are rewards, checkpoints and evaluations, which take 1 to 6 % of the recipes' own runs.
 """
 
 import argparse
@@ -165,9 +165,6 @@ def figure(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
-HELD_OUT = {"aime24": 30, "aime25": 30, "amc23": 40, "math500": 500}  # problems; others: 100
-
-
 def work_of(config, model: PretrainedConfig, mean: float) -> Work:
     """What a step of a recipe does, by its config."""
     passes = 4 + (1 - 1 / config.updates_per_step)  # the first mini-batch's come with its update
@@ -187,29 +184,18 @@ def work_of(config, model: PretrainedConfig, mean: float) -> Work:
     )
 
 
-def run_hours(config, work: Work, card: Card, gpus: int) -> float:
-    """Hours of a run with its evaluations."""
-    seconds = config.steps * step_seconds(work, card, gpus, config.engine_memory)
-    if config.eval_every:
-        problems = sum(HELD_OUT.get(name, 100) for name in config.eval_data.split(","))
-        answers = problems * config.eval_samples
-        evaluation = Work(work.model, answers, work.mean, config.eval_max_tokens)
-        times = 1 + config.steps // config.eval_every
-        seconds += times * decoding_seconds(evaluation, card, gpus, config.engine_memory)
-    return seconds / 3600
-
-
 def table(config, work: Work) -> str:
     """Markdown: days or hours of a run by card and number of GPUs, as a range."""
     lines = ["| card | 1 GPU | 8 GPUs | 32 GPUs | GPU-hours on 8 |", "|---|---:|---:|---:|---:|"]
     for name, card in CARDS.items():
-        cells = []
+        cells, hours = [], {}
         for gpus in (1, 8, 32):
-            hours = run_hours(config, work, card, gpus)
+            seconds = step_seconds(work, card, gpus, config.engine_memory)
+            hours[gpus] = config.steps * seconds / 3600
             state = 0 if config.offload else 16 * parameters(work.model) / gpus
             fits = state + 2 * parameters(work.model) < card.gigabytes * GB
-            cells.append(in_words(hours) if fits else "does not fit")
-        cells.append(f"{8 * run_hours(config, work, card, 8):,.0f}")
+            cells.append(in_words(hours[gpus]) if fits else "does not fit")
+        cells.append(f"{8 * hours[8]:,.0f}")
         lines.append(f"| {name}, {card.gigabytes:.0f} GB | {' | '.join(cells)} |")
     return "\n".join(lines)
 

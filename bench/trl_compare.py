@@ -43,7 +43,7 @@ SAMPLES = 8
 
 
 def compare(arguments) -> dict:
-    """Run both sides in turn and return their medians and ratios."""
+    """Run both sides in turn. Returns the rounds, and the medians of TRL's times over ours."""
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
         for index in range(arguments.rounds):
@@ -51,29 +51,16 @@ def compare(arguments) -> dict:
             theirs, trl_versions = run_trl(arguments, Path(folder) / f"trl{index}.json")
             rounds.append({"ours": ours, "trl": theirs})
             print(json.dumps(rounds[-1]), flush=True)
-    medians = {
-        side: {key: median(each[side][key] for each in rounds) for key in (*PHASES, "tokens")}
-        for side in ("ours", "trl")
-    }
     ratios = {
-        key: [each["trl"][key] / each["ours"][key] for each in rounds]
+        key: median(sides["trl"][key] / sides["ours"][key] for sides in rounds)
         for key in (*PHASES, "tokens")
     }
     return {
-        "what": "processor seconds of a phase, and TRL's over ours: medians over rounds, of "
-        "medians over steps. The sides draw different samples, so their tokens differ",
-        "settings": {
-            "model": Path(arguments.model).name,
-            "prompts": arguments.prompts,
-            "samples": SAMPLES,
-            "updates": arguments.updates,
-            "steps": arguments.steps,
-        },
+        "what": "processor seconds of a phase: medians over steps; over rounds, TRL's over ours. "
+        "The sides draw different samples, so their tokens differ",
         "trl_versions": trl_versions,
-        "medians": medians,
-        "ratios": {key: median(values) for key, values in ratios.items()},
-        "ratio_spread": {key: [min(values), max(values)] for key, values in ratios.items()},
-        "by_round": rounds,
+        "ratios": ratios,
+        "rounds": rounds,
     }
 
 

@@ -227,14 +227,14 @@ def test_decoding_reads_weights_and_cache_for_each_token():
     assert estimate.decoding_seconds(work, card, 1, share) > 4 * seconds
 
 
-def test_an_estimate_is_a_table_of_cards(capsys, monkeypatch):
+def test_an_estimate_is_a_table_of_cards_and_the_page_has_it(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", torch.cuda.is_available)
-    flags = ["bench/estimate.py", "justrl.py", "--small", "--mean", "400"]
-    monkeypatch.setattr(sys, "argv", flags)
+    monkeypatch.setattr(sys, "argv", ["bench/estimate.py", "justrl.py", "--mean", "4700"])
     estimate.main()
-    printed = capsys.readouterr().out
-    assert "100 steps, responses of 400 tokens" in printed
-    assert "| RTX 4090, 24 GB | 0.67 to 2.7 hours |" in printed
+    first, table = capsys.readouterr().out.split("\n\n", 1)
+    assert first == "justrl.py: 4380 steps, responses of 4,700 tokens, estimated"
+    assert "| RTX 4090, 24 GB | does not fit | 51 to 206 days |" in table
+    assert table in (ROOT / "docs" / "running.md").read_text()
 
 
 # --- against TRL ---
@@ -259,7 +259,7 @@ def test_trl_compare_measures_both_sides(bench):
     result = bench(trl_compare, *flags)
     assert result["ratios"].keys() == {"rollout", "logps", "update", "step", "tokens"}
     assert result["trl_versions"]["trl"]
-    assert all(sides["ours"]["tokens"] > 0 for sides in result["by_round"])
+    assert all(sides["ours"]["tokens"] > 0 for sides in result["rounds"])
 
 
 def test_shipped_results_name_their_origin():
