@@ -21,18 +21,17 @@ The algorithm. The same numbers mark the code below:
         push the new weights to the sampler
 
 Mirrored: the paper's section 3 and the hyperparameters of the authors' released training script.
-Left out because the paper leaves it out: value network, reference model, KL, entropy bonus, dynamic
-sampling, stages, length control. The paper's two ablations, which hurt, are --overlong_penalty and
---robust_verifier.
+The paper has no value network, reference model, KL, entropy bonus, dynamic sampling, stages or
+length control. Its two ablations, which hurt, are --overlong_penalty and --robust_verifier.
 
 Where this deviates, and why:
 - The loss is the mean over all tokens of the global mini-batch. The authors' code averages inside
-  each micro-batch and weighs it by its number of sequences, so there the weight of a token depends
-  a little on how the sequences happen to be packed.
+  each micro-batch and weighs it by its number of sequences, so there a token's weight depends a
+  little on how the sequences happen to be packed.
 - The public data repeats each of its 17.9k problems 100 times. We keep one copy. The authors' run
   most likely kept all, so one epoch of theirs is a hundred of ours.
-- Held-out answers are judged as in training. The authors' script uses math-verify for them;
-  evaluate.py reports both our verifiers.
+- Held-out answers are judged as in training; evaluate.py reports both our verifiers. The authors'
+  script uses math-verify for them.
 - Mini-batches are cut in the order of sampling. The authors' code first deals sequences to its 32
   ranks so that their lengths balance.
 

@@ -1,21 +1,19 @@
 """The mathematics of the three recipes, as pure functions on tensors.
 
-The suffix of a name gives the shape of its tensor:
+The suffix of a name gives the shape of its tensor. Without one, the tensor may have any shape:
 
     _P  prompts                      _R  positions of a response
     _G  samples of one prompt        _T  positions of a whole sequence
     _B  rows of a batch              _M  response tokens of a batch, end to end
-
-A dimension that is kept with length 1 is written `_1`. Names without a suffix are tensors of any
-shape.
+    _V  the vocabulary               _1  a dimension kept with length 1
 
 The policy-gradient loss of every recipe here has one form,
 
     loss = sum over tokens of  weight * per-token loss,
 
 and how a paper aggregates ("token mean", "sequence mean") only changes the weights. The weights of
-a global mini-batch sum to 1. They are computed before the mini-batch is cut into micro-batches or
-dealt to ranks, so the cut cannot change the gradient.
+a global mini-batch sum to 1. They are computed before it is cut into micro-batches or dealt to
+ranks, so the cut cannot change the gradient.
 """
 
 import torch
@@ -39,8 +37,7 @@ def advantages(
             P * G raw rewards (Lite PPO, arXiv 2508.08221 section 5), "none" does not divide
             (Dr. GRPO, arXiv 2503.20783).
 
-    Both stds are unbiased (n - 1). Under center="group", a group of equal rewards gets exactly 0,
-    because it carries no signal.
+    Both stds are unbiased (n - 1). Under center="group", a group of equal rewards gets exactly 0.
 
     >>> advantages(torch.tensor([[1.0, -1.0], [1.0, 1.0]]))
     tensor([[ 0.7071, -0.7071],
@@ -80,8 +77,7 @@ def token_logps(
     logits_M_V: [M, V]; targets_M: int64 [M]. Returns (logps [M], entropy [M]) in float32. This is
     the definition. trainer/policy/logps.py computes the same in chunks, never all logits at once.
 
-    temperature is the sampling temperature. Log-probs at another temperature would be those of a
-    policy that the tokens were not sampled from.
+    temperature: of the sampling. Any other one describes a policy that drew no token here.
     """
     log_probs_M_V = (logits_M_V.float() / temperature).log_softmax(dim=-1)
     logps_M = log_probs_M_V.gather(-1, targets_M[:, None])[:, 0]
@@ -98,13 +94,11 @@ def clipped_policy_loss(
 ) -> torch.Tensor:
     """Per-token clipped surrogate, negated so that it is minimised.
 
-    All tensors have one shape, and so has the result.
-
         r = exp(logp - old_logp)        loss = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)
 
     clip_high > clip_low is DAPO's "clip-higher" (arXiv 2503.14476 eq. 10): rare tokens may grow
     further before their gradient stops. dual_clip = c bounds the loss of a token with A < 0 by
-    -c A at any ratio.
+    -c A at any ratio. All tensors have one shape, and so has the result.
     """
     ratio = torch.exp(torch.clamp(logps - old_logps, -MAX_LOG_RATIO, MAX_LOG_RATIO))
     clipped_ratio = torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
@@ -125,8 +119,7 @@ def kl_penalty(logps: torch.Tensor, ref_logps: torch.Tensor, kind: str = "k3") -
     Their *gradients* differ, too. When the estimate is part of the loss and the tokens are
     on-policy, the gradient of k1 is zero in expectation, so k1 is no penalty at all. After a fixed
     prefix, the gradient of k2 is that of the reverse KL(policy || reference) of the next token. The
-    gradient of k3 is that of the forward KL(reference || policy), which agrees with the reverse KL
-    to first order in d.
+    gradient of k3 is that of the forward KL(reference || policy), the same to first order in d.
 
     Raises ValueError for an unknown kind.
     """
@@ -145,9 +138,9 @@ def truncated_importance(
 ) -> torch.Tensor:
     """Truncated importance weight of each token: min(pi_trainer / pi_engine, cap), no gradient.
 
-    Multiply the policy loss of a token by it. This corrects for a sampling engine whose
-    probabilities differ from the trainer's, for example because of bf16 kernels. logps are the
-    trainer's before the update, engine_logps those that the engine reported with the sample.
+    Multiply the policy loss of a token by it, to correct for a sampling engine whose probabilities
+    differ from the trainer's, for example because of bf16 kernels. logps are the trainer's before
+    the update, engine_logps those that the engine reported.
     """
     log_ratio = torch.clamp(logps - engine_logps, -MAX_LOG_RATIO, MAX_LOG_RATIO)
     return torch.clamp(log_ratio.exp(), max=cap).detach()

@@ -22,23 +22,21 @@ The algorithm. The same numbers mark the code below:
         (10) if validation has stalled: reference = policy, with a new optimizer
 
 Mirrored: the paper's sections 2 and 3 and appendix F (in arXiv's first version E). Its eight runs
-are flags of this script: see docs/papers.md. The penalty keeps the policy near a frozen reference,
-so it can train for long. But the penalty grows with training, until the policy stops learning. A
-hard reset then makes the current policy the reference, with a fresh optimizer, and training
-continues.
+are flags of this script: see docs/papers.md. The KL penalty keeps a long training near a frozen
+reference, and grows until the policy stops learning. A hard reset then makes the current policy the
+reference, with a fresh optimizer.
 
 Where this deviates, and why:
 - Two of the paper's five domains: mathematics and, with --logic_weight, logic puzzles. Code,
   science and instruction following need data and sandboxes that are not public or not small.
-- The paper does not state the KL coefficient and estimator, the weight decay and the loss
-  aggregation. The coefficient is that of the technical report (1e-4). The others are the values of
-  the framework that the paper used (k3, 0.01, token mean). Until weeks before the paper that
-  framework also had an entropy bonus of 0.001, and then a dual clip of 3: whether the paper's runs
-  had either is not known. Here they have neither.
+- The paper does not state the KL coefficient and estimator, the weight decay and the aggregation.
+  The coefficient is the technical report's, the others (k3, 0.01, token mean) those of the
+  framework that the paper used. Until weeks before, that had an entropy bonus of 0.001, and then a
+  dual clip of 3: whether the paper's runs had either is not known. Here they have neither.
 - The paper resets by hand, when validation stalls. Here a reset comes after --reset_patience
   evaluations without a new best since the last reset, or every --reset_every steps.
-- The paper does not say what happens to prompts that are left over when a batch is full. Here the
-  next step begins with them. "A batch size of 256" is read as 256 prompts.
+- "A batch size of 256" is read as 256 prompts. Prompts left over when a batch is full, of which the
+  paper says nothing, begin the next step.
 - Equation 1 has one ratio for a response. Here, as in the framework, each token has its own.
 - DAPO's code stops after --max_rounds without a full batch. Here the step trains on what it has.
 

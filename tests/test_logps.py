@@ -40,7 +40,7 @@ def test_token_logps_values_and_gradients(chunk, temperature, entropy_grad):
     hidden, weight, targets, coefficients = problem()
     expected = reference(hidden, weight, targets, coefficients, temperature, entropy_grad)
     hidden.requires_grad_(), weight.requires_grad_()
-    logps, entropy = token_logps(hidden, weight, targets, temperature, chunk)
+    logps, entropy = token_logps(hidden, weight, targets, temperature, chunk=chunk)
     assert logps.dtype == entropy.dtype == torch.float32
     loss = (coefficients[0] * logps).sum() + (
         (coefficients[1] * entropy).sum() if entropy_grad else 0.0
@@ -186,7 +186,9 @@ def test_memory_stays_under_an_eighth_of_the_plain_softmax(start, tmp_path):
 def test_chunks_agree_with_the_definition(temperature):
     hidden, weight, targets, _ = problem()
     whole = losses.token_logps(hidden @ weight.T, targets, temperature)
-    for got, want in zip(token_logps(hidden, weight, targets, temperature, 5), whole, strict=True):
+    for got, want in zip(
+        token_logps(hidden, weight, targets, temperature, chunk=5), whole, strict=True
+    ):
         torch.testing.assert_close(got, want, atol=3e-6, rtol=1e-6)
 
 

@@ -92,14 +92,9 @@ class Head:
         self, hidden_M_d: torch.Tensor, targets_M: torch.Tensor, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(log-probs [M], entropy [M]), see token_logps."""
+        weight, bias = self.module.weight, getattr(self.module, "bias", None)
         return token_logps(
-            hidden_M_d,
-            self.module.weight,
-            targets_M,
-            temperature,
-            bias=getattr(self.module, "bias", None),
-            scale=self.scale,
-            softcap=self.softcap,
+            hidden_M_d, weight, targets_M, temperature, bias, self.scale, self.softcap
         )
 
     def check(self, model: nn.Module) -> None:
@@ -142,10 +137,10 @@ def token_logps(
     weight_V_d: torch.Tensor,
     targets_M: torch.Tensor,
     temperature: float = 1.0,
-    chunk: int = 512,
     bias: torch.Tensor | None = None,
     scale: float = 1.0,
     softcap: float | None = None,
+    chunk: int = 512,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """losses.token_logps of a head's logits, from the head's input and weights.
 
@@ -158,9 +153,8 @@ def token_logps(
     vocabulary of 152k, all float32 logits of one answer of 16k tokens would take 10 GB. The cost is
     that the backward pass computes the logits a second time.
     """
-    return _TokenLogps.apply(
-        hidden_M_d, weight_V_d, bias, targets_M, temperature, chunk, scale, softcap
-    )
+    form = temperature, scale, softcap
+    return _TokenLogps.apply(hidden_M_d, weight_V_d, bias, targets_M, form, chunk)
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -172,18 +166,17 @@ class _TokenLogps(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden_M_d, weight, bias, targets_M, temperature, chunk, scale, softcap):
+    def forward(ctx, hidden_M_d, weight, bias, targets_M, form, chunk):
         logps_M = torch.empty(hidden_M_d.shape[0], dtype=torch.float32, device=hidden_M_d.device)
         entropy_M = torch.empty_like(logps_M)
         for start in range(0, hidden_M_d.shape[0], chunk):
             rows = slice(start, start + chunk)
-            logits = _logits(hidden_M_d[rows], weight, bias, scale, softcap)
-            log_probs = _log_softmax(logits, temperature)
+            log_probs, _ = _log_probs(hidden_M_d[rows], weight, bias, *form)
             logps_M[rows] = log_probs.gather(-1, targets_M[rows, None]).squeeze(-1)
             entropy_M[rows] = -log_probs.exp().mul_(log_probs).sum(dim=-1)
-            del logits, log_probs  # or they would stay in memory beyond this chunk
+            del log_probs  # or it would stay in memory beyond this chunk
         ctx.save_for_backward(hidden_M_d, weight, bias, targets_M, entropy_M)
-        ctx.temperature, ctx.chunk, ctx.scale, ctx.softcap = temperature, chunk, scale, softcap
+        ctx.form, ctx.chunk = form, chunk
         # An output that the loss does not use then gets None as its gradient, which costs nothing.
         ctx.set_materialize_grads(False)
         return logps_M, entropy_M
@@ -199,11 +192,7 @@ class _TokenLogps(torch.autograd.Function):
             grad_logps_M = torch.zeros_like(entropy_M)
         for start in range(0, hidden_M_d.shape[0], ctx.chunk):
             rows = slice(start, start + ctx.chunk)
-            logits = _logits(hidden_M_d[rows], weight, bias, ctx.scale, ctx.softcap)
-            if ctx.softcap is not None:  # d(c tanh(z / c)) / dz = 1 - tanh^2
-                slope = 1 - (logits / ctx.softcap).square_()
-            log_probs = _log_softmax(logits, ctx.temperature)
-            del logits
+            log_probs, slope = _log_probs(hidden_M_d[rows], weight, bias, *ctx.form)
             if grad_entropy_M is None:
                 grad_logits = log_probs.exp_().mul_(-grad_logps_M[rows, None])
             else:  # dH / dlogit_v = -p_v (log p_v + H)
@@ -213,10 +202,7 @@ class _TokenLogps(torch.autograd.Function):
                 grad_logits -= probs.mul_(grad_logps_M[rows, None])
             # dlogp / dlogit = onehot - p
             grad_logits.scatter_add_(-1, targets_M[rows, None], grad_logps_M[rows, None])
-            grad_logits.mul_(ctx.scale / ctx.temperature)
-            if ctx.softcap is not None:
-                grad_logits.mul_(slope)
-                del slope
+            grad_logits.mul_(slope)
             if bias is not None:
                 grad_bias += grad_logits.sum(dim=0)
             grad_logits = grad_logits.to(weight.dtype)
@@ -226,27 +212,28 @@ class _TokenLogps(torch.autograd.Function):
                 grad_weight.addmm_(grad_logits.T, hidden_M_d[rows])
             else:
                 grad_weight += grad_logits.T @ hidden_M_d[rows]
-            del log_probs, grad_logits
+            del log_probs, slope, grad_logits
         if bias is not None:
             grad_bias = grad_bias.to(bias.dtype)
-        return grad_hidden_M_d, grad_weight.to(weight.dtype), grad_bias, *[None] * 5
+        return grad_hidden_M_d, grad_weight.to(weight.dtype), grad_bias, *[None] * 3
 
 
-def _logits(hidden, weight, bias, scale: float, softcap: float | None) -> torch.Tensor:
-    """[C, d], [V, d], [V] -> the model's own logits [C, V], in the head's dtype or float32."""
+def _log_probs(hidden, weight, bias, temperature: float, scale: float, softcap: float | None):
+    """[C, d], [V, d], [V] -> (log-probs, slope), float32 [C, V].
+
+    slope: the derivative of the logits at that temperature by h W^T; a number without a soft cap.
+    """
+    slope = scale / temperature
     logits = hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
     if scale != 1.0:
         logits = logits.float().mul_(scale)
     if softcap is not None:
-        logits = logits.float().div_(softcap).tanh_().mul_(softcap)
-    return logits
-
-
-def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """float32 [C, V], overwriting logits. The softmax is always float32."""
+        tanh = logits.float().div_(softcap).tanh_()
+        slope = slope * (1 - tanh.square())
+        logits = tanh.mul_(softcap)
     if temperature != 1.0:
         logits = logits.float().div_(temperature)
-    return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+    return torch.log_softmax(logits, dim=-1, dtype=torch.float32), slope  # always in float32
 
 
 class Unsupported(Refused):

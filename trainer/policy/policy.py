@@ -40,7 +40,7 @@ class MicroBatch:
     weights_M: torch.Tensor  # of the token in the loss of its global mini-batch
     engine_logps_M: torch.Tensor  # as the sampling engine reported them
     rollouts: list[Rollout] = field(default_factory=list)  # its rows; _M has their tokens in order
-    last: bool = True  # of its mini-batch; then the ranks' gradients are added up
+    last: bool = False  # of its mini-batch: after it the ranks' gradients are added up
     old_logps_M: torch.Tensor | None = None  # the trainer's own, before the first update
     entropy_M: torch.Tensor | None = None  # of the policy that old_logps_M belong to
     new_logps_M: torch.Tensor | None = None  # those of the update, for the metrics
@@ -86,15 +86,13 @@ def rectangle(
     device: torch.device,
 ) -> MicroBatch:
     """One micro-batch of all these rollouts; see micro_batches. The list may be empty."""
-    width = max((len(r.prompt_ids) + len(r.response_ids) for r in rollouts), default=2)
-    # The padding may be any id: no real token sees it (Policy.forward).
-    ids_B_T = torch.zeros(max(len(rollouts), 1), width, dtype=torch.int64)
+    ids_B = [np.concatenate([r.prompt_ids, r.response_ids]) for r in rollouts]
+    # The padding may be any id: no real token sees it (Policy.hidden).
+    ids_B_T = torch.zeros(max(len(ids_B), 1), max(map(len, ids_B), default=2), dtype=torch.int64)
     mask_B_T = torch.zeros_like(ids_B_T, dtype=torch.bool)
-    for row, rollout in enumerate(rollouts):
-        start, end = len(rollout.prompt_ids), len(rollout.prompt_ids) + len(rollout.response_ids)
-        ids_B_T[row, :start] = torch.as_tensor(rollout.prompt_ids)
-        ids_B_T[row, start:end] = torch.as_tensor(rollout.response_ids)
-        mask_B_T[row, start:end] = True
+    for row, ids in enumerate(ids_B):
+        ids_B_T[row, : len(ids)] = torch.from_numpy(ids)
+        mask_B_T[row, len(rollouts[row].prompt_ids) : len(ids)] = True
     lengths_B = torch.tensor([len(rollout.response_ids) for rollout in rollouts], dtype=torch.int64)
     tokens_B_R = torch.arange(weights_B_R.shape[1]) < lengths_B[:, None]
     engine_logps = [np.zeros(0, np.float32), *(rollout.logps for rollout in rollouts)]
@@ -137,13 +135,7 @@ def micro_batches(
         rectangle([rollouts[i] for i in rows], advantages_B[rows], weights_B_R[rows], device)
         for rows in cuts
     ]
-    return mark_last(micros)
-
-
-def mark_last(micros: list[MicroBatch]) -> list[MicroBatch]:
-    """Set `last` of the micro-batches of one mini-batch."""
-    for number, micro in enumerate(micros, 1):
-        micro.last = number == len(micros)
+    micros[-1].last = True
     return micros
 
 

@@ -104,6 +104,16 @@ def blocks_of(model) -> list[nn.Module]:
     return list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters())))
 
 
+def has_full_attention(model) -> bool:
+    """Whether every layer has full attention, which the model looks up by name."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    layers = DynamicCache(config=model.config).layers
+    by_name = model._supports_attention_backend and model.config._attn_implementation == "sdpa"
+    return by_name and len(layers) > 0 and all(type(layer) is DynamicLayer for layer in layers)
+
+
 def load_tokenizer(model_dir: str):
     """The tokenizer of a folder or hub id. Raises Refused when there is none.
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.nn.functional import embedding
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from trainer.data import Rollout
 from trainer.policy.logps import FAULTS
-from trainer.policy.policy import MicroBatch, Policy, cut_rectangles, mark_last, rectangle
+from trainer.policy.policy import MicroBatch, Policy, cut_rectangles, rectangle
+from trainer.policy.pretrained import has_full_attention
 
 # One more rectangle costs as much as this many padded tokens in attention, on a CPU.
 RECTANGLE_COST = 128
@@ -49,7 +49,8 @@ class SharedPromptsPolicy(Policy):
             members = [rollouts[i] for i in rows]
             plain = rectangle(members, advantages_B[rows], weights_B_R[rows], self.device)
             micros.append(PackedBatch(**vars(plain), packed=pack(members, self.device)))
-        return mark_last(micros)
+        micros[-1].last = True
+        return micros
 
 
 def fill(length_B: list[int], budget: int) -> list[list[int]]:
@@ -127,23 +128,16 @@ def pack(rollouts: list[Rollout], device: torch.device) -> Packed:
 def share_prompts(model) -> bool:
     """Prepare a model for Packed.options and return True; return False if it is unsuitable.
 
-    It must have full attention in every layer, look it up by name, and accept positions. It must
-    give two packed sequences the logits that each gets alone.
+    It must have full attention, accept positions, and give two packed sequences the logits that
+    each gets alone.
     """
-    layers = DynamicCache(config=model.config).layers
-    own = model.config._attn_implementation
-    if (
-        own != "sdpa"
-        or not model._supports_attention_backend
-        or "position_ids" not in inspect.signature(model.forward).parameters
-        or not layers
-        or any(type(layer) is not DynamicLayer for layer in layers)
-    ):
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+    if not has_full_attention(model) or not takes_positions:
         return False
     model.set_attn_implementation("packed")
     if _logits_agree(model):
         return True
-    model.set_attn_implementation(own)
+    model.set_attn_implementation("sdpa")
     return False
 
 

@@ -28,7 +28,6 @@ class TransformersEngine:
     GPU_CACHE = 0.25  # of the memory that is free at the start
     # Bytes. It is fixed, because batches decide how sums are rounded, and runs must be repeatable.
     CPU_CACHE = 4e9
-    DRAWS = 64  # uniform numbers drawn ahead per sequence
 
     def __init__(
         self,
@@ -95,15 +94,14 @@ class TransformersEngine:
         mask, position, logits = mask[rows // n], position[rows // n], logits[rows // n]
 
         streams = [np.random.default_rng([seed, g]) for seed in seeds for g in range(n)]
+        draws_N_R = torch.from_numpy(np.stack([stream.random(max_tokens) for stream in streams]))
+        draws_N_R = draws_N_R.to(self.device)
         ids_N_R = torch.zeros(len(rows), max_tokens, dtype=torch.int64, device=self.device)
         logps_N_R = torch.zeros(len(rows), max_tokens, device=self.device)
         length_N = torch.full((len(rows),), max_tokens, device=self.device)
         stopped_N = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
         for t in range(max_tokens):
-            if t % self.DRAWS == 0:
-                ahead = np.stack([streams[i].random(self.DRAWS) for i in rows.tolist()])
-                draws_B_D = torch.from_numpy(ahead).to(self.device)
-            ids, logps = self._sample(logits, draws_B_D[:, t % self.DRAWS], sampling)
+            ids, logps = self._sample(logits, draws_N_R[rows, t], sampling)
             ids_N_R[rows, t], logps_N_R[rows, t] = ids, logps
 
             stops = (ids[:, None] == self.stop_ids).any(dim=1)
@@ -113,8 +111,7 @@ class TransformersEngine:
                 if len(keep) == 0:
                     break
                 cache.reorder_cache(keep)
-                rows, ids, draws_B_D = rows[keep], ids[keep], draws_B_D[keep]
-                mask, position = mask[keep], position[keep]
+                rows, ids, mask, position = rows[keep], ids[keep], mask[keep], position[keep]
             if t + 1 < max_tokens:
                 logits = self._forward(ids[:, None], mask[..., : width + t + 1], position, cache)
                 position += 1

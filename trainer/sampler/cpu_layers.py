@@ -16,29 +16,24 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from trainer.policy.pretrained import has_full_attention
+
 
 def speed_up(model) -> bool:
     """Replace attention and large linear layers of an ordinary float32 model on a CPU.
 
-    Ordinary: every layer has full attention, which the model looks up by name. Returns whether the
-    model is ordinary. Other models are not changed.
+    Ordinary: with full attention in every layer. Returns whether the model is ordinary. Other
+    models are not changed.
     """
-    layers = DynamicCache(config=model.config).layers
-    ordinary = (
-        model.device.type == "cpu"
-        and model.dtype == torch.float32
-        and model.config._attn_implementation == "sdpa"
-        and model._supports_attention_backend
-        and len(layers) > 0
-        and all(type(layer) is DynamicLayer for layer in layers)
-    )
-    if ordinary:
-        model.set_attn_implementation("grouped")
-        for name, module in list(model.named_modules()):
-            large = type(module) is nn.Linear and module.weight.numel() >= PackedLinear.SMALLEST
-            if large and torch.backends.mkldnn.is_available():
-                model.set_submodule(name, PackedLinear(module))
-    return ordinary
+    on_cpu = model.device.type == "cpu" and model.dtype == torch.float32
+    if not on_cpu or not has_full_attention(model):
+        return False
+    model.set_attn_implementation("grouped")
+    for name, module in list(model.named_modules()):
+        large = type(module) is nn.Linear and module.weight.numel() >= PackedLinear.SMALLEST
+        if large and torch.backends.mkldnn.is_available():
+            model.set_submodule(name, PackedLinear(module))
+    return True
 
 
 def growing_cache(model, longest: int) -> DynamicCache:
