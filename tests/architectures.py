@@ -19,6 +19,7 @@ SIZES = {
     "max_position_embeddings n_positions max_seq_len n_ctx max_seq_length",
     96: "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size",
     16: "head_dim attention_head_size rotary_dim",
+    8: "sliding_window mamba_chunk_size",
 }
 # What an architecture needs beside: sizes that fit each other, or features off by default.
 EXPERTS = dict(n_routed_experts=4, n_group=1, topk_group=1, num_experts_per_tok=2)
@@ -53,7 +54,7 @@ MORE = {
     "jamba": dict(attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2),
     "lfm2": dict(layer_types=["conv", "full_attention"]),
     "lfm2_moe": dict(layer_types=["conv", "full_attention"], num_dense_layers=1),
-    "mamba2": dict(num_heads=8, head_dim=16, n_groups=1, state_size=16),
+    "mamba2": dict(num_heads=8, head_dim=16, n_groups=1, state_size=16, chunk_size=8),
     "opt": dict(word_embed_proj_dim=32),  # its head takes a projection of the last hidden state
     "qwen3_5_text": dict(layer_types=["linear_attention", "full_attention"]),
     "qwen3_next": dict(layer_types=["linear_attention", "full_attention"]),

@@ -38,6 +38,11 @@ gpt_oss gptj granite granitemoe helium jamba lfm2 llama mamba2 minicpm3 ministra
 mixtral mpt nemotron olmo2 olmoe opt persimmon phi phi3 qwen2 qwen3 qwen3_5_text qwen3_moe
 smollm3 stablelm starcoder2
 """.split()  # noqa: SIM905
+# Those with another attention than the ordinary kind, which a CPU samples faster.
+SPECIAL = """
+bamba bloom codegen cohere2 exaone4 falcon falcon_mamba gemma2 gemma3_text gpt_neo gpt_oss gptj
+jamba lfm2 mamba2 ministral mistral mpt qwen3_5_text stablelm
+""".split()  # noqa: SIM905
 
 
 @pytest.fixture
@@ -79,8 +84,8 @@ def gradients(model, logps, micro):
     return found
 
 
-def walk(folder, out, sampling=True):
-    """Everything that must hold for one architecture."""
+def walk(folder, out) -> bool:
+    """Everything that must hold for one architecture. Returns whether it is sampled as ordinary."""
     tokenizer = load_tokenizer(folder)
     plain = load_model(folder, torch.float32)
     checkpointing = plain.supports_gradient_checkpointing
@@ -99,15 +104,18 @@ def walk(folder, out, sampling=True):
         scale = max(want[name].norm().item(), 1e-3)
         assert (got[name] - want[name]).norm() < 1e-3 * scale, name
 
-    # The sampling engine agrees, follows a push, and stops where it must.
-    if sampling:
-        engine = open_engine("transformers", folder, tokenizer, max_length=32, dtype=torch.float32)
-        self_check(engine, policy, [5, 6, 7])
-        groups = engine.generate([[5, 6, 7], [70, 80]], 2, [1, 2], Sampling(8, 0.8))
-        rollouts = [rollout for group in groups for rollout in group]
-        for micro in batches_of(policy, rollouts):
-            gap = (policy(micro, 0.8)[0] - micro.engine_logps_M).abs().mean()
-            assert gap < 1e-4
+    # The sampling engine follows a push. Its log-probs, of rows in one batch that end one by one,
+    # are those of the model's own logits of each row alone: no cache, no padding.
+    engine = open_engine("transformers", folder, tokenizer, max_length=32, dtype=torch.float32)
+    self_check(engine, policy, [5, 6, 7])
+    engine.stop_ids = torch.arange(0, 288, 12)
+    groups = engine.generate([[5, 6, 7], [70, 80]], 3, [1, 2], Sampling(16, 0.8))
+    rollouts = [rollout for group in groups for rollout in group]
+    assert len({len(rollout.response_ids) for rollout in rollouts}) > 1
+    for micro in batches_of(policy, rollouts):
+        with torch.no_grad():
+            own = own_logps(plain, micro, 0.8)
+        torch.testing.assert_close(micro.engine_logps_M, own, atol=1e-4, rtol=0)
 
     # What a checkpoint holds comes back, and it is a model folder.
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-2)
@@ -123,13 +131,14 @@ def walk(folder, out, sampling=True):
     load_checkpoint(checkpoint, {"step": 0, "data": ""}, resumed, again)
     assert (resumed(micro, 1.0)[0] - trained).abs().max() < 1e-6
     assert len(again.state) == len(optimizer.state)
-    reopened = load_policy(flags(), str(checkpoint), CPU)
-    assert (reopened(micro, 1.0)[0] - trained).abs().max() < 1e-6
+    reopened = load_model(str(checkpoint), torch.float32)
+    torch.testing.assert_close(own_logps(reopened, micro, 1.0), trained, atol=1e-5, rtol=1e-6)
+    return engine.ordinary
 
 
 @pytest.mark.parametrize("name", CHOSEN)
 def test_an_architecture_trains_samples_and_resumes(save, tmp_path, name):
-    walk(save(name), tmp_path / "run")
+    assert walk(save(name), tmp_path / "run") == (name not in SPECIAL)
 
 
 # The rest of what transformers can build: python -m pytest -m slow tests/test_models.py
