@@ -215,7 +215,7 @@ def python(*arguments, ranks=1, timeout=LONGEST, **options) -> subprocess.Comple
 class Script:
     """One running script, made by `start`, in a fork of the process of forge.py."""
 
-    def __init__(self, forge, folder, command, ranks=1, largest_file=0, **environment):
+    def __init__(self, forge, folder, command, ranks=1, largest_file=0, signals=(), **environment):
         self.forge, self.stdout, self.stderr = forge, folder / "stdout", folder / "stderr"
         self.pid = forge.ask(
             command=[str(word) for word in command],
@@ -223,6 +223,7 @@ class Script:
             stderr=str(self.stderr),
             ranks=ranks,
             largest_file=largest_file,
+            signals=signals,
             environment=environment,
         )
 
@@ -288,6 +289,7 @@ def start(forge, tmp_path):
 
     ranks: as many processes, which form a group as under torchrun.
     largest_file: in bytes; the script cannot write a larger one, as if the disk were full.
+    signals: (signal, step, steps): what it sends itself so many steps' time after it logs a step.
     environment: variables that the script finds besides.
     """
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import signal
 
 import pytest
 import torch
@@ -51,9 +52,9 @@ def test_a_number_that_is_not_finite_ends_the_run_with_its_name(bad):
 def test_a_run_killed_before_its_first_checkpoint_begins_again(start, tmp_path):
     flags = ["--tiny", "--steps", 1, "--prompts_per_step", 2, "--samples_per_prompt", 2]
     flags += ["--eval_samples", 1, "--eval_every", 1, "--out", tmp_path / "run"]
-    metrics, script = tmp_path / "run" / "metrics.jsonl", start("justrl", *flags)
-    script.wait_for(metrics.exists)
-    script.kill()
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    killed = start("justrl", *flags, signals=(signal.SIGKILL, 0, 0)).wait()
+    assert killed.returncode == -signal.SIGKILL and metrics.exists()
     done = start("justrl", *flags).wait()
     assert done.returncode == 0, done.stderr[-2000:]
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [0, 1]
