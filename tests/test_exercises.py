@@ -1,5 +1,6 @@
 """docs/your-own-recipe.md: each exercise's solution applies, runs, and moves what it says."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, Script, random_rollouts
 
+from tiny import world
 from trainer.data import Problem
 from trainer.policy.policy import rectangle, response_means
 from trainer.run.files import read_jsonl
@@ -26,18 +28,15 @@ class Done:
     def __init__(self, forge, script, *flags):
         folder = script.parent
         self.out = folder / "run"
-        done = Script(forge, folder, [script, *FLAGS, *flags, "--out", self.out]).wait()
+        few = folder / "few.jsonl"  # to encode all of the embedded world takes longer than two steps
+        rows = world.problems("train", "mixed")[:192]
+        few.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        given = [*FLAGS, "--data", few, *flags, "--out", self.out]
+        done = Script(forge, folder, [script, *given]).wait()
         assert done.returncode == 0, done.stderr[-3000:]
         self.rows = read_jsonl(self.out / "metrics.jsonl")
         steps = range(1, len(self.rows) + 1)
         self.answers = [read(self.out / "rollouts" / f"step_{n:06d}.parquet") for n in steps]
-
-    def curve(self):
-        """The metrics without the clock's."""
-        return [
-            {name: value for name, value in row.items() if not name.startswith("seconds_")}
-            for row in self.rows
-        ]
 
     def first(self, column):
         """A column of the first step's answers: both runs sampled them from the same weights."""
@@ -56,17 +55,14 @@ def solution(forge, tmp_path):
     """solution(name, *flags) -> the run of the recipe that the page's own command makes."""
 
     def solution(name, *flags):
-        folder = tmp_path / "copy"
-        if not folder.exists():
-            folder.mkdir()
-            shutil.copy(ROOT / "justrl.py", folder)
-            (folder / "docs").symlink_to(ROOT / "docs")
-            (command,) = re.findall(r"^cp justrl\.py rloo\.py && .*$", PAGE, re.M)
-            command = command.replace("rloo", name).partition(" && python ")[0]
-            made = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True)
-            assert made.returncode == 0, made.stdout + made.stderr
-        assert f'RECIPE = "{name}"' in (folder / f"{name}.py").read_text()
-        return Done(forge, folder / f"{name}.py", *flags)
+        shutil.copy(ROOT / "justrl.py", tmp_path)
+        (tmp_path / "docs").symlink_to(ROOT / "docs")
+        (command,) = re.findall(r"^cp justrl\.py rloo\.py && .*$", PAGE, re.M)
+        command = command.replace("rloo", name).partition(" && python ")[0]
+        made = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+        assert made.returncode == 0, made.stdout + made.stderr
+        assert f'RECIPE = "{name}"' in (tmp_path / f"{name}.py").read_text()
+        return Done(forge, tmp_path / f"{name}.py", *flags)
 
     return solution
 
@@ -104,7 +100,8 @@ def test_dr_grpo_divides_by_constants(solution, unchanged):
 
 def test_gspo_gives_every_token_of_a_response_one_ratio(solution, unchanged):
     def one_ratio(run):
-        return [len(set(ratios)) == 1 for ratios in run.first("log_ratio") if any(ratios)]
+        updated = [ratios for ratios in run.first("log_ratio") if any(ratios)]
+        return [max(one) - min(one) < 0.01 * max(map(abs, one)) for one in updated]
 
     changed = solution("gspo")
     assert all(one_ratio(changed)) and not all(one_ratio(unchanged))
@@ -125,22 +122,12 @@ def test_an_entropy_bonus_raises_the_entropy(solution, unchanged):
     assert changed.rows[1]["entropy"] > 1.5 * unchanged.rows[1]["entropy"]
 
 
-def moves_elsewhere(changed, unchanged):
+@pytest.mark.parametrize("name", ["sgd", "muon"])
+def test_another_optimizer_moves_the_weights_elsewhere(solution, unchanged, name):
+    changed = solution(name)
     assert changed.first("text") == unchanged.first("text")
     approx_kl = changed.rows[0]["approx_kl"]
-    return 0 < approx_kl != pytest.approx(unchanged.rows[0]["approx_kl"], rel=0.01)
-
-
-def test_sgd_moves_the_weights_elsewhere(solution, unchanged):
-    assert moves_elsewhere(solution("sgd"), unchanged)
-
-
-def test_muon_moves_the_weights_elsewhere_and_can_be_continued(solution, unchanged):
-    changed = solution("muon")
-    assert moves_elsewhere(changed, unchanged)
-    shutil.rmtree(changed.out)
-    solution("muon", "--steps=1")
-    assert solution("muon").curve() == changed.curve()
+    assert 0 < approx_kl != pytest.approx(unchanged.rows[0]["approx_kl"], rel=0.01)
 
 
 def test_problems_made_in_python_are_what_it_trains_on(solution, unchanged):
