@@ -28,7 +28,7 @@ class Done:
     def __init__(self, forge, script, *flags):
         folder = script.parent
         self.out = folder / "run"
-        few = folder / "few.jsonl"  # to encode all of the embedded world takes longer than two steps
+        few = folder / "few.jsonl"  # to encode all problems takes longer than two steps
         rows = world.problems("train", "mixed")[:192]
         few.write_text("".join(json.dumps(row) + "\n" for row in rows))
         given = [*FLAGS, "--data", few, *flags, "--out", self.out]
