@@ -18,7 +18,7 @@ from trainer.policy import policy as policy_module
 from trainer.policy.loading import load_policy, load_reference
 from trainer.policy.policy import full, micro_batches, optimizer_step, response_mask
 from trainer.policy.shared_prompts import PackedBatch, SharedPromptsPolicy, pack
-from trainer.ranks import gather, my_share
+from trainer.ranks import my_share
 from trainer.run.metrics import TokenMeans, token_ratio_metrics
 
 CPU = torch.device("cpu")
@@ -370,17 +370,6 @@ def test_a_shared_prompt_is_computed_once_and_nothing_is_padded():
     assert torch.equal(standing[packed.source_N], torch.arange(packed.ids_1_N.shape[1]))
 
 
-def test_gradient_checkpointing_gives_the_same_gradient(random_policy_dir):
-    rollouts = random_rollouts(7)
-    gradients = []
-    for checkpointing in (False, True):
-        policy = load(random_policy_dir, checkpointing)
-        assert policy.model.is_gradient_checkpointing == checkpointing
-        backward(policy, one_batch(rollouts, budget=60))
-        gradients.append(gradient(policy))
-    assert_same_gradient(*gradients)
-
-
 # --- the optimizer's step ---
 
 
@@ -484,11 +473,6 @@ def test_the_ranks_shares_cover_everything_once_in_order(monkeypatch, count, wor
     dealt = [item for turn in zip_longest(*shares) for item in turn if item is not None]
     assert dealt == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-def test_gather_on_one_rank_is_nothing():
-    items = [object()]
-    assert gather(items) == items
 
 
 def test_token_means_do_not_depend_on_the_micro_batches():
