@@ -3,7 +3,6 @@
 import gzip
 import importlib
 import json
-import random
 import re
 import time
 from dataclasses import replace
@@ -14,12 +13,15 @@ import datasets
 import numpy as np
 import pyarrow
 import pytest
+from conftest import SHARED
 from pyarrow import parquet
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from trainer.data import (
     INSTRUCTIONS,
+    STEP_BY_STEP,
+    THINK_STEP_BY_STEP,
     Order,
     Problem,
     Template,
@@ -36,7 +38,6 @@ from trainer.sources.hub import BENCHMARKS, HUB, SUBJECTS
 from trainer.sources.load import ACCEPTED, load_problems, split_sources
 from trainer.sources.rows import strip_wrapper
 
-SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(
     not SHARED.is_dir(), reason="the public data files lie beside the repository only"
 )
@@ -85,6 +86,13 @@ def hub(monkeypatch):
     return shelf
 
 
+def refusal(source) -> str:
+    """The sentence with which a source is refused."""
+    with pytest.raises(Refused) as error:
+        load_problems(str(source))
+    return str(error.value)
+
+
 # --- kinds of golds that users reported ---
 
 
@@ -125,9 +133,8 @@ def test_golds_are_read_as_they_are_meant(tmp_path, row, answer):
 def test_what_cannot_be_an_answer_is_dropped_with_a_count(tmp_path, capsys):
     code = {"problem": "Write a program.", "ability": "code", "answer": "5"}
     cases = {"prompt": "Sort.", "reward_model": {"ground_truth": '{"inputs": [1], "outputs": [1]}'}}
-    words = [
-        {"problem": "p", "answer": word} for word in ("proof", "notfound", "\\text{Not found}")
-    ]
+    none = ("proof", "notfound", "\\text{Not found}")
+    words = [{"problem": "p", "answer": word} for word in none]
     path = write(tmp_path / "a.jsonl", [GOOD, code, cases, *words])
     assert len(load_problems(path)) == 1
     assert capsys.readouterr().out == (
@@ -135,17 +142,6 @@ def test_what_cannot_be_an_answer_is_dropped_with_a_count(tmp_path, capsys):
         "answers and 0 blank rows dropped; 3 rows whose answer says that there is none dropped; "
         "2 programming tasks dropped\n"
     )
-
-
-def test_golds_that_cannot_be_one_answer_are_refused_with_their_line(tmp_path):
-    names = {"problem": "p", "solution": "$a=\\boxed{3}$ and $b=\\boxed{5}$"}
-    for row, fault in (
-        (names, "it has a box each for a, b; write one answer"),
-        ('{"problem": "p", "answer": "\\frac{1}{2}"}', "answer holds U+000C as character 1: LaTeX"),
-    ):
-        path = write(tmp_path / "a.jsonl", [GOOD, row])
-        with pytest.raises(Refused, match=re.escape(f"{path}, line 2: {fault}")):
-            load_problems(path)
 
 
 def test_latex_that_json_has_read_in_a_problem_is_said_with_its_line(tmp_path, capsys):
@@ -183,17 +179,8 @@ def test_every_layout_of_every_kind_of_file(tmp_path, kind, row):
 
 def test_rows_may_name_their_task_and_what_their_reward_needs(tmp_path):
     row = {"problem": "p", "answer": "a", "task": "knights", "verify": {"n": 3}}
-    assert load_problems(write(tmp_path / "a.jsonl", [row])) == [
-        Problem("p", "a", "knights", {"n": 3})
-    ]
-
-
-def test_a_json_file_may_hold_lines_and_a_byte_order_mark(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_bytes(b'\xef\xbb\xbf[{"problem": "p", "answer": "1"}]')
-    assert load_problems(str(path))[0].answer == "1"
-    path.write_text('{"problem": "p", "answer": "1"}\n\n{"problem": "q", "answer": "2"}\n')
-    assert [problem.answer for problem in load_problems(str(path))] == ["1", "2"]
+    expected = [Problem("p", "a", "knights", {"n": 3})]
+    assert load_problems(write(tmp_path / "a.jsonl", [row])) == expected
 
 
 def test_the_tiny_world_is_asked_for_split_and_level():
@@ -201,10 +188,7 @@ def test_the_tiny_world_is_asked_for_split_and_level():
     assert {type(problem) for problem in problems} == {Problem}
     assert {problem.task for problem in problems} == {"easy"}
     assert problems[0].text.endswith("=?") and problems == load_problems("tiny:eval/easy")
-    with pytest.raises(
-        ValueError, match=r"^tiny:train: write tiny:SPLIT/LEVEL, such as tiny:train/easy$"
-    ):
-        load_problems("tiny:train")
+    assert refusal("tiny:train") == "tiny:train: write tiny:SPLIT/LEVEL, such as tiny:train/easy"
 
 
 # --- wrappers and answers ---
@@ -218,12 +202,9 @@ def test_the_tiny_world_is_asked_for_split_and_level():
         "{}" + TAIL,
         HEAD + "{}" + TAIL[:-1] + ", and you do not need to use a \\boxed command.\n",
         HEAD.replace("$Answer", "$ANSWER") + "{}" + TAIL,
-        HEAD
-        + "{}"
-        + TAIL
-        + "\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
-        "{} Let's think step by step and output the final answer within \\boxed{}.",
-        '{} Let\'s think step by step and output the final answer after "####".',
+        HEAD + "{}" + TAIL + f"\n\n{STEP_BY_STEP}",
+        "{} " + THINK_STEP_BY_STEP,
+        "{} " + INSTRUCTIONS[2],
         "{}",
     ],
 )
@@ -254,17 +235,37 @@ def test_what_only_resembles_a_wrapper_stays(text):
 @pytest.mark.parametrize(
     ("gold", "answer"),
     [
-        *[("025", "25"), ("0", "0"), ("000", "0"), ("-007", "-7"), ("0.5", "0.5"), ("00.5", "00.5"),
-            ("100", "100")],
-        *[("0a", "0a"), ("01,200", "01,200"), ("1,200", "1,200"), (" 7 ", "7"), (7, "7"),
-            (7.0, "7"), (0.25, "0.25")],
-        *[("\\boxed{204}", "204"), ("$\\boxed{204}$", "204"), ("\\boxed{025}", "25"),
-            ("\\boxed{ 7 }", "7")],
-        *[("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"), ("\\boxed{\\{1\\}}", "\\{1\\}"),
-            ("\\boxed{\\}}", "\\}")],
-        *[("\\boxed{1} or \\boxed{2}", "1 or 2"), ("\\boxed{1", "\\boxed{1")],
-        *[("so\n#### 1,080", "1080"), ("so\n#### -12", "-12"), ("#### 1 #### 2", "2"),
-            (["72"], "72")],
+        ("025", "25"), ("0", "0"), ("000", "0"), ("-007", "-7"), ("0.5", "0.5"), ("00.5", "00.5"),
+        ("100", "100"), ("0a", "0a"), ("01,200", "01,200"), ("1,200", "1,200"), (" 7 ", "7"),
+        ("\\boxed{204}", "204"), ("$\\boxed{204}$", "204"), ("\\boxed{025}", "25"),
+        ("\\boxed{ 7 }", "7"), ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("\\boxed{\\{1\\}}", "\\{1\\}"), ("\\boxed{\\}}", "\\}"),
+        ("\\boxed{1} or \\boxed{2}", "1 or 2"), ("\\boxed{1", "\\boxed{1"),
+        ("so\n#### 1,080", "1080"), ("so\n#### -12", "-12"), ("#### 1 #### 2", "2"),
+        # numbers, in plain digits
+        (7, "7"), (7.0, "7"), (0.25, "0.25"), (-0.0, "0"), (1e-7, "0.0000001"),
+        (1e22, "1" + "0" * 22), (10**30, "1" + "0" * 30),
+        (Decimal("7.00"), "7"), (Decimal("0.10"), "0.1"), (Decimal("1E+3"), "1000"),
+        # the marks of a formula
+        ("$x$", "x"), ("$$ x $$", "x"), (r"\(x\)", "x"), (r"\[ x \]", "x"), ("$x$.", "x"),
+        ("$69$,$84$", "69, 84"), ("$f(n)=n$, $g(n)=1$.", "f(n)=n, g(n)=1"),
+        (r"\(1\), \(2\)", "1, 2"), ("$025$", "25"), (r"$\boxed{7}$", "7"), (r"\boxed{$7$}", "7"),
+        (r"$\$5$", r"\$5"), (r"\[x \\[2pt] y\]", r"x \\[2pt] y"),
+        # lists, and the text of lists
+        ('["5"]', "5"), ("['5']", "5"), ('[["5"]]', "5"), ("[5]", "5"), ("[ '5' , ]", "5"),
+        ('["1","2"]', "1, 2"), ("['1', 2]", "1, 2"),
+        ("['1' '2']", "1, 2"),  # numpy prints no commas
+        ("['81', '256']", "81, 256"),  # 81,256 would be one number
+        (r'["\\frac{1}{2}"]', r"\frac{1}{2}"),
+        (r'["\frac{1}{2}"]', r"\frac{1}{2}"),  # not the form feed that JSON reads
+        (r"['\\pi', '$3$']", r"\pi, 3"), (r'["90\u00b0"]', "90°"), (r'["a\"b"]', 'a"b'),
+        (["72"], "72"), (["1", "2"], "1, 2"), (["$1$", "025", 7.0], "1, 25, 7"), ([["5"]], "5"),
+        # what only resembles a formula or a list
+        *[(gold, gold) for gold in (
+            "$5", "$10 + $5", "$5, $6", "5$", r"\$18.90", "$x$ and $y$", "$221,$8$",
+            r"\(x\) or \(y\)", r"\left(1, 2\right)", "[1, 2]", "[0,1)", "[-9, 9]",
+            "['5", "None", "True", "it's 5",
+        )],
     ],
 )  # fmt: skip
 def test_golds_become_bare_strings(gold, answer):
@@ -281,59 +282,6 @@ def test_golds_become_bare_strings(gold, answer):
 )  # fmt: skip
 def test_the_last_box_of_a_solution(solution, answer):
     assert last_box(solution) == answer
-
-
-@pytest.mark.parametrize(
-    ("gold", "answer"),
-    [
-        ("$x$", "x"), ("$$ x $$", "x"), (r"\(x\)", "x"), (r"\[ x \]", "x"), ("$x$.", "x"),
-        ("$69$,$84$", "69, 84"), ("$f(n)=n$, $g(n)=1$.", "f(n)=n, g(n)=1"),
-        (r"\(1\), \(2\)", "1, 2"), ("$025$", "25"), (r"$\boxed{7}$", "7"), (r"\boxed{$7$}", "7"),
-        (r"$\$5$", r"\$5"), (r"\[x \\[2pt] y\]", r"x \\[2pt] y"),
-    ],
-)  # fmt: skip
-def test_golds_lose_the_marks_of_a_formula(gold, answer):
-    assert clean_answer(gold) == answer
-
-
-@pytest.mark.parametrize(
-    ("gold", "answer"),
-    [
-        ('["5"]', "5"), ("['5']", "5"), ('[["5"]]', "5"), ("[5]", "5"), ("[ '5' , ]", "5"),
-        ('["1","2"]', "1, 2"), ("['1', 2]", "1, 2"),
-        ("['1' '2']", "1, 2"),  # numpy prints no commas
-        ("['81', '256']", "81, 256"),  # 81,256 would be one number
-        (r'["\\frac{1}{2}"]', r"\frac{1}{2}"),
-        (r'["\frac{1}{2}"]', r"\frac{1}{2}"),  # not the form feed that JSON reads
-        (r"['\\pi', '$3$']", r"\pi, 3"), (r'["90\u00b0"]', "90°"), (r'["a\"b"]', 'a"b'),
-        (["1", "2"], "1, 2"), (["$1$", "025", 7.0], "1, 25, 7"), ([["5"]], "5"),
-    ],
-)  # fmt: skip
-def test_golds_in_lists_are_joined(gold, answer):
-    assert clean_answer(gold) == answer
-
-
-@pytest.mark.parametrize(
-    "gold",
-    [
-        *("$5", "$10 + $5", "$5, $6", "5$", r"\$18.90", "$x$ and $y$", "$221,$8$"),
-        *(r"\(x\) or \(y\)", r"\left(1, 2\right)", "[1, 2]", "[0,1)", "[-9, 9]"),
-        *("['5", "None", "True", "it's 5"),
-    ],
-)
-def test_golds_that_only_resemble_a_formula_or_a_list_stay(gold):
-    assert clean_answer(gold) == gold
-
-
-@pytest.mark.parametrize(
-    ("gold", "answer"),
-    [
-        *((-0.0, "0"), (1e-7, "0.0000001"), (1e22, "1" + "0" * 22), (10**30, "1" + "0" * 30)),
-        *((Decimal("7.00"), "7"), (Decimal("0.10"), "0.1"), (Decimal("1E+3"), "1000")),
-    ],
-)
-def test_numbers_become_plain_digits(gold, answer):
-    assert clean_answer(gold) == answer
 
 
 @pytest.mark.parametrize(
@@ -357,17 +305,13 @@ def test_very_long_golds_take_no_time(gold):
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_repeats_collapse_and_conflicts_go_with_their_counts(tmp_path, capsys, kind):
     rows = [
-        verl(HEAD + "a?" + TAIL, "1"),
-        verl(HEAD + "b?" + TAIL, "2"),
-        verl(HEAD + "c?" + TAIL, "025"),
-    ] * 100
+        verl(HEAD + text + TAIL, gold) for text, gold in [("a?", "1"), ("b?", "2"), ("c?", "025")]
+    ]
+    rows *= 100
     rows += [verl(HEAD + " b? " + TAIL, "3"), verl("c?", "25"), verl("d?", "4")]
     path = write(tmp_path / f"dapo.{kind}", rows)
-    assert [(problem.text, problem.answer) for problem in load_problems(path)] == [
-        ("a?", "1"),
-        ("c?", "25"),
-        ("d?", "4"),
-    ]
+    golds = {problem.text: problem.answer for problem in load_problems(path)}
+    assert golds == {"a?": "1", "c?": "25", "d?": "4"}
     assert capsys.readouterr().out == (
         f"{path}: 303 rows, 3 problems kept; 299 repeated rows collapsed, "
         "1 problems with conflicting answers and 0 blank rows dropped\n"
@@ -375,11 +319,7 @@ def test_repeats_collapse_and_conflicts_go_with_their_counts(tmp_path, capsys, k
 
 
 def test_plain_rows_are_all_kept_so_that_a_benchmark_stays_whole(tmp_path, capsys):
-    rows = [
-        {"problem": "p", "answer": "1"},
-        {"problem": "p", "answer": "1"},
-        {"problem": "p", "answer": "2"},
-    ]
+    rows = [GOOD, GOOD, {"problem": "p", "answer": "2"}]
     assert len(load_problems(write(tmp_path / "a.jsonl", rows))) == 3
     said = "2 repeated problems kept, 1 of them with different answers"
     assert said in capsys.readouterr().out
@@ -422,6 +362,7 @@ CHATML = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_s
         (chat_row(USER, USER), {"history": (USER,)}),
         (chat_row(USER, ANSWER, USER, ANSWER), {"history": (USER, ANSWER), "prefill": "A"}),
         (chat_row(("user", CHATML)), {"system": "S"}),
+        (chat_row(("user", [{"type": "text", "text": part} for part in "U?"])), {"text": "U?"}),
         ({"question": CHATML, "answer": "1"}, {"system": "S"}),
         ({"prompt": CHATML + "A", "answer": "1"}, {"system": "S", "prefill": "A"}),
         ({"prompt": json.dumps(chat_row(SYSTEM, USER)["prompt"]), "answer": "1"}, {"system": "S"}),
@@ -430,39 +371,6 @@ CHATML = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_s
 def test_every_turn_of_a_prompt_is_kept(tmp_path, kind, row, parts):
     expected = Problem(**{"text": "U", "answer": "1", "task": "a"} | parts)
     assert load_problems(write(tmp_path / f"a.{kind}", [row])) == [expected]
-
-
-def test_a_message_may_be_a_list_of_text_parts(tmp_path):
-    parts = [{"type": "text", "text": "1+1"}, {"type": "text", "text": "?"}]
-    path = write(tmp_path / "a.jsonl", [chat_row(("user", parts))])
-    assert load_problems(path)[0].text == "1+1?"
-
-
-@pytest.mark.parametrize(
-    ("turns", "fault"),
-    [
-        ([USER, SYSTEM, USER], "prompt has a system message after another turn; put it first"),
-        ([USER, ANSWER, ANSWER], "prompt ends in two assistant messages; join them"),
-        ([SYSTEM, ANSWER], "prompt has no user message"),
-        ([USER, ("tool", "x")],
-            "prompt has a message of role 'tool'; expected system, user, assistant"),
-        ([("user", [{"type": "image", "url": "x"}])],
-            "prompt has a message with a part that is no text"),
-        ([USER, ("assistant", "So \\boxed{1}.")],
-            "prompt ends in an assistant turn that holds a boxed answer: remove it"),
-    ],
-)  # fmt: skip
-def test_a_chat_that_cannot_be_kept_is_refused(tmp_path, turns, fault):
-    path = write(tmp_path / "a.jsonl", [chat_row(USER), chat_row(*turns)])
-    with pytest.raises(ValueError) as error:
-        load_problems(path)
-    assert str(error.value) == f"{path}, line 2: {fault}"
-
-
-def test_a_chat_in_pythons_notation_is_refused(tmp_path):
-    row = {"prompt": str(chat_row(SYSTEM, USER)["prompt"]), "answer": "1"}
-    with pytest.raises(ValueError, match=r"line 1: prompt is a chat in Python's notation; write"):
-        load_problems(write(tmp_path / "a.jsonl", [row]))
 
 
 # --- worked solutions ---
@@ -493,6 +401,10 @@ GOOD = {"problem": "p", "answer": "1"}
 ANY_ANSWER = "reward_model, answer, final_answer, expected_answer, ground_truth, solution"
 
 
+LONE = json.loads('"x\\ud800"')  # half of a surrogate pair
+NAMED_BOXES = "$a=\\boxed{3}$ and $b=\\boxed{5}$"
+
+
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
@@ -518,31 +430,32 @@ ANY_ANSWER = "reward_model, answer, final_answer, expected_answer, ground_truth,
         ({"problem": "p", "answer": "1", "verify": "x"}, "verify is str; expected an object"),
         ({"problem": "p", "solution": "so 3"},
             "the solution holds no \\boxed{} and no #### with the answer"),
+        ({"problem": "p", "solution": NAMED_BOXES}, "it has a box each for a, b; write one answer"),
+        ('{"problem": "p", "answer": "\\frac{1}{2}"}', "answer holds U+000C as character 1: LaTeX"),
         ({**verl("p", "1"), "reward_model": "1"},
             "reward_model is str; expected an object with ground_truth"),
         ({**verl("p", "1"), "reward_model": {}},
             "no answer column; expected one of ground_truth, found nothing"),
         (verl("p", None), "empty answer"),
+        (["p", "1"], "expected an object with a problem and an answer, found list"),
+        ("3", "expected an object with a problem and an answer, found int"),
+        # chats
         ({**verl("p", "1"), "prompt": ["p"]}, "prompt is not a list of {role, content} messages"),
         ({**verl("p", "1"), "prompt": []}, "prompt has no user message"),
         (verl(None, "1"), "prompt has a message whose content is NoneType, no text"),
-        (["p", "1"], "expected an object with a problem and an answer, found list"),
-        ("3", "expected an object with a problem and an answer, found int"),
-    ],
-)  # fmt: skip
-def test_a_malformed_row_is_named_with_file_line_and_fault(tmp_path, row, fault):
-    path = write(tmp_path / "bad.jsonl", [GOOD, "", row])
-    with pytest.raises(ValueError) as error:
-        load_problems(path)
-    assert str(error.value) == f"{path}, line 3: {fault}"
-
-
-LONE = json.loads('"x\\ud800"')  # half of a surrogate pair
-
-
-@pytest.mark.parametrize(
-    ("row", "fault"),
-    [
+        (chat_row(USER, SYSTEM, USER),
+            "prompt has a system message after another turn; put it first"),
+        (chat_row(USER, ANSWER, ANSWER), "prompt ends in two assistant messages; join them"),
+        (chat_row(SYSTEM, ANSWER), "prompt has no user message"),
+        (chat_row(USER, ("tool", "x")),
+            "prompt has a message of role 'tool'; expected system, user, assistant"),
+        (chat_row(("user", [{"type": "image", "url": "x"}])),
+            "prompt has a message with a part that is no text"),
+        (chat_row(USER, ("assistant", "So \\boxed{1}.")),
+            "prompt ends in an assistant turn that holds a boxed answer: remove it"),
+        ({"prompt": str(chat_row(SYSTEM, USER)["prompt"]), "answer": "1"},
+            "prompt is a chat in Python's notation; write it as JSON"),
+        # what is no text
         ({"problem": LONE, "answer": "1"}, "text holds U+D800 as character 2"),
         ({"problem": "p", "answer": "1\0"}, "answer holds U+0000 as character 2"),
         ({"problem": "p", "answer": "1", "task": LONE}, "task holds U+D800 as character 2"),
@@ -551,12 +464,10 @@ LONE = json.loads('"x\\ud800"')  # half of a surrogate pair
         (chat_row(("user", LONE), ANSWER, USER), "history holds U+D800 as character 2"),
         (chat_row(USER, ("assistant", LONE)), "prefill holds U+D800 as character 2"),
     ],
-)
-def test_what_is_no_text_is_named_with_its_row(tmp_path, row, fault):
-    path = write(tmp_path / "a.jsonl", [GOOD, row])
-    with pytest.raises(ValueError) as error:
-        load_problems(path)
-    assert str(error.value).startswith(f"{path}, line 2: {fault}")
+)  # fmt: skip
+def test_a_malformed_row_is_named_with_file_line_and_fault(tmp_path, row, fault):
+    path = write(tmp_path / "bad.jsonl", [GOOD, "", row])
+    assert refusal(path).startswith(f"{path}, line 3: {fault}")
 
 
 def write_columns(path, answers):
@@ -595,18 +506,14 @@ def test_parquet_columns_of_other_types(tmp_path, column, answer):
 )
 def test_parquet_columns_that_hold_no_answer(tmp_path, column, fault):
     path = write_columns(tmp_path / "a.parquet", column)
-    with pytest.raises(ValueError, match=f"^{re.escape(path)}, row 1: {fault}$"):
-        load_problems(path)
+    assert refusal(path) == f"{path}, row 1: {fault}"
 
 
 @pytest.mark.parametrize(
     ("names", "fault"),
     [
         (["Text", "answer"], "no problem column; expected one of problem, question, prompt, "),
-        (
-            ["problem", "gold"],
-            f"no answer column; expected one of {ANY_ANSWER}, found problem, gold",
-        ),
+        (["problem", "g"], f"no answer column; expected one of {ANY_ANSWER}, found problem, g"),
         (["problem", "answer", "answer"], "the column answer occurs twice"),
     ],
 )
@@ -614,16 +521,13 @@ def test_a_table_without_the_columns_is_named_with_those_it_has(tmp_path, names,
     path = tmp_path / "a.parquet"
     table = pyarrow.Table.from_arrays([pyarrow.array(["1"])] * len(names), names=names)
     parquet.write_table(table, path)
-    with pytest.raises(ValueError) as error:
-        load_problems(str(path))
-    assert str(error.value).startswith(f"{path}: {fault}")
+    assert refusal(path).startswith(f"{path}: {fault}")
 
 
 @pytest.mark.parametrize("kind", ["json", "parquet"])
 def test_a_malformed_row_of_a_table_is_named_by_its_number(tmp_path, kind):
     path = write(tmp_path / f"bad.{kind}", [GOOD, {"problem": "p", "answer": ""}])
-    with pytest.raises(ValueError, match=f"^{re.escape(path)}, row 2: empty answer$"):
-        load_problems(path)
+    assert refusal(path) == f"{path}, row 2: empty answer"
 
 
 @pytest.mark.parametrize(
@@ -654,33 +558,20 @@ def test_a_malformed_row_of_a_table_is_named_by_its_number(tmp_path, kind):
 def test_a_broken_file_is_named_with_its_fault(tmp_path, name, content, fault):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(ValueError) as error:
-        load_problems(str(path))
-    assert str(error.value).startswith(f"{path}{fault}") and "\n" not in str(error.value)
-
-
-def test_a_mistyped_file_gets_a_suggestion_and_plain_rows_that_repeat_a_count(tmp_path, capsys):
-    rows = [{"problem": "3+5", "answer": answer} for answer in ("8", "9", "8")]
-    write(tmp_path / "good.jsonl", [*rows, {"problem": "2+2", "answer": "4"}])
-    assert len(load_problems(str(tmp_path / "good.jsonl"))) == 4
-    assert "2 repeated problems kept, 1 of them with different answers" in capsys.readouterr().out
-    with pytest.raises(Refused, match=r"goood\.jsonl: no such file; did you mean good\.jsonl\?"):
-        load_problems(str(tmp_path / "goood.jsonl"))
+    assert refusal(path).startswith(f"{path}{fault}") and "\n" not in refusal(path)
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path):
     path = tmp_path / "a.parquet"
     data = Path(write(path, [GOOD] * 1000)).read_bytes()
     path.write_bytes(data[:4] + bytes(100) + data[104:])
-    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: the Parquet file is damaged"):
-        load_problems(str(path))
+    assert refusal(path).startswith(f"{path}: the Parquet file is damaged")
 
 
 def test_a_folder_is_no_file(tmp_path):
     (tmp_path / "b.jsonl").mkdir()
     for folder in (tmp_path, tmp_path / "b.jsonl"):
-        with pytest.raises(ValueError, match=f"^{re.escape(str(folder))}: it is a folder; name "):
-            load_problems(str(folder))
+        assert refusal(folder).startswith(f"{folder}: it is a folder; name ")
 
 
 @pytest.mark.parametrize(
@@ -691,8 +582,9 @@ def test_a_folder_is_no_file(tmp_path):
         '{"problem": "p", "answer": "1"}\n{"problem": "q", "answer": "2"}'.encode("utf-16"),
         b'[{"problem": "p", "answer": "1"},\n{"problem": "q", "answer": "2"}]',
         gzip.compress(b'{"problem": "p", "answer": "1"}\n{"problem": "q", "answer": "2"}', mtime=0),
+        b'\xef\xbb\xbf[{"problem": "p", "answer": "1"}, {"problem": "q", "answer": "2"}]',
     ],
-    ids=["CRLF", "byte order mark", "UTF-16", "one list", "gzip"],
+    ids=["CRLF", "byte order mark", "UTF-16", "one list", "gzip", "list after a mark"],
 )
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.JSONL", "a.jsonl.gz"])
 def test_every_way_to_write_json(tmp_path, content, name):
@@ -733,19 +625,18 @@ def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("source", ["", "  ", " , "])
 def test_a_source_without_a_name_is_refused(source):
-    with pytest.raises(ValueError, match=r"^the name of the problems is empty; give a \.jsonl"):
-        load_problems(source)
+    assert refusal(source).startswith("the name of the problems is empty; give a .jsonl")
 
 
-def test_a_missing_file_says_what_is_accepted(tmp_path):
+def test_a_missing_file_says_what_is_accepted_or_is_meant(tmp_path):
     for source, fault in (
         (f"{tmp_path}/none.jsonl", "no such file"),
         ("~nobody/none.jsonl", "no such file"),
         ("gsm8k", "not a known source"),
     ):
-        with pytest.raises(Refused) as error:
-            load_problems(source)
-        assert str(error.value) == f"{source}: {fault}; give {ACCEPTED}"
+        assert refusal(source) == f"{source}: {fault}; give {ACCEPTED}"
+    write(tmp_path / "good.jsonl", [GOOD])
+    assert refusal(tmp_path / "goood.jsonl").endswith("no such file; did you mean good.jsonl?")
 
 
 # --- the hub ---
@@ -753,29 +644,19 @@ def test_a_missing_file_says_what_is_accepted(tmp_path):
 HUB_ROWS = {
     ("BytedTsinghua-SIA/DAPO-Math-17k", None, "train"): [verl(HEAD + "p?" + TAIL, "034")] * 100,
     ("open-r1/DAPO-Math-17k-Processed", "all", "train"):
-        [{**verl("", "34"), "prompt": "p?", "solution": "34", "source_prompt": [{"content": "w",
-        "role": "user"}]}],
+        [{**verl("", "34"), "prompt": "p?", "solution": "34"}],
     ("BytedTsinghua-SIA/AIME-2024", None, "train"):
         [verl(HEAD + "p?" + TAIL, "34", raw_problem="p?", split=None)] * 32,
     ("HuggingFaceH4/aime_2024", None, "train"):
-        [{"id": 1, "problem": "p?", "solution": "s", "answer": "034", "url": "u", "year": "2024"}],
-    ("math-ai/aime24", None, "test"):
-        [{"id": 1, "problem": "p?", "solution": "\\boxed{034}", "url": "u"}],
-    ("math-ai/aime25", None, "test"): [{"problem": "p?", "answer": "34", "id": "1"}],
-    ("math-ai/amc23", None, "test"): [{"id": 1, "answer": 34.0, "question": "p?", "url": "u"}],
-    ("AI-MO/aimo-validation-amc", None, "train"):
-        [{"id": 1, "problem": "p?", "answer": 34.0, "url": "u"}],
-    ("math-ai/minervamath", None, "test"): [{"question": "p?", "answer": "34"}],
+        [{"problem": "p?", "solution": "s", "answer": "034"}],
+    ("math-ai/aime24", None, "test"): [{"problem": "p?", "solution": "\\boxed{034}"}],
+    ("math-ai/amc23", None, "test"): [{"answer": 34.0, "question": "p?", "url": "u"}],
     ("MathArena/aime_2025", None, "train"):
-        [{"problem_idx": 1, "problem": "p?", "answer": 34, "problem_type": ["A"]}],
-    ("MathArena/hmmt_feb_2025", None, "train"):
-        [{"problem_idx": 1, "problem": "p?", "answer": "34", "problem_type": ["A"]}],
+        [{"problem": "p?", "answer": 34, "problem_type": ["A"]}],
     ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train"):
-        [{"question": "p?", "solution": ["Hm."], "final_answer": ["$34$"],
-        "is_multiple_answer": False, "unit": None}],
+        [{"question": "p?", "solution": ["Hm."], "final_answer": ["$34$"]}],
     ("HuggingFaceH4/MATH-500", None, "test"):
-        [{"problem": "p?", "solution": "\\boxed{1}", "answer": "34", "subject": "s", "level": 2,
-        "unique_id": "u"}],
+        [{"problem": "p?", "solution": "\\boxed{1}", "answer": "34", "level": 2}],
     ("openai/gsm8k", "main", "train"): [{"question": "p?", "answer": "<<2*17=34>>34\n#### 34"}],
     ("agentica-org/DeepScaleR-Preview-Dataset", None, "train"):
         [{"problem": "p?", "answer": "34", "solution": ""}, {"problem": "q?", "answer": "",
@@ -784,8 +665,7 @@ HUB_ROWS = {
         [{"problem": "p?", "answer": "34", "difficulty": "3/8"}, {"problem": None, "answer": "1",
         "difficulty": "3/8"}, {"problem": "q?", "answer": None, "difficulty": "3/8"}],
     ("zwhe99/DeepMath-103K", None, "train"):
-        [{"question": "p?", "final_answer": "34", "difficulty": 5.5, "topic": "t",
-        "r1_solution_1": "\\boxed{1}"}],
+        [{"question": "p?", "final_answer": "34", "r1_solution_1": "\\boxed{1}"}],
     ("hkust-nlp/SimpleRL-Zoo-Data", "simplelr_qwen_level3to5/train.parquet", "train"):
         [{**verl("<|im_start|>user\np?<|im_end|>\n", "34"), "answer": "34"}],
     ("someone/unknown-set", None, "train"): [{"question": "p?", "final_answer": "34"}],
@@ -796,11 +676,8 @@ def test_a_benchmark_has_one_name_for_all_its_copies(hub):
     assert [HUB[hub_id].task for hub_id in BENCHMARKS.values()] == list(BENCHMARKS)
     hub["HuggingFaceH4/aime_2024", None, "train"] = [{"problem": "p?", "answer": "034"}]
     hub["math-ai/aime24", None, "test"] = [{"problem": "p?", "solution": "\\boxed{34}"}]
-    assert (
-        load_problems("aime24")
-        == load_problems("math-ai/aime24")
-        == [Problem("p?", "34", "aime24")]
-    )
+    expected = [Problem("p?", "34", "aime24")]
+    assert load_problems("aime24") == load_problems("math-ai/aime24") == expected
 
 
 @pytest.mark.parametrize("recipe", ["justrl", "prorl", "liteppo"])
@@ -819,12 +696,7 @@ def test_hub_sets_with_their_own_columns(hub, key):
 
 def test_sets_in_several_configs_are_read_one_after_another(hub):
     for subject in SUBJECTS:
-        row = {
-            "problem": f"{subject}?",
-            "level": "Level 1",
-            "type": subject,
-            "solution": "It is $\\boxed{012}$.",
-        }
+        row = {"problem": f"{subject}?", "type": subject, "solution": "It is $\\boxed{012}$."}
         hub["EleutherAI/hendrycks_math", subject, "test"] = [row, row]
     hub["opencompass/AIME2025", "AIME2025-I", "test"] = [{"question": "i?", "answer": "1"}]
     hub["opencompass/AIME2025", "AIME2025-II", "test"] = [{"question": "ii?", "answer": "2"}]
@@ -849,17 +721,14 @@ def test_known_blank_rows_are_dropped_and_counted_and_others_are_faults(hub, cap
         "0 problems with conflicting answers and 2 blank rows dropped\n"
     )
     hub["math-ai/aime25", None, "test"] = [GOOD, {"problem": "p", "answer": ""}]
-    with pytest.raises(ValueError, match=r"^math-ai/aime25, row 2: empty answer$"):
-        load_problems("math-ai/aime25")
+    assert refusal("math-ai/aime25") == "math-ai/aime25, row 2: empty answer"
 
 
 def test_an_unreachable_hub_is_one_sentence(monkeypatch):
     # The true load_dataset, without its retries.
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(Refused) as error:
-        load_problems("nobody/no-such-set:test")
-    assert str(error.value) == (
+    assert refusal("nobody/no-such-set:test") == (
         "nobody/no-such-set:test: cannot load it from the Hugging Face hub (Couldn't reach "
         "'nobody/no-such-set' on the Hub (OfflineModeIsEnabled)); check the network and the name "
         "(ID, ID:SPLIT or ID:CONFIG/SPLIT), or give a local .jsonl, .json or .parquet file"
@@ -875,13 +744,11 @@ def deepmath(hub):
         {"question": f"d{i}?", "final_answer": str(i), "difficulty": difficulty}
         for i, difficulty in enumerate([1.0, 2.0, 8.0] * 3000)
     ]
-    for gold in ("Yes", "no", "\\text{True}", "False."):
-        rows += [
-            {"question": f"{gold}{i}?", "final_answer": gold, "difficulty": 1.0} for i in range(100)
-        ]
+    others = [(gold, 1.0) for gold in ("Yes", "no", "\\text{True}", "False.") for _ in range(100)]
+    others += [("1", -1.0), ("1", 0.0)] * 25
     rows += [
-        {"question": f"unrated{i}?", "final_answer": "1", "difficulty": (-1.0, 0.0)[i % 2]}
-        for i in range(50)
+        {"question": f"other{i}?", "final_answer": gold, "difficulty": difficulty}
+        for i, (gold, difficulty) in enumerate(others)
     ]
     hub["zwhe99/DeepMath-103K", None, "train"] = rows
     return {row["question"]: row["difficulty"] for row in rows if row["question"][0] == "d"}
@@ -893,10 +760,8 @@ def test_medium_is_the_easiest_without_true_false(deepmath, capsys):
     assert [difficulties.count(d) for d in (1.0, 2.0, 8.0)] == [3000, 2000, 0]
     assert len({problem.text for problem in problems}) == 5000
     assert problems[0].task == "liteppo:medium"
-    assert (
-        "5,000 of 9,000 problems, 450 true/false or unrated ones left out"
-        in capsys.readouterr().out
-    )
+    said = "5,000 of 9,000 problems, 450 true/false or unrated ones left out"
+    assert said in capsys.readouterr().out
 
 
 def test_hard_is_drawn_in_proportion_to_difficulty(deepmath):
@@ -913,26 +778,22 @@ def test_easy_is_a_random_part_of_simplerl(hub):
     hub["hkust-nlp/SimpleRL-Zoo-Data", "simplelr_qwen_gsm8k_level1/train.parquet", "train"] = rows
     drawn = [int(problem.answer) for problem in load_problems("liteppo:easy")]
     assert len(set(drawn)) == 5000
-    assert drawn[:1000] != sorted(drawn[:1000]) and sum(drawn) / 5000 == pytest.approx(
-        3000, rel=0.03
-    )
+    assert drawn[:1000] != sorted(drawn[:1000])
+    assert sum(drawn) / 5000 == pytest.approx(3000, rel=0.03)
     assert drawn == [int(problem.answer) for problem in load_problems("liteppo:easy")]
     assert drawn != [int(problem.answer) for problem in load_problems("liteppo:easy", seed=1)]
 
 
 def test_an_unknown_lite_ppo_level_is_named():
-    with pytest.raises(ValueError, match=r"^liteppo:expert: no such level; choose liteppo:easy, "):
-        load_problems("liteppo:expert")
+    said = "liteppo:expert: no such level; choose liteppo:easy, liteppo:medium or liteppo:hard"
+    assert refusal("liteppo:expert") == said
 
 
 # --- leakage ---
 
 
 def test_held_out_ignores_spelling_but_not_operators(capsys):
-    reserved = [
-        Problem("Find  $x + 1.5$, when\n$x=2$!", "3.5"),
-        Problem("roots of $z^4 + z^2$", "6"),
-    ]
+    reserved = [Problem("Find  $x + 1.5$, when\n$x=2$!", "3"), Problem("roots of $z^4 + z^2$", "6")]
     problems = [
         Problem("find x+1.5 when x = 2!", "3.5"),
         Problem("find x+15 when x = 2!", "17"),
@@ -957,29 +818,14 @@ def make_tokenizer(template=TEMPLATE):
     )
 
 
+def text_of(ids):
+    return "".join(map(chr, ids))
+
+
 def test_chat_ids_are_plain_ids_of_the_turns_and_the_generation_prompt():
     ids = chat_ids(make_tokenizer(), "1+1?", "\n\nBox it.")
     assert type(ids) is list and all(type(i) is int for i in ids)
-    assert "".join(map(chr, ids)) == "<user>1+1?\n\nBox it.<assistant>"
-    ids = chat_ids(make_tokenizer(), "1+1?", system="Box it.")
-    assert "".join(map(chr, ids)) == "<system>Box it.<user>1+1?<assistant>"
-
-
-def test_a_missing_or_refusing_chat_template_is_one_sentence():
-    with pytest.raises(
-        ValueError, match=r"^the tokenizer '' has no chat template; set chat_template in "
-    ):
-        chat_ids(make_tokenizer(None), "1+1?")
-    refusing = make_tokenizer("{{ raise_exception('System role not supported') }}")
-    with pytest.raises(
-        ValueError,
-        match=r"^the chat template of '' cannot write the prompt '1\+1\?': System role not supp",
-    ):
-        chat_ids(refusing, "1+1?", system="x")
-
-
-def text_of(ids):
-    return "".join(map(chr, ids))
+    assert text_of(ids) == "<user>1+1?\n\nBox it.<assistant>"
 
 
 @pytest.mark.parametrize(
@@ -1011,30 +857,28 @@ def test_a_system_message_of_the_data_is_said_to_be_kept_or_dropped(capsys):
     )
 
 
-def test_a_template_that_loses_a_turn_is_refused():
-    user_only = make_tokenizer(
-        "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
-    )
-    with pytest.raises(ValueError, match=r"'p': it leaves the system message out$"):
-        chat_ids(user_only, "p", system="S")
-    with pytest.raises(ValueError, match=r"'p': it changes the beginning of the answer$"):
-        chat_text(user_only, "p", prefill="So ")
+USER_ONLY = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+CANNOT = r"^the chat template of '' cannot write the prompt 'Is 1 < 2\?': .*"
 
 
 @pytest.mark.parametrize(
-    ("template", "fault"),
+    ("template", "turns", "fault"),
     [
-        ("{% for m in messages if m.role == 'bot' %}{{ m.content }}{% endfor %}", "problem out"),
-        ("{{ '<user>' }}", "leaves the problem out"),
-        ("{% for m in messages %}{{ m.content | e }}{% endfor %}", "leaves the problem out"),
-        ("{{ messages[0].content + 1 }}", "can only concatenate str"),
-        ("{{ messages[3].content.x }}", "has no element 3"),
-        ("{% for m in messages %}", "Unexpected end of template"),
+        (None, {}, "^the tokenizer '' has no chat template; set chat_template in "),
+        (USER_ONLY, {"system": "S"}, CANNOT + "it leaves the system message out$"),
+        (USER_ONLY, {"prefill": "So "}, CANNOT + "it changes the beginning of the answer$"),
+        (USER_ONLY.replace("user", "bot"), {}, CANNOT + "it leaves the problem out$"),
+        ("{{ '<user>' }}", {}, CANNOT + "it leaves the problem out$"),
+        (TURNS.replace("m.content", "m.content | e"), {}, CANNOT + "it leaves the problem out$"),
+        ("{{ messages[0].content + 1 }}", {}, CANNOT + "can only concatenate str"),
+        ("{{ messages[3].content.x }}", {}, CANNOT + "has no element 3"),
+        ("{% for m in messages %}", {}, CANNOT + "Unexpected end of template"),
+        ("{{ raise_exception('No system role') }}", {"system": "S"}, CANNOT + "No system role$"),
     ],
 )
-def test_a_template_that_loses_the_problem_is_one_sentence(template, fault):
-    with pytest.raises(Refused, match=rf"cannot write the prompt 'Is 1 < 2\?': .*{fault}"):
-        chat_ids(make_tokenizer(template), "Is 1 < 2?")
+def test_a_template_that_loses_a_part_of_the_prompt_is_one_sentence(template, turns, fault):
+    with pytest.raises(Refused, match=fault):
+        chat_text(make_tokenizer(template), "Is 1 < 2?", **turns)
 
 
 def test_a_template_may_want_a_message_in_parts():
@@ -1067,13 +911,9 @@ def test_the_instructions_of_recipes_and_evaluations_are_those_that_sources_stri
 
 def test_a_fingerprint_depends_on_every_field_and_on_the_order():
     first = Problem("p", "1", "t", {"a": 1}, "s", "y", (("user", "h"),), "f")
-    others = [replace(first, text="q"), replace(first, answer="2"), replace(first, task="u")]
-    others += [
-        replace(first, verify={"a": 2}),
-        replace(first, solution=""),
-        replace(first, system=""),
-    ]
-    others += [replace(first, history=()), replace(first, prefill="")]
+    changes = {"text": "q", "answer": "2", "task": "u", "verify": {"a": 2}, "solution": ""}
+    changes |= {"system": "", "history": (), "prefill": ""}
+    others = [replace(first, **{name: value}) for name, value in changes.items()]
     lists = [[first], [first, first], [first, others[0]], [others[0], first], []]
     prints = {fingerprint(problems) for problems in lists + [[other] for other in others]}
     assert len(prints) == 13 and all(re.fullmatch("[0-9a-f]{16}", one) for one in prints)
@@ -1088,36 +928,21 @@ def test_prompts_over_the_limit_are_dropped_counted_and_said(capsys):
     problems = [Problem("x" * n, "1") for n in (3, 5, 4)]
     length = len("<user>xxxx!<assistant>")
     kept = encode_prompts(problems, make_tokenizer(), Template("!", max_tokens=length))
-    prompts = [problem.prompt_ids for problem in kept]
-    assert [problem.text for problem in kept] == ["xxx", "xxxx"] and [
-        len(prompt) for prompt in prompts
-    ] == [
-        length - 1,
-        length,
-    ]
+    assert [problem.text for problem in kept] == ["xxx", "xxxx"]
+    assert [len(problem.prompt_ids) for problem in kept] == [length - 1, length]
     assert capsys.readouterr().out == f"1 of 3 prompts are longer than {length} tokens: dropped\n"
-    with pytest.raises(
-        ValueError,
-        match=r"^no prompt of 3 fits .* \(the shortest has 21\): raise --max_prompt_tokens$",
-    ):
+    with pytest.raises(Refused, match=r"^no prompt of 3 fits .* \(the shortest has 21\): raise --"):
         encode_prompts(problems, make_tokenizer(), Template("!", max_tokens=5))
 
 
 # --- the order ---
 
 
-def test_an_epoch_holds_every_index_once_and_epochs_differ():
-    order = Order(100, seed=0)
-    epochs = [order[start : start + 100] for start in (0, 100, 200)]
-    assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 3
-
-
-def test_the_order_is_a_function_of_the_seed_alone():
-    random.seed(1)
-    first = Order(50, seed=7)[0:120]
-    random.seed(2)
-    assert Order(50, seed=7)[0:120] == first != Order(50, seed=8)[0:120]
+def test_an_epoch_holds_every_index_once_and_epochs_and_seeds_differ():
+    orders = [Order(100, seed=0)[start : start + 100] for start in (0, 100, 200)]
+    orders.append(Order(100, seed=1)[0:100])
+    assert all(sorted(order) == list(range(100)) for order in orders)
+    assert len(set(map(tuple, orders))) == 4
 
 
 def test_the_order_is_pinned_for_all_versions():
@@ -1139,10 +964,10 @@ def test_an_order_of_nothing_is_refused():
 # --- the public files ---
 
 ROWS = {
-    **{"gsm8k_train": 7473, "gsm8k_test": 1319, "math_train_7498": 7498, "math500": 500,
-        "deepmath_5k": 4994},
-    **{"aime24": 30, "aime25": 30, "amc23": 40, "minerva": 272, "olympiadbench": 674},
-    **{"hmmt25": 30, "brumo25": 30, "cmimc25": 40, "dapo_aime2024": 30, "dapo_math_17k_head14": 14},
+    "gsm8k_train": 7473, "gsm8k_test": 1319, "math_train_7498": 7498, "math500": 500,
+    "deepmath_5k": 4994, "aime24": 30, "aime25": 30, "amc23": 40, "minerva": 272,
+    "olympiadbench": 674, "hmmt25": 30, "brumo25": 30, "cmimc25": 40, "dapo_aime2024": 30,
+    "dapo_math_17k_head14": 14,
 }  # fmt: skip
 
 
@@ -1177,37 +1002,31 @@ def test_golds_of_olympiadbench_are_bare_formulas():
     assert [gold for gold in golds if "$" in gold] == ["$221,$8$"]  # an odd number of dollar signs
 
 
-@needs_shared
-def test_every_public_data_file_is_listed_above():
-    assert {path.stem for path in SHARED.glob("*.jsonl")} == set(ROWS)
+VERL = {"prompt": "prompt", "reward_model": "reward_model"}
+GSM8K = {"question": "problem", "answer": "solution"}
 
 
 @needs_shared
-@pytest.mark.parametrize("name", ["dapo_aime2024", "dapo_math_17k_head14"])
-def test_unwrapping_real_dapo_prompts_gives_the_bare_problem(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("dapo_aime2024", VERL),
+        ("dapo_math_17k_head14", VERL),
+        ("gsm8k_train", GSM8K),
+        ("gsm8k_test", GSM8K),
+        ("math500", {"problem": "problem", "solution": "solution"}),
+    ],
+)
+def test_the_hub_s_columns_of_a_public_set_give_its_bare_problems_and_golds(
+    tmp_path, name, columns
+):
+    """columns: the hub's name of a column, and that of our file, which has the bare ones too."""
     rows = [json.loads(line) for line in (SHARED / f"{name}.jsonl").open()]
-    bare = [{"prompt": row["prompt"], "reward_model": row["reward_model"]} for row in rows]
-    problems = load_problems(write(tmp_path / "bare.parquet", bare))
+    hub_rows = [{theirs: row[ours] for theirs, ours in columns.items()} for row in rows]
+    problems = load_problems(write(tmp_path / "hub.parquet", hub_rows))
     assert [(problem.text, problem.answer) for problem in problems] == [
         (row["problem"], row["answer"]) for row in rows
     ]
-
-
-@needs_shared
-@pytest.mark.parametrize("name", ["gsm8k_train", "gsm8k_test"])
-def test_golds_out_of_gsm8k_solutions(tmp_path, name):
-    rows = [json.loads(line) for line in (SHARED / f"{name}.jsonl").open()]
-    hub_layout = [{"question": row["problem"], "answer": row["solution"]} for row in rows]
-    problems = load_problems(write(tmp_path / "hub.jsonl", hub_layout))
-    assert [problem.answer for problem in problems] == [row["answer"] for row in rows]
-
-
-@needs_shared
-def test_golds_out_of_math_solutions(tmp_path):
-    rows = [json.loads(line) for line in (SHARED / "math500.jsonl").open()]
-    hub_layout = [{key: row[key] for key in ("problem", "solution", "level")} for row in rows]
-    problems = load_problems(write(tmp_path / "hub.jsonl", hub_layout))
-    assert [problem.answer for problem in problems] == [row["answer"] for row in rows]
 
 
 @needs_shared
