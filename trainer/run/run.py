@@ -179,7 +179,7 @@ class Run:
 
     @contextmanager
     def timed(self, name: str):
-        """A decorator: count the whole function as one phase, also the phases inside it."""
+        """Count a decorated function, or a `with` block, as one phase with all phases inside it."""
         self.phase(name)
         self.locked = True
         try:
