@@ -273,7 +273,8 @@ def scaled_preset(name: str, scale: str, base: dict, steps: int) -> dict:
         new = dict(values)
         for key in ratios.keys() & values.keys():
             here, there = ratios[key]
-            new[key] = max(1, round(values[key] * here / there))
+            if values[key]:  # 0 turns something off, at any scale
+                new[key] = max(1, round(values[key] * here / there))
         if "samples_per_prompt" in new:
             new["samples_per_prompt"] = min(MOST_SAMPLES, new["samples_per_prompt"])
         return new

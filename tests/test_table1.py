@@ -166,6 +166,12 @@ def test_a_row_names_the_source_of_all_that_decides_how_it_trains():
     assert len(values) > 100 and not unsourced
 
 
+def test_what_a_row_turns_off_stays_off_at_a_smaller_scale(monkeypatch):
+    monkeypatch.setitem(systems.ROWS, "mine", {"steps": 100, "reset_every": 0, "cosine_on": 1})
+    seen = systems.scaled_preset("mine", "tiny", table1.TINY, steps=10)
+    assert seen["reset_every"] == 0 and seen["cosine_on"] == 1
+
+
 def test_flags_given_win_over_the_row_s(monkeypatch):
     seen = command_line(monkeypatch, "--tiny", "--row", "polaris", "--temperature", 0.9)
     assert seen.temperature == 0.9 and seen.rollout_rescue
