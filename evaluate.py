@@ -421,7 +421,8 @@ def evaluate(args: argparse.Namespace) -> None:
     files = dict(text.split("=", 1) for text in args.data)
     problems = load_benchmarks(names, files, args.limit)
     # The embedded worlds' models are so small that threads cost more than they give.
-    start_ranks(one_thread=all(name.startswith("tiny") for name in names))
+    tiny = all(source_of(name, files).startswith("tiny:") for name in names)
+    start_ranks(one_thread=tiny)
     engine, first = None, dist.get_rank() == 0
     for name, model in models:
         out = Path(args.out or "evals")
