@@ -77,7 +77,7 @@ def token_logps(
     logits_M_V: [M, V]; targets_M: int64 [M]. Returns (logps [M], entropy [M]) in float32. This is
     the definition. trainer/policy/logps.py computes the same in chunks, never all logits at once.
 
-    temperature: of the sampling. Any other one describes a policy that drew no token here.
+    temperature: that of the sampling. At another one, these are log-probs of another policy.
     """
     log_probs_M_V = (logits_M_V.float() / temperature).log_softmax(dim=-1)
     logps_M = log_probs_M_V.gather(-1, targets_M[:, None])[:, 0]

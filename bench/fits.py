@@ -159,14 +159,18 @@ def tables(rows: list[dict]) -> dict[str, str]:
     peak, largest, host = [], [], []
     for model in {row["model"]: None for row in rows}:
         name = model.removeprefix("DeepSeek-")
-        for card in CARDS:
-            wholes = [Whole(rows, model, *column, card) for column in COLUMNS.values()]
+        by_card = {
+            card: [Whole(rows, model, *column, card) for column in COLUMNS.values()]
+            for card in CARDS
+        }
+        for card, wholes in by_card.items():
             cells = [(whole.micro_batch(), whole.engine_share()) for whole in wholes]
             both = ["no" if "no" in pair else ", ".join(pair) for pair in cells]
             largest.append([name, f"{card} GB", *both])
-        sizes = [(whole.training(DEFAULT) / GB, whole.sampling() / GB) for whole in wholes]
+        roomy = by_card[max(CARDS)]  # where a whole gradient is kept if anywhere
+        sizes = [(whole.training(DEFAULT) / GB, whole.sampling() / GB) for whole in roomy]
         peak.append([name, *(f"{training:.1f} / {sampling:.1f}" for training, sampling in sizes)])
-        host.append([name, *(f"{whole.host() / GB:.0f}" for whole in wholes)])
+        host.append([name, *(f"{whole.host() / GB:.0f}" for whole in roomy)])
     return {
         "peak": table(["model"], peak),
         "largest": table(["model", "GPU"], largest),

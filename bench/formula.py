@@ -85,10 +85,10 @@ def training_flops(
     operations a weight and token. Causal attention multiplies each of the T tokens with T / 2
     others, twice (q k and p v): 2 T^2 q a layer. A tied embedding counts once, as the head.
     """
-    embedding = (
-        0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
-    )  # a look-up
-    weights = 2 * (parameters(model) - embedding) * length
+    multiplied = parameters(model)
+    if not model.tie_word_embeddings:  # the embedding is only looked up
+        multiplied -= model.vocab_size * model.hidden_size
+    weights = 2 * multiplied * length
     width = model.num_attention_heads * head_dim(model)
     attention = 2 * length**2 * width * model.num_hidden_layers
     return passes * sequences * (weights + attention)
