@@ -143,15 +143,11 @@ def main(config: Config) -> None:
 
     # (1) Prompt: the instruction is the system message.
     problems = load_problems(config.data)
-    template = Template(
-        system=config.instruction,
-        max_tokens=config.max_prompt_tokens,
-        keep_system=config.keep_system,
-    )
+    template = Template(system=config.instruction, keep_system=config.keep_system)
 
-    problems = encode_prompts(problems, tokenizer, template)
+    problems = encode_prompts(problems, tokenizer, template, config.max_prompt_tokens)
     held_out = load_problems(config.eval_data) if config.eval_every or config.decontaminate else []
-    held_out = encode_prompts(held_out, tokenizer, template)
+    held_out = encode_prompts(held_out, tokenizer, template, config.max_prompt_tokens)
     if config.decontaminate:
         problems = without(problems, held_out)
     order = Order(len(problems), config.seed)

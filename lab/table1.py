@@ -201,15 +201,11 @@ def main(config: Config) -> None:
     stages = techniques.read_stages(config)
     hints = any(stage.config.hint_share for stage in stages)
     problems = load_problems(config.data, solutions=hints)
-    template = Template(
-        suffix=config.instruction,
-        max_tokens=config.max_prompt_tokens,
-        keep_system=config.keep_system,
-    )
+    template = Template(suffix=config.instruction, keep_system=config.keep_system)
 
-    problems = encode_prompts(problems, tokenizer, template)
+    problems = encode_prompts(problems, tokenizer, template, config.max_prompt_tokens)
     held_out = load_problems(config.eval_data) if config.eval_every or config.decontaminate else []
-    held_out = encode_prompts(held_out, tokenizer, template)
+    held_out = encode_prompts(held_out, tokenizer, template, config.max_prompt_tokens)
     if config.decontaminate:
         problems = without(problems, held_out)
     order = Order(len(problems), config.seed)

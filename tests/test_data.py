@@ -927,12 +927,12 @@ def test_a_fingerprint_is_pinned_for_all_versions():
 def test_prompts_over_the_limit_are_dropped_counted_and_said(capsys):
     problems = [Problem("x" * n, "1") for n in (3, 5, 4)]
     length = len("<user>xxxx!<assistant>")
-    kept = encode_prompts(problems, make_tokenizer(), Template("!", max_tokens=length))
+    kept = encode_prompts(problems, make_tokenizer(), Template("!"), max_tokens=length)
     assert [problem.text for problem in kept] == ["xxx", "xxxx"]
     assert [len(problem.prompt_ids) for problem in kept] == [length - 1, length]
     assert capsys.readouterr().out == f"1 of 3 prompts are longer than {length} tokens: dropped\n"
     with pytest.raises(Refused, match=r"^no prompt of 3 fits .* \(the shortest has 21\): raise --"):
-        encode_prompts(problems, make_tokenizer(), Template("!", max_tokens=5))
+        encode_prompts(problems, make_tokenizer(), Template("!"), max_tokens=5)
 
 
 # --- the order ---

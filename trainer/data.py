@@ -1,7 +1,7 @@
 """Problems, their prompts as token ids, and the order in which a run takes them.
 
     problems = load_problems("BytedTsinghua-SIA/DAPO-Math-17k")
-    problems = encode_prompts(problems, tokenizer, Template(suffix, max_tokens=1024))
+    problems = encode_prompts(problems, tokenizer, Template(suffix), max_tokens=1024)
     order = Order(len(problems), seed=1)
     batch = [problems[i] for i in order[0:256]]
 
@@ -10,6 +10,7 @@ load_problems is in trainer/sources/load.py.
 
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -70,14 +71,13 @@ class Template:
     """How a recipe turns a problem into a chat.
 
     suffix: appended to the problem, in the user's turn. system: the recipe's system message.
-    max_tokens: longer prompts are dropped; None keeps all. keep_system: keep the system messages of
-    the dataset. A prompt with two system messages, the dataset's and the recipe's, gets both in one
-    turn, the dataset's first, with a blank line between them.
+    keep_system: keep the system messages of the dataset. A prompt with two system messages, the
+    dataset's and the recipe's, gets both in one turn, the dataset's first, with a blank line
+    between them.
     """
 
     suffix: str = ""
     system: str = ""
-    max_tokens: int | None = None
     keep_system: bool = True
 
 
@@ -203,7 +203,9 @@ def prompt_ids(tokenizer, problems: list[Problem], template: Template) -> list[l
     return tokenizer(chats, add_special_tokens=False).input_ids
 
 
-def encode_prompts(problems: list[Problem], tokenizer, template: Template) -> list[Problem]:
+def encode_prompts(
+    problems: list[Problem], tokenizer, template: Template, max_tokens: float = math.inf
+) -> list[Problem]:
     """The problems whose prompts fit, with prompt_ids. Longer prompts are dropped, not cut.
 
     Raises Refused if none is left of some, and as chat_text does.
@@ -215,17 +217,16 @@ def encode_prompts(problems: list[Problem], tokenizer, template: Template) -> li
         say(f"{own:,} of {len(problems):,} problems have a system message of their own: {what}")
     say_control_tokens(problems, tokenizer)
     prompts = prompt_ids(tokenizer, problems, template)
-    limit = template.max_tokens
-    fits = [i for i, prompt in enumerate(prompts) if limit is None or len(prompt) <= limit]
+    fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= max_tokens]
     if not fits:
         shortest = min(map(len, prompts), default=0)
         raise Refused(
-            f"no prompt of {len(prompts):,} fits in {limit} tokens (the shortest has {shortest}): "
-            f"raise --max_prompt_tokens"
+            f"no prompt of {len(prompts):,} fits in {max_tokens} tokens (the shortest has "
+            f"{shortest}): raise --max_prompt_tokens"
         )
     if len(fits) < len(prompts):
         dropped = len(prompts) - len(fits)
-        say(f"{dropped:,} of {len(prompts):,} prompts are longer than {limit} tokens: dropped")
+        say(f"{dropped:,} of {len(prompts):,} prompts are longer than {max_tokens} tokens: dropped")
     return [replace(problems[i], prompt_ids=prompts[i]) for i in fits]
 
 
