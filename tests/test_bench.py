@@ -13,7 +13,7 @@ from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from bench import estimate, gpu, trl_compare
+from bench import estimate, gpu
 from bench.common import script_config
 from bench.formula import (
     MODELS,
@@ -235,31 +235,6 @@ def test_an_estimate_is_a_table_of_cards_and_the_page_has_it(capsys, monkeypatch
     assert first == "justrl.py: 4380 steps, responses of 4,700 tokens, estimated"
     assert "| RTX 4090, 24 GB | does not fit | 51 to 206 days |" in table
     assert table in (ROOT / "docs" / "running.md").read_text()
-
-
-# --- against TRL ---
-
-
-def test_trl_compare_needs_a_python_with_trl(bench, tmp_path):
-    with pytest.raises(SystemExit, match="--trl_python"):
-        bench(trl_compare, "--trl_python", tmp_path / "none")
-
-
-def test_phases_leave_out_the_first_step():
-    steps = [{"update": 9.0}, {"update": 1.0}, {"update": 2.0}, {"update": 3.0}]
-    assert trl_compare.phases(steps) == {"update": 2.0}
-
-
-@pytest.mark.slow
-def test_trl_compare_measures_both_sides(bench):
-    trl_python = ROOT.parent / "venv-trl" / "bin" / "python"
-    if not trl_python.exists():
-        pytest.skip("needs a python with TRL at ../venv-trl, see bench/trl_compare.py")
-    flags = ["--prompts", 4, "--rounds", 1, "--steps", 2, "--trl_python", trl_python]
-    result = bench(trl_compare, *flags)
-    assert result["ratios"].keys() == {"rollout", "logps", "update", "step", "tokens"}
-    assert result["trl_versions"]["trl"]
-    assert all(sides["ours"]["tokens"] > 0 for sides in result["rounds"])
 
 
 def test_shipped_results_name_their_origin():
