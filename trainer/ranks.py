@@ -2,13 +2,14 @@
 
 Every rank holds the whole batch of rollouts, which is small, and trains on its share. So every rank
 computes advantages, mini-batches and token weights in the same way, without communication. Ranks
-communicate in three places: `gather` after sampling, the gradient (FSDP2), and `mean_over_ranks`
-for the log.
+communicate in three places: `gather` after sampling, the gradient (FSDP2), and `from_all_ranks` for
+what a run writes.
 """
 
 import datetime
 import os
 from itertools import zip_longest
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -58,13 +59,11 @@ def gather(groups: list[list[Rollout]]) -> list[list[Rollout]]:
     """The groups of all ranks, on every rank, in the order from before `my_share`."""
     if dist.get_world_size() == 1:
         return groups
-    parts = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, groups)
-    return [g for dealt in zip_longest(*parts) for g in dealt if g is not None]
+    return [g for dealt in zip_longest(*from_all_ranks(groups)) for g in dealt if g is not None]
 
 
-def mean_over_ranks(values: list[float]) -> list[float]:
-    """Elementwise mean over the ranks, in float64."""
-    tensor = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(tensor)
-    return (tensor / dist.get_world_size()).tolist()
+def from_all_ranks(value: Any) -> list:
+    """What each rank has called this with, on every rank."""
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

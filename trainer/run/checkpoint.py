@@ -28,7 +28,7 @@ import rewards
 from trainer.errors import Refused
 from trainer.policy.policy import Policy, copy_full, full
 from trainer.policy.pretrained import load_model
-from trainer.ranks import mean_over_ranks
+from trainer.ranks import from_all_ranks
 from trainer.run.files import make_folder, read_jsonl, write_atomically
 from trainer.run.flags import FREE
 
@@ -104,7 +104,7 @@ def latest_checkpoint(out: Path) -> Path | None:
     if newest[0] is None:
         return None
     found = out / "checkpoints" / newest[0]
-    if mean_over_ranks([float(found.exists())])[0] < 1:
+    if not all(from_all_ranks(found.exists())):
         raise Refused(
             f"not every rank sees {found}: --out must name a folder that all machines share"
         )

@@ -6,43 +6,20 @@ from itertools import chain
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
-import losses
+from losses import MAX_LOG_RATIO, clipped_policy_loss, kl_penalty
 from trainer.data import Rollout
 from trainer.errors import Refused
 from trainer.policy.policy import MicroBatch
-from trainer.ranks import mean_over_ranks
+from trainer.ranks import from_all_ranks
 from trainer.sampler.engine import GAP_FATAL, GAP_WARNING
 
 
-class TokenMeans:
-    """Means over all response tokens of a step, on all ranks."""
-
-    def __init__(self):
-        self.sums, self.maxima, self.tokens = {}, {}, 0
-
-    def add(self, **values_M: torch.Tensor) -> None:
-        """Add one micro-batch's values, each [M]."""
-        self.tokens += len(next(iter(values_M.values())))
-        for name, value_M in values_M.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value_M.sum(dtype=torch.float64)
-            if len(value_M):
-                self.maxima[name] = max(self.maxima.get(name, -math.inf), value_M.max().item())
-
-    def means(self) -> dict[str, float]:
-        """The mean of each value over all ranks' tokens."""
-        totals = [float(total) for total in self.sums.values()]
-        *sums, tokens = mean_over_ranks([*totals, float(self.tokens)])
-        return {
-            name: total / max(tokens, 1e-9) for name, total in zip(self.sums, sums, strict=True)
-        }
-
-    def maximum(self, name: str) -> float:
-        """The largest of one value over all ranks."""
-        tensor = torch.tensor(self.maxima.get(name, -math.inf), dtype=torch.float64)
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        return tensor.item()
+def token_mean(values: list[torch.Tensor]) -> float:
+    """The mean over the tokens of all ranks. values: those of each micro-batch here, [M] each."""
+    total = sum(value_M.sum(dtype=torch.float64) for value_M in values)
+    totals, counts = zip(*from_all_ranks((float(total), sum(map(len, values)))), strict=True)
+    return sum(totals) / sum(counts)
 
 
 def rollout_metrics(groups: list[list[Rollout]], prefix: str = "") -> dict[str, float]:
@@ -83,27 +60,34 @@ def step_metrics(
     are raw, it covers the micro-batches for which the recipe has computed raw ones.
     """
     rewards_P_G = torch.tensor([[rollout.reward for rollout in group] for group in groups])
-    group_size = rewards_P_G.shape[1]
-    spread_P = rewards_P_G.std(dim=1, correction=min(1, group_size - 1))  # as (6) sees it
+    correction = min(1, rewards_P_G.shape[1] - 1)  # as (6) sees it
     micros = list(chain(*minibatches))
-    raw = any(micro.raw_logps_M is not None for micro in micros)
-    behaviour, gaps, updates = TokenMeans(), TokenMeans(), TokenMeans()
-    for micro in micros:
-        behaviour.add(entropy=micro.entropy_M)
-        trainer_logps_M = micro.raw_logps_M if raw else micro.old_logps_M
-        if trainer_logps_M is not None:
-            gaps.add(logp_gap=(trainer_logps_M - micro.engine_logps_M).abs())
-        updates.add(**token_ratio_metrics(micro, *clip[:2]))
+    gaps = [gap_M.abs() for gap_M in engine_gaps(micros) if gap_M is not None]
+    largest = max((gap_M.max().item() for gap_M in gaps if len(gap_M)), default=0.0)
+    updates = [token_ratio_metrics(micro, *clip[:2]) for micro in micros]
     return {
         **rollout_metrics(groups),
-        "reward_std": spread_P.mean().item(),
-        **behaviour.means(),
-        **gaps.means(),
-        **updates.means(),
-        "logp_gap_max": gaps.maximum("logp_gap"),
+        "reward_std": rewards_P_G.std(dim=1, correction=correction).mean().item(),
+        "entropy": token_mean([micro.entropy_M for micro in micros]),
+        "logp_gap": token_mean(gaps),
+        **{name: token_mean([update[name] for update in updates]) for name in updates[0]},
+        "logp_gap_max": max(from_all_ranks(largest)),
         **gradient_metrics(grad_norms),
         "learning_rate": optimizer.param_groups[0]["lr"],
     }
+
+
+def engine_gaps(micros: list[MicroBatch]) -> list[torch.Tensor | None]:
+    """The trainer's log-probs minus the engine's, [M] of each micro-batch.
+
+    If the engine's are raw, those of micro-batches for which the recipe has computed none are None.
+    """
+    raw = any(micro.raw_logps_M is not None for micro in micros)
+    trainer = [micro.raw_logps_M if raw else micro.old_logps_M for micro in micros]
+    return [
+        None if logps_M is None else logps_M - micro.engine_logps_M
+        for logps_M, micro in zip(trainer, micros, strict=True)
+    ]
 
 
 def token_ratio_metrics(
@@ -115,14 +99,12 @@ def token_ratio_metrics(
     a clip of the token's ratio removes its gradient, below (A < 0) and above (A > 0). A loss with
     another ratio, such as GSPO's of whole sequences, clips elsewhere.
     """
-    log_ratio_M = micro.new_logps_M - micro.old_logps_M
-    log_ratio_M = log_ratio_M.clamp(-losses.MAX_LOG_RATIO, losses.MAX_LOG_RATIO)
+    log_ratio_M = (micro.new_logps_M - micro.old_logps_M).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio_M = log_ratio_M.exp()
-    up_M, down_M = micro.advantages_M > 0, micro.advantages_M < 0
     return {
         "approx_kl": ratio_M - 1 - log_ratio_M,
-        "clip_fraction_low": ((ratio_M < 1 - clip_low) & down_M).float(),
-        "clip_fraction_high": ((ratio_M > 1 + clip_high) & up_M).float(),
+        "clip_fraction_low": ((ratio_M < 1 - clip_low) & (micro.advantages_M < 0)).float(),
+        "clip_fraction_high": ((ratio_M > 1 + clip_high) & (micro.advantages_M > 0)).float(),
     }
 
 
@@ -131,20 +113,17 @@ def kl_metrics(config: Any, minibatches: list[list[MicroBatch]]) -> dict[str, fl
 
     config has a KL penalty: kl_coefficient, kl_estimator, and the clip's bounds.
     """
-    sizes = TokenMeans()
+    policy_losses, penalties = [], []
     for micro in chain(*minibatches):
         bounds = config.clip_low, config.clip_high
-        loss_M = losses.clipped_policy_loss(
+        loss_M = clipped_policy_loss(
             micro.new_logps_M, micro.old_logps_M, micro.advantages_M, *bounds
         )
-        kl_M = losses.kl_penalty(micro.new_logps_M, micro.ref_logps_M, config.kl_estimator)
-        sizes.add(policy_loss=loss_M.abs(), kl=kl_M)
-    means = sizes.means()
-    penalty = config.kl_coefficient * abs(means["kl"])
-    return {
-        "kl": means["kl"],
-        "kl_loss_share": penalty / max(penalty + means["policy_loss"], 1e-12),
-    }
+        policy_losses.append(loss_M.abs())
+        penalties.append(kl_penalty(micro.new_logps_M, micro.ref_logps_M, config.kl_estimator))
+    kl = token_mean(penalties)
+    share = config.kl_coefficient * abs(kl)
+    return {"kl": kl, "kl_loss_share": share / max(share + token_mean(policy_losses), 1e-12)}
 
 
 def check_gap(step: int, metrics: dict, say: Callable[[str], None]) -> None:

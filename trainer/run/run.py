@@ -19,7 +19,7 @@ from tqdm import tqdm
 from trainer.data import Problem, Rollout, fingerprint
 from trainer.errors import Refused
 from trainer.policy.policy import MicroBatch
-from trainer.ranks import mean_over_ranks
+from trainer.ranks import from_all_ranks
 from trainer.run import checkpoint, flags, kept
 from trainer.run.files import make_folder, read_jsonl
 from trainer.run.metrics import check_gap
@@ -289,8 +289,7 @@ class Run:
 
         Call this once a step, on every rank. state["step"] names the checkpoint.
         """
-        if mean_over_ranks([float(self.stopped_by is not None)])[0] > 0 and not self.stopped_by:
-            self.stopped_by = signal.SIGTERM  # another rank's
+        self.stopped_by = next(filter(None, from_all_ranks(self.stopped_by)), None)
         self.ended = self.stopped_by is not None or state["step"] == self.config.steps
         if self.ended or self.due(state["step"], self.config.save_every):
             keep = self.config.keep_checkpoints
