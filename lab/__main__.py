@@ -75,7 +75,7 @@ def run_experiment(
     results = pages.read_results(out) | {name: result}
     judged = pages.judge_all(results)[name]
     figure.draw(experiment, result, judged, home / "figure.png")
-    print("\n".join(f"{one.verdict}: {one.claim} ({one})" for one in judged))
+    print("\n".join(f"{one.verdict}: {one.claim.sentence} ({one})" for one in judged))
     print(f"Written to {home}; python -m lab page adds it to the page")
 
 

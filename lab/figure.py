@@ -186,7 +186,7 @@ def draw_claims(ax, judged: list[Judged], *, deck: bool = False) -> None:
             marker = ">" if one.mean > 0 else "<"
         ax.plot(middle, place, marker, color=colour, markersize=6)
         ax.text(FURTHEST + 0.3, place, one.verdict, va="center", color="black", fontsize=8)
-    labels = [one.claim.deck if deck else textwrap.fill(str(one.claim), 62) for one in judged]
+    labels = [one.claim.deck if deck else textwrap.fill(one.claim.sentence, 62) for one in judged]
     ax.set_yticks(range(len(judged)), labels, fontsize=7)
     ax.set(xlim=(-FURTHEST - 0.2, FURTHEST + 0.2), ylim=(len(judged) - 0.5, -0.5))
     ax.set_xlabel(

@@ -136,7 +136,7 @@ def claim_table(claims: list[Judged]) -> str:
     for one in claims:
         if one.verdict not in (NOT_COUNTED, NOT_RUN):
             seeds = f"{len(one.differences)}/{one.seeds_needed}"
-            lines.append(f"|{one.claim}|{one}|**{one.verdict}**|{seeds}|")
+            lines.append(f"|{one.claim.sentence}|{one}|**{one.verdict}**|{seeds}|")
     return "\n".join(lines)
 
 

@@ -18,46 +18,48 @@ COMMON = """--tiny --engine transformers --prompts_per_step 16 --samples_per_pro
 
 @dataclass(frozen=True)
 class Claim:
-    """A higher mean of the metric is predicted for the arms in `more` than for those in `less`.
+    """A higher mean of the metric is predicted for some arms than for others.
 
-    Two arms on each side that differ in two things make a difference of differences. Without
-    `less`, the metric itself is predicted to be above zero.
+    Two arms on each side that differ in two things make a difference of differences. Above 0, the
+    metric itself is predicted to be positive.
     """
 
-    metric: str
-    more: tuple[str, ...]
-    less: tuple[str, ...] = ()
+    sentence: str  # "METRIC: FACET: LABEL & LABEL > LABEL", each label with the last facet named
     deck: str = ""  # the sentence of the deck (docs/papers.md) that it tries
     extends: bool = False  # our question, not a paper's
     apart: str = ""  # why it is not counted: what it could not fail to show
 
-    def __str__(self) -> str:
-        return f"{self.metric}: {' & '.join(self.more)} > {' & '.join(self.less) or '0'}"
+    @property
+    def metric(self) -> str:
+        return self.sentence.partition(": ")[0]
+
+    @property
+    def sides(self) -> tuple[list[str], list[str]]:
+        """The arms predicted to show more, and those predicted to show less."""
+        facet, sides = "", ([], [])
+        words = self.sentence.partition(": ")[2].removesuffix(" > 0")
+        for side, names in zip(sides, words.split(" > "), strict=False):
+            for name in names.split(" & "):
+                own, _, label = name.rpartition(": ")
+                facet = own or facet
+                side.append(arm(facet, label))
+        return sides
 
 
 def claims(text: str) -> tuple[Claim, ...]:
-    """The claims in a text, a line each as `str` writes them: "METRIC: ARM & ARM > ARM & ARM".
+    """The claims in a text, a sentence each.
 
-    Lines below a claim say more of it: "deck: ...", "apart: ...", "extends", or its second half.
+    Lines below a sentence say more of the claim: "deck: ...", "apart: ..." or "extends".
     """
     found = []
-    for line in map(str.strip, text.strip().splitlines()):
+    for line in text.strip().splitlines():
+        line = " ".join(line.split())
         name, _, value = line.partition(": ")
-        if line.startswith(">"):
-            found[-1]["sentence"] += f" {line}"
-        elif name in ("deck", "apart"):
-            found[-1][name] = value
-        elif line == "extends":
-            found[-1]["extends"] = True
+        if name in ("deck", "apart", "extends"):
+            found[-1][name] = value or True
         else:
             found.append({"sentence": line})
-    return tuple(_claim(**one) for one in found)
-
-
-def _claim(sentence, **more):
-    metric, _, arms = sentence.partition(": ")
-    higher, lower = (side.split(" & ") for side in arms.split(" > "))
-    return Claim(metric, tuple(higher), () if lower == ["0"] else tuple(lower), **more)
+    return tuple(Claim(**one) for one in found)
 
 
 @dataclass(frozen=True)
@@ -136,15 +138,15 @@ EXPERIMENTS["normalization"] = Experiment(
     claims=claims("""
         reward_std: hard: group/group > easy: group/group
             apart: a property of the data
-        grad_growth: easy: group/group > easy: group/none
-        eval_accuracy: easy: batch/none > easy: batch/batch
+        grad_growth: easy: group/group > group/none
+        eval_accuracy: easy: batch/none > batch/batch
             deck: Easy data: better without the std
-        eval_accuracy: easy: group/none > easy: group/group
+        eval_accuracy: easy: group/none > group/group
         eval_accuracy: easy: batch/none & hard: batch/batch > easy: batch/batch & hard: batch/none
         eval_accuracy: easy: group/none & hard: group/group > easy: group/group & hard: group/none
-        eval_accuracy: easy: group/batch > easy: group/group
+        eval_accuracy: easy: group/batch > group/group
             deck: Group mean with batch std is best, easy data
-        eval_accuracy: hard: group/batch > hard: group/group
+        eval_accuracy: hard: group/batch > group/group
             deck: Group mean with batch std is best, hard data
         eval_accuracy: easy: group/group & hard: group/group > easy: batch/batch & hard: batch/batch
     """),
@@ -171,19 +173,19 @@ EXPERIMENTS["clip_higher"] = Experiment(
         {bound: f"{CLIPPED} --clip_high {bound}" for bound in ("0.28", "0.32")},
     ),
     claims=claims(f"""
-        entropy: aligned: 0.28 > aligned: 0.20
-        eval_accuracy: aligned: 0.28 > aligned: 0.20
+        entropy: aligned: 0.28 > 0.20
+        eval_accuracy: aligned: 0.28 > 0.20
             deck: Clip-higher helps an aligned model
-        eval_accuracy: base: 0.20 > base: 0.28
+        eval_accuracy: base: 0.20 > 0.28
             apart: {PREMISE}
         eval_accuracy: aligned: 0.28 & base: 0.20 > aligned: 0.20 & base: 0.28
             deck: CH(Base) < CH(Aligned)
             apart: {PREMISE}
         entropy: aligned: 0.28 & base: 0.20 > aligned: 0.20 & base: 0.28
             apart: {PREMISE}
-        eval_accuracy: aligned: 0.28 > aligned: 0.32
+        eval_accuracy: aligned: 0.28 > 0.32
             deck: Larger model: accuracy at 0.32 < at 0.28
-        eval_accuracy: aligned, small: 0.32 > aligned, small: 0.28
+        eval_accuracy: aligned, small: 0.32 > 0.28
             deck: Small model: accuracy at 0.32 > at 0.28
     """),
     panels=("eval_accuracy", "entropy", "clip_fraction_high"),
@@ -202,14 +204,14 @@ EXPERIMENTS["aggregation"] = Experiment(
         {how: f"{LITEPPO} --aggregation {how}" for how in ("token", "sequence")},
     ),
     claims=claims("""
-        eval_accuracy: base, easy: token > base, easy: sequence
-        eval_accuracy: base, hard: token > base, hard: sequence
+        eval_accuracy: base, easy: token > sequence
+        eval_accuracy: base, hard: token > sequence
             deck: Base model: token-level loss
-        eval_accuracy: base, hard: token & base, easy: sequence
-        > base, hard: sequence & base, easy: token
-        eval_accuracy: aligned, easy: sequence > aligned, easy: token
+        eval_accuracy: base, hard: token & base, easy: sequence \
+            > base, hard: sequence & base, easy: token
+        eval_accuracy: aligned, easy: sequence > token
             deck: Aligned model: sequence-level loss
-        eval_accuracy: aligned, hard: sequence > aligned, hard: token
+        eval_accuracy: aligned, hard: sequence > token
     """),
     panels=("eval_accuracy", "length", "entropy"),
     steps=24,
@@ -223,13 +225,13 @@ FILTERS = {
 EXPERIMENTS["overlong_filter"] = Experiment(
     arms=cross({f"limit {limit}": flags for limit, flags in LIMITS.items()}, FILTERS),
     claims=claims("""
-        eval_accuracy: limit 32: filter > limit 32: none
+        eval_accuracy: limit 32: filter > none
             deck: 8k threshold: substantial benefits
         eval_accuracy: limit 32: filter & limit 96: none > limit 32: none & limit 96: filter
             deck: 20k threshold: diminished benefits
-        length: limit 32: none > limit 32: filter
+        length: limit 32: none > filter
             deck: 8k threshold: shorter responses
-        length: limit 96: filter > limit 96: none
+        length: limit 96: filter > none
             deck: 20k threshold: longer responses
     """),
     panels=("eval_accuracy", "truncated", "length"),
@@ -241,9 +243,9 @@ EXPERIMENTS["overlong_repeats"] = Experiment(
         {f"limit {limit}": f"--model tiny:aligned {f}" for limit, f in LIMITS.items()}, FILTERS
     ),
     claims=claims("""
-        final_repeats hard: limit 96: none > limit 96: filter
+        final_repeats hard: limit 96: none > filter
             deck: 20k threshold: filters repeats without end
-        final_repeats hard: limit 32: none > limit 32: filter
+        final_repeats hard: limit 32: none > filter
             extends
     """),
     panels=("eval_accuracy", "truncated", "length"),
@@ -284,22 +286,21 @@ EXPERIMENTS["lite_ppo"] = Experiment(
         },
     ),
     claims=claims("""
-        eval_accuracy: easy: Lite PPO > easy: GRPO
+        eval_accuracy: easy: Lite PPO > GRPO
             deck: Lite PPO above GRPO, easy data
-        eval_accuracy: hard: Lite PPO > hard: GRPO
+        eval_accuracy: hard: Lite PPO > GRPO
             deck: Lite PPO above GRPO, hard data
-        eval_accuracy: easy, taken apart: Lite PPO > easy, taken apart: DAPO
+        eval_accuracy: easy, taken apart: Lite PPO > DAPO
             deck: Lite PPO above DAPO, easy data
-        eval_accuracy: hard, taken apart: Lite PPO > hard, taken apart: DAPO
+        eval_accuracy: hard, taken apart: Lite PPO > DAPO
             deck: Lite PPO above DAPO, hard data
-        eval_accuracy at equal tokens: easy, taken apart: Lite PPO > easy, taken apart: DAPO
+        eval_accuracy at equal tokens: easy, taken apart: Lite PPO > DAPO
             extends
-        eval_accuracy: easy, taken apart: Lite PPO + DS > easy, taken apart: Lite PPO
+        eval_accuracy: easy, taken apart: Lite PPO + DS > Lite PPO
             extends
-        eval_accuracy at equal tokens: easy, taken apart: Lite PPO + DS
-        > easy, taken apart: Lite PPO
+        eval_accuracy at equal tokens: easy, taken apart: Lite PPO + DS > Lite PPO
             extends
-        eval_accuracy: easy, taken apart: Lite PPO > easy, taken apart: DAPO - DS
+        eval_accuracy: easy, taken apart: Lite PPO > DAPO - DS
             extends
     """),
     panels=("eval_accuracy", "entropy", "length"),
@@ -386,9 +387,7 @@ EXPERIMENTS["complexity"] = Experiment(
     arms={"": TECHNIQUES},
     claims=tuple(
         Claim(
-            "eval_accuracy",
-            ("JustRL",),
-            (name,),
+            f"eval_accuracy: JustRL > {name}",
             extends=name not in systems.ROWS,
             apart=SAME if name == "JustRL without clip-higher" else "",
         )

@@ -65,11 +65,12 @@ def half_width(spread, count, pilot: int = PILOT):
 
 def measure_claim(claim: Claim, seen: dict[str, dict[int, dict]]) -> Judged:
     """The claim with its differences and no verdict yet. seen: {arm: {seed: measures}}."""
-    arms = claim.more + claim.less
+    more, less = claim.sides
+    arms = more + less
     if not all(arm in seen for arm in arms):
         return Judged(claim, [])
 
-    def mean(arms: tuple[str, ...], seed: int) -> float:
+    def mean(arms: list[str], seed: int) -> float:
         return fmean(seen[name][seed][claim.metric] for name in arms) if arms else 0.0
 
     seeds = [
@@ -80,9 +81,9 @@ def measure_claim(claim: Claim, seen: dict[str, dict[int, dict]]) -> Judged:
     if len(seeds) < 2:
         return Judged(claim, [])
     pilot = seeds[:PILOT]
-    level = fmean(abs(mean((name,), seed)) for name in arms for seed in pilot)
+    level = fmean(abs(mean([name], seed)) for name in arms for seed in pilot)
     worth = smallest_effect(claim.metric, level)
-    differences = [mean(claim.more, seed) - mean(claim.less, seed) for seed in seeds]
+    differences = [mean(more, seed) - mean(less, seed) for seed in seeds]
     spread, agree = stdev(differences[: len(pilot)]), np.ptp(differences) < 1e-9
     # Seeds that agree exactly are judged by a sign test, which takes six.
     needed = 6 if agree or not worth else int(seeds_needed(spread, worth, len(pilot)))
@@ -101,7 +102,7 @@ def more_seeds(claims: list[Judged], seeds: dict[str, int], most: int) -> dict[s
     """{arm: seeds}: at least those it has, up to `most` if a claim about it needs more."""
     needed = dict(seeds)
     for judged in claims:
-        for arm in judged.claim.more + judged.claim.less:
+        for arm in sum(judged.claim.sides, []):
             needed[arm] = max(needed[arm], min(most, judged.seeds_needed))
     return needed
 

@@ -64,25 +64,25 @@ def test_arms_take_flags_that_their_scripts_have_and_differ_from_each_other(
 
 def test_a_claim_is_read_as_it_is_written():
     (one, two) = papers.claims("""
-        eval_accuracy at equal tokens: easy: a & hard: b
-        > easy: c
+        eval_accuracy at equal tokens: easy: a & hard: b > c
             deck: More: of a
             extends
         length: a > 0
             apart: why
     """)
-    metric, sides = "eval_accuracy at equal tokens", (("easy: a", "hard: b"), ("easy: c",))
-    assert one == Claim(metric, *sides, deck="More: of a", extends=True)
-    assert two == Claim("length", ("a",), apart="why")
-    assert str(one) == "eval_accuracy at equal tokens: easy: a & hard: b > easy: c"
+    assert one.metric == "eval_accuracy at equal tokens" and two.metric == "length"
+    assert one.sides == (["easy: a", "hard: b"], ["hard: c"]) and two.sides == (["a"], [])
+    assert one == Claim(one.sentence, deck="More: of a", extends=True)
+    assert two == Claim("length: a > 0", apart="why")
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_claims_name_arms_of_their_experiment_and_panels_are_known(name):
     experiment = EXPERIMENTS[name]
     for claim in experiment.claims:
-        assert claim.more and {*claim.more, *claim.less} <= experiment.commands().keys(), claim
-        assert not {*claim.more} & {*claim.less}, claim
+        more, less = map(set, claim.sides)
+        assert more and more | less <= experiment.commands().keys(), claim
+        assert not more & less, claim
     assert all(panel_of(metric).unit for metric in experiment.panels)
     section = (ROOT / "lab" / "README.md").read_text().partition(f"\n## {name}\n")[2]
     parts = section.partition("\n## ")[0].strip().split("\n\n")
@@ -122,7 +122,7 @@ def seen(*values, level=1.0):
     }
 
 
-A_ABOVE, B_ABOVE = Claim("eval_accuracy", ("a",), ("b",)), Claim("eval_accuracy", ("b",), ("a",))
+A_ABOVE, B_ABOVE = Claim("eval_accuracy: a > b"), Claim("eval_accuracy: b > a")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ A_ABOVE, B_ABOVE = Claim("eval_accuracy", ("a",), ("b",)), Claim("eval_accuracy"
     [
         (A_ABOVE, (0.10, 0.12, 0.09, 0.11, 0.10), "as in the paper"),
         (B_ABOVE, (0.10, 0.12, 0.09, 0.11, 0.10), "opposite"),
-        (Claim("eval_accuracy", ("a",)), (0.10, 0.12, 0.09, 0.11, 0.10), "as in the paper"),
+        (Claim("eval_accuracy: a > 0"), (0.10, 0.12, 0.09, 0.11, 0.10), "as in the paper"),
         (A_ABOVE, (0.30, -0.10, 0.25, -0.05, 0.10), "undecided"),
         # Significant and worth a direction only beyond three points.
         (A_ABOVE, (0.020, 0.045, 0.015, 0.030, 0.034), "undecided"),
@@ -144,8 +144,8 @@ A_ABOVE, B_ABOVE = Claim("eval_accuracy", ("a",), ("b",)), Claim("eval_accuracy"
         # A claim of ours; and claims of which nothing was run or measured.
         (dataclasses.replace(A_ABOVE, extends=True), (0.10, 0.12, 0.09, 0.11, 0.10), "more"),
         (dataclasses.replace(B_ABOVE, extends=True), (0.10, 0.12, 0.09, 0.11, 0.10), "less"),
-        (Claim("eval_accuracy", ("a",), ("c",)), (0.10, 0.12), "not run"),
-        (Claim("unmeasured", ("a",), ("b",)), (0.10, 0.12), "not run"),
+        (Claim("eval_accuracy: a > c"), (0.10, 0.12), "not run"),
+        (Claim("unmeasured: a > b"), (0.10, 0.12), "not run"),
     ],
 )
 def test_a_verdict_follows_from_interval_sign_and_size(claim, values, expected):
@@ -158,7 +158,7 @@ def test_the_smallest_effect_depends_on_the_metric():
     assert statistics.smallest_effect("rise@128 hard", 0.9) == 0.03
     assert statistics.smallest_effect("entropy", -0.5) == pytest.approx(0.05)
     # 0.05 is worth talking about for an accuracy, and is not for a length of 40.
-    claim = Claim("m", ("a",), ("b",))
+    claim = Claim("m: a > b")
     judged = statistics.measure_claim(claim, seen(0.05, 0.06, 0.04, 0.05, 0.055, level=40.0))
     assert statistics.judge([judged]) == ["no difference"]
 
@@ -202,7 +202,7 @@ def test_seeds_are_paired_and_sides_of_several_arms_averaged():
         for name, gain in gains.items()
     }
     measured["a"][0]["m"] += 0.02
-    judged = statistics.measure_claim(Claim("m", ("a", "d"), ("b", "c")), measured)
+    judged = statistics.measure_claim(Claim("m: a & d > b & c"), measured)
     assert judged.differences == pytest.approx([0.21, 0.2, 0.2])  # the seeds' own noise is gone
     measured["a"] |= {3: {"m": 9.0}}  # a seed that the others do not have
     again = statistics.measure_claim(judged.claim, measured)
@@ -224,7 +224,7 @@ def test_false_discoveries_are_controlled_over_the_claims_that_count():
 
 def test_each_arm_gets_the_seeds_that_its_claims_need():
     have = dict.fromkeys("abc", 5)
-    one, two = Claim("eval_accuracy", ("a",), ("b",)), Claim("m", ("a",))
+    one, two = Claim("eval_accuracy: a > b"), Claim("m: a > 0")
     noisy = statistics.measure_claim(one, seen(0.08, -0.06, 0.09, -0.07, 0.01))
     calm = statistics.measure_claim(two, seen(0.010, 0.012, 0.009, 0.011, 0.010))
     need = noisy.seeds_needed
