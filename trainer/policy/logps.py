@@ -1,26 +1,23 @@
 """Log-probs from a causal language model's last hidden states, never all logits at once.
 
 Architectures treat their logits differently: Granite and Cohere scale them, Gemma 2 caps them,
-Phi's head has a bias. This file knows no architecture by name. It runs the model's own forward pass
-with the head removed, which gives the head's input, and once with the head replaced by known
-numbers, which shows what the model does to logits afterwards. `check` then compares with the
+Phi's head has a bias. This file knows no architecture by name. A hook on the head takes its input
+out of the model's own forward pass. Once, another hook puts known numbers in the place of the
+head's output, which shows what the model does to logits afterwards. `check` then compares with the
 model's logits.
 """
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from trainer.errors import Refused
+from trainer.policy.pretrained import or_refuse
 
 HUGE = 1e6  # a logit far above any soft cap
-# What a model's own code may raise on plain token ids.
-FAULTS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError)
 
 
 class Head:
@@ -30,12 +27,11 @@ class Head:
     """
 
     def __init__(self, model: nn.Module):
-        self.name = type(model).__name__
-        with one_sentence(self.name):
+        with plain_prompt(model):
             self.module = model.get_output_embeddings()
             weight = getattr(self.module, "weight", None)
             if weight is None or weight.ndim != 2:
-                raise Unsupported(f"{self.name} is not supported: it has no single output head")
+                raise unsupported(model, "it has no single output head")
             accepted = inspect.signature(model.forward).parameters
             takes_all = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
             self.options = {"use_cache": False} if takes_all or "use_cache" in accepted else {}
@@ -50,26 +46,26 @@ class Head:
         raw_V[:3] = torch.tensor([0.0, 1.0, HUGE])
         raw_V = raw_V.to(self.module.weight.device)
         ids_1_T = short_prompt(model)
-        with replaced(self.module, lambda hidden: raw_V.expand(*hidden.shape[:-1], -1).clone()):
+
+        def known(module, inputs, logits):
+            return raw_V.expand(*logits.shape[:-1], -1).clone()
+
+        with self.module.register_forward_hook(known):
             logits_1_T_V = model(input_ids=ids_1_T, **self.options).logits.float()
         if logits_1_T_V.shape != (*ids_1_T.shape, len(raw_V)):
-            raise Unsupported(f"{self.name} is not supported: its logits are not those of its head")
-        own_V = logits_1_T_V[0, -1]
-        slope, top = own_V[1].item(), own_V[2].item()
+            raise unsupported(model, "its logits are not those of its head")
+        own_V = logits_1_T_V[0, -1].double()
+        slope, top = own_V[1], own_V[2]
+        scale, softcap = slope.item(), None
         # Some models round their logits to their own dtype.
         rounding = 1e-5 if self.module.weight.dtype == torch.float32 else 1e-2
-        if math.isclose(top, HUGE * slope, rel_tol=rounding):
-            scale, softcap = slope, None
-        else:
-            ratio = slope / top if top else math.nan
-            scale, softcap = top * math.atanh(ratio) if abs(ratio) < 1 else math.nan, top
+        if not math.isclose(top.item(), HUGE * scale, rel_tol=rounding):
+            scale, softcap = (top * torch.atanh(slope / top)).item(), top.item()
         known_V = raw_V.double() * scale
         known_V = known_V if softcap is None else softcap * torch.tanh(known_V / softcap)
-        if not torch.allclose(known_V, own_V.double(), rtol=rounding, atol=rounding):
-            raise Unsupported(
-                f"{self.name} is not supported: it changes its logits in a way that is neither a "
-                f"scale nor a soft cap"
-            )
+        if not torch.allclose(known_V, own_V, rtol=rounding, atol=rounding):
+            how = "it changes its logits in a way that is neither a scale nor a soft cap"
+            raise unsupported(model, how)
         return scale, softcap
 
     def inputs(self, model: nn.Module, ids_B_T: torch.Tensor, **options) -> torch.Tensor:
@@ -79,11 +75,11 @@ class Head:
         """
         seen = []
 
-        def keep(hidden: torch.Tensor) -> torch.Tensor:
-            seen.append(hidden)
-            return hidden
+        def keep(module, inputs):
+            seen.append(inputs[0])
+            return inputs[0][..., :0, :]  # the head gets no position and makes no logits
 
-        with replaced(self.module, keep):
+        with self.module.register_forward_pre_hook(keep):
             model(input_ids=ids_B_T, **self.options, **options)
         (hidden_B_T_d,) = seen
         return hidden_B_T_d
@@ -103,7 +99,7 @@ class Head:
         On a short prompt, alone and padded in a batch. Raises Refused if they differ.
         """
         if dist.get_rank() == 0:
-            with one_sentence(self.name):
+            with plain_prompt(model):
                 self._check(model)
         # Other ranks may have no weights yet.
         learned = [self.scale, self.softcap]
@@ -118,7 +114,7 @@ class Head:
         padded_2_T[1, :-1] = padded_2_T[1, 1:].clone()
         logits_M_V = model(input_ids=ids_1_T, **self.options).logits[0, :-1].float()
         if not torch.isfinite(logits_M_V).all():
-            raise Unsupported("the model's logits are not finite: its weights are damaged")
+            raise Refused("the model's logits are not finite: its weights are damaged")
         own_M = logits_M_V.log_softmax(dim=-1).gather(-1, targets_M[:, None])[:, 0]
         # Rounding grows with the logits; real differences are far larger.
         tolerance = 1e-5 * max(10.0, logits_M_V.abs().max().item())
@@ -129,7 +125,22 @@ class Head:
             hidden_M_d = self.inputs(model, ids_B_T)[0, : len(targets_M)]
             gap = (self.logps(hidden_M_d, targets_M, 1.0)[0] - own_M).abs().max().item()
             if not gap <= tolerance:
-                raise Unsupported(f"{self.name} is not supported: {fault} ({gap:.2g} nats)")
+                raise unsupported(model, f"{fault} ({gap:.2g} nats)")
+
+
+def plain_prompt(model: nn.Module):
+    """A `with` block in which the model's own code runs on plain token ids; see or_refuse."""
+    return or_refuse(f"{type(model).__name__} is not supported, as it fails on a plain prompt")
+
+
+def unsupported(model: nn.Module, why: str) -> Refused:
+    return Refused(f"{type(model).__name__} is not supported: {why}")
+
+
+def short_prompt(model: nn.Module) -> torch.Tensor:
+    """int64 [1, 8]: ids spread over the vocabulary."""
+    embedding = model.get_input_embeddings().weight
+    return torch.linspace(1, len(embedding) - 2, 8, device=embedding.device).long()[None]
 
 
 def token_logps(
@@ -167,11 +178,11 @@ class _TokenLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_M_d, weight, bias, targets_M, form, chunk):
-        logps_M = torch.empty(hidden_M_d.shape[0], dtype=torch.float32, device=hidden_M_d.device)
+        logps_M = torch.empty(len(hidden_M_d), dtype=torch.float32, device=hidden_M_d.device)
         entropy_M = torch.empty_like(logps_M)
-        for start in range(0, hidden_M_d.shape[0], chunk):
+        for start in range(0, len(hidden_M_d), chunk):
             rows = slice(start, start + chunk)
-            log_probs, _ = _log_probs(hidden_M_d[rows], weight, bias, *form)
+            log_probs = _log_probs(hidden_M_d[rows], weight, bias, *form)[0]
             logps_M[rows] = log_probs.gather(-1, targets_M[rows, None]).squeeze(-1)
             entropy_M[rows] = -log_probs.exp().mul_(log_probs).sum(dim=-1)
             del log_probs  # or it would stay in memory beyond this chunk
@@ -184,15 +195,16 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_logps_M, grad_entropy_M):
         hidden_M_d, weight, bias, targets_M, entropy_M = ctx.saved_tensors
+        temperature, scale, softcap = ctx.form
         grad_hidden_M_d = torch.empty_like(hidden_M_d)
-        # float32: a bf16 sum over chunks would lose bits
+        # In float32, because a bf16 sum over chunks would lose bits. Autograd casts them back.
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         if grad_logps_M is None:
             grad_logps_M = torch.zeros_like(entropy_M)
-        for start in range(0, hidden_M_d.shape[0], ctx.chunk):
+        for start in range(0, len(hidden_M_d), ctx.chunk):
             rows = slice(start, start + ctx.chunk)
-            log_probs, slope = _log_probs(hidden_M_d[rows], weight, bias, *ctx.form)
+            log_probs, logits = _log_probs(hidden_M_d[rows], weight, bias, *ctx.form)
             if grad_entropy_M is None:
                 grad_logits = log_probs.exp_().mul_(-grad_logps_M[rows, None])
             else:  # dH / dlogit_v = -p_v (log p_v + H)
@@ -202,70 +214,29 @@ class _TokenLogps(torch.autograd.Function):
                 grad_logits -= probs.mul_(grad_logps_M[rows, None])
             # dlogp / dlogit = onehot - p
             grad_logits.scatter_add_(-1, targets_M[rows, None], grad_logps_M[rows, None])
-            grad_logits.mul_(slope)
+            if softcap is not None:  # the slope of tanh is 1 - tanh^2
+                grad_logits.mul_(1 - logits.mul_(temperature / softcap).square_())
+            grad_logits = grad_logits.mul_(scale / temperature).to(weight.dtype)
+            del logits, log_probs  # their memory is used again below
             if bias is not None:
-                grad_bias += grad_logits.sum(dim=0)
-            grad_logits = grad_logits.to(weight.dtype)
+                grad_bias += grad_logits.sum(dim=0, dtype=torch.float32)
             grad_hidden_M_d[rows] = grad_logits @ weight
             if weight.dtype == torch.float32:
                 # in place: no second V x d matrix
                 grad_weight.addmm_(grad_logits.T, hidden_M_d[rows])
             else:
                 grad_weight += grad_logits.T @ hidden_M_d[rows]
-            del log_probs, slope, grad_logits
-        if bias is not None:
-            grad_bias = grad_bias.to(bias.dtype)
-        return grad_hidden_M_d, grad_weight.to(weight.dtype), grad_bias, *[None] * 3
+            del grad_logits
+        return grad_hidden_M_d, grad_weight, grad_bias, *[None] * 3
 
 
 def _log_probs(hidden, weight, bias, temperature: float, scale: float, softcap: float | None):
-    """[C, d], [V, d], [V] -> (log-probs, slope), float32 [C, V].
-
-    slope: the derivative of the logits at that temperature by h W^T; a number without a soft cap.
-    """
-    slope = scale / temperature
-    logits = hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
+    """[C, d], [V, d], [V] -> (log-probs, logits at that temperature), [C, V]; see token_logps."""
+    logits = nn.functional.linear(hidden, weight, bias)
     if scale != 1.0:
         logits = logits.float().mul_(scale)
     if softcap is not None:
-        tanh = logits.float().div_(softcap).tanh_()
-        slope = slope * (1 - tanh.square())
-        logits = tanh.mul_(softcap)
+        logits = logits.float().div_(softcap).tanh_().mul_(softcap)
     if temperature != 1.0:
         logits = logits.float().div_(temperature)
-    return torch.log_softmax(logits, dim=-1, dtype=torch.float32), slope  # always in float32
-
-
-class Unsupported(Refused):
-    """This trainer cannot handle the model; the message says why."""
-
-
-@contextmanager
-def one_sentence(name: str) -> Iterator[None]:
-    """Turn an exception of the model's code on plain token ids into Refused.
-
-    Errors that are not the model's fault (out of memory, a dead rank) pass through.
-    """
-    try:
-        yield
-    except (Unsupported, torch.OutOfMemoryError, dist.DistError):
-        raise
-    except FAULTS as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise Refused(f"{name} is not supported: it fails on a plain prompt ({reason})") from error
-
-
-@contextmanager
-def replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
-    """Replace a module's forward inside a `with` block."""
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward
-
-
-def short_prompt(model: nn.Module) -> torch.Tensor:
-    """int64 [1, 8]: ids spread over the vocabulary."""
-    embedding = model.get_input_embeddings().weight
-    return torch.linspace(1, len(embedding) - 2, 8, device=embedding.device).long()[None]
+    return logits.log_softmax(dim=-1, dtype=torch.float32), logits

@@ -5,26 +5,38 @@ transformers is imported where it is used: that takes seconds, which --help can 
 """
 
 import math
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import nn
 
 from trainer.errors import Refused
 
-# What transformers and the files it reads raise on a folder that is damaged or of another kind.
+# What transformers raises on a folder that is damaged or of another kind, and a model's own code on
+# token ids.
 FAULTS = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ImportError,
-    SafetensorError,
+    *(AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError),
+    *(ValueError, SafetensorError),
 )
+
+
+@contextmanager
+def or_refuse(sentence: str) -> Iterator[None]:
+    """Turn a fault of transformers, or of a model's code, into Refused: the sentence and a reason.
+
+    What is not the model's fault (out of memory, a dead rank) passes through.
+    """
+    try:
+        yield
+    except (Refused, torch.OutOfMemoryError, dist.DistError):
+        raise
+    except FAULTS as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise Refused(f"{sentence}: {lines[0].strip()}") from error
 
 
 def load_model(model_dir: str, dtype: torch.dtype):
@@ -37,17 +49,12 @@ def load_model(model_dir: str, dtype: torch.dtype):
         )
     from transformers import AutoModelForCausalLM
 
-    try:
+    with or_refuse(f"cannot load a language model from {model_dir}"):
         model, report = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=dtype, output_loading_info=True
         )
-    except FAULTS as error:
-        raise Refused(f"cannot load a language model from {model_dir}: {_line(error)}") from error
-    if missing := sorted(report["missing_keys"]):
-        raise Refused(
-            f"cannot load a language model from {model_dir}: {len(missing)} of its weights are "
-            f"missing, {missing[0]} for one"
-        )
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(f"{len(missing)} of its weights are missing, {missing[0]} for one")
     _repair_generation_config(model)
     return model
 
@@ -55,11 +62,6 @@ def load_model(model_dir: str, dtype: torch.dtype):
 def _is_lfs_pointer(path: Path) -> bool:
     with open(path, "rb") as file:
         return file.read(20) == b"version https://git-"
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error's message, or its class if the message is empty."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).strip()
 
 
 def _repair_generation_config(model) -> None:
@@ -123,13 +125,13 @@ def load_tokenizer(model_dir: str):
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     folder = Path(model_dir)
-    saved = not folder.exists() or (folder / "tokenizer.json").exists()
-    try:
-        tokenizer = (PreTrainedTokenizerFast if saved else AutoTokenizer).from_pretrained(model_dir)
-    except FAULTS as error:
-        if saved:
-            raise Refused(f"cannot load a tokenizer from {model_dir}: {_line(error)}") from error
-        tokenizer = None
+    tokenizer = None
+    if not folder.exists() or (folder / "tokenizer.json").exists():
+        with or_refuse(f"cannot load a tokenizer from {model_dir}"):
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(model_dir)
+    else:
+        with suppress(*FAULTS):
+            tokenizer = AutoTokenizer.from_pretrained(model_dir)
     # Without any tokenizer file, transformers may still open an empty one.
     if tokenizer is None or not tokenizer("1 + 1").input_ids:
         _check_folder(folder)
@@ -208,10 +210,8 @@ def _text_config(model_dir):
     from transformers import AutoConfig
 
     _check_folder(Path(model_dir))
-    try:
+    with or_refuse(f"cannot read the config of {model_dir}"):
         return AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True)
-    except FAULTS as error:
-        raise Refused(f"cannot read the config of {model_dir}: {_line(error)}") from error
 
 
 def _positions(config) -> float:

@@ -17,9 +17,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from trainer.data import Rollout
-from trainer.policy.logps import FAULTS
 from trainer.policy.policy import MicroBatch, Policy, cut_rectangles, rectangle
-from trainer.policy.pretrained import has_full_attention
+from trainer.policy.pretrained import FAULTS, has_full_attention
 
 # One more rectangle costs as much as this many padded tokens in attention, on a CPU.
 RECTANGLE_COST = 128

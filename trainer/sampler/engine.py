@@ -23,7 +23,7 @@ import torch.distributed as dist
 from trainer.data import Rollout, Sampling
 from trainer.errors import Refused
 from trainer.policy.loading import compute_dtype
-from trainer.policy.logps import one_sentence
+from trainer.policy.logps import plain_prompt
 from trainer.policy.policy import Policy, rectangle, response_mask
 from trainer.policy.pretrained import check_limits, end_tokens
 
@@ -320,7 +320,7 @@ def self_check(engine: Engine, policy: Policy, prompt: list[int]) -> None:
         return np.concatenate([rollout.logps for rollout in rollouts])
 
     head = policy.model.get_output_embeddings().weight
-    with one_sentence(type(policy.model).__name__):
+    with plain_prompt(policy.model):
         first = samples()
     # One micro-batch with all rollouts on every rank: the ranks compute in step.
     weights_B_R = response_mask(first).float()
