@@ -17,11 +17,9 @@ def advantages_by_hand(rewards_P_G, center, scale, eps=1e-6):
     result = []
     for group in rewards_P_G:
         mean = statistics.fmean(group if center == "group" else everything)
-        divisor = (
-            1.0
-            if scale == "none"
-            else statistics.stdev(group if scale == "group" else everything) + eps
-        )
+        divisor = 1.0
+        if scale != "none":
+            divisor = statistics.stdev(group if scale == "group" else everything) + eps
         result.append([(reward - mean) / divisor for reward in group])
     return torch.tensor(result, dtype=torch.float64)
 
@@ -59,10 +57,10 @@ def test_a_group_of_equal_rewards_carries_exactly_no_signal(reward, scale):
     assert (advantages[1] != 0.0).all()
 
 
-def test_a_batch_of_equal_rewards_is_finite():
-    for center in ("group", "batch"):
-        for scale in ("group", "batch", "none"):
-            assert (losses.advantages(torch.ones(3, 4), center, scale) == 0).all()
+@pytest.mark.parametrize("center", ["group", "batch"])
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_a_batch_of_equal_rewards_is_finite(center, scale):
+    assert (losses.advantages(torch.ones(3, 4), center, scale) == 0).all()
 
 
 def test_batch_scale_takes_the_raw_rewards_not_the_centred_ones():
@@ -74,19 +72,10 @@ def test_batch_scale_takes_the_raw_rewards_not_the_centred_ones():
     )
 
 
-@pytest.mark.parametrize(
-    ("center", "scale"), [("mean", "group"), ("group", "std"), ("none", "group")]
-)
-def test_unknown_center_or_scale_is_named(center, scale):
-    with pytest.raises(ValueError, match="center must be"):
-        losses.advantages(torch.ones(2, 2), center, scale)
-
-
 def test_a_std_needs_two_rewards():
-    with pytest.raises(ValueError, match="at least two rewards"):
-        losses.advantages(torch.ones(4, 1), "group", "group")
-    with pytest.raises(ValueError, match="at least two rewards"):
-        losses.advantages(torch.ones(1, 1), "group", "batch")
+    for shape, scale in (((4, 1), "group"), ((1, 1), "batch")):
+        with pytest.raises(ValueError, match="at least two rewards"):
+            losses.advantages(torch.ones(shape), "group", scale)
     assert losses.advantages(torch.tensor([[1.0], [0.0]]), "batch", "batch").abs().min() > 0.7
 
 
@@ -94,6 +83,16 @@ def test_a_std_needs_two_rewards():
 def test_a_reward_that_is_not_finite_is_refused(bad):
     with pytest.raises(ValueError, match="a reward is not finite"):
         losses.advantages(torch.tensor([[1.0, bad], [0.0, 1.0]]))
+
+
+def test_an_unknown_word_is_named():
+    for center, scale in (("mean", "group"), ("group", "std"), ("none", "group")):
+        with pytest.raises(ValueError, match="center must be"):
+            losses.advantages(torch.ones(2, 2), center, scale)
+    with pytest.raises(ValueError, match='"k1", "k2" or "k3"'):
+        losses.kl_penalty(torch.zeros(1), torch.zeros(1), "kl")
+    with pytest.raises(ValueError, match='"token" or per "sequence"'):
+        losses.token_weights(torch.ones(1, 1, dtype=torch.bool), "tokens")
 
 
 # --- policy loss ---
@@ -167,13 +166,6 @@ def test_absurd_log_ratios_stay_finite():
     )
 
 
-def test_the_gradient_at_ratio_one_is_the_policy_gradient():
-    logps = torch.randn(9, dtype=torch.float64, requires_grad=True)
-    advantages = torch.randn(9, dtype=torch.float64)
-    losses.clipped_policy_loss(logps, logps.detach(), advantages, 0.2, 0.28, 10.0).sum().backward()
-    torch.testing.assert_close(logps.grad, -advantages)
-
-
 # --- KL penalty ---
 
 
@@ -186,15 +178,11 @@ def test_kl_values():
         [math.exp(-x) - 1 + x for x in d], abs=1e-6
     )
     assert torch.equal(losses.kl_penalty(logps, ref), losses.kl_penalty(logps, ref, "k3"))
-    with pytest.raises(ValueError, match='"k1", "k2" or "k3"'):
-        losses.kl_penalty(logps, ref, "kl")
 
 
 def test_one_odd_token_cannot_dominate():
-    logps, ref = (
-        torch.tensor([0.0, -1e3, -15.0, 1e4], requires_grad=True),
-        torch.tensor([-1e3, 0.0, 0.0, 0.0]),
-    )
+    logps = torch.tensor([0.0, -1e3, -15.0, 1e4], requires_grad=True)
+    ref = torch.tensor([-1e3, 0.0, 0.0, 0.0])
     k3 = losses.kl_penalty(logps, ref, "k3")
     assert k3.tolist() == [10.0, 10.0, 10.0, 10.0]
     k3.sum().backward()
@@ -203,28 +191,27 @@ def test_one_odd_token_cannot_dominate():
         assert torch.isfinite(losses.kl_penalty(logps, ref, kind)).all()
 
 
-def policy_and_reference(distance=1.0):
+def policy_and_reference():
     """A softmax over seven tokens, and another one at a distance."""
     generator = torch.Generator().manual_seed(4)
-    logits = torch.randn(7, generator=generator, dtype=torch.float64)
-    ref_logits = logits + distance * torch.randn(7, generator=generator, dtype=torch.float64)
-    return logits.requires_grad_(), ref_logits.log_softmax(-1)
+    logits, shift = torch.randn(2, 7, generator=generator, dtype=torch.float64)
+    return logits.requires_grad_(), (logits + shift).log_softmax(-1).detach()
 
 
-def expected_gradient(kind, distance=1.0):
+def expected_gradient(kind):
     """The gradient of the estimator's mean over on-policy tokens.
 
     The mean is exact: it takes all seven tokens, weighted by the policy's probabilities.
     """
-    logits, ref = policy_and_reference(distance)
+    logits, ref = policy_and_reference()
     logps = logits.log_softmax(-1)
     how_often = logps.exp().detach()  # sampling has no gradient
     (how_often * losses.kl_penalty(logps, ref, kind)).sum().backward()
     return logits.grad
 
 
-def kl_gradient(direction, distance=1.0):
-    logits, ref = policy_and_reference(distance)
+def kl_gradient(direction):
+    logits, ref = policy_and_reference()
     logps = logits.log_softmax(-1)
     kl = logps.exp() * (logps - ref) if direction == "reverse" else ref.exp() * (ref - logps)
     kl.sum().backward()
@@ -247,30 +234,12 @@ def test_which_estimators_are_unbiased():
         assert losses.kl_penalty(logps, ref, kind).min() >= 0
 
 
-def test_k1_is_no_penalty_at_all():
-    assert expected_gradient("k1").abs().max() < 1e-15
-    assert kl_gradient("reverse").abs().max() > 1e-2
-
-
-def test_the_gradient_of_k2_is_that_of_the_reverse_kl():
-    torch.testing.assert_close(expected_gradient("k2"), kl_gradient("reverse"), atol=1e-14, rtol=0)
-
-
-def test_the_gradient_of_k3_is_that_of_the_forward_kl():
-    torch.testing.assert_close(expected_gradient("k3"), kl_gradient("forward"), atol=1e-14, rtol=0)
-    assert (expected_gradient("k3") - kl_gradient("reverse")).abs().max() > 1e-2
-
-
-def test_k3_and_the_reverse_kl_agree_to_first_order():
-    def difference(distance):
-        return (expected_gradient("k3", distance) - kl_gradient("reverse", distance)).norm().item()
-
-    def size(distance):
-        return kl_gradient("reverse", distance).norm().item()
-
-    assert difference(1e-3) < 2e-3 * size(1e-3)
-    # What is left is of second order.
-    assert difference(1e-3) == pytest.approx(difference(1e-2) / 100, rel=0.05)
+def test_the_gradients_are_none_that_of_the_reverse_and_that_of_the_forward_kl():
+    reverse, forward = kl_gradient("reverse"), kl_gradient("forward")
+    assert reverse.abs().max() > 1e-2
+    assert (forward - reverse).abs().max() > 1e-2
+    for kind, want in (("k1", 0 * reverse), ("k2", reverse), ("k3", forward)):
+        torch.testing.assert_close(expected_gradient(kind), want, atol=1e-14, rtol=0)
 
 
 # --- importance, token weights ---
@@ -316,11 +285,6 @@ def test_token_weights(lengths, how):
 @pytest.mark.parametrize("how", ["token", "sequence"])
 def test_nothing_in_the_mask_weighs_nothing(how):
     assert (losses.token_weights(torch.zeros(3, 4, dtype=torch.bool), how) == 0).all()
-
-
-def test_an_unknown_aggregation_is_named():
-    with pytest.raises(ValueError, match='"token" or per "sequence"'):
-        losses.token_weights(torch.ones(1, 1, dtype=torch.bool), "tokens")
 
 
 # --- log-probs ---
