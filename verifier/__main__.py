@@ -4,17 +4,15 @@ python -m verifier '\frac12' 'x = 50\%'
 """
 
 import sys
-from fractions import Fraction
 
 import mpmath
 
+from .brackets import elements, relations
 from .compare import choice, equal, number, trees
 from .normalise import key, normalise
-from .parse import symbols
-from .read import elements, read, relations
+from .read import read
 from .regions import region
 from .units import Unit, conflict
-from .values import values
 
 
 def reading(text: str) -> str:
@@ -30,13 +28,12 @@ def reading(text: str) -> str:
         what = "point or interval" if elements(latex) else "part of the real line"
         return f"the {what} {' and '.join(pieces)}{ending}"
     kind, solutions = read(latex)
-    each = [[f"{n} = {one}" if n else one for n, one in every.items()] for every in solutions]
-    if len(each) > 1:
-        what = "set" if kind else "list"
-        return f"a {what} of {len(each)}: {'; '.join(map(', '.join, each))}{ending}"
-    if "" in solutions[0]:
-        return value(each[0][0]) + ending
-    return f"the solution {', '.join(each[0])}{ending}"
+    each = [
+        ", ".join(f"{name} = {one}" if name else value(one) for name, one in solution.items())
+        for solution in solutions
+    ]
+    many = f"a {'set' if kind else 'list'} of {len(each)}: " if len(each) > 1 else ""
+    return many + "; ".join(each) + ending
 
 
 def value(latex: str) -> str:
@@ -46,43 +43,27 @@ def value(latex: str) -> str:
         return f"the tuple {latex}"
     if trees(latex) is None:
         return f"{latex}, which is not understood: it is equal only by its spelling"
-    exact = number(latex)
-    return f"the expression {latex}" if exact is None else f"{latex}, the number {exact}"
+    if (exact := number(latex)) is None:
+        return f"the expression {latex}"
+    return (
+        f"the expression {latex}"
+        if exact is None
+        else f"{latex}, the number {mpmath.nstr(exact, 6)}"
+    )
 
 
 def reason(answer: str, gold: str, verdict: bool) -> str:
     """Why, in plain words."""
-    (one, unit, whole), (other, gold_unit, gold_whole) = normalise(answer), normalise(gold)
-    both, readings = trees(one, other), (read(one), read(other))
-    if not verdict and choice(gold)[0]:
-        return "neither the letter nor the text of the choice is the answer's"
-    if not verdict and conflict(unit, gold_unit):
-        return "their units contradict each other"
-    if key(whole) == key(gold_whole):
-        return "they are spelled alike"
-    if region(one) and region(other):
-        return f"they are {'the same part' if verdict else 'different parts'} of the real line"
-    if both and len(readings[0].solutions) == len(readings[1].solutions) == 1:
-        for a, b in zip(*map(values, both), strict=False):
-            if not verdict and None not in (a.value, b.value) and a.value != b.value:
-                place = "" if symbols(both[0]) | symbols(both[1]) == set() else " at one point"
-                return f"their values differ{place}: {short(a.value)} and {short(b.value)}"
-        return "their values agree at every point that is tried" if verdict else "they differ"
-    counts = [len(side.solutions) for side in readings]
-    if not verdict and counts[0] != counts[1]:
-        return f"the answer has {counts[0]} parts and the gold {counts[1]}"
+    one, other = normalise(answer), normalise(gold)
     if verdict:
-        return "each part of the one has its equal in the other"
-    missing = [
-        text for solution in readings[1].solutions for name, part in solution.items()
-        if not any(equal(each.get(name, ""), part) for each in readings[0].solutions)
-        for text in [f"{name} = {part}" if name else part]
-    ]  # fmt: skip
-    return f"nothing in the answer equals {missing[0]}" if missing else "their parts do not match"
-
-
-def short(number) -> str:
-    return str(number) if isinstance(number, Fraction) else mpmath.nstr(number, 6)
+        alike = key(one.whole) == key(other.whole)
+        return "they are spelled alike" if alike else "they mean the same"
+    if conflict(one.unit, other.unit):
+        return "their units contradict each other"
+    counts = [len(read(side.latex).solutions) for side in (one, other)]
+    if counts[0] != counts[1]:
+        return f"the answer has {counts[0]} parts and the gold {counts[1]}"
+    return "they differ"
 
 
 if __name__ == "__main__":

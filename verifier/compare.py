@@ -9,24 +9,10 @@ import functools
 import itertools
 import re
 
+from .brackets import COMMA, CUP, cut, depths, elements, relations, split
 from .normalise import END, TEXT, key, normalise
 from .parse import MINUS_ONE, Tree, Unreadable, parse
-from .read import (
-    COMMA,
-    CUP,
-    Reading,
-    Solution,
-    cut,
-    depths,
-    elements,
-    family,
-    holds_kin,
-    is_name,
-    read,
-    relations,
-    split,
-    spread,
-)
+from .read import Reading, Solution, family, holds_kin, is_name, read, spread
 from .regions import region
 from .units import ambiguous, conflict
 from .values import constant, proportional, same
@@ -222,7 +208,7 @@ def _apart(solution: Solution) -> list[Solution]:
 
 def _same_solution(answer: Solution, gold: Solution) -> bool:
     if answer.keys() == gold.keys():
-        return all(_single(_chain(answer[name]), gold[name]) for name in gold)
+        return all(_single(answer[name], gold[name]) for name in gold)
     if len(answer) == len(gold) == 1:
         return _same_named(*answer.items(), *gold.items())
     kinds, rows = zip(*(_row(Reading("", [side])) for side in (answer, gold)), strict=True)
@@ -243,7 +229,7 @@ def _same_named(answer: tuple[str, str], gold: tuple[str, str]) -> bool:
         return bases[0] == bases[1] in (answer_name, gold_name) and _single(one, other)
     name, value = answer if answer_name else gold
     strips = "?" not in name or (answer_name and re.search(r"\d|\\pi", other))
-    return bool(strips) and not holds_kin(value, name) and _single(_chain(one), other)
+    return bool(strips) and not holds_kin(value, name) and _single(one, other)
 
 
 _CALL = re.compile(r"(.+?)(\(|_)([a-z](?:,[a-z])*)\)?")

@@ -8,21 +8,10 @@ import math
 import re
 from typing import NamedTuple
 
+from .brackets import AND, CAP, COMMA, CUP, OR, WITHOUT, elements, enclosed, relations, split
 from .normalise import END, key
 from .parse import Unreadable, parse
-from .read import (
-    AND,
-    CAP,
-    COMMA,
-    CUP,
-    OR,
-    WITHOUT,
-    elements,
-    enclosed,
-    is_quantity,
-    relations,
-    split,
-)
+from .read import is_quantity
 from .values import constant
 
 
