@@ -47,7 +47,7 @@ class Run:
     arm: str
     seed: int
     folder: Path
-    commands: list[list[str]]  # without the interpreter
+    commands: list[list]  # each with its interpreter
 
 
 def plan(experiment: Experiment, runs: Path, seeds: dict[str, int], steps: int) -> list[Run]:
@@ -74,14 +74,15 @@ def plan_run(
     words = shlex.split(command)
     script = 2 if words[0] == "-m" else 1
     shared = shlex.split(f"{experiment.common} {experiment.schedule}".format(**values))
-    commands = [[*words[:script], *shared, *words[script:], "--seed", seed, "--out", folder]]
+    train = [*words[:script], *shared, *words[script:], "--seed", seed, "--out", folder]
+    commands = [[sys.executable, *train]]
 
     few = ["--limit", 8] if steps != experiment.steps else []  # a try-out
     flags = [*shlex.split(experiment.evaluate), *few, "--engine", "transformers", "--seed", seed]
     for point, model in experiment.points.items():
-        commands.append(["evaluate.py", model.format(**values), *flags, "--out", folder / point])
-    words = [[str(word) for word in command] for command in commands]
-    return Run(name, seed, folder, words)
+        measure = ["evaluate.py", model.format(**values), *flags, "--out", folder / point]
+        commands.append([sys.executable, *measure])
+    return Run(name, seed, folder, commands)
 
 
 def write_problems(experiment: Experiment, runs: Path) -> None:
@@ -98,9 +99,9 @@ def write_problems(experiment: Experiment, runs: Path) -> None:
         (runs / PROBLEMS).write_text("".join(rows))
 
 
-def written(command: list[str]) -> str:
+def written(command: list) -> str:
     """A command as results.json keeps it: to be typed behind `python` in the repository."""
-    return shlex.join(command).replace(f"{ROOT}/", "")
+    return shlex.join(map(str, command[1:])).replace(f"{ROOT}/", "")
 
 
 def finished(run: Run) -> dict[str, float]:
@@ -121,7 +122,7 @@ def carry_out(run: Run) -> None:
                 continue
             start = time.perf_counter()
             process = subprocess.Popen(
-                [sys.executable, *command],
+                list(map(str, command)),
                 cwd=ROOT,
                 env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,

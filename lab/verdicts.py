@@ -102,7 +102,8 @@ def more_seeds(claims: list[Judged], seeds: dict[str, int], most: int) -> dict[s
     """{arm: seeds}: at least those it has, up to `most` if a claim about it needs more."""
     needed = dict(seeds)
     for judged in claims:
-        for arm in sum(judged.claim.sides, []):
+        more, less = judged.claim.sides
+        for arm in more + less:
             needed[arm] = max(needed[arm], min(most, judged.seeds_needed))
     return needed
 

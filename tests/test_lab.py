@@ -41,7 +41,7 @@ def test_arms_take_flags_that_their_scripts_have_and_differ_from_each_other(
 ):
     experiment, configs = EXPERIMENTS[name], []
     for planned in plan_all(experiment, tmp_path, 1, experiment.steps):
-        script, *flags = planned.commands[0]
+        _, script, *flags = map(str, planned.commands[0])
         if script == "-m":
             script, *flags = flags
         module = importlib.import_module(script.removesuffix(".py"))
@@ -96,7 +96,7 @@ def test_runs_come_seed_by_seed_and_share_their_seed(tmp_path):
     assert [planned.seed for planned in runs] == [0] * 8 + [1] * 8 + [2] * 8
     assert len({planned.folder for planned in runs}) == 24
     for planned in runs:
-        assert planned.commands[0][planned.commands[0].index("--seed") + 1] == str(planned.seed)
+        assert planned.commands[0][planned.commands[0].index("--seed") + 1] == planned.seed
     few = dict.fromkeys(EXPERIMENTS["aggregation"].commands(), 2)
     runs = run.plan(EXPERIMENTS["aggregation"], tmp_path, few | {"base, hard: token": 4}, steps=64)
     assert [planned.seed for planned in runs] == [0] * 8 + [1] * 8 + [2, 3]
@@ -106,8 +106,8 @@ def test_runs_come_seed_by_seed_and_share_their_seed(tmp_path):
 def test_the_boundary_is_measured_before_midway_and_after(tmp_path):
     (planned,) = plan_all(EXPERIMENTS["prorl_boundary"], tmp_path, 1, 120)
     train, *measured = planned.commands
-    assert train[0] == "prorl.py"
-    names = [command[1].rpartition("/")[2] for command in measured]
+    assert train[1] == "prorl.py"
+    names = [command[2].rpartition("/")[2] for command in measured]
     assert names == ["tiny:compose", "step_000060", "step_000120"]
 
 

@@ -57,11 +57,11 @@ def test_trl_and_ours_train_the_real_model_on_the_same_problems(tmp_path, monkey
     few = {"steps": 2, "save_every": 1, "prompts_per_step": 2, "samples_per_prompt": 2}
     monkeypatch.setattr(real_model, "SETTINGS", real_model.SETTINGS | few)
     monkeypatch.setattr(real_model, "LIMIT", 2)
+    monkeypatch.setattr(real_model, "RUNS", {"justrl": 1, "trl": 1})
     (tmp_path / "venv").symlink_to(TRL)
-    (tmp_path / "packages.txt").touch()
     losses = real_model.cold_start(str(MODEL), tmp_path / "start", steps=2, rate=3e-5)
     assert losses[1] < losses[0]
-    monkeypatch.setattr(sys, "argv", ["real_model", str(tmp_path), "--runs", "justrl=1", "trl=1"])
+    monkeypatch.setattr(sys, "argv", ["real_model", str(tmp_path)])
     real_model.main()
     curves = json.loads((tmp_path / "results.json").read_text())
     assert curves.keys() == {"justrl", "trl"}

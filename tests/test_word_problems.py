@@ -3,9 +3,7 @@
 import json
 import math
 import re
-import sys
 
-import pytest
 import torch
 from conftest import ROOT
 
@@ -58,49 +56,46 @@ def test_an_example_learns_the_answer_alone():
     assert ids[-1] == tokenizer.eos_token_id
 
 
-@pytest.fixture
-def toy(tmp_path, monkeypatch, start):
-    """OUT with the cold start of a toy model; one short step; commands as forks of one process."""
-    few = {"steps": 1, "save_every": 1, "prompts_per_step": 2, "samples_per_prompt": 2}
-    monkeypatch.setattr(real_model, "SETTINGS", real_model.SETTINGS | few)
-    monkeypatch.setattr(real_model, "LIMIT", 2)
-    commands = []
+# The command with one run of one short step. Its commands are forks, as all scripts of the tests.
+SHORT = """
+import subprocess
+import forge
+from lab import real_model
 
-    def run(log, interpreter, *words):
-        commands.append([str(word) for word in words])
-        done = start(*(word for word in words if word != "-m")).wait()
-        assert done.returncode == 0, done.stderr[-3000:]
+def fork(command, **options):
+    return forge.Popen([word for word in command if word != "-m"], **options)
 
-    monkeypatch.setattr(real_model, "run", run)
-    losses = real_model.cold_start(base_model("aligned"), tmp_path / "out/start", 4, 1e-3)
+subprocess.Popen, real_model.RUNS, real_model.LIMIT = fork, {"justrl": 1}, 2
+real_model.SETTINGS |= dict(steps=1, save_every=1, prompts_per_step=2, samples_per_prompt=2)
+real_model.main()
+"""
+
+
+def test_one_command_trains_evaluates_and_draws_and_the_same_command_goes_on(start, tmp_path):
+    script, out = tmp_path / "short.py", tmp_path / "out"
+    script.write_text(SHORT)
+    losses = real_model.cold_start(base_model("aligned"), out / "start", 4, 1e-3)
     assert losses[-1] < losses[0]
-    return tmp_path / "out", commands
-
-
-def test_one_command_trains_evaluates_and_draws_and_the_same_command_goes_on(toy, monkeypatch):
-    out, commands = toy
     tokenizer = load_tokenizer(str(out / "start"))
     (problem,) = encode_prompts([Problem("2 + 3?", "5")], tokenizer, Template())
     assert tokenizer.decode(problem.prompt_ids) == "2 + 3?\n"
-    monkeypatch.setattr(sys, "argv", ["real_model", str(out), "--runs", "justrl=1"])
-    real_model.main()
-    assert len(commands) == 3  # the start's evaluation, a run and its evaluation
+
+    def command() -> str:
+        done = start(script, out).wait()
+        assert done.returncode == 0, done.stderr[-3000:]
+        return (out / "tables.md").read_text()
+
+    tables = command()
     ((curve,),) = json.loads((out / "results.json").read_text()).values()
     assert [point["step"] for point in curve] == [0, 1]
     assert curve[0]["seconds"] == curve[0]["tokens"] == 0
     assert curve[1]["seconds"] > 0 and curve[1]["tokens"] > 0
     (step,) = map(json.loads, (out / "steps.jsonl").read_text().splitlines())
     assert step["run"] == "justrl-seed1" and step["tokens"] == curve[1]["tokens"]
-    assert "| JustRL (1) | 2 |" in (out / "tables.md").read_text()
+    assert "| JustRL (1) | 2 |" in tables
     assert (out / "curves.png").stat().st_size > 10_000
-    (out / "evals" / "justrl-seed1" / "1" / "eval.json").unlink()
-    real_model.main()
-    assert len(commands) == 4 and commands[3][0].endswith("evaluate.py")
-
-
-def test_a_run_that_fails_is_named_and_shown(tmp_path):
-    with pytest.raises(RuntimeError, match=r"(?s)no\.py failed with status 2.*No such file"):
-        real_model.run(tmp_path / "logs" / "a.log", sys.executable, "no.py")
+    ran = (out / "justrl-seed1" / "log.txt").read_text()
+    assert command() == tables and (out / "justrl-seed1" / "log.txt").read_text() == ran
 
 
 def curve(*scores, seconds=10.0):
