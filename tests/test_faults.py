@@ -1,4 +1,4 @@
-"""A run whose machine fails. docs/faults.md has the table of all faults that were tried."""
+"""A run whose machine fails."""
 
 import errno
 import json
