@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from losses import truncated_importance
 from trainer.data import Rollout
@@ -22,6 +23,9 @@ from trainer.policy.logps import Head
 # CPU it is a little Python. On a GPU it launches every kernel again, and several ranks gather every
 # weight again.
 CUT_COST = {"cpu": 128, "one GPU": 1024, "GPUs": 2048}
+
+# Two tokens without a response, for a rank that has no sequence left when others have.
+NOTHING = Rollout(np.zeros(2, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32), False)
 
 
 # --- micro-batches ---
@@ -86,22 +90,20 @@ def rectangle(
     device: torch.device,
 ) -> MicroBatch:
     """One micro-batch of all these rollouts; see micro_batches. The list may be empty."""
-    ids_B = [np.concatenate([r.prompt_ids, r.response_ids]) for r in rollouts]
-    # The padding may be any id: no real token sees it (Policy.hidden).
-    ids_B_T = torch.zeros(max(len(ids_B), 1), max(map(len, ids_B), default=2), dtype=torch.int64)
-    mask_B_T = torch.zeros_like(ids_B_T, dtype=torch.bool)
-    for row, ids in enumerate(ids_B):
-        ids_B_T[row, : len(ids)] = torch.from_numpy(ids)
-        mask_B_T[row, len(rollouts[row].prompt_ids) : len(ids)] = True
-    lengths_B = torch.tensor([len(rollout.response_ids) for rollout in rollouts], dtype=torch.int64)
-    tokens_B_R = torch.arange(weights_B_R.shape[1]) < lengths_B[:, None]
-    engine_logps = [np.zeros(0, np.float32), *(rollout.logps for rollout in rollouts)]
+    if not rollouts:
+        rollouts, advantages_B, weights_B_R = [NOTHING], torch.zeros(1), torch.zeros(1, 0)
+    ids_B = [torch.from_numpy(np.concatenate([r.prompt_ids, r.response_ids])) for r in rollouts]
+    mask_B = [
+        torch.arange(len(r.prompt_ids) + len(r.response_ids)) >= len(r.prompt_ids) for r in rollouts
+    ]
+    mask_B_R = response_mask(rollouts)
     return MicroBatch(
-        ids_B_T=ids_B_T.to(device),
-        mask_B_T=mask_B_T.to(device),
-        advantages_M=advantages_B.float().repeat_interleave(lengths_B).to(device),
-        weights_M=weights_B_R[tokens_B_R].to(device),
-        engine_logps_M=torch.from_numpy(np.concatenate(engine_logps, dtype=np.float32)).to(device),
+        # The padding may be any id: no real token sees it (Policy.hidden).
+        ids_B_T=pad_sequence(ids_B, batch_first=True).long().to(device),
+        mask_B_T=pad_sequence(mask_B, batch_first=True).to(device),
+        advantages_M=advantages_B.float().repeat_interleave(mask_B_R.sum(dim=1)).to(device),
+        weights_M=weights_B_R[:, : mask_B_R.shape[1]][mask_B_R].to(device),
+        engine_logps_M=torch.from_numpy(np.concatenate([r.logps for r in rollouts])).to(device),
         rollouts=rollouts,
     )
 
@@ -145,24 +147,23 @@ def cut_rectangles(
     """Cut a list of rows into rectangles within the budget at the least cost.
 
     The cost is the number of padded tokens plus cut_cost for each rectangle. The first row of a
-    rectangle is its longest and sets the width. By dynamic programming: cheapest[end] is the least
-    cost of the first `end` rows, and starts[end] is where their last rectangle begins.
+    rectangle is its longest and sets the width. By dynamic programming: best[end] is the least cost
+    of the first `end` rows, and where their last rectangle begins.
     """
-    cheapest, starts = [0], [0]
+    best = [(0, 0)]
     for end in range(1, len(longest_first) + 1):
         options = []
         for start in reversed(range(end)):
             area = (end - start) * length_B[longest_first[start]]
             if options and area > budget:
                 break
-            options.append((cheapest[start] + area + cut_cost, start))
-        cost, start = min(options)
-        cheapest.append(cost)
-        starts.append(start)
+            options.append((best[start][0] + area + cut_cost, start))
+        best.append(min(options))
     cuts, end = [], len(longest_first)
     while end:
-        cuts.append(longest_first[starts[end] : end])
-        end = starts[end]
+        _, start = best[end]
+        cuts.append(longest_first[start:end])
+        end = start
     return cuts[::-1]
 
 
