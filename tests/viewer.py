@@ -103,8 +103,11 @@ def write_step(folder: Path, tokenizer, step: int, offset: int = 0) -> None:
             for text, v in zip(texts, verdicts, strict=True)
         ]
         mixed = 1.0 if verdicts == (1, 0) else 0.0
-        kept = {(place, g): values(rollout, g) for g, rollout in enumerate(group)}
-        rows += rollouts.rows_of(step, place, problem, group, [mixed, -mixed], kept)
+        more = [
+            values(group[0], 0) | {"advantage": mixed},
+            values(group[1], 1) | {"advantage": -mixed},
+        ]
+        rows += rollouts.rows_of(step, place, problem, group, more)
     rollouts.write(folder / "rollouts", f"step_{step:06d}", rows)
 
 
@@ -115,7 +118,9 @@ def write_evaluation(folder: Path, tokenizer, step: int) -> None:
         solved = step >= 3 * (place + 1)
         texts = [f"step {step}: \\boxed{{{place if solved else 9}}}"] * 2
         group = [answer(tokenizer, text, solved) for text in texts]
-        rows += rollouts.rows_of(step, place, problem, group, answers=2)
+        rows += rollouts.rows_of(
+            step, place, problem, group, [{"logps": group[0].logps.astype(float)}] * 2
+        )
     rollouts.write(folder / "rollouts", f"eval_{step:06d}", rows)
 
 
@@ -130,8 +135,8 @@ def make_hostile_run(folder: Path) -> Path:
     for place, text in enumerate([*HOSTILE.values(), "0123456789" * 10_000]):
         problem = Problem(text[:1000], text[:20], text[:20])
         group = [answer(tokenizer, text, False), answer(tokenizer, text, True)]
-        kept = {(place, g): values(rollout, g) for g, rollout in enumerate(group)}
-        rows += rollouts.rows_of(1, place, problem, group, [-1.0, 1.0], kept)
+        more = [values(group[0], 0) | {"advantage": -1.0}, values(group[1], 1) | {"advantage": 1.0}]
+        rows += rollouts.rows_of(1, place, problem, group, more)
     rollouts.write(folder / "rollouts", "step_000001", rows)
     return folder
 

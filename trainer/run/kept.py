@@ -25,29 +25,29 @@ Answers to held-out problems have one such column, `logps`, and there it is the 
 import json
 import os
 import re
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torch.distributed as dist
 
 from trainer.data import Problem, Rollout
 from trainer.policy.policy import MicroBatch, loss_weights
-from trainer.run.metrics import token_ratio_metrics
+from trainer.ranks import from_all_ranks
+from trainer.run.metrics import engine_gaps, token_ratio_metrics
 
 HELD_OUT = 2  # held-out problems kept for each training group of a step ...
 ANSWERS = 4  # ... and answers to each, so that a few can be followed through training
 
 TOKEN_COLUMNS = {
-    "logps": pa.float16(),
-    "entropy": pa.float16(),
-    "log_ratio": pa.float16(),
-    "clipped": pa.int8(),
-    "gap": pa.float16(),
-    "weights": pa.float32(),
+    "logps": np.float16,
+    "entropy": np.float16,
+    "log_ratio": np.float16,
+    "clipped": np.int8,
+    "gap": np.float16,
+    "weights": np.float32,
 }
 SCHEMA = pa.schema(
     [
@@ -67,7 +67,7 @@ SCHEMA = pa.schema(
         ("minibatch", pa.int16()),  # in which of the step's updates it took part
         ("prompt_ids", pa.list_(pa.int32())),
         ("response_ids", pa.list_(pa.int32())),
-        *((name, pa.list_(kind)) for name, kind in TOKEN_COLUMNS.items()),
+        *((name, pa.list_(pa.from_numpy_dtype(kind))) for name, kind in TOKEN_COLUMNS.items()),
     ]
 )
 
@@ -87,10 +87,10 @@ def choose(groups: list[list[Rollout]], keep: str) -> list[int]:
     piles = {"mixed": [], "failed": [], "solved": []}
     for place, group in enumerate(groups[1:], 1):
         piles[kind_of(group)].append(place)
-    chosen = [0] if groups else []
-    while any(piles.values()):
-        chosen += [pile.pop(0) for pile in piles.values() if pile]
-    return sorted(chosen[: int(keep)])
+    in_turn = [
+        place for turn in zip_longest(*piles.values()) for place in turn if place is not None
+    ]
+    return sorted([0, *in_turn][: int(keep)])
 
 
 def kind_of(group: list[Rollout]) -> str:
@@ -116,80 +116,63 @@ def token_values(
     clip: tuple[float, ...],
     tis_cap: float,
 ) -> dict[tuple[int, int], dict[str, np.ndarray]]:
-    """{(group, sample): its columns per token} of the kept groups, from this rank's micro-batches.
+    """{(group, sample): its columns per token} of the kept groups, from all ranks' micro-batches.
 
     clip: as in step_metrics. A micro-batch's columns leave the device in one copy.
     """
     places = {rollout: (p, g) for p in kept for g, rollout in enumerate(groups[p])}
-    raw = any(micro.raw_logps_M is not None for micro in chain(*minibatches))
+    micros = [(number, micro) for number, some in enumerate(minibatches) for micro in some]
+    gaps = engine_gaps([micro for _, micro in micros])
     values = {}
-    for number, minibatch in enumerate(minibatches):
-        for micro in minibatch:
-            if places.keys().isdisjoint(micro.rollouts):
-                continue
-            columns = _columns(micro, clip, tis_cap, raw)
-            table = torch.stack([value_M.float() for value_M in columns.values()]).cpu().numpy()
-            ends = np.cumsum([len(rollout.response_ids) for rollout in micro.rollouts])
-            for rollout, piece in zip(micro.rollouts, np.split(table, ends[:-1], 1), strict=True):
-                if rollout in places:
-                    piece = dict(zip(columns, piece, strict=True))
-                    values[places[rollout]] = piece | {"minibatch": number}
-    return values
+    for (number, micro), gap_M in zip(micros, gaps, strict=True):
+        if places.keys().isdisjoint(micro.rollouts):
+            continue
+        columns = _columns(micro, gap_M, clip, tis_cap)
+        lengths = [len(rollout.response_ids) for rollout in micro.rollouts]
+        pieces = torch.stack(list(columns.values())).cpu().split(lengths, dim=1)
+        for rollout, piece in zip(micro.rollouts, pieces, strict=True):
+            if rollout in places:
+                piece = stored(dict(zip(columns, piece.numpy(), strict=True)))
+                values[places[rollout]] = piece | {"minibatch": number}
+    return dict(chain.from_iterable(part.items() for part in from_all_ranks(values)))
 
 
-@torch.no_grad()
 def _columns(
-    micro: MicroBatch, clip: tuple[float, ...], tis_cap: float, raw: bool
+    micro: MicroBatch, gap_M: torch.Tensor | None, clip: tuple[float, ...], tis_cap: float
 ) -> dict[str, torch.Tensor]:
-    """The columns that the module's docstring explains, each [M].
-
-    raw: the engine's log-probs are raw, so the gap is known only where the trainer's raw ones are.
-    """
+    """The columns that the module's docstring explains, each [M]; without an unknown gap."""
     low, high, *dual = clip
     ratios = token_ratio_metrics(micro, low, high)
     log_ratio_M = micro.new_logps_M - micro.old_logps_M
     clipped_M = ratios["clip_fraction_high"] - ratios["clip_fraction_low"]
     for cap in dual:
         clipped_M -= ((micro.advantages_M < 0) & (log_ratio_M.exp() > cap)).float()
-    trainer_logps_M = micro.raw_logps_M if raw else micro.old_logps_M
-    gap = {}
-    if trainer_logps_M is not None:
-        gap["gap"] = trainer_logps_M - micro.engine_logps_M
-    return {
-        **gap,
+    columns = {
         "logps": micro.old_logps_M,
         "entropy": micro.entropy_M,
         "log_ratio": log_ratio_M,
         "clipped": clipped_M,
+        "gap": gap_M,
         "weights": loss_weights(micro, tis_cap),
     }
+    return {name: value_M for name, value_M in columns.items() if value_M is not None}
 
 
-def gather_values(values: dict) -> dict:
-    """The values of all ranks, on rank 0; others get an empty dict. Call it on every rank."""
-    if dist.get_world_size() == 1:
-        return values
-    parts = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(values, parts)
-    return dict(chain.from_iterable(part.items() for part in parts or []))
+def stored(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Columns per token as a file holds them. -inf would break the page: a half ends at -65,504."""
+    return {
+        name: np.clip(values, -65504, 65504).astype(TOKEN_COLUMNS[name])
+        for name, values in columns.items()
+    }
 
 
 # --- files ---
 
 
 def rows_of(
-    step: int,
-    place: int,
-    problem: Problem,
-    group: list[Rollout],
-    advantages_G: list[float] | None = None,
-    values: dict | None = None,
-    answers: int | None = None,
+    step: int, place: int, problem: Problem, group: list[Rollout], more: list[dict]
 ) -> list[dict]:
-    """One row for each answer of a group, the first `answers` if given.
-
-    values: from token_values. Without them (held-out problems) there are the engine's log-probs.
-    """
+    """One row for each of a group's first answers. more: the other columns of each."""
     return [
         {
             "step": step,
@@ -203,13 +186,12 @@ def rows_of(
             "text": rollout.text,
             "right": rollout.right,
             "reward": rollout.reward,
-            "advantage": None if advantages_G is None else advantages_G[g],
             "truncated": bool(rollout.truncated),
             "prompt_ids": rollout.prompt_ids,
             "response_ids": rollout.response_ids,
-            **({"logps": rollout.logps} if values is None else values.get((place, g), {})),
+            **columns,
         }
-        for g, rollout in enumerate(group[:answers])
+        for g, (rollout, columns) in enumerate(zip(group, more, strict=False))
     ]
 
 
@@ -217,19 +199,9 @@ def write(folder: Path, name: str, rows: list[dict]) -> None:
     """Write rows to FOLDER/NAME.parquet, whole or not at all. Raises OSError on a full disk."""
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f"{name}.parquet.tmp"
-    kinds = {field.name: field.type for field in SCHEMA}
-    rows = [{key: _storable(value, kinds[key]) for key, value in row.items()} for row in rows]
     table = pa.Table.from_pylist(rows, SCHEMA)
     pq.write_table(table, aside, compression="zstd", use_dictionary=False)
     os.replace(aside, folder / f"{name}.parquet")
-
-
-def _storable(value, kind: pa.DataType):
-    if isinstance(value, np.ndarray):
-        if kind.value_type == pa.float16():  # -inf would break the page: a half ends at -65,504
-            value = np.clip(value, np.finfo(np.float16).min, np.finfo(np.float16).max)
-        return value.astype(kind.value_type.to_pandas_dtype())
-    return value
 
 
 def files(folder: Path) -> dict[tuple[str, int], Path]:

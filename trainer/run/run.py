@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -243,13 +242,14 @@ class Run:
         self.all_equal = not advantages_P_G.any()
         places = kept.choose(groups, self.config.keep_rollouts)
         values = kept.token_values(groups, places, minibatches, clip, self.config.tis_cap)
-        values = kept.gather_values(values)
         if self.first and places:
-            advantages = advantages_P_G.tolist()
-            rows = [
-                kept.rows_of(step, p, problems[p], groups[p], advantages[p], values) for p in places
-            ]
-            kept.write(self.out / "rollouts", f"step_{step:06d}", list(chain(*rows)))
+            rows, advantages = [], advantages_P_G.tolist()
+            for p in places:
+                more = [
+                    values.get((p, g), {}) | {"advantage": a} for g, a in enumerate(advantages[p])
+                ]
+                rows += kept.rows_of(step, p, problems[p], groups[p], more)
+            kept.write(self.out / "rollouts", f"step_{step:06d}", rows)
         self.phase(None)
         if self.due(step, self.config.eval_every):
             for problem, group in list(zip(problems, groups, strict=True))[:2]:
@@ -259,11 +259,11 @@ class Run:
         """Keep answers to a few held-out problems, the same at every evaluation."""
         places = kept.choose_held_out(len(problems), self.config.keep_rollouts)
         if self.first and places:
-            count = None if self.config.keep_rollouts == "all" else kept.ANSWERS
-            rows = [
-                kept.rows_of(self.step, p, problems[p], groups[p], answers=count) for p in places
-            ]
-            kept.write(self.out / "rollouts", f"eval_{self.step:06d}", list(chain(*rows)))
+            rows, count = [], None if self.config.keep_rollouts == "all" else kept.ANSWERS
+            for p in places:
+                more = [kept.stored({"logps": rollout.logps}) for rollout in groups[p][:count]]
+                rows += kept.rows_of(self.step, p, problems[p], groups[p], more)
+            kept.write(self.out / "rollouts", f"eval_{self.step:06d}", rows)
 
     def _show(self, step: int, problem: Problem, rollout: Rollout) -> None:
         text = rollout.text.strip()
