@@ -276,12 +276,13 @@ def test_a_run_too_long_for_a_page_shows_steps_from_begin_to_end(tmp_path, monke
 def test_an_evaluation_is_read_with_pass_counts_and_disputed_answers_first(tmp_path, monkeypatch):
     folder = make_evaluation(tmp_path / "evaluation")
     source = load(folder)
-    assert [group.counts for group in source.groups] == [{"n": 4, "robust": 2, "strict": 1}] * 3
+    facts = ["2 of 4 right, 1 to the letter", "pass @1 0.5  @2 0.833  @4 1"]
+    assert [group.facts for group in source.groups] == [facts] * 3
     assert source.labels == ["aime", "amc"]
     monkeypatch.setattr("tools.view.folder.MAX_CHARACTERS", 20)
     short = load(folder)
     assert [answer.text for answer in short.groups[0].answers] == ["\\boxed{7.0}"]
-    assert short.groups[0].counts == source.groups[0].counts
+    assert short.groups[0].facts == facts
     assert "of 12 answers do not fit" in short.left_out
 
 

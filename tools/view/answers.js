@@ -66,10 +66,9 @@ function make(tag, classes = "", ...children) {
   return element;
 }
 
-function makeButton(text, act, pressed) {
+function makeButton(text, act) {
   const button = make("button", "", text);
   button.type = "button";
-  if (pressed !== undefined) button.setAttribute("aria-pressed", pressed);
   button.addEventListener("click", act);
   return button;
 }
@@ -120,40 +119,33 @@ function verdict(name, right) {
 
 // The tokens, or the text, of an answer. portions: how much of it.
 function fill(body, answer, portions) {
-  body.replaceChildren();
-  body.answer = answer;
-  let left = 0;
-  if (answer.start === undefined) {
-    const shown = answer.text.slice(0, portions * MOST_CHARACTERS);
-    body.append(visible(shown));
-    left = answer.text.length - shown.length;
-  } else {
-    const count = Math.min(answer.length, portions * MOST_TOKENS);
-    const parts = document.createDocumentFragment();
-    for (let i = answer.start; i < answer.start + count;) {
-      let end = i + 1; // tokens that only complete a character have no text of their own
-      while (end < answer.start + count && tokenText(end) === "") end++;
-      const text = tokenText(i), element = make("span", "t", visible(text));
-      element.first = i;
-      element.end = end;
-      element.kind = isSpecial(i) ? " special" : /^\n+$/.test(text) ? " newline" : "";
-      parts.append(element);
-      i = end;
-    }
-    body.append(parts);
-    left = answer.length - count;
-  }
+  const [unit, total, portion] = answer.start === undefined ?
+    ["characters", answer.text.length, MOST_CHARACTERS] : ["tokens", answer.length, MOST_TOKENS];
+  const count = Math.min(total, portions * portion);
+  body.replaceChildren(...(answer.start === undefined ? [visible(answer.text.slice(0, count))] :
+    tokenElements(answer, count)));
   body.parentElement.querySelector(".more")?.remove();
-  if (left > 0) {
-    const unit = answer.start === undefined ? "characters" : "tokens";
-    const text = `Show more: ${left.toLocaleString("en")} ${unit} are left`;
-    const more = makeButton(text, () => {
-      fill(body, answer, portions + MORE);
-      recolour();
-    });
-    more.className = "more";
-    body.after(more);
+  if (count === total) return;
+  const left = (total - count).toLocaleString("en");
+  const more = makeButton(`Show more: ${left} ${unit} are left`, () => {
+    fill(body, answer, portions + MORE);
+    recolour();
+  });
+  more.className = "more";
+  body.after(more);
+}
+
+// Elements of an answer's first tokens, each with its answer and the range of its tokens.
+function tokenElements(answer, count) {
+  const elements = [], stop = answer.start + count;
+  for (let first = answer.start, end; first < stop; first = end) {
+    end = first + 1; // tokens that only complete a character have no text of their own
+    while (end < stop && tokenText(end) === "") end++;
+    const text = tokenText(first);
+    const kind = isSpecial(first) ? " special" : /^\n+$/.test(text) ? " newline" : "";
+    elements.push(Object.assign(make("span", "t", visible(text)), { answer, first, end, kind }));
   }
+  return elements;
 }
 
 // --- colours ---
@@ -162,10 +154,9 @@ function fill(body, answer, portions) {
 function colourTokens(root, name, clip) {
   const colour = COLOURS[name], elements = [...root.querySelectorAll(".t")], values = [];
   for (const element of elements) {
-    const answer = element.closest(".tokens").answer;
     let strongest = NaN; // of this element's tokens
     for (let i = element.first; i < element.end; i++) {
-      const value = colour.value(tokenFacts(answer, i));
+      const value = colour.value(tokenFacts(element.answer, i));
       if (!(Math.abs(value) <= Math.abs(strongest))) strongest = value;
     }
     values.push(strongest);
@@ -200,9 +191,9 @@ function drawLegend(root, name, { full, known, flat }) {
 
 // --- the numbers at the pointer ---
 
-function tipFor(element) {
-  const answer = element.closest(".tokens").answer, tip = document.createDocumentFragment();
-  for (let i = element.first; i < element.end; i++) {
+function tipFor({ answer, first, end, textContent }) {
+  const tip = document.createDocumentFragment();
+  for (let i = first; i < end; i++) {
     const facts = tokenFacts(answer, i), list = make("dl");
     const row = (name, value) => list.append(make("dt", "", name), make("dd", "", value));
     const known = (name, value, text = brief(value)) => isFinite(value) && row(name, text);
@@ -218,7 +209,7 @@ function tipFor(element) {
     known("push", facts.push);
     tip.append(list);
   }
-  const text = JSON.stringify(visible(element.textContent)).slice(1, -1);
+  const text = JSON.stringify(visible(textContent)).slice(1, -1);
   tip.prepend(make("div", "word", text));
   return tip;
 }

@@ -75,10 +75,3 @@ function keptSteps(source, kind) {
 
 const nearest = (numbers, wanted) =>
   numbers.reduce((a, b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a), numbers[0]);
-
-// The chance that k of n answers, drawn without replacement, include one of the c right ones.
-function passAtK(n, c, k) {
-  let none = 1;
-  for (let j = 0; j < k; j++) none *= Math.max(0, n - c - j) / (n - j);
-  return 1 - none;
-}

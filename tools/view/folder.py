@@ -13,6 +13,8 @@ import numpy as np
 
 from rewards import robust_many, strict_box
 from tools.evaluation.comparison import read_answers
+from tools.evaluation.statistics import pass_at_k, powers
+from tools.evaluation.tables import VERIFIERS
 from tools.panels import is_number
 from tools.view.tokens import Pieces
 from trainer.errors import Refused
@@ -54,7 +56,7 @@ class Group:
     solved: float  # share of all answers, kept or not
     prompt: str  # as the model saw it, "" where it was not kept
     answers: list[Answer]
-    counts: dict[str, int] = field(default_factory=dict)  # n, robust, strict: of all answers
+    facts: list[str] = field(default_factory=list)  # what else is shown of all answers
     verify: dict | None = None
 
 
@@ -214,10 +216,11 @@ def load_evaluation(folder: Path, share: float) -> Source:
     groups = [_benchmark_group(labels.index(key[0]), records[key]) for key in records]
     grade(groups)
     for group in groups:
-        answers = group.answers
-        robust, strict = sum(a.robust for a in answers), sum(a.strict for a in answers)
-        group.counts = {"n": len(answers), "robust": robust, "strict": strict}
-        group.solved = robust / max(1, len(answers))
+        n = len(group.answers)
+        robust, strict = (sum(getattr(a, name) for a in group.answers) for name in VERIFIERS)
+        group.solved = robust / max(1, n)
+        rates = [f"@{k} {pass_at_k(n, robust, k):.3g}" for k in powers(n) if k]
+        group.facts = [f"{robust} of {n} right, {strict} to the letter", f"pass {'  '.join(rates)}"]
     shown = ("model", "protocol", "temperature", "top_p", "max_tokens", "seed")
     return Source(
         name=str(result.get("name") or folder.resolve().name),

@@ -6,10 +6,10 @@ const KINDS = { train: "Training", held_out: "Held-out", benchmark: "Benchmarks"
 const MOST_LISTED = 300; // groups in the list
 
 // All that is chosen. The address holds it too, so that loading the page again changes nothing.
-// newest: the newest step is shown, also of a page that was written again. second: the place chosen
-// by hand for the second pane, { source, kind, step }.
+// newest: the newest step is shown, also of a page that was written again. second: what was chosen by
+// hand for the second pane, { source, step }.
 const chosen = { source: 0, kind: "", step: 0, place: 0, colour: "push", query: "",
-  everywhere: false, newest: true, compare: false, second: null };
+  newest: true, compare: false, second: null };
 
 function remember() {
   chosen.newest = chosen.step === keptSteps(source(), chosen.kind).at(-1);
@@ -27,18 +27,18 @@ function recall() {
 // --- the choice ---
 
 const source = () => DATA.sources[chosen.source];
-const kinds = () => Object.keys(KINDS).filter((kind) =>
-  source().groups.some((group) => group.kind === kind));
-const groupsAt = (step) => source().groups.filter((group) =>
-  group.kind === chosen.kind && group.step === step);
+const kindsIn = ({ groups }) => Object.keys(KINDS).filter((kind) =>
+  groups.some((group) => group.kind === kind));
+const query = () => chosen.query.trim().toLowerCase();
 
-// The groups in the list: of this step, or of all, that hold the query.
-function listed(everywhere) {
-  const words = chosen.query.trim().toLowerCase();
-  const own = source().groups.filter((group) => group.kind === chosen.kind);
-  return own.filter((group) => (everywhere || group.step === chosen.step) &&
-    (!words || holds(group, words)));
+// The groups in the list: those of this step, or those of all steps that hold the query.
+function listed() {
+  const words = query(), own = source().groups.filter((group) => group.kind === chosen.kind);
+  return own.filter((group) => (words ? holds(group, words) : group.step === chosen.step));
 }
+
+// A step of a run, or a benchmark of an evaluation.
+const stepName = (step, of = source()) => (of.kind === "run" ? `step ${step}` : of.labels[step]);
 
 // What is said of a group in the list, which can be searched for.
 const factsOf = (group) => [
@@ -52,30 +52,33 @@ const holds = (group, words) => factsOf(group).includes(words) ||
   group.problem.toLowerCase().includes(words) ||
   group.answers.some((answer) => answerText(answer).toLowerCase().includes(words));
 
-const current = () => groupsAt(chosen.step).find((group) => group.place === chosen.place);
+const groupsHere = () => source().groups.filter((group) =>
+  group.kind === chosen.kind && group.step === chosen.step);
+const current = () => groupsHere().find((group) => group.place === chosen.place);
 
-// Make the choice one that exists.
+// Make the choice one that exists: the nearest step, and its first group.
 function settle() {
-  if (!kinds().includes(chosen.kind)) chosen.kind = kinds()[0] ?? "train";
+  const kinds = kindsIn(source());
+  if (!kinds.includes(chosen.kind)) chosen.kind = kinds[0] ?? "train";
   const steps = keptSteps(source(), chosen.kind);
   if (!steps.length) return;
-  if (!steps.includes(chosen.step)) chosen.step = nearest(steps, chosen.step);
-  if (!current()) chosen.place = (listed(false)[0] ?? groupsAt(chosen.step)[0]).place;
+  chosen.step = nearest(steps, chosen.step);
+  if (!current()) chosen.place = groupsHere()[0].place;
 }
 
-// The same problem elsewhere. The second pane shows the nearest to the place chosen by hand, else
-// to the first pane's step in the other run.
-function elsewhere(group) {
-  return DATA.sources.flatMap((other) => other.groups).filter((other) =>
-    other !== group && other.problem === group.problem);
-}
+// The same problem at other steps and in the other run.
+const elsewhere = (group) => DATA.sources.flatMap(({ groups }) => groups).filter((other) =>
+  other !== group && other.problem === group.problem);
 
-function other(group) {
-  const wanted = chosen.second ??
-    { source: 1 - group.source.number, kind: group.kind, step: group.step };
+// The groups in the panes. The second is the nearest to what was chosen by hand, else to the first
+// pane's step in the other run.
+function shown() {
+  const group = current();
+  if (!group || !chosen.compare) return [group].filter(Boolean);
+  const wanted = chosen.second ?? { source: 1 - chosen.source, step: group.step };
   const distance = (one) => (one.source.number === wanted.source ? 0 : 1e9) +
-    (one.kind === wanted.kind ? 0 : 1e6) + Math.abs(one.step - wanted.step);
-  return elsewhere(group).sort((a, b) => distance(a) - distance(b))[0] ?? null;
+    Math.abs(one.step - wanted.step);
+  return [group, ...elsewhere(group).sort((a, b) => distance(a) - distance(b)).slice(0, 1)];
 }
 
 // --- drawing ---
@@ -102,17 +105,15 @@ function drawTitle() {
 }
 
 function drawToolbar() {
-  byId("kinds").replaceChildren(...DATA.sources.flatMap((one, i) =>
-    Object.keys(KINDS).filter((kind) => one.groups.some((g) => g.kind === kind)).map((kind) => {
-      const name = DATA.sources.length > 1 ? `${KINDS[kind]} ${"AB"[i]}` : KINDS[kind];
-      const pressed = i === chosen.source && kind === chosen.kind;
-      const button = makeButton(name, () => choose({ source: i, kind }), pressed);
-      button.title = visible(one.name);
-      return button;
-    })));
+  byId("kinds").replaceChildren(...DATA.sources.flatMap((one, i) => kindsIn(one).map((kind) => {
+    const name = DATA.sources.length > 1 ? `${KINDS[kind]} ${"AB"[i]}` : KINDS[kind];
+    const button = makeButton(name, () => choose({ source: i, kind }));
+    button.setAttribute("aria-pressed", one === source() && kind === chosen.kind);
+    button.title = visible(one.name);
+    return button;
+  })));
   const steps = keptSteps(source(), chosen.kind);
-  byId("step").textContent = !steps.length ? "no rollouts kept" : source().kind === "run" ?
-    `step ${chosen.step}` : source().labels[chosen.step];
+  byId("step").textContent = steps.length ? stepName(chosen.step) : "no rollouts kept";
   byId("earlier").disabled = !steps.length || chosen.step <= steps[0];
   byId("later").disabled = !steps.length || chosen.step >= steps.at(-1);
   byId("compare").setAttribute("aria-pressed", chosen.compare);
@@ -128,11 +129,9 @@ function drawFollowed() {
   const own = source().groups.filter((group) => group.kind === "held_out");
   const places = [...new Set(own.map((group) => group.place))].sort((a, b) => a - b);
   const cell = (group) => {
-    const percent = String(Math.round(100 * group.solved));
-    const button = makeButton(percent, () => choose({ step: group.step, place: group.place }));
+    const percent = String(Math.round(100 * group.solved)), button = groupButton(group, percent);
     button.title = `step ${group.step}: ${percent} % of the answers are right`;
     button.style.setProperty("--a", group.solved);
-    button.setAttribute("aria-current", group === current());
     return button;
   };
   const row = (place) => {
@@ -147,19 +146,17 @@ function drawFollowed() {
     make("tbody", "", ...places.map(row))));
 }
 
+// A button that shows a group.
+function groupButton(group, ...children) {
+  const button = makeButton("", () => choose({ step: group.step, place: group.place }));
+  button.append(...children);
+  button.setAttribute("aria-current", group === current());
+  return button;
+}
+
 function drawList() {
-  const groups = listed(chosen.everywhere);
-  const here = source().kind === "run" ? "at this step" : "here";
-  const where = chosen.everywhere ? "in all steps" : here;
-  const found = byId("found");
-  found.replaceChildren(`${groups.length.toLocaleString("en")} groups ${where} `);
-  const all = chosen.query.trim() || chosen.everywhere ? listed(true) : [];
-  if (chosen.everywhere || all.length > groups.length) {
-    const text = chosen.everywhere ? "this step only" : `all ${all.length.toLocaleString("en")}`;
-    const button = makeButton(text, () => choose({ everywhere: !chosen.everywhere }));
-    button.id = "everywhere";
-    found.append(button);
-  }
+  const groups = listed(), where = query() ? "found" : "here";
+  byId("found").textContent = `${groups.length.toLocaleString("en")} groups ${where}`;
   const list = byId("groups"), top = list.scrollTop;
   list.replaceChildren(...groups.slice(0, MOST_LISTED).map(listItem));
   if (groups.length > MOST_LISTED) list.append(make("li", "nothing", "… search to find more"));
@@ -168,20 +165,17 @@ function drawList() {
 }
 
 function listItem(group) {
-  const dots = group.answers.slice(0, 16).map((one) => (one.robust ? "●" : "○")).join("");
-  const shown = make("span", "dots", dots);
-  shown.title = "● right, ○ wrong, by the robust verifier";
-  const facts = [...factsOf(group),
-    chosen.everywhere && group.source.kind === "run" && `step ${group.step}`];
-  const button = makeButton("", () => choose({ step: group.step, place: group.place }));
-  button.setAttribute("aria-current", group === current());
-  button.append(make("span", "text", visible(group.problem.trim().slice(0, 200))),
-    make("span", "facts", shown, ...facts.filter(Boolean).map((fact) => make("span", "", fact))));
+  const circles = group.answers.slice(0, 16).map((one) => (one.robust ? "●" : "○")).join("");
+  const dots = make("span", "dots", circles);
+  dots.title = "● right, ○ wrong, by the robust verifier";
+  const facts = [...factsOf(group), ...(query() ? [stepName(group.step)] : [])];
+  const button = groupButton(group, make("span", "text", visible(group.problem.trim().slice(0, 200))),
+    make("span", "facts", dots, ...facts.map((fact) => make("span", "", fact))));
   return make("li", "", button);
 }
 
 function drawPanes() {
-  const panes = byId("panes"), group = current();
+  const panes = byId("panes"), [group, second] = shown();
   panes.classList.toggle("two", chosen.compare);
   if (!group) {
     const text = "No rollouts to show. A run keeps a few groups a step unless it was started " +
@@ -189,65 +183,46 @@ function drawPanes() {
     panes.replaceChildren(make("p", "nothing", text));
     return;
   }
-  panes.replaceChildren(pane(group, false));
-  if (chosen.compare) {
-    const second = other(group);
-    panes.append(second ? pane(second, true, elsewhere(group)) :
-      make("p", "nothing", "This problem was kept nowhere else. The held-out problems are kept " +
-        "at every evaluation."));
+  panes.replaceChildren(pane(group, `${stepName(group.step)}, problem ${group.place}`));
+  if (second) {
+    panes.append(pane(second, placeMenu(second, elsewhere(group))));
+  } else if (chosen.compare) {
+    panes.append(make("p", "nothing", "This problem was kept nowhere else. The held-out problems " +
+      "are kept at every evaluation."));
   }
   recolour();
 }
 
-// One group: where it is, the problem, the gold, the answers. choices: for the second pane.
-function pane(group, second, choices = []) {
-  const where = make("div", "where");
+// One group: where it is, the problem, the gold, the answers.
+function pane(group, place) {
+  const { problem, gold, task, prompt } = group, where = make("div", "where");
   const name = make("span", group.source.number ? "run b" : "run", visible(group.source.name));
   if (DATA.sources.length > 1) where.append(name);
-  if (second) where.append(placeMenu(group, choices));
-  else where.append(make("span", "", `${stepName(group)}, problem ${group.place}`));
-  where.append(make("span", "badge", kindOf(group)));
-  for (const fact of [`${Math.round(100 * group.solved)} % solved`, ...passRates(group)]) {
-    where.append(make("span", "", fact));
-  }
-  const { problem, gold, task } = group;
-  const prompt = group.prompt && make("details", "",
-    make("summary", "", "The prompt as the model saw it"), make("pre", "", visible(group.prompt)));
+  const facts = [`${Math.round(100 * group.solved)} % solved`, ...group.facts];
+  where.append(make("span", "", place), make("span", "badge", kindOf(group)),
+    ...facts.map((fact) => make("span", "", fact)));
+  const details = prompt && make("details", "",
+    make("summary", "", "The prompt as the model saw it"), make("pre", "", visible(prompt)));
   return make("article", "pane", where, make("p", "problem", visible(problem.trim())),
     make("p", "gold", "Gold answer ", make("b", "", visible(gold)), task && ` · ${visible(task)}`),
-    prompt, make("div", "answers",
-      ...group.answers.map(answerCard)));
+    details, make("div", "answers", ...group.answers.map(answerCard)));
 }
 
 // The menu of the second pane: where else this problem was kept.
 function placeMenu(group, choices) {
-  const menu = make("select", "", ...choices.map((one) => make("option", "", placeName(one))));
+  const menu = make("select", "", ...choices.map(({ source, step, kind, solved }) => {
+    const run = DATA.sources.length > 1 ? `${"AB"[source.number]}: ` : "";
+    const percent = Math.round(100 * solved);
+    return make("option", "",
+      `${run}${stepName(step, source)}, ${KINDS[kind].toLowerCase()}, ${percent} %`);
+  }));
   menu.setAttribute("aria-label", "Where else this problem was kept");
   menu.selectedIndex = choices.indexOf(group);
   menu.addEventListener("change", () => {
     const one = choices[menu.selectedIndex];
-    choose({ second: { source: one.source.number, kind: one.kind, step: one.step } });
+    choose({ second: { source: one.source.number, step: one.step } });
   });
   return menu;
-}
-
-const stepName = ({ source, step }) =>
-  (source.kind === "run" ? `step ${step}` : source.labels[step]);
-
-function placeName(group) {
-  const run = DATA.sources.length > 1 ? `${"AB"[group.source.number]}: ` : "";
-  const where = stepName(group);
-  return `${run}${where}, ${KINDS[group.kind].toLowerCase()}, ${Math.round(100 * group.solved)} %`;
-}
-
-// pass@k of one problem, from all its answers.
-function passRates(group) {
-  const { n, robust, strict } = group.counts;
-  if (!n) return [];
-  const ks = [];
-  for (let k = 1; k < n; k *= 2) ks.push(k);
-  const rates = [...ks, n].map((k) => `@${k} ${brief(passAtK(n, robust, k))}`);
-  return [`${robust} of ${n} right, ${strict} to the letter`, `pass ${rates.join("  ")}`];
 }
 
 function recolour() {
@@ -263,12 +238,6 @@ function choose(changes) {
   draw();
 }
 
-// step: from a click on a curve. The nearest step that has groups is shown.
-function goTo(step) {
-  const steps = keptSteps(source(), chosen.kind);
-  if (steps.length) choose({ step: nearest(steps, step) });
-}
-
 function moveStep(by) {
   const steps = keptSteps(source(), chosen.kind);
   const step = steps[steps.indexOf(chosen.step) + by];
@@ -276,14 +245,14 @@ function moveStep(by) {
 }
 
 function moveGroup(by) {
-  const groups = listed(chosen.everywhere), at = groups.indexOf(current());
+  const groups = listed(), at = groups.indexOf(current());
   const group = groups[at < 0 ? 0 : at + by];
   if (group) choose({ step: group.step, place: group.place });
 }
 
 function nextKind() {
-  const own = kinds();
-  choose({ kind: own[(own.indexOf(chosen.kind) + 1) % own.length] });
+  const kinds = kindsIn(source());
+  choose({ kind: kinds[(kinds.indexOf(chosen.kind) + 1) % kinds.length] });
 }
 
 const KEYS = {
@@ -342,10 +311,8 @@ async function start() {
   recall();
   drawTitle();
   settle();
-  drawCurves(byId("curves"), goTo, () => {
-    const group = current(), second = chosen.compare && group && other(group);
-    return [group, second].filter((one) => one && one.source.kind === "run").map((one) => one.step);
-  });
+  drawCurves(byId("curves"), (step) => choose({ step }), () =>
+    shown().filter((group) => group.source.kind === "run").map((group) => group.step));
   listen();
   draw();
   document.body.dataset.ready = true;
