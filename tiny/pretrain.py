@@ -18,7 +18,7 @@ import argparse
 import fcntl
 import random
 import string
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -43,8 +43,9 @@ class Phase:
     style: arithmetic.Style | compose.Style
     steps: int
     learning_rate: float
-    stretch: int = 0  # the longest gap in the positions of a prompt, see stretch_positions
 
+
+STRETCH = {arithmetic: 0, compose: 128}  # the longest gap in positions, see stretch_positions
 
 # Each family is trained in this order. A model starts from the one before it.
 FAMILIES = {
@@ -54,15 +55,15 @@ FAMILIES = {
     },
     "compose": {
         "compose": [
-            Phase(compose, compose.TEXTBOOK, 2400, 3e-3, stretch=128),
-            Phase(compose, compose.BASE, 160, 5e-4, stretch=128),
+            Phase(compose, compose.TEXTBOOK, 2400, 3e-3),
+            Phase(compose, compose.BASE, 160, 5e-4),
         ],
-        "compose-aligned": [Phase(compose, compose.ALIGNED, 160, 5e-4, stretch=128)],
+        "compose-aligned": [Phase(compose, compose.ALIGNED, 160, 5e-4)],
         "forks": [
-            Phase(compose, compose.FORKS_TEXTBOOK, 1000, 3e-3, stretch=128),
-            Phase(compose, compose.FORKS, 160, 5e-4, stretch=128),
+            Phase(compose, compose.FORKS_TEXTBOOK, 1000, 3e-3),
+            Phase(compose, compose.FORKS, 160, 5e-4),
         ],
-        "forks-aligned": [Phase(compose, compose.FORKS_ALIGNED, 160, 5e-4, stretch=128)],
+        "forks-aligned": [Phase(compose, compose.FORKS_ALIGNED, 160, 5e-4)],
     },
 }
 
@@ -144,7 +145,7 @@ def train(model: Qwen2ForCausalLM, tokenizer, phase: Phase, *, seed: int, name: 
         if not batches:
             batches = length_batches(phase.world.corpus(phase.style, rng, 32 * BATCH), rng)
         ids_B_T, targets_B_T, positions_B_T = encode_batch(
-            batches.pop(), tokenizer, phase.stretch, rng
+            batches.pop(), tokenizer, STRETCH[phase.world], rng
         )
         logits_B_T_V = model(input_ids=ids_B_T[:, :-1], position_ids=positions_B_T[:, :-1]).logits
         # A sum, not a mean over tokens: a batch has answers of one length, and a mean would give
@@ -204,24 +205,14 @@ def stretch_positions(
     return positions_B_T
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """ "base-small" -> ("base", "small"); "compose-aligned" -> ("compose-aligned", "medium")."""
-    size = "small" if name.endswith("-small") else "medium"
-    return name.removesuffix("-small"), size
-
-
-def build(family: str, size: str, out: Path, seed: int = 0, most_steps: int = 10**9) -> None:
-    """Pretrain a family of FAMILIES in one size. Save each model in `out` under its name.
-
-    most_steps: an upper bound on each phase's steps, for trials.
-    """
+def build(family: str, size: str, out: Path, seed: int = 0) -> None:
+    """Pretrain a family of FAMILIES in one size. Save each model in `out` under its name."""
     torch.manual_seed(seed)
     suffix = "" if size == "medium" else f"-{size}"
     tokenizer = make_tokenizer()
     model = make_model(size, tokenizer)
     for name, phases in FAMILIES[family].items():
         for number, phase in enumerate(phases):
-            phase = replace(phase, steps=min(phase.steps, most_steps))
             part = f"/{number}" if number else ""
             train(model, tokenizer, phase, seed=seed, name=name + suffix + part)
         folder = out / (name + suffix)
@@ -236,18 +227,18 @@ def base_model(name: str = "base") -> str:
     Raises ValueError for an unknown name.
     """
     known = {kind: family for family, models in FAMILIES.items() for kind in models}
-    kind, size = split_name(name)
+    kind = name.removesuffix("-small")
     if kind not in known:
         names = ", ".join(f'"{kind}"' for kind in known)
         raise ValueError(f'no tiny model "{name}": use {names}, or one of them with "-small"')
-    if size == "medium":
+    if kind == name:
         return str(MODELS / name)
     folder = MODELS / "cache" / name
     (MODELS / "cache").mkdir(exist_ok=True)
     with open(MODELS / "cache" / f"{known[kind]}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of several ranks, the first builds
         if not (folder / "tokenizer_config.json").exists():  # what build writes last
-            build(known[kind], size, folder.parent)
+            build(known[kind], "small", folder.parent)
     return str(folder)
 
 
