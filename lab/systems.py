@@ -215,24 +215,16 @@ ROWS = {
     "justrl-nemotron": dict(model=NEMOTRON, steps=3440),
 }
 
-# What decides how a row trains, and whose silence JustRL's value fills.
-ALGORITHM = ("model", "data", "instruction", "steps", "prompts_per_step", "samples_per_prompt")
-ALGORITHM += ("updates_per_step", "temperature", "max_prompt_tokens", "max_response_tokens")
-ALGORITHM += ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "wrong_reward")
-ALGORITHM += ("clip_low", "clip_high", "dual_clip")
+# What a row takes from JustRL because its sources are silent. All take max_grad_norm and clip_low.
 JUSTRLS = {
-    "still-3": "max_grad_norm clip_low",
-    "deepscaler": "max_grad_norm clip_low",
-    "fastcurl": "max_grad_norm clip_low",
-    "prorl-v1": "max_grad_norm clip_low max_prompt_tokens",
-    "e3": "max_grad_norm clip_low max_prompt_tokens instruction",
-    "polaris": "max_grad_norm clip_low max_prompt_tokens instruction",
-    "prorl-v2": "max_grad_norm clip_low warmup_steps weight_decay",
-    "questa": "max_grad_norm clip_low instruction",
-    "brorl": "max_grad_norm clip_low warmup_steps weight_decay",
+    "prorl-v1": ("max_prompt_tokens",),
+    "e3": ("max_prompt_tokens", "instruction"),
+    "polaris": ("max_prompt_tokens", "instruction"),
+    "prorl-v2": ("warmup_steps", "weight_decay"),
+    "questa": ("instruction",),
+    "brorl": ("warmup_steps", "weight_decay"),
 }
 
-STEPPED = ("reset_every", "cosine_on", "cosine_off")  # in steps, as "until" is
 MOST_SAMPLES = 64  # a prompt, where a row is scaled down
 # Of a row in the embedded world. Qwen3's temperature of 1.5 is far beyond the zone of its model,
 # and what another base is to JustRL is its untuned model here.
@@ -265,15 +257,14 @@ def scaled_preset(name: str, scale: str, base: dict, steps: int) -> dict:
     longest = max(values.get("max_response_tokens", 1) for values in (row, *stages))
     samples = min(MOST_SAMPLES, row.get("samples_per_prompt", 8))
     prompts = base["prompts_per_step"] * 4 // samples
-    ratios = dict.fromkeys(STEPPED, (steps, total))
+    ratios = dict.fromkeys(("reset_every", "cosine_on", "cosine_off"), (steps, total))
     ratios["max_response_tokens"] = base["max_response_tokens"], longest
     ratios["prompts_per_step"] = prompts, row.get("prompts_per_step", 256)
 
     def scaled(values: dict) -> dict:
         new = dict(values)
-        for key in ratios.keys() & values.keys():
-            here, there = ratios[key]
-            if values[key]:  # 0 turns something off, at any scale
+        for key, (here, there) in ratios.items():
+            if values.get(key):  # 0 turns something off, at any scale
                 new[key] = max(1, round(values[key] * here / there))
         if "samples_per_prompt" in new:
             new["samples_per_prompt"] = min(MOST_SAMPLES, new["samples_per_prompt"])

@@ -40,7 +40,6 @@ import justrl
 import losses
 from lab import systems, techniques
 from prorl import hard_reset
-from rewards import overlong_penalty, robust_many, strict_box
 from tools.plot import plot_run
 from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts, without
 from trainer.errors import Refused
@@ -89,9 +88,7 @@ class Config(justrl.Config):
 
     wrong_reward: float = -1.0  # the reward of a wrong answer; 0 in most other systems
     truncated_scale: float = 1.0  # LC: factor of a truncated response's reward (ProRL v2: 0)
-    cosine_weight: float = 0.0  # LC: weight of the cosine length reward (ProRL v2)
-    cosine_min: float = 0.0  # LC: its value at the length limit
-    cosine_max: float = 1.0  # LC: and at length 0
+    cosine_weight: float = 0.0  # LC: the cosine length reward at length 0 (ProRL v2)
     cosine_on: int = 0  # LC: steps of a cycle with it; 0 and 0: always
     cosine_off: int = 0  # LC: steps of a cycle without it
 
@@ -128,31 +125,35 @@ class Config(justrl.Config):
     }
 
     def fault(self) -> str | None:
-        return super().fault() or techniques.contradiction(self)
+        if self.advantage == "pass@k" and self.pass_k > self.samples_per_prompt:
+            return f"--pass_k must be at most --samples_per_prompt ({self.samples_per_prompt})"
+        if self.advantage == "maxrl" and (self.wrong_reward < 0 or self.overlong_penalty):
+            return (
+                "--advantage maxrl needs rewards of at least 0: give --wrong_reward 0, no penalty"
+            )
+        if self.prompts_from >= self.prompts_to:
+            return "--prompts_from must be below --prompts_to"
+        if self.icepop_low and self.icepop_high <= self.icepop_low:
+            return "--icepop_high must be above --icepop_low"
+        if self.icepop_low and self.tis_cap:
+            return "--icepop_low and --tis_cap exclude each other: both weigh engine mismatch"
+        published = self.model == systems.ROWS.get(self.row, {}).get("model")
+        if published and not torch.cuda.is_available():
+            return f"--row {self.row} needs a GPU at its published scale: try it with --tiny"
+        return super().fault()
 
 
 # Scale alone changes, never the algorithm. The embedded world's model has never seen a heading.
 TINY = justrl.TINY | dict(hint_prefill=True, hint_shortest=2)
 SMALL = justrl.SMALL
-MOST_STEPS = 999_999  # where tokens end a run
 RECIPE = "table1"  # the name of its run folders
 
 
-# (4) Reward: +1 or -1, is the last box the answer to the letter? Also for truncated responses.
+# (4) Reward: JustRL's, but a wrong answer earns --wrong_reward.
 def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> list:
     """(verdict, reward) of each rollout: 0 to 1, and the number that is trained on."""
-    texts, answers = [r.text for r in rollouts], [p.answer for p in problems]
-    verdicts = map(strict_box, texts, answers)
-    if config.robust_verifier:
-        verdicts = robust_many(texts, answers)
-    scores = []
-    for rollout, verdict in zip(rollouts, verdicts, strict=True):
-        value = verdict if verdict > 0 else config.wrong_reward
-        if config.overlong_penalty:
-            length, limit = len(rollout.response_ids), config.max_response_tokens
-            value += overlong_penalty(length, limit, config.overlong_buffer)
-        scores.append((float(verdict > 0), value))
-    return scores
+    scores, more = justrl.reward(rollouts, problems, config), config.wrong_reward + 1
+    return [(right, value if right else value + more) for right, value in scores]
 
 
 def command_line() -> Config:
@@ -175,13 +176,8 @@ def command_line() -> Config:
             for name, scale in scales.items()
         }
     config = parse(Config, scales, __doc__)
-    published = "row" in scales and config.model == systems.ROWS[given.row].get("model")
-    if published and not torch.cuda.is_available():
-        sys.exit(
-            f"table1.py: --row {given.row} needs a GPU at its published scale: try it with --tiny"
-        )
     if config.token_budget:
-        config.steps = MOST_STEPS
+        config.steps = 999_999  # the tokens end the run
     try:
         config = replace(config, stages=techniques.stages_text(config.stages))
         techniques.read_stages(config)

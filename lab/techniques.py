@@ -95,42 +95,22 @@ def read_stages(config) -> list[Stage]:
 
 def stage_config(config, number: int, row: dict):
     """config with a stage's flags. Raises Refused as read_stages does."""
-    types = {field.name: field.type for field in fields(config)}
+    known = {field.name: field.type for field in fields(config)}
     values = {name: value for name, value in row.items() if name != "until"}
     for name, value in values.items():
-        if name not in types or name in FIXED:
-            why = "is fixed for the whole run" if name in types else "does not exist"
+        if name not in known or name in FIXED:
+            why = "is fixed for the whole run" if name in known else "does not exist"
             raise Refused(f"stage {number} of --stages sets {name!r}, which {why}")
-        kind, choices = type(getattr(config, name)), get_args(types[name])
+        kind, choices = type(getattr(config, name)), get_args(known[name])
         if kind is float and type(value) is int:
             values[name] = value = float(value)
-        if type(value) is not kind:
-            raise Refused(
-                f"stage {number} of --stages: {name} takes a {kind.__name__}, not {value!r}"
-            )
-        if choices and value not in choices:
-            raise Refused(
-                f"stage {number} of --stages: --{name} is one of {', '.join(choices)}, not {value}"
-            )
+        if type(value) is not kind or (choices and value not in choices):
+            what = f"one of {', '.join(choices)}" if choices else f"a {kind.__name__}"
+            raise Refused(f"stage {number} of --stages: --{name} takes {what}, not {value!r}")
     changed = replace(config, **values)
     if fault := changed.fault():
         raise Refused(f"stage {number} of --stages: {fault}")
     return changed
-
-
-def contradiction(config) -> str | None:
-    """What cannot be had together, as one sentence that names the flags; None if nothing is."""
-    if config.advantage == "pass@k" and config.pass_k > config.samples_per_prompt:
-        return f"--pass_k must be at most --samples_per_prompt ({config.samples_per_prompt})"
-    if config.advantage == "maxrl" and (config.wrong_reward < 0 or config.overlong_penalty):
-        return "--advantage maxrl needs rewards of at least 0: give --wrong_reward 0, no penalty"
-    if config.prompts_from >= config.prompts_to:
-        return "--prompts_from must be below --prompts_to"
-    if config.icepop_low and config.icepop_high <= config.icepop_low:
-        return "--icepop_high must be above --icepop_low"
-    if config.icepop_low and config.tis_cap:
-        return "--icepop_low and --tis_cap exclude each other: both weigh engine mismatch"
-    return None
 
 
 def stage_at(stages: list[Stage], step: int) -> Stage:
@@ -183,8 +163,6 @@ def with_hints(problems: list[Problem], config) -> list[Problem]:
     The hint ends the prompt, or begins the answer with --hint_prefill. One of fewer than
     --hint_shortest characters is left out. Raises Refused if no problem gets a hint.
     """
-    if not config.hint_share:
-        return problems
     hinted = []
     for problem in problems:
         solution = problem.solution or chain_solution(problem.text)
@@ -195,7 +173,7 @@ def with_hints(problems: list[Problem], config) -> list[Problem]:
             hinted.append(replace(problem, prefill=hint))
         else:
             hinted.append(replace(problem, text=problem.text + HINT + hint))
-    if all(one is other for one, other in zip(hinted, problems, strict=True)):
+    if hinted == problems:
         raise Refused(
             f"--hint_share {config.hint_share} needs solutions to take hints from, and no problem "
             f"has one that is long enough"
@@ -220,24 +198,16 @@ def chain_solution(text: str) -> str:
 def shape_reward(rollout: Rollout, config, step: int) -> float:
     """A response's reward after ProRL v2's two measures against length.
 
-    "Stop properly" multiplies that of a truncated one by --truncated_scale. The other adds
-    --cosine_weight times cosine_length_reward, in cycles of --cosine_on and --cosine_off steps.
+    "Stop properly" multiplies that of a truncated one by --truncated_scale. The other adds half a
+    cosine of the length, --cosine_weight at length 0 and 0 at the limit, in cycles of --cosine_on
+    and --cosine_off steps.
     """
     reward = rollout.reward * (config.truncated_scale if rollout.truncated else 1.0)
     cycle = config.cosine_on + config.cosine_off
     if config.cosine_weight and (not cycle or (step - 1) % cycle < config.cosine_on):
-        length, limit = len(rollout.response_ids), config.max_response_tokens
-        bounds = config.cosine_min, config.cosine_max
-        reward += config.cosine_weight * cosine_length_reward(length, limit, *bounds)
+        share = len(rollout.response_ids) / config.max_response_tokens
+        reward += config.cosine_weight * (1 + math.cos(math.pi * share)) / 2
     return reward
-
-
-def cosine_length_reward(length: int, limit: int, low: float, high: float) -> float:
-    """low + (high - low) (1 + cos(pi length / limit)) / 2: `high` at length 0, `low` at the limit.
-
-    length and limit in tokens; a longer response gets `low`.
-    """
-    return low + (high - low) / 2 * (1 + math.cos(math.pi * min(length / limit, 1.0)))
 
 
 # --- RR: rollout rescue (POLARIS) ---
@@ -250,8 +220,7 @@ def packed(array: np.ndarray) -> str:
 
 def remember(problem: Problem, group: list[Rollout], state: dict) -> None:
     """Keep the first right response of a group in the problem's one slot. The newest evicts."""
-    right = next((rollout for rollout in group if rollout.right == 1.0), None)
-    if right is not None:
+    if right := next((rollout for rollout in group if rollout.right == 1.0), None):
         state["rescue"][problem.text] = {
             "response_ids": packed(right.response_ids),
             "logps": packed(right.logps),
@@ -271,16 +240,12 @@ def rescue(problem: Problem, group: list[Rollout], state: dict, rng: random.Rand
     if not stored or any(rollout.right for rollout in group):
         return
     state["rescued"] += 1
-    ids, logps = (base64.b64decode(stored[name]) for name in ("response_ids", "logps"))
-    group[int(rng.random() * len(group))] = Rollout(
-        prompt_ids=group[0].prompt_ids,
-        response_ids=np.frombuffer(ids, np.int32).copy(),
-        logps=np.frombuffer(logps, np.float32).copy(),
-        truncated=stored["truncated"],
-        text=stored["text"],
-        right=1.0,
-        reward=stored["reward"],
-    )
+    arrays = {
+        name: np.frombuffer(base64.b64decode(stored[name]), kind).copy()
+        for name, kind in (("response_ids", np.int32), ("logps", np.float32))
+    }
+    prompt_ids = group[0].prompt_ids
+    group[int(rng.random() * len(group))] = Rollout(prompt_ids, right=1.0, **stored | arrays)
 
 
 # --- DS: dynamic sampling; a batch with what was drawn for it ---
@@ -356,12 +321,12 @@ BATCHES = {"off": next_batch, "resample": mixed_groups, "substitute": substitute
 TEMPERATURE_STEP, TEMPERATURE_RANGE = 0.05, 0.5
 
 
-def diversity(groups: list[list[Rollout]], n: int = 4) -> float:
-    """The share of distinct n-grams of tokens in a group, 0 without any; mean over the groups."""
+def diversity(groups: list[list[Rollout]]) -> float:
+    """The share of distinct 4-grams of tokens in a group, 0 without any; mean over the groups."""
     shares = []
     for group in groups:
         ids = [rollout.response_ids.tolist() for rollout in group]
-        grams = [tuple(one[i : i + n]) for one in ids for i in range(len(one) - n + 1)]
+        grams = [tuple(one[i : i + 4]) for one in ids for i in range(len(one) - 3)]
         shares.append(len(set(grams)) / max(1, len(grams)))
     return sum(shares) / len(shares)
 
@@ -389,12 +354,10 @@ def set_temperature(
         state["tokens"] += rollout_metrics(groups)["tokens"]
         return diversity(groups)
 
-    highest = state["temperature"] + TEMPERATURE_RANGE - 1e-9
     temperature = state["temperature"]
-    seen = diversity_at(temperature)
-    while seen < state["diversity"] and temperature < highest:
+    highest = temperature + TEMPERATURE_RANGE - 1e-9
+    while (seen := diversity_at(temperature)) < state["diversity"] and temperature < highest:
         temperature = round(temperature + TEMPERATURE_STEP, 6)
-        seen = diversity_at(temperature)
     state |= {"temperature": temperature, "diversity": seen}
 
 
@@ -491,10 +454,9 @@ def icepop_importance(micro: MicroBatch, config) -> torch.Tensor:
 
     It is pi_trainer / pi_engine where that is in [--icepop_low, --icepop_high], else 0.
     """
-    difference = micro.old_logps_M - micro.engine_logps_M
-    ratio = difference.clamp(-losses.MAX_LOG_RATIO, losses.MAX_LOG_RATIO).exp().detach()
-    kept = (ratio >= config.icepop_low) & (ratio <= config.icepop_high)
-    return torch.where(kept, ratio, 0.0)
+    ratio_M = losses.truncated_importance(micro.old_logps_M, micro.engine_logps_M, cap=math.inf)
+    kept_M = (ratio_M >= config.icepop_low) & (ratio_M <= config.icepop_high)
+    return torch.where(kept_M, ratio_M, 0.0)
 
 
 # --- EC: entropy control ---
