@@ -28,21 +28,10 @@ DECIMALS = 8  # groups of decimals whose tolerances are looked at one by one
 BITS = 100_000  # of an exact number
 LARGEST = 1_000_000  # of the natural logarithm of a number
 
-_LOCAL = threading.local()  # an mpmath context changes its precision while it works: one a thread
-
 
 class Value(NamedTuple):
     value: object  # Fraction, mpf, mpc, or None where it is undefined
     left_reals: bool  # a root or logarithm of a negative number on the way
-
-
-def _context() -> mpmath.MPContext:
-    if not hasattr(_LOCAL, "context"):
-        _LOCAL.context = mpmath.MPContext()
-        _LOCAL.context.dps = DIGITS
-        _LOCAL.values = functools.lru_cache(maxsize=2048)(_values)
-        _LOCAL.tolerances = functools.lru_cache(maxsize=2048)(_tolerances)
-    return _LOCAL.context
 
 
 def _coordinate(name: str, point: int) -> Fraction:
@@ -59,40 +48,55 @@ def _coordinate(name: str, point: int) -> Fraction:
     return Fraction(100 + draw % 3000, 997) * (-1) ** (draw // 4096 % 2)
 
 
+def _inexact(value):
+    if isinstance(value, Fraction):
+        return _THREAD.mp.mpf(value.numerator) / value.denominator
+    return value
+
+
+def _small(value, bound):
+    if not abs(value) <= bound:
+        raise ArithmeticError("too large")
+    return value
+
+
+def _real(value):
+    if value.imag:
+        raise ArithmeticError("not real")
+    return value.real
+
+
+def _negative(value) -> bool:
+    return value.imag == 0 and value.real < 0
+
+
+def _whole(value) -> int | None:
+    return int(value) if isinstance(value, Fraction) and value.denominator == 1 else None
+
+
+def _bits(value: Fraction) -> int:
+    return max(value.numerator.bit_length(), value.denominator.bit_length())
+
+
+def _exact(value: Fraction) -> Fraction:
+    _small(_bits(value), BITS)
+    return value
+
+
+def _clean(value, size=None):
+    """Zero for what is only the rounding of numbers of `size`, in each part of a number."""
+    if isinstance(value, Fraction):
+        return value
+    noise = (abs(value) if size is None else size) * _THREAD.mp.mpf(10) ** -NOISE
+    real, imag = (part if abs(part) > noise else 0 for part in (value.real, value.imag))
+    return _THREAD.mp.mpc(real, imag) if imag else _THREAD.mp.mpf(real)
+
+
 class _Evaluator:
     def __init__(self, point: int):
         self.point = point
         self.left_reals = False
-        self.mp = _context()
-
-    def inexact(self, value):
-        if isinstance(value, Fraction):
-            return self.mp.mpf(value.numerator) / value.denominator
-        return value
-
-    def small(self, value, bound):
-        if not abs(value) <= bound:
-            raise ArithmeticError("too large")
-        return value
-
-    def real(self, value):
-        if value.imag:
-            raise ArithmeticError("not real")
-        return value.real
-
-    def negative(self, value) -> bool:
-        return value.imag == 0 and value.real < 0
-
-    def whole(self, value) -> int | None:
-        return int(value) if isinstance(value, Fraction) and value.denominator == 1 else None
-
-    def clean(self, value, size):
-        """Zero for what is only the rounding of numbers of `size`, in each part of a number."""
-        if isinstance(value, Fraction):
-            return value
-        noise = size * self.mp.mpf(10) ** -NOISE
-        real, imag = (part if abs(part) > noise else 0 for part in (value.real, value.imag))
-        return self.mp.mpc(real, imag) if imag else self.mp.mpf(real)
+        self.mp = _THREAD.mp
 
     def __call__(self, tree: Tree):
         kind, *children = tree
@@ -108,68 +112,59 @@ class _Evaluator:
 
     def add(self, *terms):
         if all(isinstance(term, Fraction) for term in terms):
-            return self.exact(sum(terms))
-        terms = [self.inexact(term) for term in terms if term] or [self.mp.mpf(0)]
+            return _exact(sum(terms))
+        terms = [_inexact(term) for term in terms if term] or [self.mp.mpf(0)]
         sizes = [abs(term) for term in terms]
         if min(sizes) < max(sizes) * self.mp.mpf(10) ** (5 - AGREE):
             raise ArithmeticError("a term is lost")
-        return self.clean(self.mp.fsum(terms), max(sizes))
-
-    def exact(self, value: Fraction) -> Fraction:
-        if max(value.numerator.bit_length(), value.denominator.bit_length()) > BITS:
-            raise ArithmeticError("too large")
-        return value
+        return _clean(self.mp.fsum(terms), max(sizes))
 
     def mul(self, *factors):
         product = factors[0]
         for factor in factors[1:]:
             if isinstance(product, Fraction) and isinstance(factor, Fraction):
-                product = self.exact(product * factor)
+                product = _exact(product * factor)
             else:
-                product = self.inexact(product) * self.inexact(factor)
-                product = self.clean(product, abs(product))
+                product = _inexact(product) * _inexact(factor)
+                product = _clean(product)
         return product
 
-    def div(self, a, b):
+    @staticmethod
+    def div(a, b):
         if b == 0:
             raise ArithmeticError("division by zero")
         if isinstance(a, Fraction) and isinstance(b, Fraction):
-            return self.exact(a / b)
-        quotient = self.inexact(a) / self.inexact(b)
-        return self.clean(quotient, abs(quotient))
+            return _exact(a / b)
+        return _clean(_inexact(a) / _inexact(b))
 
     def pow(self, a, b):
         if a == 0:
             if b == 0 or b.imag or b.real < 0:
                 raise ArithmeticError("0^0 or a division by zero")
             return Fraction(0)
-        times = self.whole(b)
+        times = _whole(b)
         if isinstance(a, Fraction) and times is not None:
-            size = max(a.numerator.bit_length(), a.denominator.bit_length())
-            if a not in (1, -1):
-                self.small(times, BITS // size)
-            return a**times if abs(a) != 1 else a ** (times % 2)
-        a, b = self.inexact(a), self.inexact(b)
-        self.small(b, LARGEST)
-        self.small(b * self.mp.log(a), LARGEST)
-        if times is None and self.negative(a):
+            if abs(a) != 1:
+                _small(times, BITS // _bits(a))
+            return a**times
+        a, b = _inexact(a), _inexact(b)
+        _small(b, LARGEST)
+        _small(b * self.mp.log(a), LARGEST)
+        if times is None and _negative(a):
             self.left_reals = True
-        power = self.mp.power(a, times if times is not None else b)
-        return self.clean(power, abs(power))
+        return _clean(self.mp.power(a, times if times is not None else b))
 
     def root(self, index, a):
-        degree = self.whole(index)
-        if degree and degree % 2 and self.negative(a):
-            return -self.pow(-self.real(a), 1 / index)
+        degree = _whole(index)
+        if degree and degree % 2 and _negative(a):
+            return -self.pow(-_real(a), 1 / index)
         return self.pow(a, self.div(Fraction(1), index))
 
     def fac(self, a):
-        whole = self.whole(a)
+        whole = _whole(a)
         if whole is not None and whole >= 0:
-            return Fraction(math.factorial(self.small(whole, 5_000)))
-        if whole is not None:
-            raise ArithmeticError("factorial of a negative number")
-        return self.mp.gamma(self.small(self.inexact(a), 1_000) + 1)
+            return Fraction(math.factorial(_small(whole, 5_000)))
+        return self.mp.gamma(_small(_inexact(a), 1_000) + 1)
 
     def call(self, name: str, arguments: list):
         known = _KNOWN.get(name.rstrip("_"))
@@ -177,43 +172,42 @@ class _Evaluator:
             return known[2](self, *arguments)
         if name in _MPMATH and len(arguments) == 1:
             bound = 100 if name in ("sinh", "cosh", "tanh", "zeta", "Gamma") else 10**15
-            value = self.small(self.inexact(arguments[0]), bound)
+            value = _small(_inexact(arguments[0]), bound)
             self.left_reals |= name in ("arcsin", "arccos") and bool(abs(value) > 1)
             result = getattr(self.mp, _MPMATH[name])(value)
-            return self.clean(result, 1 if name in ("sin", "cos") else abs(result))
+            return _clean(result, 1 if name in ("sin", "cos") else None)
         return self.opaque(name, arguments)
 
     def opaque(self, name: str, arguments: list) -> Fraction:
         """A function that is not known: some number that its name and its arguments decide."""
-        texts = [self.mp.nstr(self.inexact(argument), 25) for argument in arguments]
+        texts = [self.mp.nstr(_inexact(argument), 25) for argument in arguments]
         return _coordinate(repr([name, *texts]), self.point)
 
     def floor(self, a):
-        a = self.real(a)
+        a = _real(a)
         if isinstance(a, Fraction):
             return Fraction(math.floor(a))
-        nearest = self.mp.nint(self.small(a, 10**30))
+        nearest = self.mp.nint(_small(a, 10**30))
         near = abs(a - nearest) < self.mp.mpf(10) ** -AGREE
         return Fraction(int(nearest if near else self.mp.floor(a)))
 
     def log(self, a, base=None):
         if a == 0:
             raise ArithmeticError("logarithm of zero")
-        self.left_reals |= self.negative(a)
-        result = self.clean(self.mp.log(self.inexact(a)), 1)
+        self.left_reals |= _negative(a)
+        result = _clean(self.mp.log(_inexact(a)), 1)
         return result if base is None else self.div(result, self.log(base))
 
     def binom(self, n, k):
-        if (a := self.whole(n)) is not None and (b := self.whole(k)) is not None:
-            if min(a, b) >= 0:
-                return Fraction(math.comb(self.small(a, 5_000), b))
-            raise ArithmeticError("binomial of a negative number")
-        return self.mp.binomial(*(self.inexact(self.small(one, 1_000)) for one in (n, k)))
+        wholes = _whole(n), _whole(k)
+        if None not in wholes and min(wholes) >= 0:
+            return Fraction(math.comb(_small(wholes[0], 5_000), wholes[1]))
+        return self.mp.binomial(*(_inexact(_small(one, 1_000)) for one in (n, k)))
 
     def integers(self, name, function, arguments):
-        wholes = [self.whole(argument) for argument in arguments]
+        wholes = [_whole(argument) for argument in arguments]
         if None not in wholes:
-            return self.exact(Fraction(function(*wholes)))
+            return _exact(Fraction(function(*wholes)))
         return self.opaque(name, sorted(arguments, key=lambda value: (abs(value), str(value))))
 
 
@@ -225,11 +219,11 @@ _KNOWN = {  # (least, most arguments, function)
     "log": (1, 2, lambda self, a, base=Fraction(10): self.log(a, base)),
     "lg": (1, 1, lambda self, a: self.log(a, Fraction(10))),
     "exp": (1, 1, lambda self, a: self.pow(+self.mp.e, a)),
-    "cis": (1, 1, lambda self, a: self.pow(+self.mp.e, self.mp.j * self.inexact(a))),
+    "cis": (1, 1, lambda self, a: self.pow(+self.mp.e, self.mp.j * _inexact(a))),
     "binom": (2, 2, _Evaluator.binom),
-    "fac2": (1, 1, lambda self, a: self.mp.fac2(self.small(self.inexact(a), 1_000))),
-    "max": (1, 99, lambda self, *several: max(map(self.real, several))),
-    "min": (1, 99, lambda self, *several: min(map(self.real, several))),
+    "fac2": (1, 1, lambda self, a: self.mp.fac2(_small(_inexact(a), 1_000))),
+    "max": (1, 99, lambda self, *several: max(map(_real, several))),
+    "min": (1, 99, lambda self, *several: min(map(_real, several))),
     "gcd": (1, 99, lambda self, *several: self.integers("gcd", math.gcd, several)),
     "lcm": (1, 99, lambda self, *several: self.integers("lcm", math.lcm, several)),
 }
@@ -251,8 +245,7 @@ def values(tree: Tree, scales: bool = False) -> tuple[Value, ...]:
 
     scales: at the last four points too.
     """
-    _context()
-    return _LOCAL.values(tree, scales)
+    return _THREAD.values(tree, scales)
 
 
 def _values(tree: Tree, scales: bool) -> tuple[Value, ...]:
@@ -289,22 +282,34 @@ def _shifted(tree: Tree, group: int, numbers: Iterator[int]) -> Tree:
 
 def _tolerances(tree: Tree, scales: bool) -> tuple:
     """How far the value at each point may be from the true one, because decimals are rounded."""
-    evaluator, exact = _Evaluator(0), values(tree, scales)
-    total = [evaluator.mp.mpf(0)] * len(exact)
+    exact = values(tree, scales)
+    total = [_THREAD.mp.mpf(0)] * len(exact)
     for group in range(min(_decimals(tree), DECIMALS)):
         shifted = values(_shifted(tree, group, itertools.count()), scales)
         for point, (one, other) in enumerate(zip(exact, shifted, strict=True)):
             if None not in (one.value, other.value):
-                total[point] += abs(evaluator.inexact(other.value) - evaluator.inexact(one.value))
+                total[point] += abs(_inexact(other.value) - _inexact(one.value))
     return tuple(total)
+
+
+class _Thread(threading.local):
+    """An mpmath context changes its precision while it works, so each thread has its own."""
+
+    def __init__(self):
+        self.mp = mpmath.MPContext()
+        self.mp.dps = DIGITS
+        self.values = functools.lru_cache(maxsize=2048)(_values)
+        self.tolerances = functools.lru_cache(maxsize=2048)(_tolerances)
+
+
+_THREAD = _Thread()
 
 
 def _agree(a, b, slack=0) -> bool:
     if isinstance(a, Fraction) and isinstance(b, Fraction) and not slack:
         return a == b
-    evaluator = _Evaluator(0)
-    a, b = evaluator.inexact(a), evaluator.inexact(b)
-    return abs(a - b) <= slack + evaluator.mp.mpf(10) ** -AGREE * max(abs(a), abs(b))
+    a, b = _inexact(a), _inexact(b)
+    return abs(a - b) <= slack + _THREAD.mp.mpf(10) ** -AGREE * max(abs(a), abs(b))
 
 
 def _pairs(one: Tree, other: Tree, scales: bool = False) -> list[tuple] | None:
@@ -315,25 +320,21 @@ def _pairs(one: Tree, other: Tree, scales: bool = False) -> list[tuple] | None:
     Where one of them leaves the reals, as ln x does for a negative x, the point tells nothing,
     unless an absolute value is there for just that: ln|x| is not ln x.
     """
-    names = symbols(one) | symbols(other)
-    absolute = "abs()" in names
-    points = [*range(POINTS + INTEGERS * bool(names & {"floor()", "ceil()"}))] if names else [0]
-    length = len(points)
-    if scales:
-        points += range(POINTS + INTEGERS, POINTS + INTEGERS + SCALES)
+    absolute = "abs()" in symbols(one) | symbols(other)
     sides = [
-        list(zip(values(tree, scales), _LOCAL.tolerances(tree, scales), strict=True))
+        list(zip(values(tree, scales), _THREAD.tolerances(tree, scales), strict=True))
         for tree in (one, other)
     ]
+    points = max(map(len, sides))
     real, complex_ = [], []
-    for point in points:
+    for point in range(points):
         (a, slack_a), (b, slack_b) = (side[point % len(side)] for side in sides)
-        if (a.value is None) != (b.value is None) and point < POINTS + INTEGERS:
+        if (a.value is None) != (b.value is None) and point < POINTS:
             return None
         if None in (a.value, b.value) or (a.left_reals != b.left_reals and not absolute):
             continue
         (complex_ if a.left_reals else real).append((a.value, b.value, slack_a, slack_b))
-    needed = min(3, length)
+    needed = min(3, points)
     result = real if len(real) >= needed and not absolute else real + complex_
     return result if len(result) >= needed else None
 
@@ -352,14 +353,11 @@ def proportional(one: Tree, other: Tree) -> int:
         return 0
     if all(_agree(a, pairs[0][0]) for a, *_ in pairs):
         return 0
-    evaluator, ratios, slacks = _Evaluator(0), [], []
+    ratios = []
     for a, b, slack_a, slack_b in pairs:
-        ratios.append(evaluator.div(a, b))
-        sizes = [abs(evaluator.inexact(one)) for one in (a, b)]
-        slacks.append((slack_a / sizes[0] + slack_b / sizes[1]) * sizes[0] / sizes[1])
-    if not all(
-        map(_agree, ratios, ratios[:1] * len(pairs), [slack + slacks[0] for slack in slacks])
-    ):
+        ratio = _Evaluator.div(a, b)
+        ratios.append((ratio, (slack_a + slack_b * abs(_inexact(ratio))) / abs(_inexact(b))))
+    first, first_slack = ratios[0]
+    if not all(_agree(ratio, first, slack + first_slack) for ratio, slack in ratios):
         return 0
-    ratio = evaluator.clean(ratios[0], abs(ratios[0]))
-    return -1 if evaluator.negative(ratio) else 1  # a complex one will do for an equation
+    return -1 if _negative(first) else 1  # a complex one will do for an equation
