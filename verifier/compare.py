@@ -12,7 +12,7 @@ import re
 from .brackets import COMMA, CUP, cut, depths, elements, relations, split
 from .normalise import END, TEXT, key, normalise
 from .parse import MINUS_ONE, Tree, Unreadable, parse
-from .read import Reading, Solution, family, holds_kin, is_name, read, spread
+from .read import Reading, Solution, holds_kin, is_name, read, spread
 from .regions import region
 from .units import ambiguous, conflict
 from .values import constant, proportional, same
@@ -174,36 +174,28 @@ def _unit_vectors(latex: str, vector: list[str]) -> bool:
 
 
 def _same_readings(answer: Reading, gold: Reading) -> bool:
-    kinds, rows = zip(_row(answer, "{"), _row(gold), strict=True)
-    if "" not in kinds and kinds[0] != kinds[1]:
-        return _in_order(*rows)  # 7, 8 for (7, 8) or for x = 7, y = 8
-    if _matched(answer.solutions, gold.solutions, _same_solution):
-        return True
-    apart = [[*itertools.chain(*map(_apart, side.solutions))] for side in (answer, gold)]
-    return apart != [answer.solutions, gold.solutions] and _matched(*apart, _same_solution)
+    if len(answer.solutions) == len(gold.solutions):
+        return _matched(answer.solutions, gold.solutions, _same_solution)
+    return _in_order(_row(answer, "", "{"), _row(gold, ""))  # 7, 8 for (7, 8) or x = 7, y = 8
 
 
-def _row(reading: Reading, *kinds: str) -> tuple[str, list[str]]:
-    """("list", "tuple" or "names", values) of what may be meant in its order, else ("", [])."""
+def _row(reading: Reading, *kinds: str) -> list[str]:
+    """The values of what may be meant in its order; [] of any other."""
     if len(reading.solutions) == 1:
-        (solution,) = reading.solutions
-        if len(solution) > 1 and not family(solution):
-            return "names", [solution[name] for name in sorted(solution)]
-        found = elements(solution.get("", ""))
-        return ("tuple", found[1]) if found and found[0] == "()" else ("", [])
-    if reading.kind in ("", *kinds) and all([*solution] == [""] for solution in reading.solutions):
-        return "list", [solution[""] for solution in reading.solutions]
-    return "", []
+        return _ordered(reading.solutions[0])
+    return [each.get("", "") for each in reading.solutions] if reading.kind in kinds else []
+
+
+def _ordered(solution: Solution) -> list[str]:
+    """The elements of a tuple, or the values of several names by name; [] of any other."""
+    if len(solution) > 1:
+        return [solution[name] for name in sorted(solution)]
+    found = elements(solution.get("", ""))
+    return found[1] if found and found[0] == "()" else []
 
 
 def _in_order(answers: list[str], golds: list[str]) -> bool:
-    return len(answers) == len(golds) and all(map(_single, answers, golds))
-
-
-def _apart(solution: Solution) -> list[Solution]:
-    """`x_1 = 1, x_2 = -2` as two solutions of x."""
-    base = family(solution)
-    return [{base: value} for value in solution.values()] if base else [solution]
+    return len(answers) == len(golds) > 0 and all(map(_single, answers, golds))
 
 
 def _same_solution(answer: Solution, gold: Solution) -> bool:
@@ -211,8 +203,7 @@ def _same_solution(answer: Solution, gold: Solution) -> bool:
         return all(_single(answer[name], gold[name]) for name in gold)
     if len(answer) == len(gold) == 1:
         return _same_named(*answer.items(), *gold.items())
-    kinds, rows = zip(*(_row(Reading("", [side])) for side in (answer, gold)), strict=True)
-    return set(kinds) == {"tuple", "names"} and _in_order(*rows)
+    return "" in answer | gold and _in_order(_ordered(answer), _ordered(gold))
 
 
 def _same_named(answer: tuple[str, str], gold: tuple[str, str]) -> bool:
@@ -223,13 +214,12 @@ def _same_named(answer: tuple[str, str], gold: tuple[str, str]) -> bool:
         if _relation(*texts) or not answer_name:
             return _relation(*texts)
     if answer_name and gold_name:
-        if (renamed := _renamed(answer_name, gold_name, one)) is not None:
-            return _single(renamed, other)
-        bases = [family({name: ""}) or name for name in (answer_name, gold_name)]
-        return bases[0] == bases[1] in (answer_name, gold_name) and _single(one, other)
+        renamed = _renamed(answer_name, gold_name, one)
+        return renamed is not None and _single(renamed, other)
     name, value = answer if answer_name else gold
-    strips = "?" not in name or (answer_name and re.search(r"\d|\\pi", other))
-    return bool(strips) and not holds_kin(value, name) and _single(one, other)
+    if "?" in name and not (answer_name and re.search(r"\d|\\pi", other)):
+        return False  # a sum or a product is the name of a number only
+    return not holds_kin(value, name) and _single(one, other)
 
 
 _CALL = re.compile(r"(.+?)(\(|_)([a-z](?:,[a-z])*)\)?")

@@ -80,11 +80,12 @@ def holds_kin(value: str, name: str) -> bool:
     return not whole or (is_quantity(value) and value not in ("e", "i"))
 
 
-def family(solution: Solution) -> str:
-    """The x of x_1 = 1, x_2 = -2: names that an index alone tells apart; else ""."""
+def _apart(solution: Solution) -> list[Solution]:
+    """`x_1 = 1, x_2 = -2` as two solutions of x: an index alone tells their names apart."""
     bases = {re.sub(r"_(?:\{\d+\}|\d)", "", name) for name in solution}
-    base = bases.pop()
-    return base if not bases and base in _UNKNOWNS and base not in solution else ""
+    if len(bases) > 1 or not bases <= _UNKNOWNS - solution.keys():
+        return [solution]
+    return [{base: value} for base in bases for value in solution.values()]
 
 
 def _assignment(item: str) -> tuple[tuple[str, ...], list[str]] | None:
@@ -170,4 +171,5 @@ def read(latex: str) -> Reading:
             if alone or new.keys() & solutions[-1].keys() or "" in solutions[-1]:
                 solutions.append({})
             solutions[-1] |= new
-    return Reading(kind, [signed for solution in solutions for signed in _signs(solution)])
+    signed = [each for solution in solutions for each in _signs(solution)]
+    return Reading(kind, [each for solution in signed for each in _apart(solution)])
