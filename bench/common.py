@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 
-from trainer.run.files import read_jsonl
 from trainer.run.flags import parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,16 +46,6 @@ def copy_tokenizer(folder: Path) -> None:
     for file in (ROOT / "tiny" / "models" / "aligned").iterdir():
         if "token" in file.name or "chat" in file.name:
             shutil.copy(file, folder)
-
-
-def one_thread() -> dict[str, str]:
-    """The environment for a process that is timed: one thread, no hub, our modules importable."""
-    return os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONPATH": str(ROOT),
-    }
 
 
 def machine() -> dict:
@@ -93,15 +82,6 @@ def save(out: str | Path, result: dict) -> None:
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     Path(out).write_text(json.dumps(facts | result, indent=1) + "\n")
     print(f"Wrote {out}")
-
-
-def read_steps(run_folder: str | Path) -> list[dict]:
-    """The training steps of a run's metrics.jsonl, without the time that evaluations took."""
-    rows = read_jsonl(Path(run_folder) / "metrics.jsonl")
-    steps = [row for row in rows if row["step"] > 0]
-    for row in steps:
-        row["seconds_step"] -= row.pop("seconds_evaluate", 0.0)
-    return steps
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import losses
-from bench.common import RESULTS, ROOT, copy_tokenizer, one_thread, read_steps, save
+from bench.common import RESULTS, ROOT, copy_tokenizer, save
+from bench.estimate import CARDS
 from bench.formula import MODELS, parameters, sizes, training_flops
 from lab.real_model import COLD_RATE, COLD_STEPS, cold_start, problems, write_rows
 from trainer.data import Rollout, Sampling
@@ -68,9 +69,6 @@ from trainer.sampler.engine import choose_engine, open_engine, self_check
 SCRIPT = [sys.executable, "-m", "bench.gpu"]
 LIMITS = {"engine": 240, "train": 180, "tiny": 180, "offload": 420, "step": 540, "pretrained": 590}
 FIRST = ("engine", "train", "tiny")
-# Dense bfloat16 TFLOP/s, by a part of the GPU's name.
-PEAK_TFLOPS = {"H100": 989, "H200": 989, "H800": 989, "A100": 312, "A800": 312}
-PEAK_TFLOPS |= {"L40S": 362, "4090": 165}
 LARGE, SMALL = MODELS["Qwen2.5-Math-1.5B"], sizes("qwen2", 64, 128, 2, 2, 1, vocabulary=2000)
 
 
@@ -98,22 +96,14 @@ def make_model(folder: Path, shape: dict, longest: int) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
-class Clock:
-    """Seconds of a block, the device's work included."""
-
-    def __enter__(self):
-        synchronize()
-        self.start = time.perf_counter()
-        return self
-
-    def __exit__(self, *_):
-        synchronize()
-        self.seconds = time.perf_counter() - self.start
-
-
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def timed(action, *arguments, **options):
+    """What an action returns, and the seconds that it took, the device's work included."""
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    synchronize()
+    start = time.perf_counter()
+    result = action(*arguments, **options)
+    synchronize()
+    return result, time.perf_counter() - start
 
 
 def free_gb() -> float:
@@ -153,25 +143,26 @@ def train(arguments, offload: bool = False) -> dict:
             (micro.weights_M * loss_M).sum().backward()
         optimizer_step(policy, optimizer, 1.0)
 
-    step()  # allocates gradients and moments
-    seconds = []
-    for _ in range(3):
-        with Clock() as clock:
-            step()
-        seconds.append(clock.seconds)
-    with Clock() as forward, torch.no_grad():
+    @torch.no_grad()
+    def forward() -> None:
         for micro in batch:
             policy(micro, 1.0)
-    tflops = training_flops(model, sequences, length) / min(seconds) / 1e12
+
+    step()  # allocates gradients and moments
+    seconds = min(timed(step)[1] for _ in range(3))
+    _, seconds_forward = timed(forward)
+    tflops = training_flops(model, sequences, length) / seconds / 1e12
     cuda = torch.cuda.is_available()
     name = torch.cuda.get_device_name() if cuda else ""
-    peaks = [peak for part, peak in PEAK_TFLOPS.items() if part in name]
+    peaks = [
+        card.tflops for names, card in CARDS.items() if any(x in name for x in names.split(" or "))
+    ]
     return {
         "parameters": parameters(model),
         "sequence_tokens": length,
-        "seconds_step": min(seconds),
-        "tokens_per_second": sequences * length / min(seconds),
-        "forward_share": forward.seconds / min(seconds),
+        "seconds_step": seconds,
+        "tokens_per_second": sequences * length / seconds,
+        "forward_share": seconds_forward / seconds,
         "tflops": tflops,
         "mfu": tflops / peaks[0] if peaks else None,
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0,
@@ -192,32 +183,28 @@ def engine(arguments) -> dict:
     if arguments.small:
         count, samples, tokens = 2, 2, 16
     tokenizer = load_tokenizer(arguments.model)
-    with Clock() as start:
-        sampler = open_engine(kind, arguments.model, tokenizer, max_length=64 + tokens)
+    sampler, seconds_start = timed(
+        open_engine, kind, arguments.model, tokenizer, max_length=64 + tokens
+    )
     policy = open_policy(arguments, tokens_per_micro_batch=16384)
     prompts = torch.randint(10, len(tokenizer), (count, 32)).tolist()
     seeds = list(range(count))
     self_check(sampler, policy, prompts[0])
-    result = {"engine": kind, "seconds_start": start.seconds}
+    result = {"engine": kind, "seconds_start": seconds_start}
     for name, top in (("plain", 1.0), ("top_p 0.9", 0.9)):
-        with Clock() as clock:
-            groups = sampler.generate(prompts, samples, seeds, Sampling(tokens, 1.0, top))
+        sampling = Sampling(tokens, 1.0, top)
+        groups, seconds = timed(sampler.generate, prompts, samples, seeds, sampling)
         sampled = sum(len(rollout.response_ids) for group in groups for rollout in group)
-        result[f"tokens_per_second {name}"] = sampled / clock.seconds
-    with Clock() as sync:
-        sampler.load_weights(policy)
-    awake = free_gb()
-    with Clock() as asleep:
-        sampler.sleep()
-    result |= {"seconds_sync": sync.seconds, "seconds_sleep": asleep.seconds}
-    result |= {"gb_free_awake": awake, "gb_free_asleep": free_gb()}
+        result[f"tokens_per_second {name}"] = sampled / seconds
+    _, result["seconds_sync"] = timed(sampler.load_weights, policy)
+    result["gb_free_awake"] = free_gb()
+    _, result["seconds_sleep"] = timed(sampler.sleep)
+    result["gb_free_asleep"] = free_gb()
     for _ in range(8):  # a leak of each sleep would show here
         sampler.load_weights(policy)
         sampler.sleep()
     result["gb_free_asleep_later"] = free_gb()
-    with Clock() as wake:
-        sampler.load_weights(policy)
-    result["seconds_wake_and_sync"] = wake.seconds
+    _, result["seconds_wake_and_sync"] = timed(sampler.load_weights, policy)
 
     rollouts = [group[0] for group in sampler.generate(prompts, 1, seeds, Sampling(tokens))]
     weights_B_R = losses.token_weights(response_mask(rollouts), "token")
@@ -233,71 +220,44 @@ def engine(arguments) -> dict:
     return result | gaps | {"logp_gap_mean_ratio": gap_M.exp().mean().item()}
 
 
-def recipe(arguments, flags: str, steps: int) -> dict:
-    """Run justrl.py with these flags: its first and last step, and seconds of the later half.
-
-    Its curves are left next to the part's result. What it has written counts even if its exit
-    fails; a hang there is ended with the part.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        command = [sys.executable, str(ROOT / "justrl.py"), *flags.split()]
-        command += ["--engine", arguments.engine, "--steps", str(steps), "--out", str(out)]
-        process, limit = subprocess.Popen(command), LIMITS[arguments.part] - 20
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(limit)
-        status = process.poll()
-        process.kill()
-        rows = read_steps(out)
-        if len(rows) < steps:
-            sys.exit(f"justrl.py has taken {len(rows)} of {steps} steps (status {status})")
-        with suppress(FileNotFoundError):  # where it hung before it drew them
-            shutil.copy(out / "curves.png", Path(arguments.out).with_suffix(".png"))
-        evaluated = [row for row in read_jsonl(out / "metrics.jsonl") if "eval_accuracy" in row]
-    timed = rows[len(rows) // 2 :]
-    names = [name for name in timed[-1] if name.startswith("seconds_")]
-    return {
-        "steps": steps,
-        "exit_status": status,  # None: it hung
-        "first": rows[0],
-        "last": rows[-1],
-        "seconds": {name: sum(row.get(name, 0.0) for row in timed) / len(timed) for name in names},
-        "held_out": {row["step"]: row["eval_accuracy"] for row in evaluated},
-        "accuracy": [round(row["accuracy"], 3) for row in rows],
-    }
+def recipe(arguments, flags: str, steps: int) -> None:
+    """Become justrl.py with these flags. Its run folder is this part's --out."""
+    command = [sys.executable, str(ROOT / "justrl.py"), *flags.split()]
+    command += ["--engine", arguments.engine, "--steps", str(steps), "--out", arguments.out]
+    os.execv(sys.executable, command)
 
 
-def step(arguments) -> dict:
+def step(arguments) -> None:
     """justrl.py with the 1.5B shape on the tiny problems: steps of 32 x 8 long responses."""
     long = 2048 if choose_engine(arguments.engine) == "vllm" else 512
     prompts, tokens, steps = (4, 16, 2) if arguments.small else (32, long, 3)
     flags = f"--tiny --model {arguments.model} --prompts_per_step {prompts} --eval_every 0 "
     flags += f"--max_response_tokens {tokens} --tokens_per_micro_batch 32768 "
     flags += "--gradient_checkpointing true --learning_rate 1e-6 --save_every 0"
-    return recipe(arguments, flags, steps)
+    recipe(arguments, flags, steps)
 
 
-def tiny(arguments) -> dict:
+def tiny(arguments) -> None:
     """justrl.py --tiny as it is."""
     few = "--prompts_per_step 4 --eval_samples 1" if arguments.small else ""
-    return recipe(arguments, f"--tiny {few}", 2 if arguments.small else 20)
+    recipe(arguments, f"--tiny {few}", 2 if arguments.small else 20)
 
 
-def pretrained(arguments) -> dict:
+def pretrained(arguments) -> None:
     """A real model, after a cold start on the answer's form, learns word problems."""
     prompts, samples, steps = (2, 2, 2) if arguments.small else (32, 8, 60)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for split in ("train", "held1"):
-            write_rows(folder / f"{split}.jsonl", problems(split))
-        cold_steps = 1 if arguments.small else COLD_STEPS
-        cold_start(arguments.pretrained, folder / "model", cold_steps, COLD_RATE)
-        flags = f"--model {folder}/model --data {folder}/train.jsonl "
-        flags += f"--eval_data {folder}/held1.jsonl --instruction= --updates_per_step 1 "
-        flags += f"--prompts_per_step {prompts} --samples_per_prompt {samples} --eval_samples 1 "
-        flags += "--learning_rate 1e-5 --warmup_steps 0 --max_response_tokens 24 "
-        flags += f"--eval_max_tokens 24 --max_prompt_tokens 128 --eval_every {max(1, steps // 6)} "
-        return recipe(arguments, flags + "--save_every 0", steps)
+    folder = Path(f"{arguments.out}-start")
+    for split in ("train", "held1"):
+        write_rows(folder / f"{split}.jsonl", problems(split))
+    cold_start(
+        arguments.pretrained, folder / "model", 1 if arguments.small else COLD_STEPS, COLD_RATE
+    )
+    flags = f"--model {folder}/model --data {folder}/train.jsonl "
+    flags += f"--eval_data {folder}/held1.jsonl --instruction= --updates_per_step 1 "
+    flags += f"--prompts_per_step {prompts} --samples_per_prompt {samples} --eval_samples 1 "
+    flags += "--learning_rate 1e-5 --warmup_steps 0 --max_response_tokens 24 "
+    flags += f"--eval_max_tokens 24 --max_prompt_tokens 128 --eval_every {max(1, steps // 6)} "
+    recipe(arguments, flags + "--save_every 0", steps)
 
 
 # In this order: what decides about the rest comes first.
@@ -326,6 +286,36 @@ def run_part(command: list[str], environment: dict, limit: float, log: Path) -> 
     return error and error + log.read_text(errors="replace")[-3000:]
 
 
+def found(out: Path) -> dict:
+    """What a part has left in its folder: its result, or a run of justrl.py."""
+    if (result := out / "result.json").exists():
+        return json.loads(result.read_text())
+    metrics = out / "metrics.jsonl"
+    return summary(read_jsonl(metrics)) if metrics.exists() else {}
+
+
+def summary(rows: list[dict]) -> dict:
+    """Of a run's metrics: the first and the last step, and the mean seconds of the later half.
+
+    The time that evaluations took is no part of a step.
+    """
+    steps = [row for row in rows if row["step"] > 0]
+    for row in steps:
+        row["seconds_step"] -= row.pop("seconds_evaluate", 0.0)
+    if not steps:
+        return {}
+    later = steps[len(steps) // 2 :]
+    names = [name for name in later[-1] if name.startswith("seconds_")]
+    return {
+        "steps": len(steps),
+        "first": steps[0],
+        "last": steps[-1],
+        "seconds": {name: sum(row.get(name, 0.0) for row in later) / len(later) for name in names},
+        "held_out": {row["step"]: row["eval_accuracy"] for row in rows if "eval_accuracy" in row},
+        "accuracy": [round(row["accuracy"], 3) for row in steps],
+    }
+
+
 def chosen_parts(arguments) -> list[str]:
     wanted = {*(arguments.parts or PARTS)}
     if "first" in wanted:
@@ -340,9 +330,9 @@ def chosen_parts(arguments) -> list[str]:
 def run_parts(arguments, results: Path) -> list[str]:
     """Run the chosen parts, and save the results after each. Returns those that failed."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    environment |= {"TOKENIZERS_PARALLELISM": "false"}
     if arguments.device == "cpu":
-        environment |= one_thread() | {"CUDA_VISIBLE_DEVICES": ""}
-    environment["TOKENIZERS_PARALLELISM"] = "false"
+        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     result, failed = {"not_a_measurement": True} if arguments.small else {}, []
     if results.exists():
         before = json.loads(results.read_text())
@@ -350,23 +340,19 @@ def run_parts(arguments, results: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder), SMALL if arguments.small else LARGE, longest=32768)
         for part in chosen_parts(arguments):
-            out = Path(folder) / f"{part}.result"
-            command = [*SCRIPT, "--part", part, "--model", folder, "--out", str(out)]
-            command += ["--device", arguments.device, "--engine", arguments.engine]
-            if arguments.pretrained:
-                command += ["--pretrained", arguments.pretrained]
-            command += ["--small"] if arguments.small else []
+            out = Path(folder) / part
+            command = [*SCRIPT, *sys.argv[1:], "--part", part, "--model", folder, "--out", str(out)]
             start = time.perf_counter()
             error = run_part(command, environment, LIMITS[part], Path(folder) / f"{part}.log")
-            result[part] = json.loads(out.read_text()) if out.exists() else {}
-            result[part] |= {"error": error} if error else {}
+            result[part] = found(out)
+            if error:
+                result[part]["error"] = error
+                failed.append(part)
             result[part]["seconds_part"] = round(time.perf_counter() - start, 1)
-            failed += [part] if error else []
-            if (curve := out.with_suffix(".png")).exists():
-                results.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(curve, results.with_name(f"{results.stem}_{part}.png"))
             print(part, json.dumps(result[part], indent=1), flush=True)
             save(results, result)
+            if (curves := out / "curves.png").exists():
+                shutil.copy(curves, results.with_name(f"{results.stem}_{part}.png"))
     return failed
 
 
@@ -388,7 +374,8 @@ def main() -> None:
         sys.exit("gpu.py: no CUDA device; --device cpu --small tries the same code at toy size")
     if arguments.part:
         result = PARTS[arguments.part](arguments)
-        Path(arguments.out).write_text(json.dumps(result))
+        Path(arguments.out).mkdir()
+        (Path(arguments.out) / "result.json").write_text(json.dumps(result))
         os._exit(0)  # vLLM's own shutdown may wait for threads; the result is written
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a part ends with its parent
     if failed := run_parts(arguments, Path(arguments.out)):

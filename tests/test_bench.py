@@ -104,7 +104,8 @@ def test_gpu_trains_a_pretrained_model_on_word_problems(tmp_path, monkeypatch):
 
     monkeypatch.setattr(gpu, "recipe", recipe)
     monkeypatch.setattr(sys, "argv", [])
-    arguments = arguments_of(pretrained=str(ROOT / "tiny" / "models" / "base"))
+    base = ROOT / "tiny" / "models" / "base"
+    arguments = arguments_of(pretrained=str(base), out=str(tmp_path / "pretrained"))
     assert gpu.pretrained(arguments) == {"steps": 2, "problems": 24}
 
 
@@ -133,48 +134,40 @@ def test_a_part_that_hangs_is_ended_and_what_it_has_written_counts(bench, monkey
     """With all that it has started; the others run, in the order in which they decide."""
     folder = tmp_path / "sleeper"
     folder.mkdir()
-    monkeypatch.setattr(gpu, "LIMITS", gpu.LIMITS | {"engine": 2, "step": 2})
+    monkeypatch.setattr(gpu, "LIMITS", gpu.LIMITS | {"engine": 2, "tiny": 2})
     monkeypatch.setattr(gpu, "SCRIPT", [sys.executable, str(folder / "sleeper.py")])
     (folder / "sleeper.py").write_text(SLEEPER)
-    with pytest.raises(SystemExit, match="engine, step failed"):
-        bench(gpu, "--device", "cpu", "--small", "--parts", "step", "first")
+    with pytest.raises(SystemExit, match="engine, tiny failed"):
+        bench(gpu, "--device", "cpu", "--small", "--parts", "tiny", "first")
     result = json.loads((tmp_path / "out.json").read_text())
-    assert [part for part in result if part in gpu.PARTS] == ["engine", "train", "tiny", "step"]
+    assert [part for part in result if part in gpu.PARTS] == ["engine", "train", "tiny"]
     assert "not done after 2 s" in result["engine"]["error"] and result["not_a_measurement"]
     assert "error" not in result["train"] and result["train"]["mfu"] is None
-    assert "not done after 2 s" in result["step"]["error"] and result["step"]["mfu"] is None
+    assert "not done after 2 s" in result["tiny"]["error"]
+    assert result["tiny"]["steps"] == 2 and result["tiny"]["seconds"] == {"seconds_step": 2.0}
     grandchild = int((folder / "pid").read_text())
     state = Path(f"/proc/{grandchild}/stat")
     assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
-# Stands in for bench/gpu.py: engine starts a process and waits, step hangs when it has written.
+# Stands in for bench/gpu.py: engine starts a process and waits, tiny hangs at justrl.py's exit.
 SLEEPER = """
-import pathlib, subprocess, sys, time
-values = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-if values["--part"] == "engine":
+import json, pathlib, subprocess, sys, time
+*_, part, _, _, _, out = sys.argv
+out = pathlib.Path(out)
+if part == "engine":
     child = subprocess.Popen(["sleep", "600"])
     pathlib.Path(__file__).with_name("pid").write_text(str(child.pid))
     child.wait()
-pathlib.Path(values["--out"]).write_text('{"mfu": null}')
-if values["--part"] == "step":
+out.mkdir()
+if part == "train":
+    (out / "result.json").write_text('{"mfu": null}')
+else:
+    row = {"accuracy": 0.5, "seconds_step": 3.0, "seconds_evaluate": 1.0}
+    rows = [json.dumps(row | {"step": step}) for step in (1, 2)]
+    (out / "metrics.jsonl").write_text("\\n".join(rows))
     time.sleep(600)
 """
-
-
-def test_a_recipe_that_hangs_at_its_exit_has_been_measured(monkeypatch, tmp_path):
-    rows = [{"step": step, "accuracy": 0.5, "seconds_step": 2.0} for step in (1, 2)]
-    (tmp_path / "justrl.py").write_text(
-        "import pathlib, sys, time\n"
-        "out = pathlib.Path(sys.argv[-1])\n"
-        "out.mkdir()\n"
-        f"(out / 'metrics.jsonl').write_text({''.join(json.dumps(r) + chr(10) for r in rows)!r})\n"
-        "time.sleep(600)\n"
-    )
-    monkeypatch.setattr(gpu, "ROOT", tmp_path)
-    monkeypatch.setitem(gpu.LIMITS, "tiny", 23)  # seconds, 20 of them for the rest of the part
-    result = gpu.recipe(arguments_of(out=str(tmp_path / "tiny.result")), "--tiny", steps=2)
-    assert result["exit_status"] is None and result["seconds"] == {"seconds_step": 2.0}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
