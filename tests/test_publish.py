@@ -75,7 +75,7 @@ def test_a_continued_run_is_the_same_run_and_a_new_one_is_another(service, tmp_p
         if text:
             (tmp_path / "config.json").unlink(missing_ok=True)
             (tmp_path / "config.json").write_text(text)
-        publish.Reporter(tmp_path, "justrl", config)
+        publish.make_reporters(tmp_path, "justrl", config)
     first, continued, other = [options["id"] for _, options in calls()]
     assert first == continued != other
 

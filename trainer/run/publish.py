@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 
@@ -25,44 +26,40 @@ PRIVATE = [f"{TRAINING}/*", "state.json"]
 PLACES = ("out", "check", "report_to", "push_to_hub")
 
 
-class Reporter:
-    """Sends a run's numbers to TensorBoard and, with --report_to, to trackio or wandb."""
+def make_reporters(out: Path, recipe: str, config: dict) -> list:
+    """Where a run's numbers go: each has log(numbers, step), and finish(), which waits for them.
 
-    def __init__(self, out: Path, recipe: str, config: dict):
-        """config: shown by the service; config["report_to"] is the service's name."""
-        self.board, self.service = _tensorboard(out), None
-        if config["report_to"] != "none":
-            self.service = importlib.import_module(config["report_to"])
-            # The same folder continues the same run there; a new run in it gets a new name.
-            age = (out / "config.json").stat().st_mtime_ns
-            options = {"resume": "allow"}
-            if config["report_to"] == "wandb":
-                options |= {"id": f"{age:x}", "dir": str(out)}
-            self.service.init(project=recipe, name=out.name, config=config, **options)
+    config: shown by the service that config["report_to"] names.
+    """
+    reporters = []
+    with suppress(ImportError):  # the package tensorboard is not installed
+        reporters.append(TensorBoard(out / "tensorboard"))
+    if config["report_to"] != "none":
+        service = importlib.import_module(config["report_to"])
+        # The same folder continues the same run there; a new run in it gets a new name.
+        age = (out / "config.json").stat().st_mtime_ns
+        options = {"resume": "allow"}
+        if config["report_to"] == "wandb":
+            options |= {"id": f"{age:x}", "dir": str(out)}
+        service.init(project=recipe, name=out.name, config=config, **options)
+        reporters.append(service)
+    return reporters
 
-    def log(self, step: int, metrics: dict) -> None:
-        """Send the numbers of a step."""
-        numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-        for name, value in numbers.items() if self.board else ():
-            self.board.add_scalar(name, value, step)
-        if self.service:
-            self.service.log(numbers, step=step)
+
+class TensorBoard:
+    """torch's writer, called as trackio and wandb are."""
+
+    def __init__(self, folder: Path):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(folder)
+
+    def log(self, numbers: dict, step: int) -> None:
+        for name, value in numbers.items():
+            self.writer.add_scalar(name, value, step)
 
     def finish(self) -> None:
-        """Wait until everything has been sent."""
-        if self.board:
-            self.board.close()
-        if self.service:
-            self.service.finish()
-
-
-def _tensorboard(out: Path):
-    """torch's TensorBoard writer if the package tensorboard is installed, else None."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(out / "tensorboard")
+        self.writer.close()
 
 
 def before_and_after(rows: list[dict]) -> dict[str, tuple[float, float]]:

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from trainer.ranks import from_all_ranks
 from trainer.run import checkpoint, flags, kept
 from trainer.run.files import make_folder, read_jsonl
 from trainer.run.metrics import check_gap
-from trainer.run.publish import Reporter, before_and_after, push_to_hub, write_card
+from trainer.run.publish import before_and_after, make_reporters, push_to_hub, write_card
 from trainer.sampler.engine import choose_engine
 
 LOCKS: dict[Path, int] = {}  # held by this process: {run folder: file descriptor}
@@ -80,12 +81,12 @@ class Run:
         code = checkpoint.code_digests(config)
         checkpoint.claim(self.out, {"recipe": recipe, **values, "code": code})
         dist.barrier()
-        self.phase_name, self.phase_start, self.seconds = None, 0.0, {}
+        self.phase_name, self.phase_start, self.seconds = None, 0.0, defaultdict(float)
         self.locked = self.ended = False
         self.stopped_by = None  # the signal
-        self.step, self.done, self.idle_steps, self.all_equal = 0, 0, 0, False
+        self.step, self.idle_steps, self.all_equal = 0, 0, False
         self.accuracy = float("nan")
-        self.reporter = Reporter(self.out, recipe, values) if self.first else None
+        self.reporters = make_reporters(self.out, recipe, values) if self.first else []
 
     def say(self, text: str) -> None:
         """Print above the progress bar."""
@@ -106,21 +107,18 @@ class Run:
             f"{ranks} rank(s), in {self.out}"
         )
         state = {"step": 0, "data": fingerprint(problems), **state}
-        folder = checkpoint.latest_checkpoint(self.out)
-        if folder is not None:
+        done = -1  # without a checkpoint the run begins again, with its first evaluation at step 0
+        if folder := checkpoint.latest_checkpoint(self.out):
             state = checkpoint.load_checkpoint(folder, state, policy, optimizer)
-        # Without a checkpoint the run begins again, with its first evaluation at step 0.
-        done = state["step"] if folder is not None else -1
+            done = state["step"]
+            left = config.steps - done
+            what = f"{left} steps are left" if left > 0 else "Nothing is left: raise --steps"
+            self.say(f"Continuing {self.out} after step {done}. {what}.")
+            if not checkpoint.recipe_file(config):
+                self.say("The recipe has no file, so nobody has checked that its code is the same.")
         checkpoint.forget_after(self.out / "metrics.jsonl", done)
         if self.first:
             kept.forget_after(self.out / "rollouts", done)
-        self.done = state["step"]
-        if folder is not None:
-            left = config.steps - state["step"]
-            what = f"{left} steps are left" if left > 0 else "Nothing is left: raise --steps"
-            self.say(f"Continuing {self.out} after step {state['step']}. {what}.")
-            if not checkpoint.recipe_file(config):
-                self.say("The recipe has no file, so nobody has checked that its code is the same.")
         return state
 
     # --- steps, and the end of them ---
@@ -137,7 +135,7 @@ class Run:
                 total=total, initial=done, unit="step", disable=not self.first, dynamic_ncols=True
             ) as self.bar:
                 for step in range(done + 1, total + 1):
-                    self.step, self.seconds = step, {}
+                    self.step, self.seconds = step, defaultdict(float)
                     self.started = time.perf_counter()
                     yield step
                     self.bar.update()
@@ -172,8 +170,7 @@ class Run:
             torch.cuda.synchronize()
         now = time.perf_counter()
         if self.phase_name:
-            spent = self.seconds.get(self.phase_name, 0.0) + now - self.phase_start
-            self.seconds[self.phase_name] = spent
+            self.seconds[self.phase_name] += now - self.phase_start
         self.phase_name, self.phase_start = name, now
 
     @contextmanager
@@ -209,21 +206,20 @@ class Run:
                     f"learnt from them{why}"
                 )
             self.idle_steps += 1
-        for name, spent in self.seconds.items():
-            metrics[f"seconds_{name}"] = round(spent, 4)
-        if step > 0:
-            metrics["seconds_step"] = round(time.perf_counter() - self.started, 4)
-        if not self.first:
-            return
-        self._append(metrics)
-        self.reporter.log(step, metrics)
+        metrics |= {f"seconds_{name}": round(spent, 4) for name, spent in self.seconds.items()}
         self.accuracy = metrics.get("eval_accuracy", self.accuracy)
         if step > 0:
+            metrics["seconds_step"] = round(time.perf_counter() - self.started, 4)
             self.bar.set_postfix_str(
                 f"reward {metrics['reward']:+.2f}, pass@1 {self.accuracy:.3f}, "
                 f"length {metrics['length']:.0f}, entropy {metrics['entropy']:.3f}, "
                 f"gap {metrics['logp_gap']:.1g}"
             )
+        if self.first:
+            with open(self.out / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(metrics) + "\n")
+        for reporter in self.reporters:
+            reporter.log({k: v for k, v in metrics.items() if not isinstance(v, str)}, step=step)
 
     def keep_rollouts(
         self,
@@ -273,17 +269,6 @@ class Run:
             f"reward {rollout.reward:+.2f})\n{text}"
         )
 
-    def _append(self, metrics: dict) -> None:
-        path = self.out / "metrics.jsonl"
-        try:
-            with open(path, "a") as file:
-                file.write(json.dumps(metrics) + "\n")
-        except OSError as error:
-            raise Refused(
-                f"cannot write {path} ({error.strerror}): make room, the same command continues "
-                f"the run"
-            ) from error
-
     def save_when_due(self, state: dict, policy, tokenizer, optimizer) -> None:
         """Save a checkpoint on schedule, at the end, or after a stop signal to any rank.
 
@@ -312,7 +297,7 @@ class Run:
         curves = self.out / "curves.png"
         draw(self.out, curves)
         rows = read_jsonl(self.out / "metrics.jsonl")
-        if self.step > self.done:  # else there is nothing new
+        if self.step:  # else there is nothing new
             if self.step < self.config.steps:
                 print(f"\nPartial: stopped after step {self.step} of {self.config.steps}.")
             print_summary(rows)
@@ -320,7 +305,8 @@ class Run:
                 print(f"Nothing was learnt in {self.idle_steps} of them: all rewards were equal.")
         trained = max((self.out / "checkpoints").glob("step_??????"))
         write_card(trained, self.recipe, self.config, rows, curves)
-        self.reporter.finish()
+        for reporter in self.reporters:
+            reporter.finish()
         print(f"Curves, metrics, rollouts and checkpoints: {self.out}")
         print(f"To read what it answered: python -m tools.view {self.out}")
         if self.config.push_to_hub and rows[-1]["step"] == self.config.steps:
