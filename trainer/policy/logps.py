@@ -7,7 +7,6 @@ head's output, which shows what the model does to logits afterwards. `check` the
 model's logits.
 """
 
-import inspect
 import math
 
 import torch
@@ -32,9 +31,6 @@ class Head:
             weight = getattr(self.module, "weight", None)
             if weight is None or weight.ndim != 2:
                 raise unsupported(model, "it has no single output head")
-            accepted = inspect.signature(model.forward).parameters
-            takes_all = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
-            self.options = {"use_cache": False} if takes_all or "use_cache" in accepted else {}
             self.scale, self.softcap = 1.0, None
             if not weight.is_meta:
                 self.scale, self.softcap = self._learn(model)
@@ -51,7 +47,7 @@ class Head:
             return raw_V.expand(*logits.shape[:-1], -1).clone()
 
         with self.module.register_forward_hook(known):
-            logits_1_T_V = model(input_ids=ids_1_T, **self.options).logits.float()
+            logits_1_T_V = model(input_ids=ids_1_T, use_cache=False).logits.float()
         if logits_1_T_V.shape != (*ids_1_T.shape, len(raw_V)):
             raise unsupported(model, "its logits are not those of its head")
         own_V = logits_1_T_V[0, -1].double()
@@ -80,7 +76,7 @@ class Head:
             return inputs[0][..., :0, :]  # the head gets no position and makes no logits
 
         with self.module.register_forward_pre_hook(keep):
-            model(input_ids=ids_B_T, **self.options, **options)
+            model(input_ids=ids_B_T, use_cache=False, **options)
         (hidden_B_T_d,) = seen
         return hidden_B_T_d
 
@@ -112,7 +108,7 @@ class Head:
         targets_M = ids_1_T[0, 1:]
         padded_2_T = torch.cat([ids_1_T, torch.zeros_like(ids_1_T)], dim=1).repeat(2, 1)
         padded_2_T[1, :-1] = padded_2_T[1, 1:].clone()
-        logits_M_V = model(input_ids=ids_1_T, **self.options).logits[0, :-1].float()
+        logits_M_V = model(input_ids=ids_1_T, use_cache=False).logits[0, :-1].float()
         if not torch.isfinite(logits_M_V).all():
             raise Refused("the model's logits are not finite: its weights are damaged")
         own_M = logits_M_V.log_softmax(dim=-1).gather(-1, targets_M[:, None])[:, 0]

@@ -31,9 +31,8 @@ class SharedPromptsPolicy(Policy):
         """The head's input [M, d], see Policy.hidden."""
         if not isinstance(micro, PackedBatch):
             return super().hidden(micro)
-        packed = micro.packed
-        hidden_1_N_d = self.head.inputs(self.model, packed.ids_1_N, **packed.options())
-        return embedding(packed.predicts_M, hidden_1_N_d[0])
+        hidden_1_N_d = self.head.inputs(self.model, micro.ids_1_N, **micro.options())
+        return embedding(micro.predicts_M, hidden_1_N_d[0])
 
     def cut(
         self, rollouts: list[Rollout], advantages_B: torch.Tensor, weights_B_R: torch.Tensor
@@ -46,8 +45,7 @@ class SharedPromptsPolicy(Policy):
         micros = []
         for rows in fill(length_B, self.budget):
             members = [rollouts[i] for i in rows]
-            plain = rectangle(members, advantages_B[rows], weights_B_R[rows], self.device)
-            micros.append(PackedBatch(**vars(plain), packed=pack(members, self.device)))
+            micros.append(pack(members, advantages_B[rows], weights_B_R[rows], self.device))
         micros[-1].last = True
         return micros
 
@@ -56,7 +54,7 @@ def fill(length_B: list[int], budget: int) -> list[list[int]]:
     """Cut the rows, in order, where the next one would exceed the budget."""
     cuts, room = [], 0
     for row, length in enumerate(length_B):
-        if not cuts or length > room:
+        if length > room:
             cuts.append([])
             room = budget
         cuts[-1].append(row)
@@ -64,9 +62,9 @@ def fill(length_B: list[int], budget: int) -> list[list[int]]:
     return cuts
 
 
-@dataclass
-class Packed:
-    """N different tokens end to end, and their places in the rectangles."""
+@dataclass(kw_only=True)
+class PackedBatch(MicroBatch):
+    """A micro-batch whose N different tokens also stand end to end."""
 
     ids_1_N: torch.Tensor  # int64
     positions_1_N: torch.Tensor  # int64, of each token in its sequence
@@ -79,15 +77,13 @@ class Packed:
         return {"position_ids": self.positions_1_N, "rectangles": (self.places, self.source_N)}
 
 
-@dataclass(kw_only=True)
-class PackedBatch(MicroBatch):
-    """A micro-batch with its packed form."""
-
-    packed: Packed
-
-
-def pack(rollouts: list[Rollout], device: torch.device) -> Packed:
-    """Put the rollouts' tokens end to end, equal prompts once."""
+def pack(
+    rollouts: list[Rollout],
+    advantages_B: torch.Tensor,
+    weights_B_R: torch.Tensor,
+    device: torch.device,
+) -> PackedBatch:
+    """One micro-batch, see rectangle, with its tokens end to end, equal prompts once."""
     starts, rows, size = {}, [], 0
     for rollout in rollouts:
         prompt = tuple(rollout.prompt_ids)
@@ -115,7 +111,8 @@ def pack(rollouts: list[Rollout], device: torch.device) -> Packed:
     predicts_M = [
         row[len(rollout.prompt_ids) - 1 : -1] for row, rollout in zip(rows, rollouts, strict=True)
     ]
-    return Packed(
+    return PackedBatch(
+        **vars(rectangle(rollouts, advantages_B, weights_B_R, device)),
         ids_1_N=torch.from_numpy(ids_N[None]).to(device),
         positions_1_N=torch.from_numpy(positions_N[None]).to(device),
         places=places,
@@ -125,7 +122,7 @@ def pack(rollouts: list[Rollout], device: torch.device) -> Packed:
 
 
 def share_prompts(model) -> bool:
-    """Prepare a model for Packed.options and return True; return False if it is unsuitable.
+    """Prepare a model for PackedBatch.options and return True; return False if it is unsuitable.
 
     It must have full attention, accept positions, and give two packed sequences the logits that
     each gets alone.
@@ -144,10 +141,10 @@ def share_prompts(model) -> bool:
 def _logits_agree(model) -> bool:
     """Whether packed sequences get the logits that each gets alone."""
     embedding_V_d = model.get_input_embeddings().weight
-    ids = torch.linspace(1, len(embedding_V_d) - 2, 16).long().tolist()
+    ids = torch.linspace(1, len(embedding_V_d) - 2, 14).long().tolist()
     sequences = [ids[:6] + ids[6:10], ids[:6] + ids[10:]]
     rollouts = [Rollout(np.array(s[:6]), np.array(s[6:]), np.zeros(4), False) for s in sequences]
-    packed = pack(rollouts, embedding_V_d.device)
+    packed = pack(rollouts, torch.zeros(2), torch.zeros(2, 4), embedding_V_d.device)
     try:
         together_1_N_V = model(packed.ids_1_N, use_cache=False, **packed.options()).logits
     except FAULTS:
@@ -162,7 +159,7 @@ def _logits_agree(model) -> bool:
 def packed_attention(module, query, key, value, attention_mask, rectangles=None, **options):
     """The library's "sdpa"; for packed sequences [1, heads, N, d], in rectangles.
 
-    rectangles: Packed's places and source_N. No mask: the padding is on the right.
+    rectangles: PackedBatch's places and source_N. No mask: the padding is on the right.
     """
     if rectangles is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)

