@@ -22,13 +22,11 @@ import math
 import zlib
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-import rewards
 from tools import plot
 from tools.evaluation.comparison import (
     RULE,
@@ -37,8 +35,9 @@ from tools.evaluation.comparison import (
     read_answers,
     read_evaluation,
 )
+from tools.evaluation.grading import grade
 from tools.evaluation.published import print_beside, print_published
-from tools.evaluation.statistics import distinct_4gram, majority
+from tools.evaluation.statistics import distinct_4gram
 from tools.evaluation.tables import evaluation, print_evaluation
 from trainer import data
 from trainer.errors import Refused
@@ -52,8 +51,6 @@ from trainer.run.launch import launch, model_folder
 from trainer.sampler.engine import choose_engine, open_engine, request_seed
 from trainer.sources.hub import BENCHMARKS, JUSTRL, LARGE, PRORL
 from trainer.sources.load import load_problems
-from trainer.sources.logic import logic_score, tagged_answer
-from verifier import equal
 
 # n: answers to each problem. JustRL samples fewer for the three large benchmarks, large_n.
 PROTOCOLS = {
@@ -174,27 +171,23 @@ def find_models(model: str, every: bool = False) -> list[tuple[str, str]]:
     return [(path.name, model_folder(model))]
 
 
-def load_benchmarks(
-    names: list[str], files: dict[str, str], limit: int | None
-) -> dict[str, list[data.Problem]]:
-    """{benchmark: problems}, from the user's file, the embedded world or the hub."""
+def find_sources(names: list[str], files: dict[str, str]) -> dict[str, str]:
+    """{benchmark: what load_problems calls it}. files: the user's own."""
     if unused := files.keys() - set(names):
         raise Refused(f"--data names {', '.join(unused)}, which --benchmarks does not list.")
-    return {name: load_problems(source_of(name, files))[:limit] for name in names}
-
-
-def source_of(name: str, files: dict[str, str]) -> str:
-    """What load_problems calls a benchmark."""
-    kind, _, level = name.partition("/")
-    if name in files:
-        return files[name]
-    if kind == "tiny":
-        return f"tiny:eval/{level or 'mixed'}"
-    if name in BENCHMARKS or name.startswith("logic:"):
-        return name
-    raise Refused(
-        f"No benchmark is called {name}: use {', '.join(BENCHMARKS)}, tiny, logic:... or --data."
-    )
+    sources = {}
+    for name in names:
+        kind, _, level = name.partition("/")
+        if name in files:
+            sources[name] = files[name]
+        elif kind == "tiny":
+            sources[name] = f"tiny:eval/{level or 'mixed'}"
+        elif name in BENCHMARKS or name.startswith("logic:"):
+            sources[name] = name
+        else:
+            known = ", ".join(BENCHMARKS)
+            raise Refused(f"No benchmark is called {name}: use {known}, tiny, logic:... or --data.")
+    return sources
 
 
 def choose_settings(
@@ -202,17 +195,15 @@ def choose_settings(
 ) -> tuple[dict, dict]:
     """(settings that determine the answers, prompts as {benchmark: [token ids]})."""
     protocol = PROTOCOLS[args.protocol]
-    settings = {key: getattr(args, key) for key in CHOICES}
-    for key in ("temperature", "top_p", "max_tokens"):
-        if settings[key] is None:
-            settings[key] = protocol[key]
+    given = {key: getattr(args, key) for key in CHOICES}
+    settings = {k: protocol.get(k) if value is None else value for k, value in given.items()}
     settings |= {
         "name": name,
         "model": model,
         "benchmarks": {bench: [len(own), data.fingerprint(own)] for bench, own in problems.items()},
         "n": {b: args.n or protocol["large_n" if b in LARGE else "n"] for b in problems},
         "suffix": {bench: suffix_of(args, bench) for bench in problems},
-        "weights": hash_weights(model),
+        "weights": hash_weights(model) if dist.get_rank() == 0 else [],  # only rank 0 keeps them
         "engine": choose_engine(args.engine),
     }
     if args.dtype == "auto":
@@ -235,15 +226,8 @@ def choose_settings(
 
 
 def hash_weights(model: str) -> list[str]:
-    """A hash of each weights file, because another model may be saved under the same name.
-
-    Rank 0 reads them, piece by piece, and tells the others.
-    """
-    found = [[]]
-    if dist.get_rank() == 0:
-        found = [[digest(file)[:16] for file in sorted(Path(model).glob("*.safetensors"))]]
-    dist.broadcast_object_list(found, device=torch.device("cpu"))
-    return found[0]
+    """A hash of each weights file, because another model may be saved under the same name."""
+    return [digest(file)[:16] for file in sorted(Path(model).glob("*.safetensors"))]
 
 
 def suffix_of(args: argparse.Namespace, bench: str) -> str:
@@ -265,9 +249,11 @@ def open_folder(out: Path, settings: dict) -> None:
     before = json.loads(path.read_text())
     changed = [key for key in settings if before.get(key) != settings[key]]
     if changed:
-        told = [f"{key}: {before.get(key)} there, {settings[key]} here" for key in changed]
-        digests = ("benchmarks", "weights")  # of no use to a reader
-        told = [key if key in digests else text for key, text in zip(changed, told, strict=True)]
+        digests = ("benchmarks", "weights")  # their values are of no use to a reader
+        told = [
+            key if key in digests else f"{key}: {before.get(key)} there, {settings[key]} here"
+            for key in changed
+        ]
         raise Refused(
             f"{out} holds an evaluation with other settings ({', '.join(told)}): "
             f"add --out {out}-{changed[0]}, say, or delete that folder."
@@ -379,27 +365,6 @@ def merge(out: Path, settings: dict) -> list[dict]:
 # --- grading ---
 
 
-def grade(record: dict) -> dict:
-    """How many of a problem's n answers each verifier accepts, and means over its answers."""
-    problem = data.Problem(record["text"], record["answer"], prefill=record["prefill"])
-    texts, gold = [problem.completed(one["text"]) for one in record["answers"]], problem.answer
-    if record["verify"]:
-        # A logic puzzle has its own verifier. Partial credit does not count as solved.
-        found = [tagged_answer(text) for text in texts]
-        robust = strict = [logic_score(text, record["verify"]) == 1 for text in texts]
-    else:
-        found = [rewards.last_answer(text) for text in texts]
-        robust = [score > 0 for score in rewards.robust_many(texts, [gold] * len(texts))]
-        strict = [rewards.strict_box(text, gold) > 0 for text in texts]
-    graded = {key: record[key] for key in ("benchmark", "index", "task", "text", "answer")}
-    graded |= {"n": len(texts), "robust": sum(robust), "strict": sum(strict)}
-    for key in ("truncated", "tokens", "distinct_4gram"):
-        graded[key] = fmean(answer[key] for answer in record["answers"])
-    graded["majority"] = majority(found, robust, str.__eq__ if record["verify"] else equal)
-    graded["no_answer"] = fmean(text is None for text in found)
-    return graded
-
-
 def summarise(out: Path, settings: dict) -> None:
     """Grade every answer, print the tables and write eval.json."""
     records = tqdm(merge(out, settings), desc="grading", unit="problem", leave=False)
@@ -419,10 +384,10 @@ def evaluate(args: argparse.Namespace) -> None:
     names = args.benchmarks.split(",") if args.benchmarks else protocol["benchmarks"]
     models = find_models(args.model, args.all)
     files = dict(text.split("=", 1) for text in args.data)
-    problems = load_benchmarks(names, files, args.limit)
+    sources = find_sources(names, files)
+    problems = {name: load_problems(source)[: args.limit] for name, source in sources.items()}
     # The embedded worlds' models are so small that threads cost more than they give.
-    tiny = all(source_of(name, files).startswith("tiny:") for name in names)
-    start_ranks(one_thread=tiny)
+    start_ranks(one_thread=all(source.startswith("tiny:") for source in sources.values()))
     engine, first = None, dist.get_rank() == 0
     for name, model in models:
         out = Path(args.out or "evals")

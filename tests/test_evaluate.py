@@ -17,6 +17,7 @@ import rewards
 from tiny import pretrain as tiny
 from tools.evaluation import published, statistics
 from tools.evaluation.comparison import compare
+from tools.evaluation.grading import grade
 from tools.evaluation.tables import by_task, report
 from trainer import data
 from trainer.errors import Refused
@@ -117,7 +118,7 @@ def graded(answers, gold, prefill=""):
     one = {"truncated": False, "tokens": 1, "distinct_4gram": 1.0}
     record = dict.fromkeys(("benchmark", "index", "task", "text"), "") | {"verify": None}
     record |= {"answers": [one | {"text": text} for text in answers]}
-    return evaluate.grade(record | {"answer": gold, "prefill": prefill})
+    return grade(record | {"answer": gold, "prefill": prefill})
 
 
 def test_an_answer_is_graded_and_votes_whole():

@@ -22,7 +22,7 @@ from viewer import (
 
 from justrl import Config
 from tools.view.__main__ import main
-from tools.view.folder import Group, grade, load
+from tools.view.folder import load
 from tools.view.page import pack, render
 from tools.view.tokens import Pieces
 from trainer.data import Problem, Rollout
@@ -286,18 +286,20 @@ def test_an_evaluation_is_read_with_pass_counts_and_disputed_answers_first(tmp_p
     assert "of 12 answers do not fit" in short.left_out
 
 
-def test_puzzles_are_judged_by_their_own_verifier(monkeypatch):
-    monkeypatch.setattr("tools.view.folder.logic_score", lambda text, verify: verify["score"])
-    groups = []
-    for score in (1.0, 0.5):
-        members = [SimpleNamespace(text="<answer>x</answer>", strict=None, robust=None)]
-        verify = {"task": "t", "score": score}
-        groups.append(Group("train", 1, 0, "p", "", "t", 0.0, "", members, verify=verify))
-    grade(groups)
-    assert [(g.answers[0].strict, g.answers[0].robust) for g in groups] == [
-        (True,) * 2,
-        (False,) * 2,
-    ]
+def test_answers_are_judged_by_the_puzzles_verifier_and_with_what_the_prompt_began(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tools.evaluation.grading.logic_score", lambda text, verify: float(text))
+    path = make_evaluation(tmp_path / "evaluation") / "generations.jsonl"
+    record = json.loads(path.read_text().splitlines()[0]) | {"answer": "42"}
+    blank = {"tokens": 1, "truncated": False}
+    puzzle = record | {"verify": {"task": "t"}}
+    puzzle["answers"] = [blank | {"text": "1"}, blank | {"text": "0.5"}]
+    begun = record | {"index": 1, "prefill": "\\boxed{", "answers": [blank | {"text": "42}"}]}
+    path.write_text(json.dumps(puzzle) + "\n" + json.dumps(begun) + "\n")
+    first, second = load(path.parent).groups
+    assert [(a.strict, a.robust) for a in first.answers] == [(True, True), (False, False)]
+    assert [(a.strict, a.robust) for a in second.answers] == [(True, True)]
 
 
 # --- the page and the terminal ---

@@ -1,6 +1,6 @@
 """Turn graded problems into the numbers of eval.json and tables on the screen.
 
-evaluate.grade makes a dict of each problem: its benchmark, index, task, text and answer; n, the
+grading.grade makes a dict of each problem: its benchmark, index, task, text and answer; n, the
 number of answers to it; how many of them each verifier accepts ("robust", "strict"); and means over
 the answers.
 """

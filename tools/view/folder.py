@@ -7,14 +7,15 @@ the run or in one benchmark of the evaluation.
 import json
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
-from rewards import robust_many, strict_box
 from tools.evaluation.comparison import read_answers
+from tools.evaluation.grading import verdicts
 from tools.evaluation.statistics import pass_at_k, powers
-from tools.evaluation.tables import VERIFIERS
 from tools.panels import is_number
 from tools.view.tokens import Pieces
 from trainer.errors import Refused
@@ -22,7 +23,6 @@ from trainer.policy.pretrained import load_tokenizer
 from trainer.run import kept
 from trainer.run.files import read_jsonl
 from trainer.run.launch import model_folder
-from trainer.sources.logic import logic_score
 
 
 @dataclass
@@ -33,8 +33,8 @@ class Answer:
     text: str
     truncated: bool
     length: int  # tokens
-    strict: bool = False  # verdicts of the two verifiers
-    robust: bool = False
+    robust: bool  # verdicts of the two verifiers
+    strict: bool
     reward: float | None = None
     advantage: float | None = None
     minibatch: int | None = None
@@ -57,7 +57,6 @@ class Group:
     prompt: str  # as the model saw it, "" where it was not kept
     answers: list[Answer]
     facts: list[str] = field(default_factory=list)  # what else is shown of all answers
-    verify: dict | None = None
 
 
 @dataclass
@@ -74,16 +73,6 @@ class Source:
     resets: list[int] = field(default_factory=list)
     clip: tuple[float, float] = (0.2, 0.2)
     left_out: str = ""
-
-
-def grade(groups: list[Group]) -> None:
-    """Set both verifiers' verdicts of every answer."""
-    asked = [(answer, group) for group in groups for answer in group.answers]
-    robust = robust_many([answer.text for answer, _ in asked], [group.gold for _, group in asked])
-    for (answer, group), verdict in zip(asked, robust, strict=True):
-        answer.strict, answer.robust = strict_box(answer.text, group.gold) > 0, verdict > 0
-        if group.verify:  # a logic puzzle has its own verifier; partial credit does not count
-            answer.strict = answer.robust = logic_score(answer.text, group.verify) == 1
 
 
 def load(folder: Path, steps: range | None = None, share: float = 1.0) -> Source:
@@ -142,7 +131,6 @@ def load_run(folder: Path, steps: range | None, share: float) -> Source:
             f"{len(files) - len(chosen)} of {len(files)} files of rollouts do not fit on one page; "
             f"--steps FIRST:LAST shows a stretch of the run whole"
         )
-    grade(source.groups)
     return source
 
 
@@ -172,29 +160,33 @@ def _pieces(folder: Path, config: dict) -> Pieces | None:
 
 
 def _groups(kind: str, rows: list[dict], pieces: Pieces | None) -> list[Group]:
-    groups = {}
-    for row in rows:
-        if row["place"] not in groups:
-            groups[row["place"]] = Group(
-                kind="train" if kind == "step" else "held_out",
-                step=row["step"],
-                place=row["place"],
-                problem=row["problem"],
-                gold=row["answer"],
-                task=row["task"] or "",
-                solved=row["solved"],
-                prompt=pieces.decode(row["prompt_ids"]) if pieces else "",
-                answers=[],
-                verify=json.loads(row["verify"]) if row["verify"] else None,
-            )
-        groups[row["place"]].answers.append(_answer(row, pieces))
-    return list(groups.values())
+    groups = []
+    for place, own in groupby(rows, key=itemgetter("place")):
+        own = list(own)
+        first = own[0]
+        texts, verify = [row["text"] for row in own], json.loads(first["verify"] or "null")
+        graded = zip(own, *verdicts(texts, first["answer"], verify), strict=True)
+        group = Group(
+            kind="train" if kind == "step" else "held_out",
+            step=first["step"],
+            place=place,
+            problem=first["problem"],
+            gold=first["answer"],
+            task=first["task"] or "",
+            solved=first["solved"],
+            prompt=pieces.decode(first["prompt_ids"]) if pieces else "",
+            answers=[_answer(row, robust, strict, pieces) for row, robust, strict in graded],
+        )
+        groups.append(group)
+    return groups
 
 
-def _answer(row: dict, pieces: Pieces | None) -> Answer:
+def _answer(row: dict, robust: bool, strict: bool, pieces: Pieces | None) -> Answer:
     ids, names = row["response_ids"], ("sample", "text", "truncated", "reward", "advantage")
     return Answer(
         **{name: row[name] for name in (*names, "minibatch")},
+        robust=robust,
+        strict=strict,
         length=len(ids),
         pieces=pieces and pieces.split(ids),
         special=[i in pieces.special for i in ids] if pieces else [],
@@ -214,13 +206,6 @@ def load_evaluation(folder: Path, share: float) -> Source:
     records = read_answers(folder)
     labels = list(dict.fromkeys(benchmark for benchmark, _ in records))
     groups = [_benchmark_group(labels.index(key[0]), records[key]) for key in records]
-    grade(groups)
-    for group in groups:
-        n = len(group.answers)
-        robust, strict = (sum(getattr(a, name) for a in group.answers) for name in VERIFIERS)
-        group.solved = robust / max(1, n)
-        rates = [f"@{k} {pass_at_k(n, robust, k):.3g}" for k in powers(n) if k]
-        group.facts = [f"{robust} of {n} right, {strict} to the letter", f"pass {'  '.join(rates)}"]
     shown = ("model", "protocol", "temperature", "top_p", "max_tokens", "seed")
     return Source(
         name=str(result.get("name") or folder.resolve().name),
@@ -233,10 +218,14 @@ def load_evaluation(folder: Path, share: float) -> Source:
 
 
 def _benchmark_group(number: int, record: dict) -> Group:
+    texts = [record.get("prefill", "") + answer["text"] for answer in record["answers"]]
+    robust, strict = verdicts(texts, record["answer"], record.get("verify"))
     answers = [
-        Answer(i, answer["text"], bool(answer["truncated"]), answer["tokens"])
-        for i, answer in enumerate(record["answers"])
+        Answer(i, one["text"], bool(one["truncated"]), one["tokens"], robust[i], strict[i])
+        for i, one in enumerate(record["answers"])
     ]
+    n, c = len(answers), sum(robust)
+    rates = [f"@{k} {pass_at_k(n, c, k):.3g}" for k in powers(n)]
     return Group(
         kind="benchmark",
         step=number,
@@ -244,10 +233,10 @@ def _benchmark_group(number: int, record: dict) -> Group:
         problem=record["text"],
         gold=record["answer"],
         task=record.get("task") or "",
-        solved=0.0,
+        solved=c / n,
         prompt="",
         answers=answers,
-        verify=record.get("verify"),
+        facts=[f"{c} of {n} right, {sum(strict)} to the letter", f"pass {'  '.join(rates)}"],
     )
 
 

@@ -83,7 +83,7 @@ def _source(source: Source, table: _Table) -> dict:
 
 def _group(group: Group, table: _Table) -> dict:
     answers = [_answer(answer, table) for answer in group.answers]
-    return vars(group) | {"answers": answers, "verify": None}
+    return vars(group) | {"answers": answers}
 
 
 def _answer(answer: Answer, table: _Table) -> dict:

@@ -1,0 +1,41 @@
+"""Grade answers by both verifiers, the robust one and JustRL's strict box."""
+
+from statistics import fmean
+
+import rewards
+from tools.evaluation.statistics import majority
+from trainer.sources.logic import logic_score, tagged_answer
+from verifier import equal
+
+
+def verdicts(texts: list[str], gold: str, verify: dict | None) -> tuple[list[bool], list[bool]]:
+    """(robust, strict): which answers each verifier accepts.
+
+    A logic puzzle has its own verifier instead. Partial credit does not count as solved.
+    """
+    if verify:
+        solved = [logic_score(text, verify) == 1 for text in texts]
+        return solved, solved
+    robust = [score > 0 for score in rewards.robust_many(texts, [gold] * len(texts))]
+    return robust, [rewards.strict_box(text, gold) > 0 for text in texts]
+
+
+def grade(record: dict) -> dict:
+    """How many of a problem's n answers each verifier accepts, and means over its answers.
+
+    record: a line of generations.jsonl.
+    """
+    answers, gold, verify = record["answers"], record["answer"], record["verify"]
+    texts = [record["prefill"] + answer["text"] for answer in answers]
+    robust, strict = verdicts(texts, gold, verify)
+    found = [tagged_answer(text) if verify else rewards.last_answer(text) for text in texts]
+    return {
+        **{key: record[key] for key in ("benchmark", "index", "task", "text", "answer")},
+        **{"n": len(texts), "robust": sum(robust), "strict": sum(strict)},
+        **{
+            key: fmean(answer[key] for answer in answers)
+            for key in ("truncated", "tokens", "distinct_4gram")
+        },
+        "majority": majority(found, robust, str.__eq__ if verify else equal),
+        "no_answer": fmean(text is None for text in found),
+    }
