@@ -129,7 +129,7 @@ def token_values(
             continue
         columns = _columns(micro, gap_M, clip, tis_cap)
         lengths = [len(rollout.response_ids) for rollout in micro.rollouts]
-        pieces = torch.stack(list(columns.values())).cpu().split(lengths, dim=1)
+        pieces = torch.stack(list(columns.values())).detach().cpu().split(lengths, dim=1)
         for rollout, piece in zip(micro.rollouts, pieces, strict=True):
             if rollout in places:
                 piece = stored(dict(zip(columns, piece.numpy(), strict=True)))
