@@ -186,11 +186,11 @@ def test_ctrl_c_ends_a_check_without_a_verdict(tmp_path, capsys):
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr(checking.tempfile, "mkdtemp", refuse)
-    with pytest.raises(ValueError, match=r"cannot write in .*give another --out"):
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(Refused, match=r"cannot make the folder .*give another --out"):
         checked(config_of("justrl", tmp_path / "run"))
 
 
@@ -213,7 +213,7 @@ def test_the_estimates_follow_from_a_tried_step():
     step = {"seconds_rollout": 4.0, "seconds_logps": 1.0, "seconds_update": 2.0}
     step |= {"seconds_sync": 3.0, "seconds_reward": 9.0, "seconds_step": 19.0}
     phases, hours = checking.whole_run(config, tried, step, held_out=5)
-    assert phases == {"rollout": 8.0, "logps": 2.0, "update": 4.0, "sync": 3.0}
+    assert phases == {"rollout": 8.0, "logps": 2.0, "update": 4.0, "sync": 3.0, "keep": 0.0}
     # An evaluation: 5 problems x 4 answers of 50 tokens, where 20 answers of 100 took 4 seconds.
     assert 3600 * hours == pytest.approx(20 * 17 + 3 * 2)
 

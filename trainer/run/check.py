@@ -3,23 +3,22 @@
     python justrl.py --small --check
     torchrun --nproc-per-node 8 justrl.py --check
 
-It runs the recipe's own main for two steps, in a folder that it deletes, with prompts and responses
-as long as the flags allow, and only as many of them as fill the micro-batches. The first step
-allocates the optimizer's state, the second one is timed. A thread records the least free memory.
-There are no evaluations.
+It runs the recipe's own main for two steps without evaluations, in a folder that it deletes, with
+prompts and responses as long as the flags allow, and only as many as fill the micro-batches. The
+first step allocates the optimizer's state, the second one is timed.
 """
 
 import dataclasses
 import io
 import json
 import math
+import os
 import shutil
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -32,8 +31,8 @@ from trainer.data import chat_ids
 from trainer.errors import Refused
 from trainer.machine import LOCAL_RANKS, LeastFree
 from trainer.policy.pretrained import load_tokenizer
-from trainer.ranks import start_ranks
-from trainer.run.files import read_jsonl
+from trainer.ranks import from_all_ranks, start_ranks
+from trainer.run.files import make_folder, read_jsonl
 from trainer.sources.load import load_problems
 
 GB = 1e9
@@ -63,7 +62,7 @@ def check(main: Callable, config, model_dir: str) -> None:
         hardest = at_its_hardest(config, model_dir, folder)
         with sentences(config), least, redirect_stdout(io.StringIO()):
             main(hardest)
-        needs = [*memory_needed(config, least), disk]
+        needs = from_all_ranks([*memory_needed(config, least), disk])[0]  # so all ranks end alike
         if dist.get_rank() == 0:
             steps = read_jsonl(folder / "run" / "metrics.jsonl")
             if len(steps) < hardest.steps:  # Ctrl-C: the run has ended early
@@ -71,9 +70,7 @@ def check(main: Callable, config, model_dir: str) -> None:
             what = f"{config.model}, {parameters / 1e6:,.1f} M parameters, on {device}"
             print(f"\n{what}, {dist.get_world_size()} rank(s)\n\n{table(needs)}")
             print(times(config, hardest, steps[-1], held_out))
-    verdict = [needs]
-    dist.broadcast_object_list(verdict, device=torch.device("cpu"))  # so all ranks end alike
-    refuse_too_little(verdict[0])
+    refuse_too_little(needs)
 
 
 # --- what is tried ---
@@ -148,19 +145,16 @@ def state_needed(config, parameters: int, free: LeastFree) -> Need:
 
 
 def memory_needed(config, least: LeastFree) -> list[Need]:
-    host = least.host_needed(), least.host_at_first, advice(config, "sampling")
-    needs, there = [Need("host memory", *host)], least.device_at_first
-    if there:
-        taken = there - least.device
-        needs.insert(0, Need("GPU memory", taken, there, advice(config, "training")))
-    return needs
+    there, host = least.device_at_first, least.host_at_first
+    needs = [Need("GPU memory", there - least.device, there, advice(config, "training"))]
+    needs += [Need("host memory", least.host_needed(), host, advice(config, "sampling"))]
+    return needs if there else needs[1:]
 
 
 def disk_needed(config, parameters: int, folder: Path) -> Need:
     kept = config.keep_checkpoints + 1  # a new one is whole before an old one goes
-    free = shutil.disk_usage(folder).free
     flag = "lower --keep_checkpoints, or give an --out on a larger disk"
-    return Need("disk", kept * SAVED_BYTES * parameters, free, flag)
+    return Need("disk", kept * SAVED_BYTES * parameters, shutil.disk_usage(folder).free, flag)
 
 
 def refuse_too_little(needs: list[Need]) -> None:
@@ -180,7 +174,11 @@ def sentences(config) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError, ValueError) as error:
-        phase, text = phase_of(error), str(error).lower()
+        names = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+        phase = "sampling" if "generate" in names else "training"
+        if names & {"make_engine", "load_policy", "load_reference", "make_optimizer", "self_check"}:
+            phase = "building"
+        text = str(error).lower()
         torchs = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if torchs or "can't allocate memory" in text:  # the words are those of its CPU allocator
             help = advice(config, phase)
@@ -191,14 +189,6 @@ def sentences(config) -> Iterator[None]:
         else:
             raise
         raise Refused(f"this run does not fit: memory ran out while {phase}; {help}") from error
-
-
-def phase_of(error: BaseException) -> str:
-    """What the recipe was doing, by the functions that the error passed through."""
-    names = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
-    if names & {"make_engine", "load_policy", "load_reference", "make_optimizer", "self_check"}:
-        return "building"
-    return "sampling" if "generate" in names else "training"
 
 
 def advice(config, phase: str) -> str:
@@ -228,21 +218,15 @@ def scratch_folder(config) -> Iterator[Path]:
     """
     place = Path(config.out or "runs").expanduser().absolute()
     place = next(parent for parent in (place, *place.parents) if parent.exists())
-    before, name = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)), [None]
-    with ExitStack() as stack:
-        stack.callback(signal.signal, signal.SIGTERM, before)
+    folder = from_all_ranks(place / f".check-{os.getpid()}")[0]
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        make_folder(folder)
+        yield folder
+    finally:
         if dist.get_rank() == 0:
-            try:
-                folder = tempfile.TemporaryDirectory(
-                    prefix=".check-", dir=place, ignore_cleanup_errors=True
-                )
-            except OSError as error:
-                raise Refused(
-                    f"cannot write in {place} ({error.strerror}); give another --out"
-                ) from error
-            name = [stack.enter_context(folder)]
-        dist.broadcast_object_list(name, device=torch.device("cpu"))
-        yield Path(name[0])
+            shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGTERM, before)
 
 
 # --- what is printed ---
@@ -263,11 +247,8 @@ def whole_run(config, tried, step: dict, held_out: int) -> tuple[dict[str, float
     step: the metrics of a step with fewer prompts. held_out: the number of held-out problems.
     """
     times = config.prompts_per_step / tried.prompts_per_step
-    phases = {
-        name: times * step[f"seconds_{name}"]
-        for name in ("rollout", "logps", "update", "keep")
-        if f"seconds_{name}" in step
-    }
+    grow = ("rollout", "logps", "update", "keep")
+    phases = {name: times * step.get(f"seconds_{name}", 0.0) for name in grow}
     phases["sync"] = step.get("seconds_sync", 0.0)
     seconds = config.steps * sum(phases.values())
     if config.eval_every:
