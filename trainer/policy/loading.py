@@ -103,14 +103,12 @@ def _may_reduce_once(policy: Policy) -> bool:
 
 def _load_on_rank_0(model_dir: str):
     """The model in float32 on rank 0; on other ranks its modules on the meta device."""
-    if dist.get_world_size() == 1:
-        return load_model(model_dir, torch.float32)
-    model, kind = None, [None, None]
+    kind = [None, None]
     if dist.get_rank() == 0:
         model = load_model(model_dir, torch.float32)
         kind = [type(model), model.config]
     dist.broadcast_object_list(kind, src=0, device=torch.device("cpu"))
-    if model is None:
+    if dist.get_rank() > 0:
         model_class, config = kind
         with torch.device("meta"):
             model = model_class(config).eval()

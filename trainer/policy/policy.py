@@ -263,14 +263,13 @@ def on_device(policy: Policy) -> Iterator[Policy]:
 
     The copy on the device is dropped at the end. The one in host memory is not changed.
     """
-    tensors = [*policy.parameters(), *policy.buffers()]
-    in_host_memory = [tensor.data for tensor in tensors]
-    for tensor in tensors:
-        tensor.data = tensor.data.to(policy.device)
+    in_host_memory = {x: x.data for x in (*policy.parameters(), *policy.buffers())}
+    for tensor, data in in_host_memory.items():
+        tensor.data = data.to(policy.device)
     try:
         yield policy
     finally:
-        for tensor, data in zip(tensors, in_host_memory, strict=True):
+        for tensor, data in in_host_memory.items():
             tensor.data = data
 
 

@@ -83,14 +83,10 @@ def checkpoint_activations(model) -> None:
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    blocks = [
-        module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
-    ]
+    blocks = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
     if not blocks or not model.supports_gradient_checkpointing:
-        raise Refused(
-            f"{type(model).__name__} cannot recompute activations: add --gradient_checkpointing "
-            f"false"
-        )
+        name = type(model).__name__
+        raise Refused(f"{name} cannot recompute activations: add --gradient_checkpointing false")
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for block in blocks:
         block.training = True

@@ -10,6 +10,7 @@ import inspect
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from trainer.data import Rollout, Sampling
@@ -56,13 +57,11 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def generate(self, prompts, n: int, seeds, sampling: Sampling) -> list[list[Rollout]]:
-        """n responses to each of P prompts, lists of ids; P seeds -> P lists of n rollouts."""
+        """See engine.Engine."""
         longest = max(map(len, prompts), default=0) + sampling.max_tokens
         if longest > self.max_length:
-            raise Refused(
-                f"prompt + response of {longest} tokens is over the engine's limit "
-                f"of {self.max_length}"
-            )
+            limit = f"is over the engine's limit of {self.max_length}"
+            raise Refused(f"prompt + response of {longest} tokens {limit}")
         groups, at_once = [], self.prompts_at_once(n, longest)
         for start in range(0, len(prompts), at_once):
             rows = slice(start, start + at_once)
@@ -80,9 +79,7 @@ class TransformersEngine:
         cache = DynamicCache(config=self.model.config)
         ids = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
         self._forward(ids, ids == 0, ids, cache)
-        states = [
-            getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")
-        ]
+        states = (getattr(layer, at, None) for layer in cache.layers for at in ("keys", "values"))
         return sum(tensor.nbytes for tensor in states if isinstance(tensor, torch.Tensor))
 
     def _decode(self, prompts, n, seeds, sampling) -> list[list[Rollout]]:
@@ -118,14 +115,11 @@ class TransformersEngine:
 
         lengths, stopped = length_N.tolist(), stopped_N.tolist()
         ids_N_R, logps_N_R = ids_N_R.to("cpu", torch.int32).numpy(), logps_N_R.cpu().numpy()
-        groups = []
-        for p, prompt in enumerate(prompts):
-            prompt_ids, group = np.array(prompt, np.int32), []
-            for i in range(p * n, (p + 1) * n):
-                ids, logps = ids_N_R[i, : lengths[i]].copy(), logps_N_R[i, : lengths[i]].copy()
-                group.append(Rollout(prompt_ids, ids, logps, truncated=not stopped[i]))
-            groups.append(group)
-        return groups
+        rollouts, prompts = [], [np.array(prompt, np.int32) for prompt in prompts]
+        for i, length in enumerate(lengths):
+            ids, logps = ids_N_R[i, :length].copy(), logps_N_R[i, :length].copy()
+            rollouts.append(Rollout(prompts[i // n], ids, logps, truncated=not stopped[i]))
+        return [rollouts[start : start + n] for start in range(0, len(rollouts), n)]
 
     def _prefill(self, prompts, width: int, max_tokens: int):
         """Run the P prompts, padded on the left so that all responses start at the same position.
@@ -135,7 +129,6 @@ class TransformersEngine:
         the logits that predict it [P, V].
         """
         length_P_1 = torch.tensor([[len(prompt)] for prompt in prompts], device=self.device)
-        rows = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         place = torch.arange(width + max_tokens, device=self.device)
         mask = place >= width - length_P_1
         positions = (place[:width] - (width - length_P_1)).clamp(min=0)
@@ -143,7 +136,8 @@ class TransformersEngine:
             cache = growing_cache(self.model, width + max_tokens)
         else:
             cache = DynamicCache(config=self.model.config)
-        ids = torch.tensor(rows, device=self.device)
+        rows = [torch.tensor(prompt) for prompt in prompts]
+        ids = pad_sequence(rows, batch_first=True, padding_side="left").to(self.device)
         logits = self._forward(ids, mask[:, :width], positions, cache)
         if self.ordinary:  # in this form, it is not computed again at every step
             blank = torch.zeros(mask.shape, dtype=self.model.dtype, device=self.device)
@@ -174,7 +168,7 @@ class TransformersEngine:
         return ids, reported.gather(-1, ids[:, None]).squeeze(-1).log()
 
     def load_weights(self, policy) -> None:
-        """Replace the engine's weights by the policy's, cast to the engine's dtype."""
+        """See engine.Engine."""
         load_packed(self.model, dict(policy.full_state()))
 
     def sleep(self) -> None:

@@ -236,7 +236,7 @@ class VLLMEngine:
         )
 
     def generate(self, prompts, n: int, seeds: list[int], sampling: Sampling):
-        """n responses to each of P prompts (lists of ids), from P seeds: P lists of n rollouts."""
+        """See Engine."""
         requests = [{"prompt_token_ids": prompt} for prompt in prompts]
         params = [self.params(n, seed, sampling) for seed in seeds]
         outputs = self.llm.generate(requests, params, use_tqdm=False)
@@ -246,7 +246,7 @@ class VLLMEngine:
         ]
 
     def load_weights(self, policy) -> None:
-        """Replace the engine's weights by the policy's, cast to the engine's dtype; wake it up.
+        """See Engine.
 
         It sends the state dict, not named_parameters, because the latter lacks a tied head, and
         vLLM would silently keep the old one. All tensors go in one call. Cached prefixes are then
@@ -262,7 +262,7 @@ class VLLMEngine:
         self.llm.reset_prefix_cache()
 
     def sleep(self) -> None:
-        """Give the GPU memory of weights and key-value cache to the trainer. On a CPU: nothing."""
+        """Give up the memory of weights and key-value cache. On a CPU: nothing."""
         if self.cuda and not self.asleep:
             self.llm.sleep(level=1)
             self.asleep = True
