@@ -138,9 +138,8 @@ def test_what_cannot_be_an_answer_is_dropped_with_a_count(tmp_path, capsys):
     path = write(tmp_path / "a.jsonl", [GOOD, code, cases, *words])
     assert len(load_problems(path)) == 1
     assert capsys.readouterr().out == (
-        f"{path}: 6 rows, 1 problems kept; 0 repeated rows collapsed, 0 problems with conflicting "
-        "answers and 0 blank rows dropped; 3 rows whose answer says that there is none dropped; "
-        "2 programming tasks dropped\n"
+        f"{path}: 6 rows, 1 problems kept; 2 programming tasks dropped, "
+        "3 rows whose answer says that there is none dropped\n"
     )
 
 
@@ -314,7 +313,7 @@ def test_repeats_collapse_and_conflicts_go_with_their_counts(tmp_path, capsys, k
     assert golds == {"a?": "1", "c?": "25", "d?": "4"}
     assert capsys.readouterr().out == (
         f"{path}: 303 rows, 3 problems kept; 299 repeated rows collapsed, "
-        "1 problems with conflicting answers and 0 blank rows dropped\n"
+        "1 problems with conflicting answers dropped\n"
     )
 
 
@@ -539,7 +538,7 @@ def test_a_malformed_row_of_a_table_is_named_by_its_number(tmp_path, kind):
             ", line 1: not valid JSON ('utf-8' codec"),
         ("a.json", b'[{"problem": "p", "answer": "1"},',
             ": not valid JSON (Expecting value: line 1 column"),
-        ("a.parquet", b"PAR1 no", ": not a Parquet file ("),
+        ("a.parquet", b"PAR1 no", ": cannot read it (Parquet file"),
         ("a.jsonl", b"", ": no problems in it"), ("a.json", b"[]", ": no problems in it"),
         ("a.jsonl", b'{"problem": "p", "answer": "1",}',
             ", line 1: not valid JSON ("),
@@ -547,9 +546,9 @@ def test_a_malformed_row_of_a_table_is_named_by_its_number(tmp_path, kind):
             ", line 1: not valid JSON (the key answer occurs twice)"),
         ("a.jsonl", b"[" * 100_000, ", line 1: not valid JSON (maximum recursion depth"),
         ("a.jsonl", b" \n\r\n", ": no problems in it"),
-        ("a.jsonl", b"\xff\xfe\x00", ": not valid UTF-16 ("),
-        ("a.jsonl", gzip.compress(b"x" * 99, mtime=0)[:-9], ": the gzip file is damaged ("),
-        ("a.json", b'{"data": [1]}', ": it is one object with data; expected a list of rows, or "),
+        ("a.jsonl", b"\xff\xfe\x00", ": cannot read it ('utf-16"),
+        ("a.jsonl", gzip.compress(b"x" * 99, mtime=0)[:-9], ": cannot read it (Compressed file "),
+        ("a.json", b'{"data": [1]}', ", row 1: no problem column; expected one of problem, "),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1", ": it is a git-lfs pointer"),
         ("a.csv", b"problem,answer\n", ": unknown kind of file; pandas.read_csv(...).to_json("),
         ("a.txt", b"problem,answer\n", f": unknown kind of file; give {ACCEPTED}"),
@@ -565,7 +564,7 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
     path = tmp_path / "a.parquet"
     data = Path(write(path, [GOOD] * 1000)).read_bytes()
     path.write_bytes(data[:4] + bytes(100) + data[104:])
-    assert refusal(path).startswith(f"{path}: the Parquet file is damaged")
+    assert refusal(path).startswith(f"{path}: cannot read it (")
 
 
 def test_a_folder_is_no_file(tmp_path):
@@ -594,7 +593,7 @@ def test_every_way_to_write_json(tmp_path, content, name):
 
 
 def test_a_json_file_may_be_one_row_over_several_lines(tmp_path):
-    (tmp_path / "a.json").write_text(json.dumps(GOOD, indent=1))
+    (tmp_path / "a.json").write_text('{"Problem": "p",\n "Answer": "1"}')
     assert load_problems(str(tmp_path / "a.json")) == [Problem("p", "1", "a")]
 
 
@@ -717,8 +716,7 @@ def test_known_blank_rows_are_dropped_and_counted_and_others_are_faults(hub, cap
     hub[polaris, None, "train"] = HUB_ROWS[polaris, None, "train"]
     load_problems(polaris)
     assert capsys.readouterr().out == (
-        f"{polaris}: 3 rows, 1 problems kept; 0 repeated rows collapsed, "
-        "0 problems with conflicting answers and 2 blank rows dropped\n"
+        f"{polaris}: 3 rows, 1 problems kept; 2 blank rows dropped\n"
     )
     hub["math-ai/aime25", None, "test"] = [GOOD, {"problem": "p", "answer": ""}]
     assert refusal("math-ai/aime25") == "math-ai/aime25, row 2: empty answer"

@@ -15,9 +15,13 @@ from verifier import equal
 class Blank(Refused):
     """The row has no problem or no answer. Some public sets are known to have such rows."""
 
+    counted = "blank rows dropped"
+
 
 class NoAnswer(Blank):
     """The gold says that there is none, as NuminaMath's "proof" and "notfound" do."""
+
+    counted = "rows whose answer says that there is none dropped"
 
 
 NO_ANSWER = {"proof", "notfound", "n/a", "noanswer", "seesolution"}
@@ -61,11 +65,12 @@ def clean_answer(value) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise Refused(f"answer is {type(value).__name__}; expected text or a number")
     answer = value if isinstance(value, str) else _digits(value)
-    if fault := control_fault(answer.rpartition("####")[2]):
+    _, mark, answer = answer.rpartition("####")
+    if fault := control_fault(answer):
         raise Refused(f"answer {fault}")
     answer = answer.strip()
-    if "####" in answer:
-        answer = (answer.rpartition("####")[2].strip().splitlines() or [""])[0].strip()
+    if mark:
+        answer = (answer.splitlines() or [""])[0].strip()
         if amount := AMOUNT.fullmatch(answer):
             answer = amount[1].replace(",", "")
     while (bare := _unwrap(answer)) != answer:

@@ -102,10 +102,7 @@ def load_hub(source: str, solutions: bool = False) -> list[tuple[Problem, dict]]
                 "and the name (ID, ID:SPLIT or ID:CONFIG/SPLIT), or give a local .jsonl, .json or "
                 ".parquet file"
             ) from None
-        try:
-            part = part.select_columns(known_columns(part.column_names, solutions))
-        except ValueError as error:
-            raise Refused(f"{source}: {error}") from None
+        part = part.select_columns(known_columns(source, part.column_names, solutions))
         rows.append(table_rows(part.with_format("arrow").iter(10_000)))
     return collect(source, chain(*rows), hub.task, blanks=hub.blanks, solutions=solutions)
 

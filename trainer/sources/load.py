@@ -25,7 +25,7 @@ from tiny import world
 from trainer.data import Problem
 from trainer.errors import Refused, did_you_mean
 from trainer.sources import hub, logic
-from trainer.sources.rows import TEXT_COLUMNS, collect, known_columns, table_rows
+from trainer.sources.rows import collect, known_columns, table_rows
 
 ACCEPTED = (
     "a .jsonl, .json or .parquet file, a hub id such as openai/gsm8k, a benchmark such as aime24, "
@@ -78,9 +78,9 @@ def _load(name, seed, solutions):
     if kind == "logic":
         return logic.load(rest, seed)
     path = _path(name)
+    if path.is_dir():
+        raise Refused(f"{name}: it is a folder; name a .jsonl, .json or .parquet file in it")
     if re.search(r"\.(jsonl|json|parquet)(\.gz)?$", path.name, re.IGNORECASE):
-        if path.is_dir():
-            raise Refused(f"{name}: it is a folder; name the files in it")
         if not path.exists():
             near = path.parent.iterdir() if path.parent.is_dir() else ()
             hint = did_you_mean(path.name, [found.name for found in near])
@@ -88,8 +88,6 @@ def _load(name, seed, solutions):
         task = path.name.removesuffix(".gz").rpartition(".")[0]
         rows = _file_rows(name, path, solutions)
         return [problem for problem, _ in collect(name, rows, task, solutions=solutions)]
-    if path.is_dir():
-        raise Refused(f"{name}: it is a folder; name a .jsonl, .json or .parquet file in it")
     if path.exists():
         csv = "pandas.read_csv(...).to_json(..., orient='records', lines=True) converts it; "
         hint = csv if path.suffix == ".csv" else ""
@@ -104,72 +102,52 @@ def _load(name, seed, solutions):
 
 
 def _file_rows(name, path, solutions) -> Iterator[tuple[str, dict]]:
+    import pyarrow
+
     try:
         with open(path, "rb") as file:
-            pointer = file.read(64).startswith(b"version https://git-lfs")
-    except OSError as error:
-        raise Refused(f"{name}: cannot read it ({error.strerror})") from None
-    if pointer:
-        raise Refused(f"{name}: it is a git-lfs pointer, not the data; run: git lfs pull")
-    if path.suffix.lower() == ".parquet":
-        return _parquet_rows(name, path, solutions)
-    return _json_rows(name, path)
+            if file.read(64).startswith(b"version https://git-lfs"):
+                raise Refused(f"{name}: it is a git-lfs pointer, not the data; run: git lfs pull")
+        if path.suffix.lower() == ".parquet":
+            yield from _parquet_rows(name, path, solutions)
+        else:
+            yield from _json_rows(name, path)
+    except (pyarrow.ArrowException, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise Refused(f"{name}: cannot read it ({' '.join(str(error).split())})") from None
 
 
 def _parquet_rows(name, path, solutions):
-    import pyarrow
     import pyarrow.parquet
 
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        columns = known_columns(file.schema_arrow.names, solutions)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise Refused(f"{name}: not a Parquet file ({_one_line(error)})") from None
-    except ValueError as error:
-        raise Refused(f"{name}: {error}") from None
-    rows = table_rows(file.iter_batches(10_000, columns=columns))
-    try:
-        yield from rows
-    except (pyarrow.ArrowException, OSError) as error:
-        raise Refused(f"{name}: the Parquet file is damaged ({_one_line(error)})") from None
+    file = pyarrow.parquet.ParquetFile(path)
+    columns = known_columns(name, file.schema_arrow.names, solutions)
+    return table_rows(file.iter_batches(10_000, columns=columns))
 
 
 def _json_rows(name, path):
+    """The rows of a JSON list, of one row over several lines, or of a file with one row a line."""
     data = path.read_bytes()
-    try:
-        if data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
-        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            data = data.decode("utf-16").encode()
-    except UnicodeDecodeError as error:
-        raise Refused(f"{name}: not valid UTF-16 ({error})") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise Refused(f"{name}: the gzip file is damaged ({_one_line(error)})") from None
+    if data.startswith(b"\x1f\x8b"):
+        data = gzip.decompress(data)
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        data = data.decode("utf-16").encode()
     is_json = path.name.lower().removesuffix(".gz").endswith(".json")
     is_list = data.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
-    rows = _json_list(name, data, strict=is_json and is_list) if is_json or is_list else None
-    if rows is not None:
-        yield from ((f"row {n}", row) for n, row in enumerate(rows, 1))
-        return
-    for n, line in enumerate(data.splitlines(), 1):
-        if line.strip(b"\xef\xbb\xbf \t"):
-            yield f"line {n}", _parse(line, f"{name}, line {n}")
-
-
-def _json_list(name, data, strict):
-    """The rows of a file that is one JSON list or one row; None if it has one row per line."""
-    try:
-        rows = _parse(data, name)
-    except ValueError:
-        if strict:
-            raise
-        return None
-    if isinstance(rows, dict) and not set(rows) & set(TEXT_COLUMNS):
-        raise Refused(
-            f"{name}: it is one object with {', '.join(rows) or 'nothing'}; expected a list of "
-            "rows, or one row a line"
-        )
-    return rows if isinstance(rows, list) else [rows]
+    if is_json or is_list:
+        try:
+            rows = _parse(data, name)
+        except Refused:
+            if is_json and is_list:
+                raise
+        else:
+            rows = rows if isinstance(rows, list) else [rows]
+            return [(f"row {n}", row) for n, row in enumerate(rows, 1)]
+    lines = enumerate(data.splitlines(), 1)
+    return (
+        (f"line {n}", _parse(line, f"{name}, line {n}"))
+        for n, line in lines
+        if line.strip(b"\xef\xbb\xbf \t")
+    )
 
 
 def _parse(data, place):
@@ -185,7 +163,3 @@ def _no_key_twice(pairs):
         keys = [key for key, _ in pairs]
         raise Refused(f"the key {next(key for key in row if keys.count(key) > 1)} occurs twice")
     return row
-
-
-def _one_line(error):
-    return " ".join(str(error).split())

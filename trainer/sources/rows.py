@@ -24,11 +24,10 @@ SOLUTION_COLUMNS = ("solution", "r1_solution_1")
 OTHER_COLUMNS = ("extra_info", "task", "verify", "difficulty", "ability")
 
 
-CODE, NONE = "programming tasks", "rows whose answer says that there is none"
-
-
 class Code(Refused):
     """A row that asks for a program; mixed sets have them."""
+
+    counted = "programming tasks dropped"
 
 
 def collect(
@@ -53,36 +52,34 @@ def collect(
     if no problem is left.
     """
     pairs, answers, chats, count, faults = [], {}, set(), Counter(), []
+    size = 0
     for place, row in rows:
-        count["rows"] += 1
-        row = _lower(row)
+        size += 1
         try:
+            row = _lower(row)
             problem = problem_of(row, task, solutions)
         except ValueError as error:
-            kind = {Code: CODE, NoAnswer: NONE, Blank: "blank"}.get(type(error))
-            if kind and (blanks or kind != "blank"):
-                count[kind] += 1
+            if isinstance(error, Code | NoAnswer) or (blanks and isinstance(error, Blank)):
+                count[error.counted] += 1
                 continue
             raise Refused(f"{source}, {place}: {error}") from None
         key = _prompt_key(problem)
         answers.setdefault(key, set()).add(problem.answer)
         if isinstance(row.get("prompt"), list):
             if key in chats:
-                count["repeated"] += 1
+                count["repeated rows collapsed"] += 1
                 continue
             chats.add(key)
         pairs.append((problem, row))
         if fault := control_fault(problem.text):
             faults.append(f"{place}: the problem {fault}")
     torn = {key for key, found in answers.items() if len(found) > 1}
+    if torn & chats:
+        count["problems with conflicting answers dropped"] = len(torn & chats)
     pairs = [pair for pair in pairs if _prompt_key(pair[0]) not in torn & chats]
-    if len(pairs) < count["rows"]:
-        say(
-            f"{source}: {count['rows']:,} rows, {len(pairs):,} problems kept; "
-            f"{count['repeated']:,} repeated rows collapsed, {len(torn & chats):,} problems with "
-            f"conflicting answers and {count['blank']:,} blank rows dropped"
-            + "".join(f"; {count[kind]:,} {kind} dropped" for kind in (NONE, CODE) if count[kind])
-        )
+    if count:
+        lost = ", ".join(f"{number:,} {what}" for what, number in count.items())
+        say(f"{source}: {size:,} rows, {len(pairs):,} problems kept; {lost}")
     if faults:
         say(f"{source}, {faults[0]} ({len(faults):,} such problems; they are kept as they are)")
     repeated = len(pairs) - len({_prompt_key(problem) for problem, _ in pairs})
@@ -99,7 +96,8 @@ def collect(
 def _lower(row):
     """Problem and Answer are problem and answer, unless both are there."""
     if not isinstance(row, dict):
-        return row
+        found = type(row).__name__
+        raise Refused(f"expected an object with a problem and an answer, found {found}")
     return {str(name).lower(): value for name, value in row.items()} | row
 
 
@@ -109,9 +107,6 @@ def _prompt_key(problem):
 
 def problem_of(row: dict, task: str = "", solutions: bool = False) -> Problem:
     """One row's problem. Raises Blank, or Refused with what is wrong with the row."""
-    if not isinstance(row, dict):
-        found = type(row).__name__
-        raise Refused(f"expected an object with a problem and an answer, found {found}")
     if _is_code(row):
         raise Code("it asks for a program")
     text, system, history, prefill = _prompt(row)
@@ -164,7 +159,7 @@ def _no_column(what, columns, found):
 # --- tables: rows of Parquet files and of the hub ---
 
 
-def known_columns(names: list[str], solutions: bool = False) -> list[str]:
+def known_columns(source: str, names: list[str], solutions: bool = False) -> list[str]:
     """The columns to read; the others of a table can be gigabytes.
 
     Raises Refused if there is no column for the problem or for the answer, or if a column to be
@@ -172,13 +167,13 @@ def known_columns(names: list[str], solutions: bool = False) -> list[str]:
     """
     for what, columns in (("problem", TEXT_COLUMNS), ("answer", ANSWER_COLUMNS)):
         if not set(columns) & {name.lower() for name in names}:
-            raise Refused(_no_column(what, columns, names))
+            raise Refused(f"{source}: {_no_column(what, columns, names)}")
     wanted = {*TEXT_COLUMNS, *ANSWER_COLUMNS, *OTHER_COLUMNS}
     if solutions:
         wanted.update(SOLUTION_COLUMNS)
     known = [name for name in names if name in wanted or name.lower() in wanted - set(names)]
     if twice := [name for name, n in Counter(known).items() if n > 1]:
-        raise Refused(f"the column {twice[0]} occurs twice")
+        raise Refused(f"{source}: the column {twice[0]} occurs twice")
     return known
 
 
@@ -190,10 +185,8 @@ def table_rows(batches: Iterable) -> Iterator[tuple[str, dict]]:
     for batch in batches:
         columns = {}
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if column.type == pyarrow.float32():  # 0.1, not 0.10000000149011612
-                column = column.cast(pyarrow.string()).cast(pyarrow.float64())
             columns[name] = column.to_pylist()
-            if column.type == pyarrow.float16():
+            if column.type in (pyarrow.float16(), pyarrow.float32()):  # 0.1, not 0.10000000149
                 columns[name] = [float(str(number)) for number in numpy.asarray(column)]
         for values in zip(*columns.values(), strict=True):
             n += 1
