@@ -148,7 +148,7 @@ def memory_needed(config, least: LeastFree) -> list[Need]:
     there, host = least.device_at_first, least.host_at_first
     needs = [Need("GPU memory", there - least.device, there, advice(config, "training"))]
     needs += [Need("host memory", least.host_needed(), host, advice(config, "sampling"))]
-    return needs if there else needs[1:]
+    return needs if there else needs[1:]  # no GPU
 
 
 def disk_needed(config, parameters: int, folder: Path) -> Need:
@@ -160,12 +160,12 @@ def disk_needed(config, parameters: int, folder: Path) -> Need:
 def refuse_too_little(needs: list[Need]) -> None:
     """Raise Refused with the name of each resource of which there is too little."""
     faults = [
-        f"this run does not fit: {name}, {(needed - there) / GB:.2f} GB too little; {flag}."
+        f"{name}, {(needed - there) / GB:.2f} GB too little; {flag}"
         for name, needed, there, flag in needs
         if needed > there
     ]
     if faults:
-        raise Refused(" ".join(faults))
+        raise Refused(f"this run does not fit: {'. '.join(faults)}")
 
 
 @contextmanager
@@ -234,45 +234,31 @@ def scratch_folder(config) -> Iterator[Path]:
 
 def table(needs: list[Need]) -> str:
     lines = [f"{'':24}{'needed':>12}{'there':>12}"]
-    for name, needed, there, flag in needs:
-        spare = there - needed
-        verdict = f"fits, {spare / GB:.2f} GB to spare" if spare >= 0 else f"does not fit: {flag}"
+    for name, needed, there, _ in needs:
+        verdict = "fits" if needed <= there else "does not fit"
         lines.append(f"{name:24}{needed / GB:9.2f} GB{there / GB:9.2f} GB  {verdict}")
     return "\n".join(lines)
 
 
-def whole_run(config, tried, step: dict, held_out: int) -> tuple[dict[str, float], float]:
-    """(seconds of each phase of a step, hours of the run), if all responses are the longest.
+def times(config, tried, step: dict, held_out: int) -> str:
+    """How long the run takes if all responses are the longest, as text.
 
-    step: the metrics of a step with fewer prompts. held_out: the number of held-out problems.
+    step: the metrics of a tried step. held_out: the number of held-out problems.
     """
-    times = config.prompts_per_step / tried.prompts_per_step
-    grow = ("rollout", "logps", "update", "keep")
-    phases = {name: times * step.get(f"seconds_{name}", 0.0) for name in grow}
-    phases["sync"] = step.get("seconds_sync", 0.0)
-    seconds = config.steps * sum(phases.values())
+    grows = sum(step.get(f"seconds_{name}", 0.0) for name in ("rollout", "logps", "update", "keep"))
+    grows *= config.prompts_per_step / tried.prompts_per_step
+    seconds = grows + step.get("seconds_sync", 0.0)
+    hours = config.steps * seconds / 3600
     if config.eval_every:
         answers = held_out * config.eval_samples * config.eval_max_tokens
         sampled = tried.prompts_per_step * tried.samples_per_prompt * config.max_response_tokens
         evaluations = 1 + config.steps // config.eval_every
-        seconds += evaluations * step["seconds_rollout"] * answers / sampled
-    return phases, seconds / 3600
-
-
-def times(config, tried, step: dict, held_out: int) -> str:
-    """The seconds of a tried step and what follows from them, as text."""
-    phases, hours = whole_run(config, tried, step, held_out)
-    parts = ", ".join(f"{phase} {spent:.3g}" for phase, spent in phases.items())
+        hours += evaluations * step["seconds_rollout"] * answers / sampled / 3600
+    whole = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
     return (
-        f"{'seconds a step':24}{sum(phases.values()):.3g} at most ({parts})\n"
-        f"{'the whole run':24}{duration(hours)} at most, about {duration(hours / 2)} if responses "
-        f"are half as long: {config.steps} steps and evaluations\n\n"
+        f"{'seconds a step':24}{seconds:.3g} at most\n"
+        f"{'the whole run':24}{whole} at most, half of it if responses are half as long\n\n"
         f"Tried: {tried.prompts_per_step} of {config.prompts_per_step} prompts, with all "
         f"{tried.samples_per_prompt} responses at full length. Not counted: rewards, checkpoints, "
         f"and groups that a recipe samples and drops."
     )
-
-
-def duration(hours: float) -> str:
-    """0.02 -> "1.2 minutes", 30 -> "30 hours"."""
-    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
