@@ -98,66 +98,44 @@ def step_seconds(work: Work, card: Card, gpus: int, share: float) -> float:
 
 
 R1 = config_of("DeepSeek-R1-Distill-Qwen-1.5B")
-ON_MATH = [(20, Work(config_of("Qwen2.5-Math-1.5B"), 256, 450, 1024, updates=1))]
 QWEN_3B, QWEN_7B = config_of("Qwen2.5-3B"), config_of("Qwen2.5-7B")
+# What others ran: [(steps, what a step does)]. Batches and limits are published. JustRL's mean
+# length is the paper's (4 to 5 thousand); the others' are our guesses.
+JUSTRL = [(4380, Work(R1, 2048, 4700, 15360, passes=4.75))]
+ON_MATH = [(20, Work(config_of("Qwen2.5-Math-1.5B"), 256, 450, 1024, updates=1))]
+DEEPSCALER = [
+    (1040, Work(R1, 1024, 4000, 8192, passes=6)),
+    (500, Work(R1, 2048, 4500, 16384, passes=6)),
+    (215, Work(R1, 2048, 6000, 24576, passes=6)),
+]
+PRORL = [(2000, Work(R1, 2 * 4096, 5500, 8192, passes=5.75, trained=0.5))]
+AHA_MOMENT = [(1000, Work(QWEN_3B, 64, 500, 1024, passes=5, updates=1))]
+OPEN_RS = [(500, Work(R1, 72, 2500, 3584, passes=5, updates=1))]
+SIMPLE_RL = [(100, Work(QWEN_7B, 8192, 700, 8192, passes=6))]
 
-# {run: ([(steps, what a step does)], (card, GPUs, vLLM's share, GPU-hours published))}. Batches,
-# limits, hardware and hours are published (shared notes of the runs' papers, READMEs and cards).
-# JustRL's mean length is the paper's (4 to 5 thousand); the others' are our guesses.
+# {run: (what it did, card, GPUs, vLLM's share, GPU-hours)}, of the runs' papers, READMEs and cards.
 PUBLIC = {
-    "JustRL, 15 days": (
-        [(4380, Work(R1, 2048, 4700, 15360, passes=4.75))],
-        ("A100 or A800", 32, 0.6, 15 * 24 * 32),
-    ),
-    "Qwen2.5-Math-1.5B on MATH (garg), 28 min": (
-        ON_MATH,
-        ("RTX 4090", 1, 0.35, 28 / 60),
-    ),
-    "the same, tuned, 10 min": (
-        ON_MATH,
-        ("H100", 1, 0.35, 10 / 60),
-    ),
-    "the same, the 4090's flags, 18 min": (
-        ON_MATH,
-        ("H100", 1, 0.35, 18 / 60),
-    ),
-    "DeepScaleR, 3,800 GPU-hours": (
-        [
-            (1040, Work(R1, 1024, 4000, 8192, passes=6)),
-            (500, Work(R1, 2048, 4500, 16384, passes=6)),
-            (215, Work(R1, 2048, 6000, 24576, passes=6)),
-        ],
-        ("A100 or A800", 20, 0.6, 3800),  # 8 GPUs, then 32
-    ),
-    "ProRL, 16,000 GPU-hours": (
-        [(2000, Work(R1, 2 * 4096, 5500, 8192, passes=5.75, trained=0.5))],
-        ("H100", 32, 0.6, 16000),
-    ),
-    "nanoAhaMoment 3B, 10 hours": (
-        [(1000, Work(QWEN_3B, 64, 500, 1024, passes=5, updates=1))],
-        ("H100", 1, 0.3, 10),
-    ),
-    "Open-RS, 24 hours": (
-        [(500, Work(R1, 72, 2500, 3584, passes=5, updates=1))],
-        ("A40", 4, 0.7, 96),
-    ),
-    "SimpleRL-Zoo 7B, 15 hours": (
-        [(100, Work(QWEN_7B, 8192, 700, 8192, passes=6))],
-        ("H100", 16, 0.6, 240),
-    ),
+    "JustRL, 15 days": (JUSTRL, "A100 or A800", 32, 0.6, 15 * 24 * 32),
+    "Qwen2.5-Math-1.5B on MATH (garg), 28 min": (ON_MATH, "RTX 4090", 1, 0.35, 28 / 60),
+    "the same, tuned, 10 min": (ON_MATH, "H100", 1, 0.35, 10 / 60),
+    "the same, the 4090's flags, 18 min": (ON_MATH, "H100", 1, 0.35, 18 / 60),
+    # 8 GPUs, then 32
+    "DeepScaleR, 3,800 GPU-hours": (DEEPSCALER, "A100 or A800", 20, 0.6, 3800),
+    "ProRL, 16,000 GPU-hours": (PRORL, "H100", 32, 0.6, 16000),
+    "nanoAhaMoment 3B, 10 hours": (AHA_MOMENT, "H100", 1, 0.3, 10),
+    "Open-RS, 24 hours": (OPEN_RS, "A40", 4, 0.7, 96),
+    "SimpleRL-Zoo 7B, 15 hours": (SIMPLE_RL, "H100", 16, 0.6, 240),
 }
 
 
 def public_table() -> str:
     """Markdown: GPU-hours that others report, and by this arithmetic."""
     lines = ["| run | on | GPU-hours | estimated | ratio |", "|---|---|---:|---:|---:|"]
-    for name, (stages, (card, gpus, share, published)) in PUBLIC.items():
+    for name, (stages, card, gpus, share, published) in PUBLIC.items():
         seconds = [n * step_seconds(work, CARDS[card], gpus, share) for n, work in stages]
         hours = gpus * sum(seconds) / 3600
-        ratio = f"{hours / published:.2f}"
-        lines.append(
-            f"| {name} | {gpus} x {card} | {figure(published)} | {figure(hours)} | {ratio} |"
-        )
+        cells = [name, f"{gpus} x {card}", figure(published), figure(hours)]
+        lines.append(f"| {' | '.join(cells)} | {hours / published:.2f} |")
     return "\n".join(lines)
 
 

@@ -1,7 +1,6 @@
 """docs/running.md's tables of memory, from rehearsals.
 
     python -m bench.fits                              rehearse, save, and print the tables
-    python -m bench.fits --models Qwen3-8B-Base       some of the MODELS
     python -m bench.fits --read                       only print the tables of what is saved
 
 Each configuration is rehearsed with three and with four layers. Where a micro-batch is large, all
@@ -13,7 +12,6 @@ are 8 with a smaller share of the state. A GPU keeps rehearse.RESERVE free.
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from bench.rehearse import CARDS, RESERVE, arguments_of, rehearsals  # isort: skip
 
@@ -182,15 +180,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--read", action="store_true", help="print the tables of --out")
-    parser.add_argument("--out", default=str(RESULTS / "fits.json"))
-    arguments = parser.parse_args()
-    if arguments.read:
-        rows = json.loads(Path(arguments.out).read_text())["rows"]
+    parser.add_argument("--read", action="store_true", help="only print what is saved")
+    out = RESULTS / "fits.json"
+    if parser.parse_args().read:
+        rows = json.loads(out.read_text())["rows"]
     else:
-        rows = [row for model in arguments.models for row in rehearse(model)]
-        save(arguments.out, {"rows": rows})
+        rows = [row for model in MODELS for row in rehearse(model)]
+        save(out, {"rows": rows})
     print("\n\n".join(tables(rows).values()))
 
 
