@@ -67,12 +67,9 @@ def test_pass_at_k_equals_the_enumeration_of_all_subsets():
                 assert statistics.pass_at_k(n, c, k) == pytest.approx(share, abs=1e-12)
     exact = 1 - math.comb(9997, 5000) / math.comb(10000, 5000)  # where factorials overflow
     assert statistics.pass_at_k(10000, 3, 5000) == pytest.approx(exact, abs=1e-12)
-
-
-@pytest.mark.parametrize(("n", "c", "k"), [(4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5)])
-def test_pass_at_k_refuses_nonsense(n, c, k):
-    with pytest.raises(ValueError, match="pass@k needs"):
-        statistics.pass_at_k(n, c, k)
+    for n, c, k in [(4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5)]:
+        with pytest.raises(ValueError, match="pass@k needs"):
+            statistics.pass_at_k(n, c, k)
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.3, 0.3), (0.2, 2), (1, 1), (20, 20)])

@@ -141,13 +141,6 @@ def test_very_short_runs_are_readable(tmp_path, figures, steps, panels):
     check_layout(figures[0])
 
 
-def test_a_line_still_being_written_is_left_out(tmp_path):
-    run = make_run(tmp_path / "live", 5)
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 6, "rew')
-    assert [row["step"] for row in plot.read_metrics(run)] == [0, 1, 2, 3, 4, 5]
-
-
 def test_numbers_that_are_none_or_not_finite_are_left_out():
     metrics = [
         {"step": s, "kl": v} for s, v in enumerate([None, float("nan"), 1.0, float("inf"), 2.0])

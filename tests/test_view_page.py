@@ -127,19 +127,18 @@ def test_the_curves_are_those_of_tools_plot_and_the_users_own(visit, pages):
 def test_tokens_are_coloured_by_what_is_chosen(visit, pages):
     page = visit(pages / "run.html")
 
+    def tokens(card, script):
+        return page.locator(".tokens").nth(card).locator(".t").evaluate_all(script)
+
     def signs(card):
-        found = (
-            page.locator(".tokens")
-            .nth(card)
-            .locator(".t")
-            .evaluate_all(
-                "tokens => tokens.slice(0, 4).map(t => t.classList.contains('above') ? '+' :"
-                " t.classList.contains('below') ? '-' : '0').join('')"
-            )
-        )
-        return found
+        sign = "t.matches('.above') ? '+' : t.matches('.below') ? '-' : '0'"
+        return tokens(card, f"tokens => tokens.slice(0, 4).map(t => {sign}).join('')")
 
     assert (signs(0), signs(1)) == ("++0+", "--0-")  # push: the clipped token gets none
+    lines = (
+        "([t]) => getComputedStyle(t).textDecorationLine + getComputedStyle(t).textDecorationStyle"
+    )
+    assert (tokens(0, lines), tokens(1, lines)) == ("underlinesolid", "underlinedotted")
     page.select_option("#colour", "ratio")
     assert (signs(0), signs(1)) == ("0000", "-+-+")
     page.keyboard.press("Escape")
@@ -152,15 +151,6 @@ def test_tokens_are_coloured_by_what_is_chosen(visit, pages):
     page.locator("body").press("8")
     assert signs(0) == "0000"
     assert page.text_content("#legend") == ""
-
-
-def test_signs_can_be_told_apart_without_colour(visit, pages):
-    page = visit(pages / "run.html")
-    style = "t => getComputedStyle(t).textDecorationStyle + getComputedStyle(t).textDecorationLine"
-    right, wrong = (
-        page.locator(".tokens").nth(i).locator(".t").nth(0).evaluate(style) for i in (0, 1)
-    )
-    assert (right, wrong) == ("solidunderline", "dottedunderline")
 
 
 def test_hovering_shows_the_numbers_of_a_token(visit, pages):

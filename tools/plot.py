@@ -118,8 +118,11 @@ def draw_metric(
     keys = [key for key in panel.metrics if any(is_number(row.get(key)) for row in rows)]
     for index, seeds in enumerate(groups.values()):
         for key in keys:
-            style = {} if key == keys[0] else FINE
-            draw_band(ax, index, key, seeds, 1 if key == "eval_accuracy" else block, style)
+            span = 1 if key == "eval_accuracy" else block
+            curves = [series(metrics, key, span) for metrics in seeds]
+            if steps := sorted(set.intersection(*map(set, curves))) if curves else []:
+                values = [[curve[step] for curve in curves] for step in steps]
+                draw_range(ax, index, steps, values, {} if key == keys[0] else FINE)
         for step in resets(seeds):
             ax.axvline(step, color=COLOURS[index % 7], linewidth=1.2, linestyle=":")
     names = [panel.metrics[key] for key in keys]
@@ -133,15 +136,6 @@ def draw_metric(
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     if panel.logarithmic and math.isfinite(ax.dataLim.minposy):
         ax.set_yscale("log")
-
-
-def draw_band(ax, index: int, key: str, seeds: list[list[dict]], block: int, style: dict) -> None:
-    """Draw one metric of one experiment: the mean over its seeds, and their range."""
-    curves = [series(metrics, key, block) for metrics in seeds]
-    steps = sorted(set.intersection(*map(set, curves))) if curves else []
-    if not steps:
-        return
-    draw_range(ax, index, steps, [[curve[step] for curve in curves] for step in steps], style)
 
 
 def draw_range(ax, index: int, places: list, values: list[list[float]], style: dict) -> None:
@@ -168,8 +162,6 @@ def plot_runs(runs: list[Path], out: Path, metrics: list[str] | None = None) -> 
     with new_figure(height, math.ceil(len(panels) / height)) as (figure, axes):
         for ax, panel in zip(axes.flat, panels, strict=False):
             draw_metric(ax, panel, groups, last=last, block=block)
-        for ax in axes.flat[len(panels) :]:
-            ax.remove()
         lines, notes = {}, []
         for index, (label, seeds) in enumerate(groups.items()):
             count = f" ({len(seeds)} seeds)" if len(seeds) > 1 else ""
@@ -208,15 +200,11 @@ def plot_evals(evaluations: list[dict], out: Path, comparison: dict | None = Non
         )
     columns = min(5, len(tasks))
     with new_figure(2 * math.ceil(len(tasks) / columns), columns) as (figure, axes):
-        pairs = list(zip(axes[0::2].flat, axes[1::2].flat, strict=True))
-        for task, (upper, lower) in zip(tasks, pairs, strict=False):
+        for task, upper, lower in zip(tasks, axes[0::2].flat, axes[1::2].flat, strict=False):
             draw_pass_at_k(upper, [e["tasks"][task]["robust"] for e in evaluations])
             title = f"{task}: {comparison['tasks'][task]['regime']}" if comparison else task
             upper.set_title(title)
             draw_histogram(lower, [e["tasks"][task]["solved"] for e in evaluations])
-        for pair in pairs[len(tasks) :]:
-            for ax in pair:
-                ax.remove()
         lines = {e["name"]: line_style(index) for index, e in enumerate(evaluations)}
         save_figure(figure, lines, out, "robust verifier; bars: 95 % interval over problems")
 
@@ -266,9 +254,15 @@ def new_figure(rows: int, columns: int):
 
 
 def save_figure(figure, lines: dict[str, dict], out: Path, note: str) -> None:
-    """Write the file, with a legend and a note below all panels. lines: {label: its style}."""
+    """Write the file, with a legend and a note below all panels. lines: {label: its style}.
+
+    Panels that nothing was drawn in are left out.
+    """
     from matplotlib.lines import Line2D
 
+    for ax in figure.axes:
+        if not ax.has_data():
+            ax.remove()
     handles = [Line2D([], [], label=label, **style) for label, style in lines.items()]
     columns = max(1, int(figure.get_figwidth() / (0.9 + 0.085 * max(map(len, lines)))))  # inches
     place = "outside lower center"

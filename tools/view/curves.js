@@ -48,7 +48,7 @@ function addPanel(root, { title, hint, xs, lines, log, go, mark }) {
     cursor: { y: false, drag: { x: false, y: false }, sync: { key: "steps" },
       points: { size: 6 } },
     scales: { x: { time: false },
-      y: logarithmic ? { distr: 3 } : { range: (u, low, high) => padded(low, high) } },
+      y: logarithmic ? { distr: 3 } : { range: { min: { pad: 0.08 }, max: { pad: 0.08 } } } },
     axes: [{ ...axis, size: 20, space: 45 },
       { ...axis, size: 44, space: 26, ...(logarithmic ? { grid: { show: false } } : {}),
         values: (u, ticks) => ticks.map((tick) => (tick === null ? "" : brief(tick))) }],
@@ -71,13 +71,6 @@ function addPanel(root, { title, hint, xs, lines, log, go, mark }) {
   new ResizeObserver(() => {
     plot.setSize({ width: Math.max(120, panel.clientWidth), height: 104 });
   }).observe(panel);
-}
-
-// The range of the y axis: some air around the curve, also if it is flat.
-function padded(low, high) {
-  if (low == null || high == null) return [0, 1];
-  const air = (high - low) * 0.08 || Math.abs(high) * 0.1 || 0.1;
-  return [low - air, high + air];
 }
 
 // The place whose values a panel's corner shows: the marked step, or the last before it.

@@ -17,11 +17,11 @@ from tools.evaluation.comparison import read_answers
 from tools.evaluation.grading import verdicts
 from tools.evaluation.statistics import pass_at_k, powers
 from tools.panels import is_number
+from tools.plot import read_metrics, resets
 from tools.view.tokens import Pieces
 from trainer.errors import Refused
 from trainer.policy.pretrained import load_tokenizer
 from trainer.run import kept
-from trainer.run.files import read_jsonl
 from trainer.run.launch import model_folder
 
 
@@ -103,21 +103,21 @@ SHOWN = ("recipe", "model", "data", "learning_rate", "prompts_per_step", "sample
 def load_run(folder: Path, steps: range | None, share: float) -> Source:
     """A run's curves, and as many of its kept rollouts as fit on a page."""
     config = read_json(folder / "config.json")
-    lines = folder / "metrics.jsonl"
-    rows = {row["step"]: row for row in read_jsonl(lines)} if lines.is_file() else {}
-    rows = dict(sorted(rows.items()))
-    names = dict.fromkeys(key for row in rows.values() for key in row if is_number(row[key]))
+    rows = []
+    with suppress(Refused):  # it has no step yet
+        rows = read_metrics(folder)
+    names = dict.fromkeys(key for row in rows for key in row if is_number(row[key]))
     source = Source(
         name=folder.resolve().name,
         kind="run",
         about={name: str(config[name]) for name in SHOWN if name in config},
         groups=[],
-        steps=list(rows),
+        steps=[row["step"] for row in rows],
         curves={
-            name: [row[name] if is_number(row.get(name)) else None for row in rows.values()]
+            name: [row[name] if is_number(row.get(name)) else None for row in rows]
             for name in names
         },
-        resets=[step for step, row in rows.items() if row.get("event") == "reset"],
+        resets=sorted(resets([rows])),
         clip=(config.get("clip_low", 0.2), config.get("clip_high", 0.2)),
     )
     files = kept.files(folder / "rollouts")

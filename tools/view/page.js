@@ -97,7 +97,7 @@ function drawTitle() {
   const names = DATA.sources.map((one) => one.name);
   document.title = names.join(" vs ");
   byId("title").replaceChildren(...names.flatMap((name, i) => [i ? " and " : "",
-    make("span", names.length < 2 ? "" : i ? "second" : "first", visible(name))]));
+    make("span", names.length > 1 ? "AB"[i] : "", visible(name))]));
   const about = DATA.sources.map((one) =>
     [...Object.entries(one.about).map(([name, value]) => `${name} ${value}`), one.left_out]
       .filter(Boolean).join(" · "));
@@ -176,7 +176,6 @@ function listItem(group) {
 
 function drawPanes() {
   const panes = byId("panes"), [group, second] = shown();
-  panes.classList.toggle("two", chosen.compare);
   if (!group) {
     const text = "No rollouts to show. A run keeps a few groups a step unless it was started " +
       "with --keep_rollouts 0; they appear after its first step.";
@@ -196,7 +195,7 @@ function drawPanes() {
 // One group: where it is, the problem, the gold, the answers.
 function pane(group, place) {
   const { problem, gold, task, prompt } = group, where = make("div", "where");
-  const name = make("span", group.source.number ? "run b" : "run", visible(group.source.name));
+  const name = make("span", `run ${"AB"[group.source.number]}`, visible(group.source.name));
   if (DATA.sources.length > 1) where.append(name);
   const facts = [`${Math.round(100 * group.solved)} % solved`, ...group.facts];
   where.append(make("span", "", place), make("span", "badge", kindOf(group)),
