@@ -20,13 +20,13 @@ import sys
 from pathlib import Path
 
 from lab import arms, figure, pages
-from lab.papers import EXPERIMENTS, Experiment
+from lab.papers import EXPERIMENTS, Experiment, split
 from lab.verdicts import more_seeds
 from trainer.errors import Refused
 
 
 def minutes(experiment: Experiment, seeds: int, jobs: int) -> int:
-    return math.ceil(len(experiment.commands()) * seeds * experiment.seconds / jobs / 60)
+    return math.ceil(len(experiment.arms) * seeds * experiment.seconds / jobs / 60)
 
 
 def listing(seeds: int, jobs: int) -> str:
@@ -34,9 +34,11 @@ def listing(seeds: int, jobs: int) -> str:
     blocks = []
     for name, experiment in EXPERIMENTS.items():
         time = f"about {minutes(experiment, seeds, jobs)} minutes on {jobs} cores"
-        lines = [f"{name}  ({len(experiment.commands())} arms x {seeds} seeds, {time})"]
-        for facet, labels in experiment.arms.items():
-            lines.append(f"{facet or 'arms'}: {', '.join(labels)}")
+        labels: dict[str, list[str]] = {}
+        for facet, label in map(split, experiment.arms):
+            labels.setdefault(facet or "arms", []).append(label)
+        lines = [f"{name}  ({len(experiment.arms)} arms x {seeds} seeds, {time})"]
+        lines += [f"{facet}: {', '.join(ones)}" for facet, ones in labels.items()]
         blocks.append("\n    ".join(lines))
     return "\n\n".join(blocks)
 
@@ -60,7 +62,7 @@ def run_experiment(
     records = json.loads(path.read_text())["runs"] if path.exists() else []
     known = {(record["arm"], record["seed"]): record for record in records}
     arms.write_problems(experiment, runs_home)
-    done, wanted = {}, dict.fromkeys(experiment.commands(), seeds)
+    done, wanted = {}, dict.fromkeys(experiment.arms, seeds)
     while wanted != done:
         print("seeds: " + ", ".join(f"{arm} {count}" for arm, count in wanted.items()))
         runs = arms.plan(experiment, runs_home, wanted, steps)

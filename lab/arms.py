@@ -58,7 +58,7 @@ def plan(experiment: Experiment, runs: Path, seeds: dict[str, int], steps: int) 
     return [
         plan_run(experiment, name, command, runs, seed, steps)
         for seed in range(max(seeds.values()))
-        for name, command in experiment.commands().items()
+        for name, command in experiment.arms.items()
         if seed < seeds[name]
     ]
 

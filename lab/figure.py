@@ -9,7 +9,7 @@ from statistics import fmean
 
 import matplotlib.pyplot as plt
 
-from lab.papers import Experiment, arm
+from lab.papers import Experiment, split
 from lab.verdicts import Judged
 from tools import plot
 from tools.panels import panel_of
@@ -31,19 +31,17 @@ MARKS = {  # {verdict: (colour, marker)}
 
 def draw(experiment: Experiment, result: dict, judged: list[Judged], out: Path) -> None:
     """Write the figure to the PNG `out`: curves or pass@k if the runs have them, and the claims."""
-    note = f"{seed_counts(result)} paired seeds"
-    runs = result["runs"]
+    note, runs = f"{seed_counts(result)} paired seeds", result["runs"]
     metrics = [m for m in experiment.panels if all(m in run["curves"] for run in runs)]
-    facets = [facet for facet in experiment.arms if any(facet_of(run) == facet for run in runs)]
+    facets = list(dict.fromkeys(split(arm)[0] for arm in experiment.arms))
     if experiment.tasks:  # a panel a task, and two more
-        rows, columns = math.ceil((len(experiment.tasks) + 2) / COLUMNS), COLUMNS
-    elif len(facets) > 1:  # a column a facet
-        rows, columns = len(metrics), len(facets)
-    else:
-        rows, columns = math.ceil(len(metrics) / 2), 2
-    if not rows:
+        count, columns = len(experiment.tasks) + 2, COLUMNS
+    else:  # a column a facet
+        count, columns = len(metrics) * len(facets), max(2, len(facets))
+    if not count:
         draw_alone(judged, out, title=note)
         return
+    rows = math.ceil(count / columns)
     above, below = 2.3 * rows, 0.7 + 0.33 * sum(bool(one.differences) for one in judged)  # inches
     with plt.rc_context(FONTS):
         figure = plt.figure(figsize=(WIDTH, above + below), layout="constrained")
@@ -53,6 +51,8 @@ def draw(experiment: Experiment, result: dict, judged: list[Judged], out: Path) 
             names = draw_ladders(cells, experiment, result)
         else:
             names = draw_curves(cells, experiment, result, metrics, facets)
+        for ax in cells[count:]:
+            ax.remove()
         lines = [
             plt.Line2D([], [], label=name, **plot.line_style(i)) for i, name in enumerate(names)
         ]
@@ -82,29 +82,19 @@ def draw_curves(
 
     A label has the same style in all facets.
     """
-    labels = list(dict.fromkeys(label for facet in experiment.arms.values() for label in facet))
-    curves: dict[str, list[dict]] = {}
-    for run in result["runs"]:
-        curves.setdefault(run["arm"], []).append(run["curves"])
+    labels = list(dict.fromkeys(split(arm)[1] for arm in experiment.arms))
     block = max(1, result["steps"] // 30)
-    places = list(product(metrics, facets))
-    for (metric, facet), ax in zip(places, cells, strict=False):
+    for (metric, facet), ax in zip(product(metrics, facets), cells, strict=False):
         panel = panel_of(metric)
         if facet:
             panel = panel._replace(title=f"{facet}:\n{panel.title.lower()}")
-        groups = {
-            label: [as_rows(one, metric) for one in curves.get(arm(facet, label), ())]
-            for label in labels
-        }
+        groups = {label: [] for label in labels}
+        for run in result["runs"]:
+            own, label = split(run["arm"])
+            if own == facet:
+                groups[label].append(as_rows(run["curves"], metric))
         plot.draw_metric(ax, panel, groups, last=result["steps"], block=block)
-    for ax in cells[len(places) :]:
-        ax.remove()
     return labels
-
-
-def facet_of(run: dict) -> str:
-    """The facet in the name of a run's arm, "FACET: LABEL" or "LABEL"."""
-    return run["arm"].rpartition(": ")[0]
 
 
 def seed_counts(result: dict) -> str:
@@ -137,21 +127,14 @@ def draw_ladders(cells: list, experiment: Experiment, result: dict) -> list[str]
         ax.set_xticks([1, 8, 128], ["1", "8", "128"])
         ax.minorticks_off()
         ax.set(title=task.removeprefix("tiny/"), ylim=(-0.03, 1.05), xlabel="k", ylabel="pass@k")
-    rises, shift, *unused = cells[len(experiment.tasks) :]
+    rises, shift = cells[len(experiment.tasks) :][:2]
     draw_rises(rises, experiment, result)
-    solved = [
-        [
-            share
-            for run in result["runs"]
-            for one in run["pass_at_k"][point].values()
-            for share in one["solved"]
-        ]
-        for point in points
-    ]
-    plot.draw_histogram(shift, solved)
+    solved = {point: [] for point in points}
+    for run, point in product(result["runs"], points):
+        for one in run["pass_at_k"][point].values():
+            solved[point] += one["solved"]
+    plot.draw_histogram(shift, list(solved.values()))
     shift.set(title="all problems by pass@1")
-    for ax in unused:
-        ax.remove()
     return points
 
 

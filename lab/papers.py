@@ -24,7 +24,7 @@ class Claim:
     metric itself is predicted to be positive.
     """
 
-    sentence: str  # "METRIC: FACET: LABEL & LABEL > LABEL", each label with the last facet named
+    sentence: str  # "METRIC: ARM & ARM > ARM"; without a facet, an arm has that of the one before
     deck: str = ""  # the sentence of the deck (docs/papers.md) that it tries
     extends: bool = False  # our question, not a paper's
     apart: str = ""  # why it is not counted: what it could not fail to show
@@ -40,9 +40,9 @@ class Claim:
         words = self.sentence.partition(": ")[2].removesuffix(" > 0")
         for side, names in zip(sides, words.split(" > "), strict=False):
             for name in names.split(" & "):
-                own, _, label = name.rpartition(": ")
+                own, label = split(name)
                 facet = own or facet
-                side.append(arm(facet, label))
+                side.append(f"{facet}: {label}" if facet else label)
         return sides
 
 
@@ -64,7 +64,7 @@ def claims(text: str) -> tuple[Claim, ...]:
 
 @dataclass(frozen=True)
 class Experiment:
-    arms: dict[str, dict[str, str]]  # {facet: {label: script and flags}}; an arm is "facet: label"
+    arms: dict[str, str]  # {"FACET: LABEL" or "LABEL": script and flags}
     claims: tuple[Claim, ...]
     steps: int
     seconds: int  # of one run on one idle core, evaluations included
@@ -78,23 +78,19 @@ class Experiment:
     points: dict[str, str] = field(default_factory=dict)  # what it measures: {name: model}
     tasks: tuple[str, ...] = ()  # benchmarks whose pass@k is drawn
 
-    def commands(self) -> dict[str, str]:
-        """{arm: script and flags}"""
-        return {
-            arm(facet, label): command
-            for facet, labels in self.arms.items()
-            for label, command in labels.items()
-        }
+
+def split(arm: str) -> tuple[str, str]:
+    """The facet of an arm, "" if it has none, and its label."""
+    facet, _, label = arm.rpartition(": ")
+    return facet, label
 
 
-def arm(facet: str, label: str) -> str:
-    return f"{facet}: {label}" if facet else label
-
-
-def cross(facets: dict[str, str], labels: dict[str, str]) -> dict[str, dict[str, str]]:
+def cross(facets: dict[str, str], labels: dict[str, str]) -> dict[str, str]:
+    """The arms of every facet with every label."""
     return {
-        facet: {label: f"{command} {flags}" for label, command in labels.items()}
+        f"{facet}: {label}": f"{command} {flags}"
         for facet, flags in facets.items()
+        for label, command in labels.items()
     }
 
 
@@ -315,12 +311,10 @@ CEILING = "every arm reaches 0.99 there"
 INERT = "few answers are so long that the penalty could act"
 EXPERIMENTS["justrl_ablations"] = Experiment(
     arms={
-        "": {
-            "recipe": JUSTRL,
-            "penalty": f"{JUSTRL} --overlong_penalty True",
-            "penalty + verifier": f"{JUSTRL} --overlong_penalty True --robust_verifier True",
-            "verifier": f"{JUSTRL} --robust_verifier True",
-        }
+        "recipe": JUSTRL,
+        "penalty": f"{JUSTRL} --overlong_penalty True",
+        "penalty + verifier": f"{JUSTRL} --overlong_penalty True --robust_verifier True",
+        "verifier": f"{JUSTRL} --robust_verifier True",
     },
     claims=claims(f"""
         final_accuracy ood: recipe > penalty
@@ -384,7 +378,7 @@ TECHNIQUES |= {
 TECHNIQUES["prorl-v1"] += " --eval_every 2"  # its resets are decided by evaluations
 SAME = "its bound is met by 0.2 % of the tokens, so that the arms cannot differ"
 EXPERIMENTS["complexity"] = Experiment(
-    arms={"": TECHNIQUES},
+    arms=TECHNIQUES,
     claims=tuple(
         Claim(
             f"eval_accuracy: JustRL > {name}",
@@ -404,22 +398,16 @@ EXPERIMENTS["complexity"] = Experiment(
 
 # --- ProRL (arXiv 2505.24864) ---
 
-RESET, NO_KL = "--reset_every 24", "--kl_coefficient 0 --reset_every 0"
+RESET, PENALTY = "--reset_every 24", f"{PRORL} {MIXED} --kl_coefficient"
 COPIED = "the reference has just been copied from the policy"
 EXPERIMENTS["prorl_reset"] = Experiment(
     arms={
-        "": {
-            name: f"{PRORL} {MIXED} {flags}"
-            for name, flags in {
-                "no KL": NO_KL,
-                "KL 1e-4": "--kl_coefficient 1e-4 --reset_every 0",
-                "KL 1": "--kl_coefficient 1 --reset_every 0",
-                "KL 1e-4, resets": f"--kl_coefficient 1e-4 {RESET}",
-                "KL 1, resets": f"--kl_coefficient 1 {RESET}",
-                "KL 1, resets, optimizer kept": f"--kl_coefficient 1 {RESET} "
-                "--reset_optimizer False",
-            }.items()
-        }
+        "no KL": f"{PENALTY} 0 --reset_every 0",
+        "KL 1e-4": f"{PENALTY} 1e-4 --reset_every 0",
+        "KL 1": f"{PENALTY} 1 --reset_every 0",
+        "KL 1e-4, resets": f"{PENALTY} 1e-4 {RESET}",
+        "KL 1, resets": f"{PENALTY} 1 {RESET}",
+        "KL 1, resets, optimizer kept": f"{PENALTY} 1 {RESET} --reset_optimizer False",
     },
     claims=claims(f"""
         entropy: KL 1e-4 > no KL
@@ -454,11 +442,7 @@ TRAINED = "RL raises accuracy in the world that it trains in"
 EXPERIMENTS["prorl_boundary"] = Experiment(
     # Sixteen samples, as in the paper. Of eight, answers that are right once in a hundred are
     # hardly ever mixed with wrong ones, and dynamic sampling has little to train on.
-    arms={
-        "": {
-            "ProRL": f"{PRORL} {RESET} --samples_per_prompt 16 --model tiny:compose {COMPOSE}",
-        }
-    },
+    arms={"ProRL": f"{PRORL} {RESET} --samples_per_prompt 16 --model tiny:compose {COMPOSE}"},
     claims=claims(f"""
         rise@1 compose-1: ProRL > 0
             apart: {TRAINED}

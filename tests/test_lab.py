@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def plan_all(experiment, folder, seeds, steps):
     """The runs of an experiment whose arms all get so many seeds."""
-    return run.plan(experiment, folder, dict.fromkeys(experiment.commands(), seeds), steps)
+    return run.plan(experiment, folder, dict.fromkeys(experiment.arms, seeds), steps)
 
 
 # --- the tables of papers.py ---
@@ -54,7 +54,7 @@ def test_arms_take_flags_that_their_scripts_have_and_differ_from_each_other(
         assert config["steps"] == experiment.steps or experiment.budget
         assert Path(config.pop("out")) == planned.folder
         configs.append({"script": script} | config)
-    assert len({str(config) for config in configs}) == len(experiment.commands())
+    assert len({str(config) for config in configs}) == len(experiment.arms)
     if name == "complexity":  # whole systems, which share the tokens that they may sample
         return
     shared = ("prompts_per_step", "samples_per_prompt", "updates_per_step", "learning_rate")
@@ -81,7 +81,7 @@ def test_claims_name_arms_of_their_experiment_and_panels_are_known(name):
     experiment = EXPERIMENTS[name]
     for claim in experiment.claims:
         more, less = map(set, claim.sides)
-        assert more and more | less <= experiment.commands().keys(), claim
+        assert more and more | less <= experiment.arms.keys(), claim
         assert not more & less, claim
     assert all(panel_of(metric).unit for metric in experiment.panels)
     section = (ROOT / "lab" / "README.md").read_text().partition(f"\n## {name}\n")[2]
@@ -97,7 +97,7 @@ def test_runs_come_seed_by_seed_and_share_their_seed(tmp_path):
     assert len({planned.folder for planned in runs}) == 24
     for planned in runs:
         assert planned.commands[0][planned.commands[0].index("--seed") + 1] == planned.seed
-    few = dict.fromkeys(EXPERIMENTS["aggregation"].commands(), 2)
+    few = dict.fromkeys(EXPERIMENTS["aggregation"].arms, 2)
     runs = run.plan(EXPERIMENTS["aggregation"], tmp_path, few | {"base, hard: token": 4}, steps=64)
     assert [planned.seed for planned in runs] == [0] * 8 + [1] * 8 + [2, 3]
     assert {planned.arm for planned in runs[16:]} == {"base, hard: token"}
@@ -312,15 +312,12 @@ def test_docs_papers_has_every_claim_of_the_deck_with_its_verdict():
 
 
 def test_an_arm_has_one_style_in_all_facets_and_the_legend():
-    arms = {"one": {"a": "", "b": ""}, "two": {"b": "", "c": ""}}
+    arms = dict.fromkeys(("one: a", "one: b", "two: b", "two: c"), "")
     experiment = dataclasses.replace(EXPERIMENTS["aggregation"], arms=arms)
     curves = {"entropy": [[1, 0.5], [2, 0.4]], "resets": []}
-    ran = [
-        {"arm": f"{facet}: {label}", "curves": curves} for facet in arms for label in arms[facet]
-    ]
     fig, cells = plt.subplots(1, 2)
-    result = {"steps": 2, "runs": ran}
-    labels = figure.draw_curves(list(cells), experiment, result, ["entropy"], list(arms))
+    result = {"steps": 2, "runs": [{"arm": arm, "curves": curves} for arm in arms]}
+    labels = figure.draw_curves(list(cells), experiment, result, ["entropy"], ["one", "two"])
     colours = [[line.get_color() for line in ax.lines] for ax in cells]
     plt.close(fig)
     style = dict(zip(labels, figure.plot.COLOURS, strict=False))
@@ -356,9 +353,7 @@ def small(folder):
     cheap = "--data {0} --eval_data {0} --prompts_per_step 2".format(shlex.quote(str(problems)))
     cheap += " --samples_per_prompt 4 --updates_per_step 1"
     whole = papers.EXPERIMENTS["lite_ppo"]
-    arms = {
-        "easy": {label: f"{whole.arms['easy'][label]} {cheap}" for label in ("Lite PPO", "GRPO")}
-    }
+    arms = {name: f"{whole.arms[name]} {cheap}" for name in ("easy: Lite PPO", "easy: GRPO")}
     return dataclasses.replace(whole, arms=arms, claims=(whole.claims[0],), steps=3)
 
 
@@ -429,7 +424,7 @@ def test_an_experiment_runs_is_killed_and_goes_on(start, tmp_path):
 
 
 def test_a_failing_run_is_named_with_the_script_s_words(tmp_path):
-    broken = dataclasses.replace(small(tmp_path), arms={"": {"a": "-m lab"}})
+    broken = dataclasses.replace(small(tmp_path), arms={"a": "-m lab"})
     (planned, *_) = plan_all(broken, tmp_path, 2, 3)
     with pytest.raises(ValueError, match=r"did not finish.*unrecognized arguments"):
         run.carry_out_all("broken", [planned], jobs=1)
