@@ -29,7 +29,7 @@ from trainer.errors import Refused
 from trainer.policy.policy import Policy, copy_full, full
 from trainer.policy.pretrained import load_model
 from trainer.ranks import from_all_ranks
-from trainer.run.files import make_folder, read_jsonl, write_atomically
+from trainer.run.files import read_jsonl, write_atomically
 from trainer.run.flags import FREE
 
 TRAINING = "training"  # folder for tensors that only a continued run needs
@@ -63,7 +63,7 @@ def claim(out: Path, config: dict) -> None:
     """Make the folder this run's, or check that it is already.
 
     config: the flags, the recipe's name, and {"code": {file: digest}}. Raises Refused if the folder
-    has a run with other settings or code, and names the difference, or if it cannot be made.
+    has a run with other settings or code, and names the difference.
     """
     path = out / "config.json"
     if path.exists():
@@ -89,26 +89,22 @@ def claim(out: Path, config: dict) -> None:
                 f"config.json)"
             )
     elif dist.get_rank() == 0:
-        make_folder(out)
         write_atomically(path, json.dumps(config, indent=1) + "\n")
 
 
 def latest_checkpoint(out: Path) -> Path | None:
-    """The newest checkpoint of a run folder, as rank 0 sees it; None if there is none.
+    """The newest checkpoint of a run folder; None if there is none.
 
-    Raises Refused on every rank if one of them does not see it.
+    Raises Refused on every rank if the ranks do not see the same one.
     """
-    names = sorted(folder.name for folder in (out / "checkpoints").glob("step_??????"))
-    newest = names[-1:] or [None]
-    dist.broadcast_object_list(newest, device=torch.device("cpu"))
-    if newest[0] is None:
-        return None
-    found = out / "checkpoints" / newest[0]
-    if not all(from_all_ranks(found.exists())):
+    folders = (out / "checkpoints").glob("step_??????")
+    newest = from_all_ranks(max((folder.name for folder in folders), default=""))
+    if len(set(newest)) > 1:
         raise Refused(
-            f"not every rank sees {found}: --out must name a folder that all machines share"
+            f"not every rank sees {out / 'checkpoints' / max(newest)}: --out must name a folder "
+            f"that all machines share"
         )
-    return found
+    return out / "checkpoints" / newest[0] if newest[0] else None
 
 
 def digest(path: Path) -> str:
@@ -139,8 +135,10 @@ def save_checkpoint(
     aside = target.with_suffix(".tmp")
     policies = {name: value for name, value in state.items() if isinstance(value, Policy)}
     plain = {name: value for name, value in state.items() if name not in policies}
-    files = {"optimizer": _optimizer_tensors(policy, optimizer)}
-    files |= {name: _untied(value.full_state()) for name, value in policies.items()}
+    tensors = {"optimizer": _optimizer_tensors(policy, optimizer)}
+    for name, value in policies.items():
+        # Clones, because safetensors refuses two names for the same memory: tied weights.
+        tensors[name] = ((key, tensor.clone()) for key, tensor in value.full_state())
     try:
         # One file's tensors at a time, and only on rank 0, to save host memory.
         weights = dict(_on_rank_0(policy.full_state()))
@@ -150,8 +148,8 @@ def save_checkpoint(
             tokenizer.save_pretrained(aside)
             (aside / TRAINING).mkdir()
         del weights
-        for name, tensors in files.items():
-            whole = dict(_on_rank_0(tensors))
+        for name, named_tensors in tensors.items():
+            whole = dict(_on_rank_0(named_tensors))
             if first:
                 save_file(whole, aside / TRAINING / f"{name}.safetensors")
             del whole
@@ -183,10 +181,7 @@ def load_checkpoint(
     policies = {name: value for name, value in state.items() if isinstance(value, Policy)}
     with _named_if_damaged(folder):
         saved = json.loads((folder / "state.json").read_text()) | policies
-    missing = state.keys() - saved.keys()
-    if not (folder / TRAINING).exists():
-        missing = {TRAINING}
-    if missing:
+    if missing := state.keys() - saved.keys():
         raise Refused(
             f"{folder} was saved by another version of this code (it has no {min(missing)}); "
             f"start a new run from its weights with --model {folder} and another --out"
@@ -222,24 +217,12 @@ def _named_if_damaged(folder):
         ) from error
 
 
-def _read(path: Path, name: str) -> torch.Tensor:
-    """One tensor, a view of the file. The file is opened again each time, which frees memory."""
-    with safe_open(path, "pt") as file:
-        return file.get_tensor(name)
-
-
 def _on_rank_0(named_tensors):
     """Yield (name, whole tensor) in host memory on rank 0; the other ranks only take part."""
     for name, tensor in named_tensors:
         whole = full(tensor).detach()
         if dist.get_rank() == 0:
             yield name, whole.cpu().contiguous()
-
-
-def _untied(named_tensors):
-    """Copy each tensor, because safetensors refuses two names for the same memory."""
-    for name, tensor in named_tensors:
-        yield name, tensor.clone()
 
 
 def _optimizer_tensors(policy, optimizer):
@@ -267,7 +250,9 @@ def _load_optimizer(path, policy, optimizer):
         names = list(file.keys())
     for name in names:
         owner, _, key = name.rpartition(".")
-        parameter, value = parameters[owner], _read(path, name)
+        parameter = parameters[owner]
+        with safe_open(path, "pt") as file:  # opened again for each tensor, which frees memory
+            value = file.get_tensor(name)
         if value.shape == parameter.shape:
             whole = value if dist.get_rank() == 0 else None
             value = torch.zeros_like(parameter, dtype=value.dtype)
@@ -284,7 +269,6 @@ def forget_after(path: Path, step: int) -> None:
 
     The run will write them again.
     """
-    if path.exists() and dist.get_rank() == 0:
+    if path.exists():
         rows = [row for row in read_jsonl(path) if row["step"] <= step]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
-    dist.barrier()

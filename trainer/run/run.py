@@ -116,8 +116,8 @@ class Run:
             self.say(f"Continuing {self.out} after step {done}. {what}.")
             if not checkpoint.recipe_file(config):
                 self.say("The recipe has no file, so nobody has checked that its code is the same.")
-        checkpoint.forget_after(self.out / "metrics.jsonl", done)
         if self.first:
+            checkpoint.forget_after(self.out / "metrics.jsonl", done)
             kept.forget_after(self.out / "rollouts", done)
         return state
 
