@@ -1,12 +1,14 @@
 """lab/table1.py: JustRL with everything off, each technique by its rule, each system a command."""
 
 import dataclasses
+import itertools
 import json
 import math
 import random
 import re
 import shlex
 import sys
+from statistics import fmean, pstdev
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +23,8 @@ import prorl
 from lab import systems, table1, techniques
 from tiny import world
 from trainer.data import Order, Problem, Rollout
+from trainer.run.files import read_jsonl
+from trainer.run.flags import parse
 
 SMALL = ["--tiny", "--engine", "transformers", "--warmup_steps", "0"]
 SMALL += ["--eval_samples", "1", "--save_every", "0"]
@@ -36,7 +40,7 @@ def command_line(monkeypatch, *flags):
 
 
 def rows(out):
-    seen = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    seen = read_jsonl(out / "metrics.jsonl")
     return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in seen]
 
 
@@ -91,16 +95,11 @@ def test_the_loop_is_justrl_s_but_under_numbered_markers():
 def test_off_it_repeats_justrl_s_metrics_to_the_last_digit(monkeypatch, tmp_path, problems):
     flags = ["--prompts_per_step", "4", "--steps", "3", "--eval_every", "3"]
     flags += ["--eval_data", problems, "--data", justrl.TINY["data"]]
-    plain = dataclasses.replace(
-        justrl.Config(**justrl.TINY),
-        **dict(tiny=True, engine="transformers", warmup_steps=0, eval_samples=1, save_every=0),
-        **dict(prompts_per_step=4, steps=3, eval_every=3, eval_data=problems),
-        out=str(tmp_path / "justrl"),
-    )
-    monkeypatch.setattr(justrl, "plot_run", no_picture)
-    justrl.main(plain)
-    expected = rows(tmp_path / "justrl")
     seen = run(monkeypatch, tmp_path / "table1", *flags)
+    monkeypatch.setattr(justrl, "plot_run", no_picture)
+    monkeypatch.setattr(sys, "argv", ["", *SMALL, *flags, "--out", str(tmp_path / "justrl")])
+    justrl.main(parse(justrl.Config, {"tiny": justrl.TINY}, ""))
+    expected = rows(tmp_path / "justrl")
     assert [{k: v for k, v in row.items() if k != "sampled_tokens"} for row in seen] == expected
     assert seen[-1]["sampled_tokens"] == sum(row["tokens"] for row in expected[1:])
 
@@ -122,8 +121,8 @@ SCALES = {"tiny": table1.TINY, "small": table1.SMALL, "": {}}
 def test_a_row_is_a_valid_config(monkeypatch, name, scale):
     # The published scale is refused without a GPU; a model from elsewhere is not.
     flags = [f"--{scale}"] if scale else ["--model", "some/other"]
-    seen = command_line(monkeypatch, "--row", name, *flags)
-    assert seen.row == name and seen.fault() is None
+    seen = command_line(monkeypatch, "--row", name, "--temperature", 0.7, *flags)
+    assert seen.row == name and seen.temperature == 0.7  # flags given win over the row's
     stages = techniques.read_stages(seen)
     assert stages[-1].until == seen.steps
     longest = max(stage.config.max_response_tokens for stage in stages)
@@ -140,14 +139,6 @@ def test_a_row_runs_in_the_embedded_world(monkeypatch, tmp_path, name):
     seen = run(monkeypatch, tmp_path / name, "--row", name, "--steps", "2", *small)
     assert [row["step"] for row in seen] == [1, 2]
     assert all(math.isfinite(row["grad_norm"]) and row["logp_gap"] < 0.05 for row in seen)
-
-
-def test_a_row_at_its_published_scale_asks_for_a_gpu(monkeypatch, capsys):
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
-    with pytest.raises(SystemExit):
-        command_line(monkeypatch, "--tiny", "false", "--row", "polaris")
-    assert re.search(r"--row polaris needs a GPU .* --tiny", capsys.readouterr().err)
 
 
 # What decides how a row trains, and whose silence JustRL's value fills.
@@ -179,11 +170,6 @@ def test_what_a_row_turns_off_stays_off_at_a_smaller_scale(monkeypatch):
     assert seen["reset_every"] == 0 and seen["cosine_on"] == 1
 
 
-def test_flags_given_win_over_the_row_s(monkeypatch):
-    seen = command_line(monkeypatch, "--tiny", "--row", "polaris", "--temperature", 0.9)
-    assert seen.temperature == 0.9 and seen.rollout_rescue
-
-
 def test_a_resumed_run_is_the_run_that_nobody_stopped(monkeypatch, tmp_path, problems):
     stages = [
         {"until": 1, "max_response_tokens": 32},
@@ -212,10 +198,8 @@ def test_a_resumed_run_is_the_run_that_nobody_stopped(monkeypatch, tmp_path, pro
 def test_a_token_budget_ends_a_run_and_a_finished_run_is_left_as_it_is(
     monkeypatch, tmp_path, problems
 ):
-    flags = [
-        "--eval_data", problems, "--prompts_per_step", "4", "--eval_every", "1000",
-        "--token_budget", "1000",
-    ]  # fmt: skip
+    flags = ["--eval_data", problems, "--prompts_per_step", "4", "--eval_every", "1000"]
+    flags += ["--token_budget", "1000"]
     seen = run(monkeypatch, tmp_path / "run", *flags)
     assert seen[-2]["sampled_tokens"] < 1000 <= seen[-1]["sampled_tokens"]
     assert "eval_accuracy" in seen[-1]
@@ -258,10 +242,18 @@ def test_wrong_stages_are_refused_in_one_sentence(monkeypatch, stages, words):
     assert str(end.value).startswith("table1.py: ") and "\n" not in str(end.value)
 
 
-def test_what_cannot_be_had_together_is_refused_without_stages_too(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--tiny", "--advantage", "maxrl"], "--advantage maxrl needs rewards"),
+        (["--tiny", "false", "--row", "polaris"], "--row polaris needs a GPU"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(monkeypatch, capsys, flags, words):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
-        command_line(monkeypatch, "--tiny", "--advantage", "maxrl")
-    assert "table1.py: error: --advantage maxrl needs rewards" in capsys.readouterr().err
+        command_line(monkeypatch, *flags)
+    assert f"table1.py: error: {words}" in capsys.readouterr().err
 
 
 def test_stages_are_sets_of_flags_until_a_step(tmp_path, monkeypatch):
@@ -276,15 +268,9 @@ def test_stages_are_sets_of_flags_until_a_step(tmp_path, monkeypatch):
     assert stages[1].config.clip_high == 0.4 and stages[2].config.clip_high == 0.28
 
 
-def problem(text, length):
-    return Problem(text=text, answer="1", prompt_ids=list(range(length)))
-
-
-LENGTHS = (5, 1, 3, 2, 6, 4)
-
-
 def test_a_stage_trains_on_its_share_by_length_without_what_was_too_easy():
-    problems = [problem(name, length) for name, length in zip("abcdef", LENGTHS, strict=True)]
+    lengths = dict(a=5, b=1, c=3, d=2, e=6, f=4)
+    problems = [Problem(name, "1", prompt_ids=[0] * length) for name, length in lengths.items()]
     state = {"stage": 0, "dropped": [], "success": {}}
     first = config(prompts_to=0.5, drop_above=0.75)
     stages = [techniques.Stage(2, first), techniques.Stage(9, config(prompts_from=0.5))]
@@ -417,11 +403,11 @@ def test_a_stage_begins_at_the_temperature_that_restores_the_diversity(monkeypat
     monkeypatch.setattr(techniques, "diversity", lambda groups: seen[-1] - drop)
     adaptive = config(adaptive_temperature=True, temperature=1.0, prompts_per_step=1)
     state = {"temperature": 1.0, "diversity": 0.0, "position": 0, "tokens": 0}
-    args = [Problem("a", "1")], Order(1, 0), state
 
     def begin(current, new=True):
         state.update({"new_stage": True} if new else {})
-        techniques.set_temperature(sample, *args, techniques.Stage(9, current), 1)
+        stage = techniques.Stage(9, current)
+        techniques.set_temperature(sample, [Problem("a", "1")], Order(1, 0), state, stage, 1)
 
     drop = 0.0
     begin(adaptive)
@@ -439,7 +425,7 @@ def test_a_stage_begins_at_the_temperature_that_restores_the_diversity(monkeypat
     assert state["temperature"] == 0.7 and "new_stage" not in state
 
 
-# --- EC, RKL, and the advantages ---
+# --- EC, RKL ---
 
 
 def test_the_entropy_bonus_works_below_its_target_alone():
@@ -466,40 +452,33 @@ def test_an_entropy_bonus_keeps_the_entropy_up(monkeypatch, tmp_path):
     assert ends[1] > ends[0] + 0.02
 
 
-def reset(step=4, accuracy=None, before=0.2, best=0.5, **flags):
-    """(the event, whether the reference moved, whether the optimizer was cleared, the state)"""
-    weight = torch.nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.AdamW([weight])
-    weight.sum().backward()
-    optimizer.step()
-    copied = []
-    state = {"reference": SimpleNamespace(copy_from=copied.append)}
-    state |= {"accuracy": before, "best": best, "stalled": 0}
-    metrics = {} if accuracy is None else {"eval_accuracy": accuracy}
-    flags = {"reset_patience": 0, "eval_every": 4} | flags
-    event = prorl.hard_reset(step, metrics, state, "policy", optimizer, prorl.Config(**flags))
-    return event, copied == ["policy"], not optimizer.state, state
-
-
 @pytest.mark.parametrize(
     ("given", "due"),
     [
         (dict(reset_every=2), True), (dict(reset_every=3), False),
+        (dict(reset_every=2, reset_optimizer=False), True),
         (dict(accuracy=0.4, reset_patience=1), True), (dict(accuracy=0.6, reset_patience=1), False),
         (dict(accuracy=0.1), False),
         # The last step's extra evaluation counts for no reset.
         (dict(accuracy=0.1, reset_patience=1, step=5), False),
         # Stalls are counted from the accuracy before training.
-        (dict(accuracy=0.4, reset_patience=1, before=0.5, best=-1.0), True),
+        (dict(accuracy=0.4, reset_patience=1, before={"accuracy": 0.5, "best": -1.0}), True),
     ],
 )  # fmt: skip
 def test_what_resets_the_reference(given, due):
-    event, copied, cleared, state = reset(**given)
+    given, copied = dict(given), []
+    state = {"reference": SimpleNamespace(copy_from=copied.append)}
+    state |= {"accuracy": 0.2, "best": 0.5, "stalled": 0} | given.pop("before", {})
+    step, accuracy = given.pop("step", 4), given.pop("accuracy", None)
+    metrics = {} if accuracy is None else {"eval_accuracy": accuracy}
+    flags = prorl.Config(**{"reset_patience": 0, "eval_every": 4} | given)
+    optimizer = SimpleNamespace(state={"moments": 1})
+    event = prorl.hard_reset(step, metrics, state, "policy", optimizer, flags)
     assert event == ({"event": "reset"} if due else {})
-    assert copied == cleared == due
+    assert copied == (["policy"] if due else [])
+    assert bool(optimizer.state) == (not due or not flags.reset_optimizer)
     if due:
         assert state["stalled"] == 0 and state["best"] == -1.0
-    assert not reset(reset_every=2, reset_optimizer=False)[2]
 
 
 def test_the_paper_s_dapo_runs(monkeypatch, tmp_path):
@@ -513,6 +492,78 @@ def test_the_paper_s_dapo_runs(monkeypatch, tmp_path):
     assert [row["step"] for row in seen] == [1, 2] and seen[1]["sampled_groups"] >= 4
 
 
+# --- (6) and (9): advantages and losses ---
+
+
+def by_sets(right, k):
+    """pass@k advantages from their definition: all sets of k responses, in float64."""
+    sets = list(itertools.combinations(range(len(right)), k))
+    rewards = [float(any(right[i] for i in one)) for one in sets]
+    mean = fmean(rewards)
+    spread = pstdev(rewards)
+    own = [
+        fmean(r for one, r in zip(sets, rewards, strict=True) if i in one)
+        for i in range(len(right))
+    ]
+    return [(value - mean) / spread if spread else 0.0 for value in own]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 6])
+def test_pass_at_k_advantages_against_all_sets(k):
+    groups = [[i < count for i in range(6)] for count in range(7)]
+    seen = techniques.pass_at_k_advantages(torch.tensor(groups), k)
+    expected = torch.tensor([by_sets(group, k) for group in groups], dtype=torch.float64)
+    torch.testing.assert_close(seen.double(), expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(seen.sum(dim=1), torch.zeros(7), atol=1e-5, rtol=0)
+
+
+def test_maxrl_advantages():
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [0.0] * 4, [0.3] * 4])
+    expected = [[3.0, -1, -1, -1], [1 / 3, 1 / 3, 1 / 3, -1], [0.0] * 4, [0.0] * 4]
+    torch.testing.assert_close(techniques.maxrl_advantages(rewards), torch.tensor(expected))
+    with pytest.raises(ValueError, match="at least 0"):
+        techniques.maxrl_advantages(torch.tensor([[1.0, -1.0]]))
+
+
+def test_normalize_over_tokens_against_one_entry_a_token():
+    generator = torch.Generator().manual_seed(3)
+    values = torch.randn(5, 4, generator=generator)
+    lengths = torch.randint(0, 30, (5, 4), generator=generator)
+    seen = techniques.normalize_over_tokens(values, lengths)
+    tokens = values.double().flatten().repeat_interleave(lengths.flatten())
+    expected = (values.double() - tokens.mean()) / tokens.var(correction=0).sqrt()
+    torch.testing.assert_close(seen.double(), expected, atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(seen, (values - values.mean()) / values.std(), atol=0.05)
+    for length in (0, 7):  # no token at all, and equal values
+        equal = torch.full((2, 3), 0.25), torch.full((2, 3), length)
+        torch.testing.assert_close(
+            techniques.normalize_over_tokens(*equal), torch.zeros(2, 3), atol=1e-6, rtol=0
+        )
+
+
+def test_reinforce_is_the_clipped_loss_s_gradient_at_ratio_one_and_knows_no_clip_elsewhere():
+    logps = torch.tensor([-1.0, -0.2, -3.0], requires_grad=True)
+    values = torch.tensor([1.5, -0.5, 2.0])
+    micro = SimpleNamespace(advantages_M=values, old_logps_M=logps.detach())
+    gradients = [
+        torch.autograd.grad(techniques.policy_loss(logps, micro, config(loss=loss)).sum(), logps)[0]
+        for loss in ("reinforce", "clip")
+    ]
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(gradients[0], -values)
+
+
+def test_icepop_drops_what_truncation_caps():
+    bounds = config(icepop_low=0.5 - 1e-6, icepop_high=5.0 + 1e-6)
+    logps = torch.tensor([0.4, 0.5, 1.0, 5.0, 5.1]).log().requires_grad_()
+    micro = SimpleNamespace(old_logps_M=logps, engine_logps_M=torch.zeros(5))
+    seen = techniques.icepop_importance(micro, bounds)
+    torch.testing.assert_close(seen, torch.tensor([0.0, 0.5, 1.0, 5.0, 0.0]))
+    assert not seen.requires_grad
+    micro.old_logps_M = torch.full((5,), 500.0)
+    assert not techniques.icepop_importance(micro, bounds).any()
+
+
 def test_each_advantage_is_its_own():
     groups = [[rollout(2, 1.0), rollout(4, 0.0), rollout(8, 0.0), rollout(1, 0.0)]]
     rewards = torch.tensor([[r.reward for r in group] for group in groups])
@@ -521,7 +572,7 @@ def test_each_advantage_is_its_own():
         for name in techniques.ADVANTAGES
     }
     assert seen["grpo"][0, 0].item() == pytest.approx(1.5, abs=1e-4)
-    assert seen["maxrl"].tolist() == [[3.0, -1.0, -1.0, -1.0]]
+    assert seen["maxrl"][0, 0].item() == 3.0
     assert seen["pass@k"][0, 0].item() == pytest.approx(1.0)
     weights = torch.tensor([2, 4, 8, 1]) / 15
     assert (weights * seen["reinforce++"][0]).sum().item() == pytest.approx(0, abs=1e-6)
