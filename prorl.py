@@ -125,7 +125,7 @@ class Config(Flags):
 
 # Scale alone changes, never the algorithm.
 TINY = presets.TINY | dict(
-    model="tiny:compose",  # solves no chain of ten functions in 128 tries: a boundary to move
+    model="tiny:compose",  # hardly ever solves a chain of ten functions: a boundary to move
     data="tiny:train/compose",
     eval_data="tiny:eval/compose-10",
     prompts_per_step=16,

@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer at the settings of justrl.py, with a clock, for lab/real_model.py.
+"""TRL's GRPOTrainer at the settings of justrl.py, with a clock, for bench.trl_compare and the lab.
 
     python -m bench.trl SETTINGS.json              in a Python that has TRL
 

@@ -182,8 +182,7 @@ def plan(out: Path, recipe: str, seed: int) -> arms.Run:
         write_rows(folder / "problems.jsonl", [rows[i] for i in Order(len(rows), seed)[0:count]])
         settings |= {"problems": str(folder / "problems.jsonl"), "out": str(folder / "steps.json")}
         write_atomically(folder / "settings.json", json.dumps(settings))
-        train = [out / "venv" / "bin" / "python", "-m", "bench.trl_compare"]
-        train += ["--worker", folder / "settings.json"]
+        train = [out / "venv" / "bin" / "python", "-m", "bench.trl", folder / "settings.json"]
         checkpoint = "steps.run/checkpoint-{update}"
     else:
         settings |= {"data": data, "eval_data": data, "out": folder}

@@ -71,7 +71,7 @@ class Config(justrl.Config):
     row: Literal["", *systems.ROWS] = ""  # a system of Table 1 (lab/systems.py)
     stages: str = ""  # ST, THP: a JSON list of sets of flags, each with "until": step; or its file
     prompts_from: float = 0.0  # ST: leave out this share of the problems, those of shortest prompts
-    prompts_to: float = 1.0  # ST: and those beyond this share (FastCuRL trains on thirds)
+    prompts_to: float = 1.0  # ST: and those beyond this share (FastCuRL)
     hint_share: float = 0.0  # ST: share of the reference solution's characters given (QuestA)
     hint_prefill: bool = False  # ST: as the start of the answer, not the end of the prompt
     hint_shortest: int = 10  # ST: characters; a shorter hint is left out (QuestA)

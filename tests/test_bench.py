@@ -13,7 +13,7 @@ from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from bench import estimate, gpu
+from bench import estimate, gpu, trl_compare
 from bench.common import script_config
 from bench.formula import (
     MODELS,
@@ -234,3 +234,19 @@ def test_an_estimate_is_a_table_of_cards_and_the_page_has_it(capsys, monkeypatch
 def test_shipped_results_name_their_origin():
     for path in (ROOT / "bench" / "results").glob("*.json"):
         assert {"command", "versions", "machine"} <= json.loads(path.read_text()).keys(), path.name
+
+
+# --- against TRL ---
+
+
+def test_the_comparison_with_trl_needs_a_python_with_trl(bench, tmp_path):
+    with pytest.raises(SystemExit, match="--trl_python"):
+        bench(trl_compare, "--trl_python", tmp_path / "none")
+
+
+@pytest.mark.slow
+def test_a_step_takes_less_a_token_than_trls(bench):
+    trl_python = ROOT.parent / "venv-trl" / "bin" / "python"
+    if not trl_python.exists():
+        pytest.skip("needs a python with TRL at ../venv-trl, see bench/trl_compare.py")
+    assert bench(trl_compare, "--rounds", 1, "--trl_python", trl_python)["median"] > 1
