@@ -211,8 +211,8 @@ def choose_settings(
     prompts = {}
     for bench, own in problems.items():
         template = data.Template(settings["suffix"][bench], args.system)
-        data.say_control_tokens(own, tokenizer)
-        prompts[bench] = data.prompt_ids(tokenizer, own, template)
+        encoded = data.encode_prompts(own, tokenizer, template)
+        prompts[bench] = [problem.prompt_ids for problem in encoded]
     longest = max(len(prompt) for own in prompts.values() for prompt in own)
     context = context_length(model)
     if context <= longest:

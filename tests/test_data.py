@@ -29,7 +29,6 @@ from trainer.data import (
     chat_text,
     encode_prompts,
     fingerprint,
-    prompt_ids,
     without,
 )
 from trainer.errors import Refused
@@ -841,8 +840,8 @@ def test_chat_ids_are_plain_ids_of_the_turns_and_the_generation_prompt():
     ],
 )
 def test_a_prompt_is_all_that_the_data_and_the_recipe_ask(problem, template, text):
-    (ids,) = prompt_ids(make_tokenizer(), [Problem("p", "1", **problem)], template)
-    assert text_of(ids) == text
+    (encoded,) = encode_prompts([Problem("p", "1", **problem)], make_tokenizer(), template)
+    assert text_of(encoded.prompt_ids) == text
 
 
 def test_a_system_message_of_the_data_is_said_to_be_kept_or_dropped(capsys):
@@ -851,7 +850,7 @@ def test_a_system_message_of_the_data_is_said_to_be_kept_or_dropped(capsys):
     encode_prompts(problems, make_tokenizer(), Template(keep_system=False))
     said = "1 of 2 problems have a system message of their own: "
     assert capsys.readouterr().out == (
-        f"{said}kept (--keep_system false drops it)\n{said}dropped\n"
+        f"{said}kept (a recipe's --keep_system false drops it)\n{said}dropped\n"
     )
 
 

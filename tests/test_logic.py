@@ -17,7 +17,6 @@ from trainer.sources.logic import (
     OPEN,
     REFUSED,
     SLOW,
-    logic_problems,
     logic_score,
 )
 
@@ -40,17 +39,17 @@ def tagged(answer):
 @pytest.fixture(scope="module")
 def train():
     tasks = len(logic._names("train"))
-    return logic_problems("train", 2 * tasks, seed=1)
+    return logic.load(f"train:{2 * tasks}", seed=1)
 
 
 @pytest.fixture(scope="module")
 def held_out():
-    return logic_problems("held_out", 60, seed=1)
+    return logic.load("held_out:60", seed=1)
 
 
 @pytest.fixture(scope="module")
 def graphs():
-    return logic_problems("graph_color", 2 * len(GRAPH_SIZES), seed=1)
+    return logic.load(f"graph_color:{2 * len(GRAPH_SIZES)}", seed=1)
 
 
 # --- splits ---
@@ -86,8 +85,8 @@ def test_graphs_have_ten_vertices_in_training_and_more_in_their_own_split(train,
 @needs_gym
 def test_a_seed_gives_the_same_puzzles_whatever_the_hash_seed(train, monkeypatch):
     monkeypatch.setenv("PYTHONHASHSEED", "7")  # the caller's; some tasks iterate over sets
-    assert logic_problems("train", len(train), seed=1) == train
-    for other in (logic_problems("train", 94, seed=2), logic_problems("validation", 94, seed=1)):
+    assert logic.load(f"train:{len(train)}", seed=1) == train
+    for other in (logic.load("train:94", seed=2), logic.load("validation:94", seed=1)):
         assert [problem.task for problem in other] == [problem.task for problem in train[:94]]
         assert sum(a.text == b.text for a, b in zip(train, other, strict=False)) < 5
 
@@ -104,7 +103,7 @@ def test_problems_are_json_and_ask_for_the_tags(train, held_out, graphs):
 @needs_gym
 def test_sources():
     problems = load_problems("logic:chain_sum:3", seed=5)
-    assert problems == logic_problems("chain_sum", 3, seed=5)
+    assert problems == logic.load("chain_sum:3", seed=5)
     graphs = load_problems("logic:graph_color/20:2")
     assert [problem.task for problem in graphs] == ["graph_color/20"] * 2
     assert len(load_problems("logic:gcd")) == 1_000

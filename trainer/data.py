@@ -158,10 +158,9 @@ def chat_text(
     turns += [*history, ("user", text + suffix)] + ([("assistant", prefill)] if prefill else [])
     faults = []
     for in_parts in (False, True):  # some templates want a message as a list of parts
-        contents = [[{"type": "text", "text": one}] if in_parts else one for _, one in turns]
         messages = [
-            {"role": role, "content": content}
-            for (role, _), content in zip(turns, contents, strict=True)
+            {"role": role, "content": [{"type": "text", "text": one}] if in_parts else one}
+            for role, one in turns
         ]
         ending = {"continue_final_message": True} if prefill else {"add_generation_prompt": True}
         try:
@@ -171,8 +170,8 @@ def chat_text(
         except ValueError:  # transformers does not find the prefill in what the template wrote
             faults.append("it changes the beginning of the answer")
         else:
-            lost = [what for what, one in (("system message", system), ("problem", text + suffix))
-                    if one.strip() not in chat]  # fmt: skip
+            parts = {"system message": system, "problem": text + suffix}
+            lost = [what for what, one in parts.items() if one.strip() not in chat]
             if not lost:
                 return chat
             faults.append(f"it leaves the {lost[0]} out")
@@ -182,11 +181,22 @@ def chat_text(
     )
 
 
-def prompt_ids(tokenizer, problems: list[Problem], template: Template) -> list[list[int]]:
-    """Token ids of each problem's prompt; raises Refused as chat_text does.
+def encode_prompts(
+    problems: list[Problem], tokenizer, template: Template, max_tokens: float = math.inf
+) -> list[Problem]:
+    """The problems whose prompts fit, with prompt_ids. Longer prompts are dropped, not cut.
 
     A logic puzzle, which has its own verifier, says how to answer, so it gets no suffix.
+
+    Raises Refused if none is left of some, and as chat_text does.
     """
+    if not problems:
+        return []
+    if own := sum(bool(problem.system) for problem in problems):
+        kept = "kept (a recipe's --keep_system false drops it)"
+        what = kept if template.keep_system else "dropped"
+        say(f"{own:,} of {len(problems):,} problems have a system message of their own: {what}")
+    say_control_tokens(problems, tokenizer)
     chats = []
     for problem in problems:
         own = problem.system if template.keep_system else ""
@@ -200,23 +210,7 @@ def prompt_ids(tokenizer, problems: list[Problem], template: Template) -> list[l
             prefill=problem.prefill,
         )
         chats.append(chat)
-    return tokenizer(chats, add_special_tokens=False).input_ids
-
-
-def encode_prompts(
-    problems: list[Problem], tokenizer, template: Template, max_tokens: float = math.inf
-) -> list[Problem]:
-    """The problems whose prompts fit, with prompt_ids. Longer prompts are dropped, not cut.
-
-    Raises Refused if none is left of some, and as chat_text does.
-    """
-    if not problems:
-        return []
-    if own := sum(bool(problem.system) for problem in problems):
-        what = "kept (--keep_system false drops it)" if template.keep_system else "dropped"
-        say(f"{own:,} of {len(problems):,} problems have a system message of their own: {what}")
-    say_control_tokens(problems, tokenizer)
-    prompts = prompt_ids(tokenizer, problems, template)
+    prompts = tokenizer(chats, add_special_tokens=False).input_ids
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= max_tokens]
     if not fits:
         shortest = min(map(len, prompts), default=0)
@@ -234,12 +228,12 @@ def say_control_tokens(problems: list[Problem], tokenizer) -> None:
     """Say how many problems hold the text of a special token: the model reads it as that token."""
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     tokens = {str(token) for token in added if token.special} | set(tokenizer.all_special_tokens)
-    held = [token for problem in problems for token in tokens if token in problem.text]
-    count = sum(any(token in problem.text for token in tokens) for problem in problems)
-    if count:
+    held = [{token for token in tokens if token in problem.text} for problem in problems]
+    if count := sum(map(bool, held)):
         say(
             f"{count:,} of {len(problems):,} problems hold a special token of the tokenizer in "
-            f"their text, such as {min(held)}: the model reads it as that token, not as text"
+            f"their text, such as {min(set().union(*held))}: the model reads it as that token, "
+            "not as text"
         )
 
 

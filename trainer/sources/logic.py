@@ -1,6 +1,6 @@
 """Logic puzzles of the Reasoning Gym library, in any number: ProRL's fourth domain.
 
-    problems = logic_problems("train", size=37_000, seed=42)  # load_problems("logic:train:37000")
+    problems = load("train:37000", seed=42)  # load_problems("logic:train:37000")
     logic_score("<think>...</think> <answer>42</answer>", problems[0].verify)  # from 0 to 1
 
 Each task has its own verifier, which also gives partial credit.
@@ -77,28 +77,24 @@ OPEN = "(open-ended: whatever the verifier accepts)"
 
 
 def load(source: str, seed: int) -> list[Problem]:
-    """Problems of "NAME" or "NAME:SIZE".
-
-    Raises Refused as logic_problems does, and if SIZE is not a positive number.
-    """
-    name, colon, size = source.partition(":")
-    if colon and not (size.isdecimal() and int(size) > 0):
-        raise Refused(f"logic:{source}: SIZE must be a positive number, as in logic:train:2000")
-    return logic_problems(name, int(size) if colon else 10_000 if name == "train" else 1_000, seed)
-
-
-def logic_problems(split: str, size: int, seed: int) -> list[Problem]:
-    """`size` problems of a split or task (see the top of this file), alternating between tasks.
+    """Problems of "NAME" or "NAME:SIZE" (see the top of this file), alternating between tasks.
 
     task: its name in the library. answer: its gold, or OPEN. verify: {"task", "entry"}, as JSON.
 
     A seed always gives the same puzzles, so a resumed run sees the same ones. Some tasks draw from
     sets of strings, others from the global generators of random and numpy, so the puzzles are made
     in a separate process with a fixed hash seed.
-    Raises Refused if reasoning-gym is missing, or if the name is unknown or excluded.
+
+    Raises Refused if reasoning-gym is missing, if the name is unknown or excluded, and if SIZE is
+    not a positive number.
     """
-    _names(split)
-    command = [sys.executable, "-m", "trainer.sources.logic", split, str(size), str(seed)]
+    name, colon, size = source.partition(":")
+    if not colon:
+        size = "10000" if name == "train" else "1000"
+    if not (size.isdecimal() and int(size) > 0):
+        raise Refused(f"logic:{source}: SIZE must be a positive number, as in logic:train:2000")
+    _names(name)
+    command = [sys.executable, "-m", "trainer.sources.logic", name, size, str(seed)]
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT)}
     made = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     return [Problem(**json.loads(line)) for line in made.stdout.splitlines()]
@@ -185,7 +181,7 @@ def _dataset(task, seed, size):
 
 
 def _write(split, size, seed):
-    """The separate process of logic_problems. It writes one JSON object per line."""
+    """The separate process of load. It writes one JSON object per line."""
     random.seed(f"{split}:{seed}")  # list_functions draws from the global generator
     tasks, out = _names(split), sys.stdout
     seeds = [random.Random(f"{split}:{task}:{seed}").getrandbits(31) for task in tasks]

@@ -236,12 +236,8 @@ def _messages(prompt):
             return [{"role": role, "content": text} for role, text in CHATML.findall(prompt)]
         if re.match(r"\s*\[\s*\{\s*'(role|content)'\s*:", prompt):
             raise Refused("prompt is a chat in Python's notation; write it as JSON")
-        if not re.match(r'\s*\[\s*\{\s*"(role|content)"\s*:', prompt):
-            return None
-        try:
-            prompt = json.loads(prompt)
-        except ValueError:
-            return None
+        if re.match(r'\s*\[\s*\{\s*"(role|content)"\s*:', prompt):
+            prompt = _from_json(prompt)
     if not isinstance(prompt, list):
         return None
     if not all(isinstance(message, dict) and "role" in message for message in prompt):
@@ -255,8 +251,8 @@ def _turns(messages):
     """(system, history, user's text, prefill) of a chat. Raises Refused for other chats."""
     turns = [(_role(message["role"]), _content(message)) for message in messages]
     systems = [text for role, text in turns if role == "system"]
-    turns, leading = [turn for turn in turns if turn[0] != "system"], turns[: len(systems)]
-    if any(role != "system" for role, _ in leading):
+    turns = turns[len(systems) :]
+    if any(role == "system" for role, _ in turns):
         raise Refused("prompt has a system message after another turn; put it first")
     prefill = turns.pop()[1] if turns and turns[-1][0] == "assistant" else ""
     prefill = prefill if prefill.strip() else ""  # an empty turn is the generation prompt
@@ -335,10 +331,11 @@ def _answer(row):
 
 
 def _from_json(value):
-    """What JSON text holds; anything else as it is."""
+    """What the JSON text of an object or a list holds; anything else as it is."""
     try:
-        return json.loads(value) if isinstance(value, str) and value.lstrip()[:1] == "{" else value
-    except ValueError:
+        is_json = isinstance(value, str) and value.lstrip().startswith(("{", "["))
+        return json.loads(value) if is_json else value
+    except (ValueError, RecursionError):
         return value
 
 
