@@ -30,8 +30,7 @@ Where this deviates, and why:
   little on how the sequences happen to be packed.
 - The public data repeats each of its 17.9k problems 100 times. We keep one copy. The authors' run
   most likely kept all, so one epoch of theirs is a hundred of ours.
-- Held-out answers are judged as in training; evaluate.py reports both our verifiers. The authors'
-  script uses math-verify for them.
+- Held-out answers are judged as in training. The authors' script uses math-verify for them.
 - Mini-batches are cut in the order of sampling. The authors' code first deals sequences to its 32
   ranks so that their lengths balance.
 

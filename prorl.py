@@ -179,9 +179,7 @@ def mixed_groups(
         rounds += 1
         state["keep_rate"] = max(0.1, 0.7 * state["keep_rate"] + 0.3 * len(mixed) / len(fresh))
     if len(kept) < size:
-        run.say(
-            f"only {len(kept)} groups with mixed rewards after {rounds} rounds: training on those"
-        )
+        run.say(f"training on {len(kept)} groups: no more had mixed rewards in {rounds} rounds")
     metrics = {"sampled_groups": len(everything), "trained_groups": len(kept), "rounds": rounds}
     # Where no group is mixed, the step trains on one of equal rewards, whose advantages are all 0.
     batch, groups = zip(*(kept or [(asked[0], fresh[0])]), strict=True)
