@@ -1,7 +1,6 @@
 """What a run keeps of its rollouts and what the viewer reads. Its page: test_view_page.py."""
 
 import json
-from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
 
@@ -20,7 +19,6 @@ from viewer import (
     make_run,
 )
 
-from justrl import Config
 from tools.view.__main__ import main
 from tools.view.folder import load
 from tools.view.page import pack, render
@@ -62,13 +60,6 @@ def test_held_out_problems_are_kept_evenly_spread():
     assert rollouts.choose_held_out(3, "4") == [0, 1, 2]
     assert rollouts.choose_held_out(3, "all") == [0, 1, 2]
     assert rollouts.choose_held_out(5, "0") == rollouts.choose_held_out(0, "4") == []
-
-
-@pytest.mark.parametrize("keep", ["some", "-1", "1.5", ""])
-def test_a_wrong_number_of_groups_is_refused(keep):
-    config = Config(tiny=True, model="tiny:aligned", keep_rollouts=keep)
-    assert "--keep_rollouts must be" in config.fault()
-    assert replace(config, keep_rollouts="all").fault() is None
 
 
 # --- what is kept of a token ---
