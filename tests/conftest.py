@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,9 @@ def leave_only_with_a_fault(request, monkeypatch):
     """With vLLM a script ends its process by os._exit, which would be the end of pytest as well."""
     if request.node.get_closest_marker("vllm"):
         monkeypatch.setattr("trainer.run.launch.leave", lambda status=0: status and sys.exit(1))
+
+
+NO_TOKENIZER = types.SimpleNamespace(save_pretrained=lambda folder: None)  # writes nothing
 
 
 @pytest.fixture

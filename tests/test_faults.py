@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from conftest import flags
+from conftest import NO_TOKENIZER, flags
 
 from trainer.errors import Refused
 from trainer.policy.loading import load_policy
@@ -16,20 +16,13 @@ from trainer.run.launch import _sentence
 from trainer.run.run import check_finite
 
 
-class Nothing:
-    """Stands for a tokenizer, which writes nothing."""
-
-    def save_pretrained(self, folder):
-        pass
-
-
 @pytest.mark.parametrize("name", ["model", "training/optimizer", "state", "config"])
 @pytest.mark.parametrize("how", ["torn", "gone", "empty"])
 def test_a_damaged_checkpoint_is_named_with_what_to_do(random_policy_dir, tmp_path, name, how):
     policy = load_policy(flags(), random_policy_dir, torch.device("cpu"))
     optimizer = torch.optim.AdamW(policy.parameters())
     state = {"step": 4, "data": ""}
-    save_checkpoint(tmp_path, state, policy, Nothing(), optimizer, keep=2)
+    save_checkpoint(tmp_path, state, policy, NO_TOKENIZER, optimizer, keep=2)
     folder = latest_checkpoint(tmp_path)
     load_checkpoint(folder, state, policy, optimizer)
     (path,) = folder.glob(f"{name}.*")
@@ -61,9 +54,9 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(start, tmp_path):
 
 
 def test_a_full_disk_says_what_to_do_at_any_write():
-    error = OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.jsonl")
-    assert _sentence(error) == (
-        "no space left on the disk to write runs/a/metrics.jsonl: make room, the same command "
-        "continues the run"
+    full = errno.ENOSPC, "No space left on device"
+    what_to_do = ": make room, the same command continues the run"
+    assert _sentence(OSError(*full)) == f"no space left on the disk{what_to_do}"
+    assert _sentence(OSError(*full, "a.json")) == (
+        f"no space left on the disk to write a.json{what_to_do}"
     )
-    assert _sentence(OSError(errno.ENOSPC, "No space left on device")).startswith("no space left")

@@ -1,14 +1,19 @@
 """--reward FILE.py:FUNCTION, and the example of docs/own-reward.md."""
 
-import importlib
 import json
+import pickle
 import re
+import sys
 import types
 
 import pytest
 from conftest import ROOT
 
+import justrl
+import liteppo
+import prorl
 from trainer.data import Problem, Rollout
+from trainer.errors import Refused
 from trainer.run.own_reward import load_reward, own_reward
 
 PAGE = (ROOT / "docs" / "own-reward.md").read_text()
@@ -43,19 +48,13 @@ def scores(name, rollouts, problems):
     return own_reward(name)(rollouts, problems, None)
 
 
-@pytest.mark.parametrize("recipe", ["justrl", "prorl", "liteppo"])
+@pytest.mark.parametrize("recipe", [justrl, prorl, liteppo])
 def test_it_is_called_as_the_recipe_s_reward_is(recipe, write):
-    module = importlib.import_module(recipe)
-    answers, problems = rollouts("\\boxed{8}", ""), [Problem("3+5", "8"), Problem("9-2", "7")]
-    name = write("return [len(t) + len(a) for t, a in zip(texts, answers)]")
-    assert scores(name, answers, problems) == [(1.0, 10.0), (1.0, 1.0)]
-    assert [right for right, _ in module.reward(answers, problems, module.Config())] == [1.0, 0.0]
-
-
-def test_it_sees_texts_answers_and_rows(write):
-    name = write("return [10 * (r.text == '3+5') + (r.answer == a) for a, r in zip(answers, rows)]")
-    problems = [Problem("3+5", "8"), Problem("9-2", "7")]
-    assert [reward for _, reward in scores(name, rollouts("a", "b"), problems)] == [11.0, 1.0]
+    answers, problems = rollouts("\\boxed{8}", "b"), [Problem("3+5", "8"), Problem("9-2", "7")]
+    row = "10 * (r.text == '3+5') + (r.answer == a) + len(t)"
+    name = write(f"return [{row} for t, a, r in zip(texts, answers, rows)]")
+    assert scores(name, answers, problems) == [(1.0, 20.0), (1.0, 2.0)]
+    assert [right for right, _ in recipe.reward(answers, problems, recipe.Config())] == [1.0, 0.0]
 
 
 def test_right_is_the_reward_cut_to_a_share(write):
@@ -80,12 +79,29 @@ def test_what_is_wrong_with_a_function_is_one_sentence(body, sentence, write):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name", ["nothing.py:reward", "reward", str(ROOT), f"{ROOT / 'rewards.py'}:absent"]
-)
-def test_what_names_no_function_is_refused(name):
-    with pytest.raises(ValueError, match="--reward"):
-        load_reward(name)
+def test_a_reward_file_is_a_module_like_any_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    (tmp_path / "beside_mine.py").write_text("VALUE = 0.5\n")
+    (tmp_path / "rewards.py").write_text(
+        "from dataclasses import dataclass\nfrom beside_mine import VALUE\n"
+        "@dataclass\nclass Case:\n    value: float = VALUE\n"
+        "def reward(texts, answers, rows):\n    return [Case().value for _ in texts]\n"
+        "def short(texts):\n    return []\n"
+    )
+    file = tmp_path / "rewards.py"  # the name of a module of ours
+    reward = load_reward(f"{file}:reward")
+    assert reward(["a"], ["b"], [None]) == [0.5]
+    assert pickle.loads(pickle.dumps(reward)) is reward, "so that a process pool may have it"
+    for name, sentence in {
+        f"{file}:short": "short must take three arguments, texts, answers and rows",
+        f"{file}:rewrad": r"no function 'rewrad'; did you mean reward\?",
+        str(file): "name the function in it too, .*rewards.py:FUNCTION",
+        "nothing.py:reward": "no such file",
+        "reward": "no such file",
+        str(tmp_path): "no such file",
+    }.items():
+        with pytest.raises(Refused, match=f"--reward .*{sentence}"):
+            load_reward(name)
 
 
 def test_a_run_with_the_documented_example(start, tmp_path, example):
@@ -96,12 +112,6 @@ def test_a_run_with_the_documented_example(start, tmp_path, example):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rewards = [json.loads(line)["reward"] for line in lines]
     assert len(rewards) == 2 and all(0 <= value <= 1 for value in rewards)  # JustRL's own: -1 to 1
-
-
-def test_a_wrong_name_is_refused_before_a_model_is_loaded(start, tmp_path):
-    done = start("justrl", "--tiny", "--reward", "absent.py:f", "--out", tmp_path / "run").wait()
-    assert done.returncode != 0 and "--reward absent.py:f: no such file" in done.stderr
-    assert not (tmp_path / "run").exists()
 
 
 def test_the_example_does_what_the_page_says(example):

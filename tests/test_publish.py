@@ -11,8 +11,8 @@ import yaml
 from forge import no_picture
 from huggingface_hub.utils import filter_repo_objects
 
+import justrl
 from trainer.run import publish
-from trainer.run.flags import parse
 
 RECIPES = {"justrl": "2512.16649", "prorl": "2505.24864", "liteppo": "2508.08221"}
 SERVICE = """
@@ -45,21 +45,19 @@ def service(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def short_run(out, *flags):
+def short_run(out, **flags):
     """A run of two steps in this process."""
-    module = importlib.import_module("justrl")
     few = {"steps": 2, "prompts_per_step": 2, "samples_per_prompt": 2, "eval_samples": 1}
     few |= {"eval_data": "tiny:eval/easy", "max_response_tokens": 8, "eval_max_tokens": 8}
-    config = module.Config(**(module.TINY | {"out": str(out)} | few | dict(flags)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "plot_run", no_picture)
-        module.main(config)
+        patch.setattr(justrl, "plot_run", no_picture)
+        justrl.main(justrl.Config(**justrl.TINY | {"out": str(out)} | few | flags))
 
 
 @pytest.mark.parametrize("name", ["trackio", "wandb"])
 def test_a_run_reports_every_step_to_the_service(name, service, tmp_path):
     calls = service(name)
-    short_run(tmp_path / "run", ("report_to", name))
+    short_run(tmp_path / "run", report_to=name)
     (kind, options), *logs, last = calls()
     assert kind == "init" and last == ["finish", {}]
     assert (options["project"], options["name"], options["resume"]) == ("justrl", "run", "allow")
@@ -80,21 +78,23 @@ def test_a_continued_run_is_the_same_run_and_a_new_one_is_another(service, tmp_p
     assert first == continued != other
 
 
-@pytest.mark.parametrize("name", ["trackio", "wandb"])
-def test_a_missing_package_is_one_sentence(name, monkeypatch, capsys):
-    if importlib.util.find_spec(name):
-        pytest.skip(f"{name} is installed here")
-    module = importlib.import_module("justrl")
-    monkeypatch.setattr(sys, "argv", ["justrl.py", "--tiny", "--report_to", name])
-    with pytest.raises(SystemExit):
-        parse(module.Config, {"tiny": module.TINY, "small": module.SMALL}, "")
-    assert f"--report_to {name} needs its package: pip install {name}" in capsys.readouterr().err
+def test_what_is_missing_to_publish_is_found_at_the_start(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    for changed, sentence in (
+        ({"report_to": "trackio"}, "needs its package: pip install trackio"),
+        ({"report_to": "wandb"}, "needs its package: pip install wandb"),
+        ({"push_to_hub": "me/mine"}, "--push_to_hub needs a login"),
+    ):
+        assert sentence in justrl.Config(**justrl.TINY | changed).fault()
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "run"
-    short_run(out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publish.huggingface_hub, "HfApi", lambda: pytest.fail("uploaded unasked"))
+        short_run(out)
     return out
 
 
@@ -169,20 +169,6 @@ def test_a_finished_run_uploads_once_and_a_failed_upload_loses_nothing(tmp_path,
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "a login")
     monkeypatch.setattr(publish.huggingface_hub, "HfApi", lambda: hub)
     with pytest.raises(ValueError, match=r"complete, but not uploaded \(no route to host\).*hf up"):
-        short_run(tmp_path / "run", ("push_to_hub", "mine"))
+        short_run(tmp_path / "run", push_to_hub="mine")
     assert (tmp_path / "run" / "checkpoints" / "step_000002" / "README.md").exists()
     assert len(hub.calls) == 1
-
-
-def test_without_the_flag_nothing_is_uploaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(publish.huggingface_hub, "HfApi", lambda: pytest.fail("uploaded"))
-    short_run(tmp_path / "run")
-
-
-def test_an_upload_without_a_login_is_refused_at_the_start(monkeypatch, capsys):
-    module = importlib.import_module("justrl")
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    monkeypatch.setattr(sys, "argv", ["justrl.py", "--tiny", "--push_to_hub", "me/mine"])
-    with pytest.raises(SystemExit):
-        parse(module.Config, {"tiny": module.TINY, "small": module.SMALL}, "")
-    assert "--push_to_hub needs a login" in capsys.readouterr().err

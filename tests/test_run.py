@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import pickle
 import signal
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, flags
+from conftest import NO_TOKENIZER, ROOT, flags
 from huggingface_hub import constants
 
 import justrl
@@ -22,7 +21,6 @@ from trainer.errors import Refused
 from trainer.policy.loading import load_policy
 from trainer.run.checkpoint import code_digests, load_checkpoint, recipe_file, save_checkpoint
 from trainer.run.launch import leave
-from trainer.run.own_reward import load_reward
 from trainer.run.run import Run, plain
 
 FEW = dict(steps=1, prompts_per_step=2, samples_per_prompt=2, updates_per_step=1, eval_every=0)
@@ -36,24 +34,21 @@ LOGGED = 'metrics["mean"], metrics["most"] = advantages.abs().mean(), rewards_P_
 def copy(tmp_path):
     """copy(line) -> a copied recipe in a folder of one's own, with this line before the log."""
 
-    def copy(line: str = ""):
+    def copy(line: str):
         script = tmp_path / "experiments" / "mine.py"
         script.parent.mkdir(exist_ok=True)
-        assert COPY.count("        run.log(step, metrics)\n") == 1
-        script.write_text(
-            COPY.replace("        run.log(step", f"        {line}\n        run.log(step")
-        )
+        log = "        run.log(step, metrics)\n"
+        assert COPY.count(log) == 1
+        script.write_text(COPY.replace(log, f"        {line}\n{log}"))
         return script
 
     return copy
 
 
 def test_a_copied_recipe_runs_to_its_end_and_a_change_of_it_is_noticed(copy, start, tmp_path):
-    (tmp_path / "const.py").write_text(
-        "def reward(texts, answers, rows):\n    return [0] * len(rows)"
-    )
-    out, reward = tmp_path / "run", f"--reward={tmp_path / 'const.py'}:reward"
-    flags = ["--tiny", *FLAGS, reward, "--out", out]
+    own, out = tmp_path / "const.py", tmp_path / "run"
+    own.write_text("def reward(texts, answers, rows):\n    return [0] * len(rows)")
+    flags = ["--tiny", *FLAGS, f"--reward={own}:reward", "--out", out]
     done = start(copy(LOGGED), *flags).wait()
     assert done.returncode == 0, done.stderr[-3000:]
     (row,) = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
@@ -65,12 +60,10 @@ def test_a_copied_recipe_runs_to_its_end_and_a_change_of_it_is_noticed(copy, sta
 
     done = start(copy(LOGGED), *flags, "--steps=1").wait()
     assert done.returncode == 0 and "Nothing is left" in done.stdout
-    (tmp_path / "const.py").write_text(
-        "def reward(texts, answers, rows):\n    return [1] * len(rows)"
-    )
+    own.write_text(own.read_text().replace("0", "1"))
     done = start(copy("pass"), *flags, "--steps=2").wait()
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert f"{tmp_path}/const.py, {tmp_path}/experiments/mine.py changed since" in done.stderr
+    assert f"{own}, {tmp_path}/experiments/mine.py changed since" in done.stderr
     assert "losses.py" not in done.stderr and f"add --out {out}-2" in done.stderr
 
 
@@ -118,13 +111,6 @@ def test_what_is_logged_is_one_number_of_any_kind_or_text():
             plain("x", wrong)
 
 
-class Nothing:
-    """Stands for a tokenizer, which writes nothing."""
-
-    def save_pretrained(self, folder):
-        pass
-
-
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
     "adamw": lambda parameters: torch.optim.AdamW(parameters, amsgrad=True),
@@ -148,7 +134,7 @@ def test_the_state_of_any_optimizer_survives_a_resume(name, random_policy_dir, t
 
     policy, optimizer = begin()
     train(policy, optimizer, 0)
-    save_checkpoint(tmp_path, {"step": 1, "data": ""}, policy, Nothing(), optimizer, keep=1)
+    save_checkpoint(tmp_path, {"step": 1, "data": ""}, policy, NO_TOKENIZER, optimizer, keep=1)
     expected = train(policy, optimizer, 1)
     policy, optimizer = begin()
     saved = tmp_path / "checkpoints" / "step_000001"
@@ -161,7 +147,7 @@ def test_an_optimizer_that_keeps_no_tensors_is_refused(random_policy_dir, tmp_pa
     optimizer = torch.optim.SGD(policy.parameters())
     optimizer.state[next(policy.parameters())] = {"history": [1, 2]}
     with pytest.raises(Refused, match="SGD keeps a list as 'history'"):
-        save_checkpoint(tmp_path, {"step": 1}, policy, Nothing(), optimizer, keep=1)
+        save_checkpoint(tmp_path, {"step": 1}, policy, NO_TOKENIZER, optimizer, keep=1)
 
 
 def test_a_rank_with_vllm_leaves_without_taking_it_apart(monkeypatch):
@@ -198,24 +184,3 @@ def test_one_request_decides_whether_there_is_a_hub(monkeypatch, capsys):
     network.reach_hub()
     assert time.monotonic() - begun < 1 and constants.is_offline_mode()
     assert "cannot be reached (no route to host)" in capsys.readouterr().out
-
-
-def test_a_reward_file_is_a_module_like_any_other(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    (tmp_path / "beside_mine.py").write_text("VALUE = 0.5\n")
-    (tmp_path / "rewards.py").write_text(
-        "from dataclasses import dataclass\nfrom beside_mine import VALUE\n"
-        "@dataclass\nclass Case:\n    value: float = VALUE\n"
-        "def reward(texts, answers, rows):\n    return [Case().value for _ in texts]\n"
-        "def short(texts):\n    return []\n"
-    )
-    file = tmp_path / "rewards.py"  # the name of a module of ours
-    reward = load_reward(f"{file}:reward")
-    assert reward(["a"], ["b"], [None]) == [0.5]
-    assert pickle.loads(pickle.dumps(reward)) is reward, "so that a process pool may have it"
-    with pytest.raises(Refused, match="short must take three arguments, texts, answers and rows"):
-        load_reward(f"{file}:short")
-    with pytest.raises(Refused, match=r"name the function in it too, .*rewards.py:FUNCTION"):
-        load_reward(str(file))
-    with pytest.raises(Refused, match=r"no function 'rewrad'; did you mean reward\?"):
-        load_reward(f"{file}:rewrad")
