@@ -54,9 +54,8 @@ const COLOURS = {
   },
   none: { title: "Nothing", help: "Plain text.", value: () => 0, full: () => 1, labels: ["", ""] },
 };
-const MOST_TOKENS = 1500; // of an answer, at first; a button shows more, MORE at a time
-const MOST_CHARACTERS = 20000; // of an answer without tokens
-const MORE = 4;
+// Of a long answer; a button shows the others. Of one without tokens, the characters.
+const MOST_TOKENS = 1500, MOST_CHARACTERS = 20000;
 
 // An element, its classes and what is in it. Texts only ever become text nodes.
 function make(tag, classes = "", ...children) {
@@ -101,7 +100,7 @@ function answerCard(answer) {
   const body = make("div", "tokens");
   const card = make("section", isDisputed(answer) ? "answer disputed" : "answer",
     make("header", "", verdicts, facts), body);
-  fill(body, answer, 1);
+  fill(body, answer);
   return card;
 }
 
@@ -117,18 +116,18 @@ function verdict(name, right) {
   return mark;
 }
 
-// The tokens, or the text, of an answer. portions: how much of it.
-function fill(body, answer, portions) {
-  const [unit, total, portion] = answer.start === undefined ?
-    ["characters", answer.text.length, MOST_CHARACTERS] : ["tokens", answer.length, MOST_TOKENS];
-  const count = Math.min(total, portions * portion);
-  body.replaceChildren(...(answer.start === undefined ? [visible(answer.text.slice(0, count))] :
-    tokenElements(answer, count)));
-  body.parentElement.querySelector(".more")?.remove();
-  if (count === total) return;
-  const left = (total - count).toLocaleString("en");
-  const more = makeButton(`Show more: ${left} ${unit} are left`, () => {
-    fill(body, answer, portions + MORE);
+// The tokens, or the text, of an answer.
+function fill(body, answer, all = false) {
+  const isText = answer.start === undefined;
+  const length = isText ? answer.text.length : answer.length;
+  const shown = all ? length : Math.min(length, isText ? MOST_CHARACTERS : MOST_TOKENS);
+  body.replaceChildren(...(isText ? [visible(answer.text.slice(0, shown))] :
+    tokenElements(answer, shown)));
+  if (shown === length) return;
+  const left = (length - shown).toLocaleString("en");
+  const more = makeButton(`Show ${left} more ${isText ? "characters" : "tokens"}`, () => {
+    more.remove();
+    fill(body, answer, true);
     recolour();
   });
   more.className = "more";

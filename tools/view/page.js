@@ -161,7 +161,6 @@ function drawList() {
   list.replaceChildren(...groups.slice(0, MOST_LISTED).map(listItem));
   if (groups.length > MOST_LISTED) list.append(make("li", "nothing", "… search to find more"));
   list.scrollTop = top;
-  list.querySelector('[aria-current="true"]')?.scrollIntoView({ block: "nearest" });
 }
 
 function listItem(group) {
@@ -246,7 +245,9 @@ function moveStep(by) {
 function moveGroup(by) {
   const groups = listed(), at = groups.indexOf(current());
   const group = groups[at < 0 ? 0 : at + by];
-  if (group) choose({ step: group.step, place: group.place });
+  if (!group) return;
+  choose({ step: group.step, place: group.place });
+  document.querySelector('#groups [aria-current="true"]')?.scrollIntoView({ block: "nearest" });
 }
 
 function nextKind() {
