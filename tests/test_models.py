@@ -17,7 +17,7 @@ from trainer.data import Sampling
 from trainer.errors import Refused
 from trainer.policy.loading import load_policy
 from trainer.policy.logps import plain_prompt
-from trainer.policy.policy import response_mask
+from trainer.policy.policy import full, response_mask
 from trainer.policy.pretrained import (
     blocks_of,
     check_limits,
@@ -199,19 +199,15 @@ RECURRENT = "(cannot run RecurrentGemma|RecurrentGemma.* is not supported, as it
 def test_an_engine_that_disagrees_is_refused_before_training(save):
     folder = save("recurrent_gemma")  # keeps its state outside the cache
     policy = load_policy(flags(), folder, CPU)
-    engine = open_engine(
-        "transformers", folder, byte_tokenizer(), max_length=32, dtype=torch.float32
-    )
+    engine = open_engine("transformers", folder, byte_tokenizer(), max_length=32)
     with pytest.raises(ValueError, match=RECURRENT):
         self_check(engine, policy, [5, 6, 7])
 
 
 @pytest.mark.parametrize("fault", [ValueError("'attention' is not in list"), KeyError("sink")])
 def test_what_a_models_code_raises_becomes_one_sentence(fault):
-    with (
-        pytest.raises(Refused, match="Module is not supported, as it fails on a plain prompt"),
-        plain_prompt(torch.nn.Module()),
-    ):
+    says = "Module is not supported, as it fails on a plain prompt: "
+    with pytest.raises(Refused, match=says), plain_prompt(torch.nn.Module()):
         raise fault
 
 
@@ -229,47 +225,42 @@ def test_weights_that_are_not_finite_are_refused(save):
         load_policy(flags(), folder, CPU)
 
 
-DAMAGES = [
-    *("pointer", "torn", "empty", "garbage", "gone", "config"),
-    *("missing shard", "missing tensors", "other sizes"),
-]
+def without_a_shard(path):
+    AutoModelForCausalLM.from_pretrained(path.parent).save_pretrained(
+        path.parent, max_shard_size="200KB"
+    )
+    path.unlink()
+    next(path.parent.glob("model-*.safetensors")).unlink()
 
 
-def damage(folder, how):
-    """Damage the weights of a folder as downloads do."""
-    path = Path(folder) / "model.safetensors"
-    if how == "pointer":
-        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    elif how == "torn":
-        path.write_bytes(path.read_bytes()[:-1000])
-    elif how == "empty":
-        path.write_bytes(b"")
-    elif how == "garbage":
-        path.write_bytes(b"\xff" * 1000)
-    elif how == "gone":
-        path.unlink()
-    elif how == "missing shard":
-        AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="200KB")
-        path.unlink()
-        next(Path(folder).glob("model-*.safetensors")).unlink()
-    elif how == "missing tensors":
-        weights = load_file(path)
-        del weights["model.norm.weight"]
-        save_file(weights, path, metadata={"format": "pt"})
-    elif how == "other sizes":
-        change_config(folder, hidden_size=128)
-    elif how == "config":
-        (Path(folder) / "config.json").write_text("{")
+def without_a_tensor(path):
+    weights = load_file(path)
+    del weights["model.norm.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize(
-    "how",
-    DAMAGES,
-)
-def test_damaged_weights_are_one_sentence(save, how):
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+# How downloads damage a folder, given its weights, and what it is called.
+DAMAGES = {
+    "pointer": (lambda path: path.write_text(POINTER), "git-lfs pointer"),
+    "torn": (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "cannot load"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot load"),
+    "garbage": (lambda path: path.write_bytes(b"\xff" * 1000), "cannot load"),
+    "gone": (Path.unlink, "cannot load"),
+    "missing shard": (without_a_shard, "cannot load"),
+    "missing tensors": (without_a_tensor, "1 of its weights are missing, model.norm.weight"),
+    "other sizes": (lambda path: change_config(path.parent, hidden_size=128), "cannot load"),
+    "config": (lambda path: path.with_name("config.json").write_text("{"), "cannot load"),
+    "no config": (lambda path: path.with_name("config.json").unlink(), r"holds no config\.json"),
+    "unknown": (lambda path: change_config(path.parent, model_type="none"), "cannot load"),
+}
+
+
+@pytest.mark.parametrize(("damage", "says"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_folder_is_one_sentence(save, damage, says):
     folder = save("llama")
-    damage(folder, how)
-    with pytest.raises(ValueError, match=r"cannot load a language model|git-lfs pointer") as error:
+    damage(Path(folder) / "model.safetensors")
+    with pytest.raises(Refused, match=says) as error:
         load_model(folder, torch.float32)
     assert "\n" not in str(error.value)
     assert folder in str(error.value)
@@ -323,23 +314,29 @@ def test_no_tokenizer_is_one_sentence(tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "key"), [("gpt2", "n_positions"), ("llama", None)])
-def test_more_positions_than_the_model_has_are_refused(save, name, key):
-    folder = save(name)
-    check_limits(folder, byte_tokenizer(), 128)
-    with pytest.raises(ValueError, match="129 tokens, but the model has 128 positions"):
-        check_limits(folder, byte_tokenizer(), 129)
+@pytest.mark.parametrize(
+    ("name", "longest"), [("gpt2", 128), ("llama", 128), ("bloom", math.inf), ("mamba2", math.inf)]
+)
+def test_the_context_is_that_of_the_config(save, name, longest):
+    assert context_length(save(name)) == longest
 
 
-def test_a_stretched_rope_reaches_further_and_alibi_has_no_end(save):
+def test_the_context_is_that_of_the_text_model_and_of_its_stretched_rope(save):
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
     folder = save("qwen2")
-    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
-    change_config(folder, rope_parameters={"rope_theta": 1e4, **yarn})
-    check_limits(folder, byte_tokenizer(), 512)
-    with pytest.raises(ValueError, match="512 positions"):
-        check_limits(folder, byte_tokenizer(), 513)
-    check_limits(save("bloom"), byte_tokenizer(), 10**6)
-    check_limits(save("mamba2"), byte_tokenizer(), 10**6)
+    change_config(folder, max_position_embeddings=256, rope_parameters={"rope_theta": 1e4, **yarn})
+    assert context_length(folder) == 1024
+    text = json.loads((Path(folder) / "config.json").read_text())
+    nested = {"model_type": "llava", "text_config": text}
+    (Path(folder) / "config.json").write_text(json.dumps(nested))
+    assert context_length(folder) == 1024
+
+
+def test_more_tokens_than_the_context_are_refused(save):
+    folder = save("llama")
+    check_limits(folder, byte_tokenizer(), 128)
+    with pytest.raises(Refused, match="129 tokens, but the model has 128 positions"):
+        check_limits(folder, byte_tokenizer(), 129)
 
 
 def test_an_id_beyond_the_embeddings_is_refused_unless_no_text_needs_it(save):
@@ -356,24 +353,26 @@ def test_an_id_beyond_the_embeddings_is_refused_unless_no_text_needs_it(save):
 
 # --- ranks ---
 
+
+def gradient_norms(folder, device) -> dict[str, float]:
+    policy = load_policy(flags(), folder, device)
+    for micro in batches_of(policy, random_rollouts(4, vocab_size=256)):
+        (micro.weights_M * micro.advantages_M * policy(micro, 1.0)[0]).sum().backward()
+    named = policy.model.named_parameters()
+    return {n: full(p.grad).norm().item() for n, p in named if p.grad is not None}
+
+
 RANKS = """
 import json, sys, torch
 from pathlib import Path
-from conftest import random_rollouts, flags
-from test_models import batches_of, gradients
-from trainer.policy.loading import load_policy
-from trainer.policy.policy import full
+from test_models import gradient_norms
 from trainer.ranks import start_ranks
 from trainer.run.launch import leave
 torch.set_num_threads(1)
 device = start_ranks()
 for name, folder in json.loads(sys.argv[1]).items():
     try:
-        policy = load_policy(flags(), folder, device)
-        for micro in batches_of(policy, random_rollouts(4, vocab_size=256)):
-            (micro.weights_M * micro.advantages_M * policy(micro, 1.0)[0]).sum().backward()
-        trained = [(n, p) for n, p in policy.model.named_parameters() if p.grad is not None]
-        norms = {n: full(p.grad).norm().item() for n, p in trained}
+        norms = gradient_norms(folder, device)
     except ValueError as error:
         norms = str(error)
     if torch.distributed.get_rank() == 0:
@@ -388,16 +387,8 @@ def two_ranks(save, start, tmp_path, names):
     done = start(script, json.dumps(folders), tmp_path, ranks=2).wait()
     assert done.returncode == 0, done.stderr[-4000:]
     for name, folder in folders.items():
-        policy = load_policy(flags(), folder, CPU)
-        for micro in batches_of(policy, random_rollouts(4, vocab_size=256)):
-            (micro.weights_M * micro.advantages_M * policy(micro, 1.0)[0]).sum().backward()
-        want = {
-            n: p.grad.norm().item()
-            for n, p in policy.model.named_parameters()
-            if p.grad is not None
-        }
         got = json.loads((tmp_path / f"{name}.json").read_text())
-        assert got == pytest.approx(want, rel=1e-3, abs=1e-5), name
+        assert got == pytest.approx(gradient_norms(folder, CPU), rel=1e-3, abs=1e-5), name
 
 
 def test_two_ranks_compute_the_gradient_of_one_whatever_the_blocks_are_called(
@@ -409,16 +400,3 @@ def test_two_ranks_compute_the_gradient_of_one_whatever_the_blocks_are_called(
 @pytest.mark.slow
 def test_two_ranks_compute_the_gradient_of_one_for_every_chosen_architecture(save, start, tmp_path):
     two_ranks(save, start, tmp_path, CHOSEN)
-
-
-def test_the_context_is_that_of_the_text_model_and_of_its_stretched_rope(save):
-    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
-    folder = save("qwen2")
-    change_config(folder, max_position_embeddings=256)
-    assert context_length(folder) == 256
-    change_config(folder, rope_parameters=yarn | {"rope_theta": 1e4})
-    assert context_length(folder) == 1024
-    text = json.loads((Path(folder) / "config.json").read_text())
-    nested = {"model_type": "llava", "text_config": text}
-    (Path(folder) / "config.json").write_text(json.dumps(nested))
-    assert context_length(folder) == 1024
