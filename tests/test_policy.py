@@ -323,7 +323,7 @@ def test_a_shared_prompt_is_computed_once_and_nothing_is_padded():
     rollouts = random_rollouts(6, longest=30)
     for rollout in rollouts:
         rollout.prompt_ids = rollouts[0].prompt_ids
-    packed = pack(rollouts, torch.zeros(6), response_mask(rollouts).float(), CPU)
+    packed = pack(rollouts, torch.zeros(6), response_mask(rollouts).float())
     responses = sum(len(rollout.response_ids) for rollout in rollouts)
     assert packed.ids_1_N.shape == (1, len(rollouts[0].prompt_ids) + responses)
     assert len(packed.predicts_M) == responses

@@ -128,9 +128,10 @@ def micro_batches(
     longest_first = sorted(range(len(rollouts)), key=lambda i: -length_B[i])
     world = dist.get_world_size()
     cost = CUT_COST["cpu" if device.type == "cpu" else "one GPU" if world == 1 else "GPUs"]
-    cuts_by_rank = [
-        cut_rectangles(longest_first[rank::world], length_B, cost, budget) for rank in range(world)
-    ]
+    cuts_by_rank = []
+    for share in (longest_first[rank::world] for rank in range(world)):
+        cuts = cut_rectangles([length_B[i] for i in share], cost, budget)
+        cuts_by_rank.append([share[cut] for cut in cuts])
     cuts = cuts_by_rank[dist.get_rank()]
     cuts += [[]] * (max(map(len, cuts_by_rank)) - len(cuts))
     micros = [
@@ -141,28 +142,26 @@ def micro_batches(
     return micros
 
 
-def cut_rectangles(
-    longest_first: list[int], length_B: list[int], cut_cost: int, budget: float = float("inf")
-) -> list[list[int]]:
-    """Cut a list of rows into rectangles within the budget at the least cost.
+def cut_rectangles(lengths: list[int], cut_cost: int, budget: float = float("inf")) -> list[slice]:
+    """Cut rows of these lengths, longest first, into rectangles within the budget at least cost.
 
-    The cost is the number of padded tokens plus cut_cost for each rectangle. The first row of a
-    rectangle is its longest and sets the width. By dynamic programming: best[end] is the least cost
-    of the first `end` rows, and where their last rectangle begins.
+    The cost is the number of padded tokens plus cut_cost for each rectangle, whose first row sets
+    the width. By dynamic programming: best[end] is the least cost of the first `end` rows, and
+    where their last rectangle begins.
     """
     best = [(0, 0)]
-    for end in range(1, len(longest_first) + 1):
+    for end in range(1, len(lengths) + 1):
         options = []
         for start in reversed(range(end)):
-            area = (end - start) * length_B[longest_first[start]]
+            area = (end - start) * lengths[start]
             if options and area > budget:
                 break
             options.append((best[start][0] + area + cut_cost, start))
         best.append(min(options))
-    cuts, end = [], len(longest_first)
+    cuts, end = [], len(lengths)
     while end:
         _, start = best[end]
-        cuts.append(longest_first[start:end])
+        cuts.append(slice(start, end))
         end = start
     return cuts[::-1]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.nn.functional import embedding
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -22,6 +23,7 @@ from trainer.policy.pretrained import FAULTS, has_full_attention
 
 # One more rectangle costs as much as this many padded tokens in attention, on a CPU.
 RECTANGLE_COST = 128
+CPU = torch.device("cpu")
 
 
 class SharedPromptsPolicy(Policy):
@@ -45,7 +47,7 @@ class SharedPromptsPolicy(Policy):
         micros = []
         for rows in fill(length_B, self.budget):
             members = [rollouts[i] for i in rows]
-            micros.append(pack(members, advantages_B[rows], weights_B_R[rows], self.device))
+            micros.append(pack(members, advantages_B[rows], weights_B_R[rows]))
         micros[-1].last = True
         return micros
 
@@ -78,10 +80,7 @@ class PackedBatch(MicroBatch):
 
 
 def pack(
-    rollouts: list[Rollout],
-    advantages_B: torch.Tensor,
-    weights_B_R: torch.Tensor,
-    device: torch.device,
+    rollouts: list[Rollout], advantages_B: torch.Tensor, weights_B_R: torch.Tensor
 ) -> PackedBatch:
     """One micro-batch, see rectangle, with its tokens end to end, equal prompts once."""
     starts, rows, size = {}, [], 0
@@ -94,30 +93,26 @@ def pack(
         rows.append(np.concatenate([np.arange(len(prompt)) + starts[prompt], response]))
         size += len(response)
     ids_N, positions_N, source_N = np.empty((3, size), dtype=np.int64)
+    predicts = []
+    for row, rollout in zip(rows, rollouts, strict=True):
+        ids_N[row] = np.concatenate([rollout.prompt_ids, rollout.response_ids])
+        positions_N[row] = np.arange(len(row))
+        predicts.append(row[len(rollout.prompt_ids) - 1 : -1])
     places, area = [], 0
-    length_B = [len(row) for row in rows]
-    longest_first = sorted(range(len(rows)), key=lambda i: -length_B[i])
-    for cut in cut_rectangles(longest_first, length_B, cut_cost=RECTANGLE_COST):
-        width = length_B[cut[0]]
-        place_B_T = np.zeros((len(cut), width), dtype=np.int64)
-        for line, i in enumerate(cut):
-            row, length = rows[i], length_B[i]
-            place_B_T[line, :length] = row
-            ids_N[row] = np.concatenate([rollouts[i].prompt_ids, rollouts[i].response_ids])
-            positions_N[row] = np.arange(length)
-            source_N[row] = area + line * width + positions_N[row]
-        places.append(torch.from_numpy(place_B_T).to(device))
-        area += place_B_T.size
-    predicts_M = [
-        row[len(rollout.prompt_ids) - 1 : -1] for row, rollout in zip(rows, rollouts, strict=True)
-    ]
+    longest_first = sorted(rows, key=len, reverse=True)
+    for cut in cut_rectangles([len(row) for row in longest_first], RECTANGLE_COST):
+        place_B_T = pad_sequence(list(map(torch.from_numpy, longest_first[cut])), batch_first=True)
+        for line, row in enumerate(longest_first[cut]):
+            source_N[row] = area + line * place_B_T.shape[1] + np.arange(len(row))
+        places.append(place_B_T)
+        area += place_B_T.numel()
     return PackedBatch(
-        **vars(rectangle(rollouts, advantages_B, weights_B_R, device)),
-        ids_1_N=torch.from_numpy(ids_N[None]).to(device),
-        positions_1_N=torch.from_numpy(positions_N[None]).to(device),
+        **vars(rectangle(rollouts, advantages_B, weights_B_R, CPU)),
+        ids_1_N=torch.from_numpy(ids_N[None]),
+        positions_1_N=torch.from_numpy(positions_N[None]),
         places=places,
-        source_N=torch.from_numpy(source_N).to(device),
-        predicts_M=torch.from_numpy(np.concatenate(predicts_M)).to(device),
+        source_N=torch.from_numpy(source_N),
+        predicts_M=torch.from_numpy(np.concatenate(predicts)),
     )
 
 
@@ -140,11 +135,11 @@ def share_prompts(model) -> bool:
 @torch.no_grad()
 def _logits_agree(model) -> bool:
     """Whether packed sequences get the logits that each gets alone."""
-    embedding_V_d = model.get_input_embeddings().weight
-    ids = torch.linspace(1, len(embedding_V_d) - 2, 14).long().tolist()
+    vocabulary = len(model.get_input_embeddings().weight)
+    ids = torch.linspace(1, vocabulary - 2, 14).long().tolist()
     sequences = [ids[:6] + ids[6:10], ids[:6] + ids[10:]]
     rollouts = [Rollout(np.array(s[:6]), np.array(s[6:]), np.zeros(4), False) for s in sequences]
-    packed = pack(rollouts, torch.zeros(2), torch.zeros(2, 4), embedding_V_d.device)
+    packed = pack(rollouts, torch.zeros(2), torch.zeros(2, 4))
     try:
         together_1_N_V = model(packed.ids_1_N, use_cache=False, **packed.options()).logits
     except FAULTS:
