@@ -66,22 +66,17 @@ def compare(evaluations: list[dict]) -> dict:
 
 def compare_task(task: str, graded: list[list[dict]]) -> dict:
     """One task in each evaluation. graded: the task's problems, [base, trained, *middles]."""
-    by_text = [{problem["text"]: problem for problem in problems} for problems in graded]
-    base = by_text[0]
-    if any(problems.keys() != base.keys() for problems in by_text):
+    counts = [{one["text"]: (one["n"], one["robust"]) for one in problems} for problems in graded]
+    base = counts[0]
+    if any(own.keys() != base.keys() for own in counts):
         raise Refused(
             f"These evaluations saw different problems of {task}: use one file and one --limit."
         )
-    k = min(problem["n"] for problems in by_text for problem in problems.values())
-
-    def values(k: int) -> list[list[float]]:
-        """pass@k of each problem in each evaluation."""
-        return [
-            [pass_at_k(problems[text]["n"], problems[text]["robust"], k) for text in base]
-            for problems in by_text
-        ]
-
-    values_1, values_max = values(1), values(k)
+    k = min(n for own in counts for n, _ in own.values())
+    # pass@1 and pass@k of each problem in each evaluation
+    values_1, values_max = (
+        [[pass_at_k(*own[text], draws) for text in base] for own in counts] for draws in (1, k)
+    )
     pass_1, pass_max = list(map(fmean, values_1)), list(map(fmean, values_max))
     rise_1, rise_max = pass_1[1] - pass_1[0], pass_max[1] - pass_max[0]
     margins = [

@@ -118,7 +118,7 @@ function verdict(name, right) {
 
 // The tokens, or the text, of an answer.
 function fill(body, answer, all = false) {
-  const isText = answer.start === undefined;
+  const isText = answer.start === null;
   const length = isText ? answer.text.length : answer.length;
   const shown = all ? length : Math.min(length, isText ? MOST_CHARACTERS : MOST_TOKENS);
   body.replaceChildren(...(isText ? [visible(answer.text.slice(0, shown))] :

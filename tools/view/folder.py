@@ -41,6 +41,7 @@ class Answer:
     pieces: list[str] | None = None
     special: list[bool] = field(default_factory=list)
     columns: dict[str, np.ndarray] = field(default_factory=dict)  # of kept.TOKEN_COLUMNS
+    start: int | None = None  # where its tokens begin on the page, set by page.pack
 
 
 @dataclass
@@ -137,9 +138,6 @@ def load_run(folder: Path, steps: range | None, share: float) -> Source:
 def _fitting(files: dict, room: float) -> list:
     """The files to show: all that fit on a page, evenly spread, with the first and the last."""
     keys = list(files)
-    size = sum(path.stat().st_size for path in files.values())
-    if size < room * 5:  # a token takes more than 5 bytes of parquet: all of them fit
-        return keys
     tokens = sum(kept.count_tokens(path) for path in files.values())
     wanted = max(2, int(len(keys) * room / max(1, tokens)))
     if wanted >= len(keys):

@@ -39,56 +39,34 @@ def _read(name: str) -> str:
 
 
 def pack(sources: list[Source]) -> str:
-    """The data of a page, in base64."""
-    table = _Table()
-    data = {"sources": [_source(source, table) for source in sources]}
-    names = (name for source in sources for name in source.curves)
-    data["panels"] = [panel._asdict() for panel in choose(names)]
-    data["vocabulary"] = [text for text, _ in table.vocabulary]
-    data["special"] = [i for i, (_, special) in enumerate(table.vocabulary) if special]
-    numbers, data["columns"] = table.numbers()
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False).encode()
-    return base64.b64encode(
-        gzip.compress(b"%08d" % len(text) + text + numbers, compresslevel=9, mtime=0)
-    ).decode()
-
-
-class _Table:
-    """Shared by all sources: the texts of tokens, and the numbers of all tokens."""
-
-    def __init__(self):
-        self.vocabulary, self.ids, self.count = {}, [], 0
-        self.columns = {name: [] for name in TOKEN_COLUMNS}
-
-    def add(self, answer: Answer) -> int:
-        """Append an answer's tokens and return where they begin. Missing columns become NaN."""
-        start, length = self.count, len(answer.pieces)
+    """The data of a page, in base64. Missing columns of an answer become NaN."""
+    groups = [group for source in sources for group in source.groups]
+    answers = [a for group in groups for a in group.answers if a.pieces is not None]
+    vocabulary, ids = {}, []
+    for answer in answers:
+        answer.start = len(ids)
         keys = zip(answer.pieces, answer.special, strict=True)
-        self.ids += [self.vocabulary.setdefault(key, len(self.vocabulary)) for key in keys]
-        for name, parts in self.columns.items():
-            parts.append(answer.columns.get(name, np.full(length, np.nan)))
-        self.count += length
-        return start
-
-    def numbers(self) -> tuple[bytes, list[str]]:
-        """(the numbers of all columns, 4 bytes each; the names of the columns)."""
-        columns = {name: np.concatenate([[], *parts]) for name, parts in self.columns.items()}
-        parts = [np.array(self.ids, "<u4"), *(values.astype("<f4") for values in columns.values())]
-        return b"".join(part.tobytes() for part in parts), ["ids", *columns]
-
-
-def _source(source: Source, table: _Table) -> dict:
-    return vars(source) | {"groups": [_group(group, table) for group in source.groups]}
-
-
-def _group(group: Group, table: _Table) -> dict:
-    answers = [_answer(answer, table) for answer in group.answers]
-    return vars(group) | {"answers": answers}
+        ids += [vocabulary.setdefault(key, len(vocabulary)) for key in keys]
+    columns = {"ids": np.array(ids, "<u4")}
+    for name in TOKEN_COLUMNS:
+        parts = [answer.columns.get(name, np.full(answer.length, np.nan)) for answer in answers]
+        columns[name] = np.concatenate([[], *parts]).astype("<f4")
+    curves = (name for source in sources for name in source.curves)
+    data = {
+        "sources": sources,
+        "panels": [panel._asdict() for panel in choose(curves)],
+        "vocabulary": [text for text, _ in vocabulary],
+        "special": [i for i, (_, special) in enumerate(vocabulary) if special],
+        "columns": list(columns),
+    }
+    text = json.dumps(data, default=_plain, separators=(",", ":"), allow_nan=False).encode()
+    packed = b"".join([b"%08d" % len(text), text, *map(np.ndarray.tobytes, columns.values())])
+    return base64.b64encode(gzip.compress(packed, compresslevel=9, mtime=0)).decode()
 
 
-def _answer(answer: Answer, table: _Table) -> dict:
-    """An answer with tokens names where they begin; one without brings its text."""
-    tokens = ("text", "pieces", "special", "columns")
-    text = {"text": answer.text} if answer.pieces is None else {"start": table.add(answer)}
-    facts = {name: value for name, value in vars(answer).items() if name not in tokens}
-    return facts | text
+def _plain(part: Source | Group | Answer) -> dict:
+    """A part of the JSON object. An answer brings its text only where its tokens do not."""
+    hidden = {"pieces", "special", "columns"}
+    if getattr(part, "start", None) is not None:
+        hidden.add("text")
+    return {name: value for name, value in vars(part).items() if name not in hidden}
