@@ -19,8 +19,7 @@ class Reading(NamedTuple):
     solutions: list[Solution]
 
 
-_INDEX = r"_(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)"
-_DECORATION = rf"{_INDEX}|\^\{{?-1\}}?|\^\s*\\star|'"
+_DECORATION = r"\s*_(?:\{[^{}]*\}|\\[a-zA-Z]+|\w)\s*|\^\{?-1\}?|\^\s*\\star|'"
 _LETTER = rf"\\(?!(?:pi|infty|emptyset){END}|sin|cos|tan|cot|sec|csc)[a-zA-Z]+|[a-zA-Z]"
 _ACCENT = r"\\(?:vec|mathbf|mathcal|hat|bar|overline|overrightarrow|tilde)\s*\{[^{}]*\}"
 _QUANTITY = "|".join(
@@ -44,7 +43,7 @@ _UNKNOWNS = set("xyztrkmnw") | {"\\lambda"}
 
 def _bare(name: str) -> str:
     """A name without indices, primes and the arguments of a function."""
-    bare = re.sub(_DECORATION, "", re.sub(rf"\s*{_INDEX}\s*", lambda found: found[0].strip(), name))
+    bare = re.sub(_DECORATION, "", name)
     call = re.fullmatch(r"(.*?[a-zA-Z}])\s*\(([^()]*)\)\s*", bare)
     return call[1] if call and call[1] not in call[2] else bare.strip()
 
@@ -93,17 +92,16 @@ def _assignment(item: str) -> tuple[tuple[str, ...], list[str]] | None:
     ["1", "2"]); `S = 2a = 6` has the value `2a = 6`.
     """
     parts = cut(item, _ASSIGNED)
-    if parts and parts[0][0].startswith("\\approx"):
-        return ("",), [" = ".join(part for _, part in parts)]
     if len(parts) < 2 or parts[0][0]:
         return None
-    names = tuple(map(key, (elements(parts[0][1]) or ("", ()))[1]))
-    if len({name.partition("_")[2] for name in names}) == 1:
-        names = tuple(name.partition("_")[0] for name in names)  # (x_1, y_1) is (x, y)
+    name = parts[0][1]
+    names = tuple(map(key, (elements(name) or ("", ()))[1]))
+    if len({one.partition("_")[2] for one in names}) == 1:
+        names = tuple(one.partition("_")[0] for one in names)  # (x_1, y_1) is (x, y)
     if not names or not all(map(is_quantity, names)):
-        if not is_name(parts[0][1]):
+        if not is_name(name):
             return None
-        names = ("?" * (not is_quantity(parts[0][1])) + _canonical(parts[0][1]),)
+        names = ("?" * (not is_quantity(name)) + _canonical(name),)
     rest = [part for _, part in parts[1:]]
     while len(rest) > 1 and is_name(rest[0]):
         rest = rest[1:]
@@ -166,10 +164,10 @@ def read(latex: str) -> Reading:
                 if len(parts) != len(names):
                     names, parts = ("",), [item if assigned else value]
             new = dict(zip(names, parts, strict=True))
-            alone = n or not assigned or len(names) > 1 or not solutions or "" in new
-            alone = alone or "or" in separator
-            if alone or new.keys() & solutions[-1].keys() or "" in solutions[-1]:
-                solutions.append({})
-            solutions[-1] |= new
+            joins = solutions and assigned and not n and len(names) == 1 and "or" not in separator
+            if joins and "" not in new | solutions[-1] and not new.keys() & solutions[-1].keys():
+                solutions[-1] |= new
+            else:
+                solutions.append(new)
     signed = [each for solution in solutions for each in _signs(solution)]
     return Reading(kind, [each for solution in signed for each in _apart(solution)])
