@@ -61,15 +61,16 @@ _FACTOR = (
     r"(?:-?\s*(?:\d+|\\[dt]?frac\s*(?:\d\s*\d|\{[^{}]*\}\s*\{[^{}]*\})|\b[a-z])\s*(?:\\cdot)?\s*)"
 )
 _TURNED = r"(?:\s*\^\s*(?:\{\s*)?(?:T|t|\\top|\\intercal)(?![a-zA-Z])\s*\}?)"
-_CHOOSE = rf"(?:(?<![a-zA-Z\\])C|{TEXT}\{{\s*C\s*\}})"
+_CHOOSE = rf"(?:(?<![a-zA-Z\\])(?:C|nCr)|{TEXT}\{{\s*C\s*\}})"
 _N = r"\{?(\w+)\}?"
+_ARGUMENT = r"(?:\{\s*([^{}]*?)\s*\}|(\w))"
 _BOLD = r"\\(?:hat|mathbf|vec|boldsymbol)\s*"
 _LOGIC = {"lor": " or ", "vee": " or ", "land": " and ", "wedge": " and "}
 _NO_SOLUTION = (
     r"(?:there (?:is|are) )?no (?:(?:real|integer|such) )?(?:solutions?|roots?)(?: exists?)?"
     r"|(?:the )?empty set"
 )
-_END_POINTS = r"([^\[\](),]+,[^\[\](),]+)"
+_END_POINTS = r"[^\[\](),]+,[^\[\](),]+"
 
 
 def _plain(text: str) -> str:
@@ -162,16 +163,14 @@ _REWRITES = [  # in this order
         # Size and style say nothing.
         (rf"\\(?:left|right|[bB]igg?[lrm]?){END}\.?", ""),
         (rf"\\(?:display|text|script)style{END}|\\limits{END}|\\phantom\s*\{{[^{{}}]*\}}", ""),
-        (rf"\\(?:normalsize|small|large|Large|LARGE|huge|Huge){END}", ""),
+        (rf"\\(?:normalsize|small|large|Large|LARGE|huge|Huge|hline){END}", ""),
         (r"\\(?:text)?color\s*\{\w+\}|\\underline(?=\s*\{)|\\checkmark|\\\\\s*$", ""),
         (r"^\s*\\boxed\s*\{(.*)\}\s*$", _unwrap),
         (rf"^\s*(?:{TEXT}\{{\s*{_LEAD}\s*\}}|{_LEAD})\s*", ""),
         # Matrices: `array` and its fences, rows and determinants.
         (rf"\\\\\s*\[[^\]]*(?:pt|em|ex|mm|cm)\]|\\cr{END}", r"\\\\"),
-        (rf"\\hline{END}", ""),
-        (r"\\begin\{array\}\s*\{[clr|\s]*\}", r"\\begin{pmatrix}"),
-        (r"\\end\{array\}", r"\\end{pmatrix}"),
-        (r"\\(begin|end)\{(?:[bB]|small)?matrix\}", r"\\\1{pmatrix}"),
+        (r"\\(begin|end)\{(?:array|[bB]matrix|smallmatrix)\}", r"\\\1{pmatrix}"),
+        (r"(\\begin\{pmatrix\})\s*\{[clr|\s]*\}", r"\1"),
         (rf"[(\[]\s*(\\begin\{{pmatrix\}}{_CELL}\\end\{{pmatrix\}})\s*[)\]]", r"\1"),
         (
             rf"(?:\||\\det)\s*\\begin\{{pmatrix\}}({_CELL})\\end\{{pmatrix\}}\s*\|?",
@@ -213,10 +212,9 @@ _REWRITES = [  # in this order
         # Commands with several names.
         (rf"\\[dtc](frac|binom){END}", r"\\\1"),
         (rf"\{{([^{{}}]*?)\\choose{END}([^{{}}]*)\}}", r"\\binom{\1}{\2}"),
-        (rf"{_CHOOSE}\s*_\s*{_N}\s*\^\s*{_N}", r"\\binom{\1}{\2}"),
-        (rf"{_CHOOSE}\s*\^\s*{_N}\s*_\s*{_N}", r"\\binom{\2}{\1}"),
-        (rf"(?:\{{\}})?\s*[_^]\s*\{{?(\d+)\}}?\s*{_CHOOSE}\s*_\s*{_N}", r"\\binom{\1}{\2}"),
-        (rf"(?:{_CHOOSE}|nCr)\s*\((\d+)\s*,\s*(\d+)\)", r"\\binom{\1}{\2}"),
+        (rf"{_CHOOSE}\s*\^\s*{_N}\s*_\s*{_N}", r"C_{\2}^{\1}"),
+        (rf"(?:\{{\}})?\s*[_^]\s*\{{?(\d+)\}}?\s*{_CHOOSE}\s*_\s*{_N}", r"C_{\1}^{\2}"),
+        (rf"{_CHOOSE}(?:\s*_\s*{_N}\s*\^\s*{_N}|\s*\((\d+)\s*,\s*(\d+)\))", r"\\binom{\1\3}{\2\4}"),
         (r"\^\s*\{?\s*(?:\*|\\ast(?![a-zA-Z]))\s*\}?(?!\*)", r"^\\star "),
         (r"\\nabla\s*\\times", r"\\nabla\\cross "),
         (r"\\times(?=\s*\\(?:vec|mathbf|hat|boldsymbol|overrightarrow))", r"\\cross "),
@@ -236,9 +234,8 @@ _REWRITES = [  # in this order
         ),
         (r"(?<=\\mathbb\{R\})\s*-\s*(?=\\\{)", r"\\setminus "),
         (rf"\\var(epsilon|phi|theta|rho){END}", r"\\\1"),
-        (rf"\]{_END_POINTS}\[", r"(\1)"),  # the French ]0, 1[
-        (rf"\]{_END_POINTS}\]", r"(\1]"),
-        (rf"\[{_END_POINTS}\[", r"[\1)"),
+        (rf"\]({_END_POINTS}[\[\]])", r"(\1"),  # the French ]0, 1[
+        (rf"([\[(]{_END_POINTS})\[", r"\1)"),
         (r"\^\s*(?:\{\s*('+)\s*\}|('+))", r"\1\2"),
         (r"\\(?:mathrm|text)\s*\{\s*([dei])\s*\}", r"\1"),
         (rf"{_BOLD}\{{\s*(?:\\([ij])math|([ijk]))\s*\}}", r"\1\2"),
@@ -247,10 +244,7 @@ _REWRITES = [  # in this order
         (rf"(?<![\\a-zA-Z])((?:{_FUNCTIONS}){END}|(?:max|min)(?=\s*[({{]))", r"\\\1"),
         # Arguments in braces.
         (r"\\sqrt\s*((?:\[[^\]]*\])?)\s*(\d+)", r"\\sqrt\1{\2}"),
-        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
-        (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
-        (r"\\frac\s*\{\s*([^{}]*?)\s*\}\s*\{\s*([^{}]*?)\s*\}", r"\\frac{\1}{\2}"),
+        (rf"\\frac\s*{_ARGUMENT}\s*{_ARGUMENT}", r"\\frac{\1\2}{\3\4}"),
         (rf"\\frac\{{({_UNIT_PART})\}}\{{({_UNIT_PART})\}}\s*$", r"\1/\2"),
         # Numbers.
         (r"\b(\d+)\s+(\d+)\s*/\s*(\d+)\b", r"\1\\frac{\2}{\3}"),
@@ -284,6 +278,26 @@ class Spelling(NamedTuple):
     whole: str  # with the unit, as `latex` would be if it were none
 
 
+def _cut_unit(text: str) -> tuple[str, Unit]:
+    """(the text before its unit, the unit). Bare letters may be a product: 2m/s, 2 a."""
+    found = _UNIT_TEXT.search(text) or _UNIT_BARE.search(text)
+    if not found:
+        return text, Unit()
+    words = re.sub(rf"{TEXT}|[{{}}()]", " ", "".join(filter(None, found.groups()))).strip(" .")
+    unit, bare = parse_unit(words.replace(".", "")), found.re is _UNIT_BARE
+    before, gap = text[found.start() - 1], found[0][0] == " "
+    fits = not unit.words or not before.isalpha()
+    if bare and unit.words:
+        fits = gap and before.isdigit() and re.fullmatch(r"[a-z]+(?: [a-z]+)*", words)
+        fits = fits and (unit.powers or len(words.split()[0]) > 2)
+    elif bare and not re.search("[a-zA-Zμ]{2}", words):
+        fits = gap and re.fullmatch(r"[a-zA-Z]|.*[/^].*", words)
+    named = re.search("[a-zA-Z]{3}" if unit == Unit() else "[a-zA-Z]", words)
+    if not fits or not named or _NOT_UNIT.search(words.lower().replace(r"\cdot", "")):
+        return text, Unit()
+    return text[: found.start()], unit
+
+
 @functools.lru_cache(maxsize=4096)
 def normalise(text: str) -> Spelling:
     """One spelling for fractions, spaces, degrees, thousands, ...; the unit cut off."""
@@ -291,23 +305,12 @@ def normalise(text: str) -> Spelling:
     scale, money = _SCALE.search(text), text.lstrip("$ ").startswith(r"\$")
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    whole, unit = text, Unit()
-    if found := _UNIT_TEXT.search(text) or _UNIT_BARE.search(text):
-        words = re.sub(rf"{TEXT}|[{{}}()]", " ", "".join(filter(None, found.groups()))).strip(" .")
-        known, bare = parse_unit(words.replace(".", "")), found.re is _UNIT_BARE
-        before, gap = text[found.start() - 1], found[0][0] == " "
-        fits = re.search("[a-zA-Z]", words) and (not known.words or not before.isalpha())
-        if bare and known.words:
-            fits = gap and before.isdigit() and re.fullmatch(r"[a-z]+(?: [a-z]+)*", words)
-            fits = fits and (known.powers or len(words.split()[0]) > 2)
-        elif bare and not re.search("[a-zA-Zμ]{2}", words):
-            fits = gap and re.fullmatch(r"[a-zA-Z]|.*[/^].*", words)  # 2m/s may be a product
-        fits = fits and (known != Unit() or re.search("[a-zA-Z]{3}", words))  # not the a of 2 a
-        if fits and not _NOT_UNIT.search(words.lower().replace(r"\cdot", "")):
-            text, unit = text[: found.start()], known
+    whole, (text, unit) = text, _cut_unit(text)
     powers = dict(unit.powers)
-    if scale or text.endswith("%") or text.rstrip().endswith(r"\degree"):
-        powers = {"%" if text.endswith("%") else "deg": 1}
+    if text.endswith("%"):
+        powers = {"%": 1}
+    elif scale or text.rstrip().endswith(r"\degree"):
+        powers = {"deg": 1}
     powers |= {"dollar": 1} if money and not powers else {}
     words = unit.words | ({scale[1]} if scale else set())
     return Spelling(text.strip(), Unit(powers, words), whole)
