@@ -12,7 +12,7 @@ import re
 from .brackets import COMMA, CUP, cut, depths, elements, relations, split
 from .normalise import END, TEXT, key, normalise
 from .parse import MINUS_ONE, Tree, Unreadable, parse
-from .read import Reading, Solution, holds_kin, is_name, read, spread
+from .read import Reading, Solution, holds_kin, is_name, read, spread, unindexed
 from .regions import region
 from .units import ambiguous, conflict
 from .values import constant, proportional, same
@@ -214,8 +214,9 @@ def _same_named(answer: tuple[str, str], gold: tuple[str, str]) -> bool:
         if _relation(*texts) or not answer_name:
             return _relation(*texts)
     if answer_name and gold_name:
-        renamed = _renamed(answer_name, gold_name, one)
-        return renamed is not None and _single(renamed, other)
+        if (renamed := _renamed(answer_name, gold_name, one)) is not None:
+            return _single(renamed, other)
+        return unindexed(answer_name) == unindexed(gold_name) and _single(one, other)
     name, value = answer if answer_name else gold
     if "?" in name and not (answer_name and re.search(r"\d|\\pi", other)):
         return False  # a sum or a product is the name of a number only

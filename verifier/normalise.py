@@ -169,7 +169,7 @@ _REWRITES = [  # in this order
         (rf"^\s*(?:{TEXT}\{{\s*{_LEAD}\s*\}}|{_LEAD})\s*", ""),
         # Matrices: `array` and its fences, rows and determinants.
         (rf"\\\\\s*\[[^\]]*(?:pt|em|ex|mm|cm)\]|\\cr{END}", r"\\\\"),
-        (r"\\(begin|end)\{(?:array|[bB]matrix|smallmatrix)\}", r"\\\1{pmatrix}"),
+        (r"\\(begin|end)\{(?:array|[bB]?matrix|smallmatrix)\}", r"\\\1{pmatrix}"),
         (r"(\\begin\{pmatrix\})\s*\{[clr|\s]*\}", r"\1"),
         (rf"[(\[]\s*(\\begin\{{pmatrix\}}{_CELL}\\end\{{pmatrix\}})\s*[)\]]", r"\1"),
         (

@@ -79,10 +79,16 @@ def holds_kin(value: str, name: str) -> bool:
     return not whole or (is_quantity(value) and value not in ("e", "i"))
 
 
+def unindexed(name: str) -> str:
+    """The x of x_1 and x_2, which an index alone tells apart; any other name as it is."""
+    base = re.sub(r"_(?:\{\d+\}|\d)", "", name)
+    return base if base in _UNKNOWNS else name
+
+
 def _apart(solution: Solution) -> list[Solution]:
-    """`x_1 = 1, x_2 = -2` as two solutions of x: an index alone tells their names apart."""
-    bases = {re.sub(r"_(?:\{\d+\}|\d)", "", name) for name in solution}
-    if len(bases) > 1 or not bases <= _UNKNOWNS - solution.keys():
+    """`x_1 = 1, x_2 = -2` as two solutions of x."""
+    bases = {unindexed(name) for name in solution}
+    if len(bases) > 1 or bases & solution.keys() or len(solution) == 1:
         return [solution]
     return [{base: value} for base in bases for value in solution.values()]
 
