@@ -210,28 +210,25 @@ def evaluation(out: Path, name: str, model: Path, samples: int) -> list:
 
 
 def measured(out: Path, name: str) -> dict[str, float]:
-    """{"SPLIT SCORE": share} of an evaluation, by the strict box."""
-    found = {}
-    parts = json.loads((out / "evals" / name / "eval.json").read_text())["benchmarks"]
-    for split, part in parts.items():
+    """The numbers of an evaluation: {"SPLIT SCORE": share}, by the strict box, and BY_SKILL.
+
+    These are the shares of answers: right gains and losses, two sums for two changes.
+    """
+    folder, found, seen = out / "evals" / name, {}, {skill: [] for skill in BY_SKILL}
+    for split, part in json.loads((folder / "eval.json").read_text())["benchmarks"].items():
         right, any_right = (part["strict"][str(k)][0] for k in (1, part["n"]))
         boxed = 1 - part["no_answer"]
         values = (right, any_right, boxed, right / boxed if boxed else 0.0)
-        found |= {f"{split} {score}": round(v, 4) for score, v in zip(SCORES, values, strict=True)}
-    return found | by_skill(out, name)
-
-
-def by_skill(out: Path, name: str) -> dict[str, float]:
-    """Shares of an evaluation's answers: right gains and losses, two sums for two changes."""
-    seen = {skill: [] for skill in BY_SKILL}
-    for (split, _), row in read_answers(out / "evals" / name).items():
+        found |= {f"{split} {score}": v for score, v in zip(SCORES, values, strict=True)}
+    for (split, _), row in read_answers(folder).items():
         texts = [answer["text"] for answer in row["answers"]]
         if split == "held1":
             skill = LOSSES if re.search("loses|gives", row["text"]) else GAINS
             seen[skill] += [strict_box(text, row["answer"]) > 0 for text in texts]
         else:
             seen[SUMS] += [text.count("=") > 1 for text in texts]
-    return {skill: round(fmean(shares), 4) for skill, shares in seen.items()}
+    found |= {skill: fmean(shares) for skill, shares in seen.items()}
+    return {key: round(share, 4) for key, share in found.items()}
 
 
 def steps_of(out: Path, name: str) -> list[dict[str, float]]:

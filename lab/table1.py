@@ -228,6 +228,7 @@ def main(config: Config) -> None:
         state["reference"] = load_reference(model_dir, device)
     base, present = config, None
     encode = partial(encode_prompts, tokenizer=tokenizer, template=template)
+    enter = partial(techniques.enter_stage, encode=encode)
 
     state = run.resume(state, problems, policy, optimizer)
     engine.load_weights(policy)
@@ -268,9 +269,7 @@ def main(config: Config) -> None:
         stage = techniques.stage_at(stages, step)
         if stage is not present:
             present, run.config = stage, stage.config
-            pool = techniques.enter_stage(stages, stage, problems, state, encode)
-            order = Order(len(pool), config.seed)
-            techniques.set_temperature(sample, pool, order, state, stage, step)
+            pool, order = enter(stages, problems, state, step, sample=sample)
         config = run.config = replace(stage.config, temperature=state["temperature"])
         draw = partial(techniques.draw_groups, sample, state=state, run=run, step=step)
         draw_batch = techniques.BATCHES[config.dynamic_sampling]

@@ -7,7 +7,7 @@ lab/table1.py calls them. The letters are the table's columns:
     TTP  tuned training prompt  nothing to do here: --instruction
     RKL  reset of the KL reference    nothing to do here: prorl.hard_reset
     LC   length control         shape_reward; read_stages with a --max_response_tokens each
-    AT   adaptive temperature   set_temperature, diversity
+    AT   adaptive temperature   adapt_temperature, diversity
     RR   rollout rescue         rescue
     DS   dynamic sampling       substituted_groups, enter_stage (and prorl.mixed_groups)
     ST   split into stages      read_stages, enter_stage, stage_problems, with_hints
@@ -135,21 +135,32 @@ def stage_problems(problems: list[Problem], config, state: dict) -> list[Problem
 
 
 def enter_stage(
-    stages: list[Stage], stage: Stage, problems: list[Problem], state: dict, encode: Callable
-) -> list[Problem]:
-    """The problems that a stage trains on; encode makes their prompts.
+    stages: list[Stage], problems: list[Problem], state: dict, step: int, *, encode, sample
+) -> tuple[list[Problem], Order]:
+    """The problems that a step's stage trains on, and their order. encode makes prompts with hints.
 
-    A new stage drops the problems whose last group in the stage before was right more often than
-    that one's --drop_above.
+    Where the stage begins, it also drops the problems whose last group in the stage before was
+    right more often than that one's --drop_above, and sets state["temperature"].
     """
-    number = stages.index(stage) + 1
-    if state["stage"] != number:
+    stage = stage_at(stages, step)
+    number, config = stages.index(stage) + 1, stage.config
+    begins = state["stage"] != number
+    if begins:
         limit = stages[max(0, number - 2)].config.drop_above
         easy = {text for text, share in state["success"].items() if share > limit}
         state["dropped"] = sorted(easy.union(state["dropped"]))
-        state |= {"success": {}, "stage": number, "new_stage": True}
-    mine = stage_problems(problems, stage.config, state)
-    return encode(with_hints(mine, stage.config)) if stage.config.hint_share else mine
+        state |= {"success": {}, "stage": number}
+    pool = stage_problems(problems, config, state)
+    if config.hint_share:
+        pool = encode(with_hints(pool, config))
+    order = Order(len(pool), config.seed)
+    if begins and config.adaptive_temperature:
+        start = state["position"]
+        batch = [pool[i] for i in order[start : start + config.prompts_per_step]]
+        adapt_temperature(sample, batch, state, config, step)
+    elif begins:
+        state["temperature"] = config.temperature
+    return pool, order
 
 
 # --- ST: hints from reference solutions (QuestA) ---
@@ -331,32 +342,23 @@ def diversity(groups: list[list[Rollout]]) -> float:
     return sum(shares) / len(shares)
 
 
-def set_temperature(
-    sample: Callable, problems: list[Problem], order: Order, state: dict, stage: Stage, step: int
+def adapt_temperature(
+    sample: Callable, batch: list[Problem], state: dict, config, step: int
 ) -> None:
-    """Set state["temperature"] where a stage begins, to the flag's value.
+    """Raise state["temperature"] until answers are as diverse as when the stage before began.
 
-    With --adaptive_temperature, later stages raise it until answers are as diverse as when the
-    stage before began, in steps of 0.05, by at most 0.5, with the stage's first batch at each.
+    In steps of 0.05, by at most 0.5, with the stage's first batch at each. A run's first stage,
+    which has none before it, keeps its temperature.
     """
-    if not state.pop("new_stage", False):
-        return
-    config = stage.config
-    if not config.adaptive_temperature:
-        state["temperature"] = config.temperature
-        return
-    start = state["position"]
-    batch = [problems[i] for i in order[start : start + config.prompts_per_step]]
-
-    def diversity_at(temperature: float) -> float:
+    temperature = state["temperature"]
+    highest = temperature + TEMPERATURE_RANGE - 1e-9
+    while True:
         sampling = Sampling(config.max_response_tokens, temperature)
         groups = sample(batch, config.samples_per_prompt, sampling, step)
         state["tokens"] += rollout_metrics(groups)["tokens"]
-        return diversity(groups)
-
-    temperature = state["temperature"]
-    highest = temperature + TEMPERATURE_RANGE - 1e-9
-    while (seen := diversity_at(temperature)) < state["diversity"] and temperature < highest:
+        seen = diversity(groups)
+        if seen >= state["diversity"] or temperature >= highest:
+            break
         temperature = round(temperature + TEMPERATURE_STEP, 6)
     state |= {"temperature": temperature, "diversity": seen}
 

@@ -274,13 +274,17 @@ def test_a_stage_trains_on_its_share_by_length_without_what_was_too_easy():
     state = {"stage": 0, "dropped": [], "success": {}}
     first = config(prompts_to=0.5, drop_above=0.75)
     stages = [techniques.Stage(2, first), techniques.Stage(9, config(prompts_from=0.5))]
-    enter = lambda stage: techniques.enter_stage(stages, stage, problems, state, None)  # noqa: E731
-    assert [p.text for p in enter(stages[0])] == ["b", "c", "d"]  # in their own order
+
+    def texts(step):
+        pool, _ = techniques.enter_stage(stages, problems, state, step, encode=None, sample=None)
+        return [problem.text for problem in pool]
+
+    assert texts(1) == ["b", "c", "d"]  # in their own order
     state["success"] = {"b": 1.0, "a": 0.8, "e": 0.75}
-    assert [p.text for p in enter(stages[1])] == ["e", "f"]
+    assert texts(3) == ["e", "f"]
     assert state["dropped"] == ["a", "b"] and state["success"] == {}
     state["success"] = {"e": 1.0}
-    assert [p.text for p in enter(stages[1])] == ["e", "f"]  # resumed, not begun
+    assert texts(3) == ["e", "f"]  # resumed, not begun
     with pytest.raises(ValueError, match="no problem is left"):
         techniques.stage_problems(problems, config(), {"dropped": list("abcdef")})
 
@@ -402,27 +406,25 @@ def test_a_stage_begins_at_the_temperature_that_restores_the_diversity(monkeypat
 
     monkeypatch.setattr(techniques, "diversity", lambda groups: seen[-1] - drop)
     adaptive = config(adaptive_temperature=True, temperature=1.0, prompts_per_step=1)
+    stages = [techniques.Stage(n, adaptive) for n in (1, 2, 3)]
+    stages.append(techniques.Stage(4, config(temperature=0.7)))
     state = {"temperature": 1.0, "diversity": 0.0, "position": 0, "tokens": 0}
+    state |= {"stage": 0, "success": {}, "dropped": []}
 
-    def begin(current, new=True):
-        state.update({"new_stage": True} if new else {})
-        stage = techniques.Stage(9, current)
-        techniques.set_temperature(sample, [Problem("a", "1")], Order(1, 0), state, stage, 1)
+    def enter(step):
+        problems = [Problem("a", "1")]
+        techniques.enter_stage(stages, problems, state, step, encode=None, sample=sample)
+        return state["temperature"]
 
     drop = 0.0
-    begin(adaptive)
-    assert state["temperature"] == 1.0 and state["diversity"] == 1.0
+    assert enter(1) == 1.0 and state["diversity"] == 1.0
     drop = 0.12
-    begin(adaptive)
-    assert seen[1:] == [1.0, 1.05, 1.1, 1.15] and state["temperature"] == 1.15
+    assert enter(2) == 1.15 and seen[1:] == [1.0, 1.05, 1.1, 1.15]
     drop = 9.0  # it can never be reached
-    begin(adaptive)
-    assert state["temperature"] == pytest.approx(1.65)
+    assert enter(3) == pytest.approx(1.65)
     assert state["tokens"] == 3 * len(seen)
-    begin(config(temperature=0.7), new=False)
-    assert state["temperature"] == pytest.approx(1.65)  # resumed
-    begin(config(temperature=0.7))
-    assert state["temperature"] == 0.7 and "new_stage" not in state
+    assert enter(3) == pytest.approx(1.65)  # resumed
+    assert enter(4) == 0.7
 
 
 # --- EC, RKL ---
