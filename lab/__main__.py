@@ -44,7 +44,7 @@ def listing(seeds: int, jobs: int) -> str:
 
 
 def run_experiment(
-    name: str, out: Path, *, seeds: int, most: int = 0, jobs: int, steps: int | None
+    name: str, out: Path, seeds: int, most: int, jobs: int, steps: int | None
 ) -> None:
     """Run what is missing of an experiment, write its results and figure, print the verdicts.
 
@@ -52,8 +52,7 @@ def run_experiment(
     """
     experiment = EXPERIMENTS[name]
     home, runs_home = out / "results" / name, out / "runs" / name
-    trial = steps is not None and steps != experiment.steps
-    if trial:
+    if steps not in (None, experiment.steps):
         home = runs_home = out / "runs" / f"{name}-{steps}steps"  # a try-out is no result
     steps = steps or experiment.steps
     time = minutes(experiment, seeds, jobs)
@@ -74,8 +73,7 @@ def run_experiment(
 
     home.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result) + "\n")
-    results = pages.read_results(out) | {name: result}
-    judged = pages.judge_all(results)[name]
+    judged = pages.judge_all(pages.read_results(out) | {name: result})[name]
     figure.draw(experiment, result, judged, home / "figure.png")
     print("\n".join(f"{one.verdict}: {one.claim.sentence} ({one})" for one in judged))
     print(f"Written to {home}; python -m lab page adds it to the page")
@@ -115,8 +113,7 @@ def main() -> None:
             print(f"Written to {out / 'README.md'}")
         else:
             for name in EXPERIMENTS if args.name == "all" else [args.name]:
-                wanted = {key: getattr(args, key) for key in ("seeds", "most", "jobs", "steps")}
-                run_experiment(name, out, **wanted)
+                run_experiment(name, out, args.seeds, args.most, args.jobs, args.steps)
     except (Refused, OSError) as error:
         sys.exit(f"lab: {error}")
     except KeyboardInterrupt:

@@ -18,6 +18,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 
@@ -28,14 +29,10 @@ from tools.evaluation.statistics import spearman
 from tools.panels import is_number
 from tools.plot import read_metrics, resets
 from trainer.errors import Refused
-from trainer.run.files import write_atomically
+from trainer.run.files import read_jsonl, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
-ENVIRONMENT = os.environ | {
-    "OMP_NUM_THREADS": "1",
-    "CUDA_VISIBLE_DEVICES": "",
-    "HF_HUB_OFFLINE": "1",
-}
+ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1")
 PROBLEMS = "problems.jsonl"  # of an experiment that trains on a few
 LIVE = set()  # processes running now
 
@@ -67,15 +64,19 @@ def plan_run(
     experiment: Experiment, name: str, command: str, runs: Path, seed: int, steps: int
 ) -> Run:
     folder = runs / re.sub(r"[^\w.]+", "-", name) / f"seed{seed}"
-    budget = experiment.budget * steps // experiment.steps
-    values = {"run": folder, "steps": steps, "middle": max(1, steps // 2), "budget": budget}
-    values |= {"eighth": max(1, steps // 8), "half": max(1, steps // 2)}
-    values |= {"problems": shlex.quote(str(runs / PROBLEMS))}
+    values = {
+        "run": folder,
+        "steps": steps,
+        "half": max(1, steps // 2),
+        "eighth": max(1, steps // 8),
+        "budget": experiment.budget * steps // experiment.steps,
+        "problems": shlex.quote(str(runs / PROBLEMS)),
+    }
     words = shlex.split(command)
     script = 2 if words[0] == "-m" else 1
     shared = shlex.split(f"{experiment.common} {experiment.schedule}".format(**values))
-    train = [*words[:script], *shared, *words[script:], "--seed", seed, "--out", folder]
-    commands = [[sys.executable, *train]]
+    own = ["--seed", seed, "--out", folder]
+    commands = [[sys.executable, *words[:script], *shared, *words[script:], *own]]
 
     few = ["--limit", 8] if steps != experiment.steps else []  # a try-out
     flags = [*shlex.split(experiment.evaluate), *few, "--engine", "transformers", "--seed", seed]
@@ -91,12 +92,9 @@ def write_problems(experiment: Experiment, runs: Path) -> None:
     if source:
         from trainer.sources.load import load_problems  # here: it takes a second to import
 
-        rows = [
-            json.dumps({"problem": problem.text, "answer": problem.answer}) + "\n"
-            for problem in load_problems(source)[:count]
-        ]
+        rows = [{"problem": p.text, "answer": p.answer} for p in load_problems(source)[:count]]
         runs.mkdir(parents=True, exist_ok=True)
-        (runs / PROBLEMS).write_text("".join(rows))
+        (runs / PROBLEMS).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def written(command: list) -> str:
@@ -206,20 +204,17 @@ def evaluated(folder: Path) -> dict[str, float]:
 
 
 def repeating(path: Path, benchmark: str) -> float | None:
-    """Of the truncated answers, the share that repeat themselves without end; None if there are
-    none.
+    """Of the truncated answers, the share that repeat themselves without end; None without any.
 
     Such an answer has, in its second half, the same two characters or more three times in a row.
     """
-    records = [json.loads(line) for line in path.read_text().splitlines() if line]
-    texts = [
-        answer["text"]
-        for record in records
+    loops = [
+        bool(re.search(r"(.{2,}?)\1\1", answer["text"][len(answer["text"]) // 2 :], re.S))
+        for record in read_jsonl(path)
         if record["benchmark"] == benchmark
         for answer in record["answers"]
         if answer["truncated"]
     ]
-    loops = [bool(re.search(r"(.{2,}?)\1\1", text[len(text) // 2 :], re.S)) for text in texts]
     return fmean(loops) if loops else None
 
 
@@ -246,28 +241,20 @@ def rises(points: dict[str, dict]) -> dict[str, float]:
 
 def curves(run: Run, experiment: Experiment) -> dict[str, list]:
     """{metric: [[step, value], ...]} of what the figure draws; "resets" has steps alone."""
-    rows = read_metrics(run.folder)
-    result = {
-        metric: [
-            [row["step"], float(f"{row[metric]:.5g}")] for row in rows if is_number(row.get(metric))
-        ]
-        for metric in experiment.panels
-    }
+    rows, result = read_metrics(run.folder), {}
+    for metric in experiment.panels:
+        seen = [row for row in rows if is_number(row.get(metric))]
+        result[metric] = [[row["step"], float(f"{row[metric]:.5g}")] for row in seen]
     return result | {"resets": sorted(resets([rows]))}
 
 
 def pass_at_k(run: Run, experiment: Experiment) -> dict[str, dict]:
     """{point: {task: {"pass": {k: share}, "solved": pass@1 of each problem}}}."""
     result = {}
-    for point in experiment.points if experiment.tasks else ():
-        seen = json.loads((run.folder / point / "eval.json").read_text())["tasks"]
-        result[point] = {
-            task: {
-                "pass": {k: value[0] for k, value in seen[task]["robust"].items()},
-                "solved": seen[task]["solved"],
-            }
-            for task in experiment.tasks
-        }
+    for point, task in product(experiment.points, experiment.tasks):
+        seen = json.loads((run.folder / point / "eval.json").read_text())["tasks"][task]
+        shares = {k: share for k, (share, *_) in seen["robust"].items()}
+        result.setdefault(point, {})[task] = {"pass": shares, "solved": seen["solved"]}
     return result
 
 
@@ -287,8 +274,6 @@ def record(run: Run, experiment: Experiment) -> dict:
 
 def is_record_of(record: dict | None, run: Run) -> bool:
     """Whether a record is of the run's commands, whatever the order of their flags."""
-    if record is None:
-        return False
-    lines = (record["commands"], map(written, run.commands))
+    lines = record["commands"] if record else (), map(written, run.commands)
     recorded, planned = (sorted(shlex.split(" ".join(one))) for one in lines)
     return recorded == planned

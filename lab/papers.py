@@ -108,7 +108,7 @@ MIXED = """--model tiny:aligned --data tiny:train/mixed --eval_data tiny:eval/mi
 EASY, HARD = (
     f"--data tiny:train/{level} --eval_data tiny:eval/{level}" for level in ("easy", "hard")
 )
-LAST, MIDDLE = "{run}/checkpoints/step_{steps:06d}", "{run}/checkpoints/step_{middle:06d}"
+LAST, MIDDLE = "{run}/checkpoints/step_{steps:06d}", "{run}/checkpoints/step_{half:06d}"
 
 
 def depths(low: int, high: int) -> str:

@@ -368,7 +368,7 @@ subprocess.Popen, out = forge.Popen, Path(sys.argv[1])
 small = test_lab.small(out)
 lab.EXPERIMENTS.clear()
 lab.EXPERIMENTS["small"] = small
-lab.run_experiment("small", out, steps=None, **json.loads(sys.argv[2]))
+lab.run_experiment("small", out, *json.loads(sys.argv[2]), steps=None)
 (out / "README.md").write_text("Before.\\n<!-- small -->\\nold\\n<!-- end -->\\nAfter.\\n")
 lab.pages.write_page(out)
 """
@@ -378,16 +378,16 @@ def test_an_experiment_runs_is_killed_and_goes_on(start, tmp_path):
     script = tmp_path / "small.py"
     script.write_text(LAB)
 
-    def lab(**options):
-        return start(script, tmp_path, json.dumps(options))
+    def lab(seeds, most, jobs):
+        return start(script, tmp_path, json.dumps([seeds, most, jobs]))
 
-    def whole(**options):
-        done = lab(**options).wait()
+    def whole(*options):
+        done = lab(*options).wait()
         assert done.returncode == 0, done.stderr[-3000:]
         return done
 
     # Killed without warning as soon as its first run is done, with the second under way.
-    killed = lab(seeds=2, jobs=1)
+    killed = lab(2, 0, 1)
     second = tmp_path / "runs" / "small" / "easy-GRPO" / "seed0" / "config.json"
     killed.wait_for(second.exists)
     killed.kill()
@@ -395,11 +395,11 @@ def test_an_experiment_runs_is_killed_and_goes_on(start, tmp_path):
     assert not (tmp_path / "results" / "small").exists()
     kept = first.stat().st_mtime_ns
 
-    assert "small: 100%" in whole(seeds=2, jobs=2).stderr
+    assert "small: 100%" in whole(2, 0, 2).stderr
     first_result = json.loads((tmp_path / "results" / "small" / "results.json").read_text())
     needed = page.measure(small(tmp_path), first_result)[0].seeds_needed
     # Two seeds say that it takes more; three are allowed.
-    said = whole(seeds=2, most=3, jobs=2).stdout
+    said = whole(2, 3, 2).stdout
     assert needed > 2 and "seeds: easy: Lite PPO 3, easy: GRPO 3\n" in said
     assert first.stat().st_mtime_ns == kept  # what is done is not done again
 
