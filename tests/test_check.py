@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import json
 import os
 import re
 import runpy
@@ -21,10 +20,12 @@ from trainer.errors import Refused
 from trainer.policy.policy import Policy
 from trainer.policy.pretrained import load_tokenizer
 from trainer.run.files import read_jsonl
+from trainer.run.flags import FREE
 from trainer.run.launch import launch, model_folder
 
 FEW = {"prompts_per_step": 2, "samples_per_prompt": 2, "tokens_per_micro_batch": 128}
 FEW |= {"max_response_tokens": 16, "eval_max_tokens": 16}
+FLAGS = [f"--{name}={value}" for name, value in FEW.items()]
 
 
 def config_of(recipe, out, **changes):
@@ -65,8 +66,7 @@ def test_the_recipe_itself_is_tried_at_its_longest_with_full_micro_batches(tmp_p
 
 
 def test_a_check_is_a_flag_of_every_script_and_all_it_does(tmp_path, monkeypatch, capsys):
-    flags = [f"--{name}={value}" for name, value in FEW.items()]
-    command = ["prorl.py", "--tiny", "--check", *flags, "--out", str(tmp_path / "run")]
+    command = ["prorl.py", "--tiny", "--check", *FLAGS, "--out", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", command)
     runpy.run_path(str(ROOT / "prorl.py"), run_name="__main__")
     assert "seconds a step" in capsys.readouterr().out
@@ -75,24 +75,21 @@ def test_a_check_is_a_flag_of_every_script_and_all_it_does(tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_two_ranks_check_together(tmp_path):
-    flags = [f"--{name}={value}" for name, value in FEW.items()]
-    done = python("justrl.py", "--tiny", "--check", *flags, "--out", tmp_path / "run", ranks=2)
+    done = python("justrl.py", "--tiny", "--check", *FLAGS, "--out", tmp_path / "run", ranks=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("seconds a step") == 1 and "2 rank(s)" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-FORWARD = Policy.forward
-
-
-def no_room_for_gradients(self, micro, temperature):
-    if torch.is_grad_enabled():
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-    return FORWARD(self, micro, temperature)
-
-
 def test_memory_that_runs_out_in_training_becomes_the_flag_to_change(tmp_path, monkeypatch):
     """Whole command, error and all: one sentence, status 1, and no folder left."""
+    forward = Policy.forward
+
+    def no_room_for_gradients(self, micro, temperature):
+        if torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, micro, temperature)
+
     monkeypatch.setattr(Policy, "forward", no_room_for_gradients)
     config = config_of("justrl", tmp_path / "run", gradient_checkpointing=True, check=True)
     with pytest.raises(SystemExit) as end:
@@ -105,46 +102,38 @@ def test_memory_that_runs_out_in_training_becomes_the_flag_to_change(tmp_path, m
     assert checking.advice(config, "training") == "give --gradient_checkpointing true"
 
 
-def test_memory_that_runs_out_in_sampling_names_the_flags_of_sampling(tmp_path):
-    def generate():
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: " + message)
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        ("[enforce fail at alloc_cpu.cpp] can't allocate memory", "while sampling; lower --max_re"),
+        ("Try increasing `gpu_memory_utilization` or decreasing", "raise --engine_memory"),
+        (
+            "desired GPU memory utilization. Decrease GPU memory utilization",
+            "lower --engine_memory",
+        ),
+        ("another fault", "^another fault$"),
+    ],
+)
+def test_memory_that_runs_out_in_sampling_names_the_flags_of_sampling(message, sentence, tmp_path):
+    def generate(_):
+        raise RuntimeError(message)
 
-    message = "can't allocate memory"
-    with pytest.raises(Refused, match=r"while sampling; lower --max_response_tokens"):
-        checked(config_of("justrl", tmp_path / "run"), lambda _: generate())
-    message = "another fault"
-    with pytest.raises(RuntimeError, match="another fault"):
-        checked(config_of("justrl", tmp_path / "run"), lambda _: generate())
+    with pytest.raises((Refused, RuntimeError), match=sentence):
+        checked(config_of("justrl", tmp_path / "run"), lambda tried: generate(tried))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("message", "flag"),
-    [
-        ("Try increasing `gpu_memory_utilization` or decreasing `max_model_len`", "raise"),
-        ("is less than desired GPU memory utilization. Decrease GPU memory utilization", "lower"),
-    ],
+    ("memory", "kept", "sentence"),
+    [(1000, 2, "does not fit: weights.* --model"), (10**12, 10**12, "disk, .*lower --keep_checkp")],
 )
-def test_vllm_s_own_complaints_name_our_flag(message, flag, tmp_path):
-    def main(_):
-        raise ValueError(message)
-
-    with pytest.raises(Refused, match=f"{flag} --engine_memory"):
-        checked(config_of("justrl", tmp_path / "run"), main)
-
-
-def test_a_model_whose_weights_alone_are_too_large_is_refused_before_it_is_loaded(
-    tmp_path, monkeypatch
+def test_what_cannot_fit_is_refused_before_anything_is_loaded_or_written(
+    tmp_path, monkeypatch, memory, kept, sentence
 ):
-    monkeypatch.setattr(machine, "host_memory", lambda: 1000)
-    with pytest.raises(Refused, match=r"does not fit: weights.* --model"):
-        checked(config_of("justrl", tmp_path / "run"), lambda _: pytest.fail("loaded"))
-
-
-def test_too_small_a_disk_for_all_checkpoints_is_found_before_anything_is_written(tmp_path):
-    config = config_of("justrl", tmp_path / "run", keep_checkpoints=10**12)
-    with pytest.raises(Refused, match=r"disk, .*too little; lower --keep_checkpoints"):
-        checked(config, lambda _: pytest.fail("written"))
+    monkeypatch.setattr(machine, "host_memory", lambda: memory)
+    config = config_of("justrl", tmp_path / "run", keep_checkpoints=kept)
+    with pytest.raises(Refused, match=sentence):
+        checked(config, lambda _: pytest.fail("loaded"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -220,8 +209,4 @@ def test_the_estimates_follow_from_a_tried_step():
 
 def test_a_check_is_no_part_of_the_recipe():
     """A run may be checked, reported and uploaded without becoming another run."""
-    from trainer.run.flags import FREE
-
-    assert {"check", "report_to", "push_to_hub"} <= FREE
-    assert "reward" not in FREE
-    assert json.dumps(dataclasses.asdict(config_of("justrl", "x")))
+    assert {"check", "report_to", "push_to_hub"} <= FREE and "reward" not in FREE

@@ -95,10 +95,10 @@ def test_a_reward_file_is_a_module_like_any_other(tmp_path, monkeypatch):
     for name, sentence in {
         f"{file}:short": "short must take three arguments, texts, answers and rows",
         f"{file}:rewrad": r"no function 'rewrad'; did you mean reward\?",
-        str(file): "name the function in it too, .*rewards.py:FUNCTION",
-        "nothing.py:reward": "no such file",
-        "reward": "no such file",
-        str(tmp_path): "no such file",
+        str(file): "give FILE.py:FUNCTION",
+        "nothing.py:reward": "give FILE.py:FUNCTION",
+        "reward": "give FILE.py:FUNCTION",
+        str(tmp_path): "give FILE.py:FUNCTION",
     }.items():
         with pytest.raises(Refused, match=f"--reward .*{sentence}"):
             load_reward(name)

@@ -40,9 +40,8 @@ def eval_file(tmp_path_factory):
     few = world.problems("train", "mixed")[:192]
     path.with_name("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few))
     problems = {"3+5=?": "8", "9-2+1=?": "8", "7+6-4=?": "9", "2+2+9-3=?": "10"}
-    path.write_text(
-        "".join(json.dumps({"problem": p, "answer": a}) + "\n" for p, a in problems.items())
-    )
+    rows = [json.dumps({"problem": p, "answer": a}) + "\n" for p, a in problems.items()]
+    path.write_text("".join(rows))
     return path
 
 
@@ -110,21 +109,16 @@ def test_a_run_leaves_its_recipe_metrics_samples_curves_and_checkpoints(whole_ru
     assert (config["recipe"], config["tiny"], config["samples_per_prompt"]) == (recipe, True, 4)
 
     first, *steps = rows(out)
-    assert first.keys() == {"step", "eval_accuracy"} | {
-        key for key in first if key.startswith("seconds_")
-    }
+    assert timeless([first])[0].keys() == {"step", "eval_accuracy"}
     assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
     for row in steps:
         assert FIELDS_OF[recipe] <= row.keys()
         assert row.keys() - FIELDS_OF[recipe] <= {"eval_accuracy", "seconds_evaluate", "event"}
         assert ("eval_accuracy" in row) == (row["step"] % 2 == 0)
         assert all(math.isfinite(value) for value in row.values() if not isinstance(value, str))
-        assert 0 <= row["accuracy"] <= 1
-        assert 0 <= row["truncated"] <= 1
-        assert 0 < row["entropy"] < 5
-        assert row["logp_gap"] <= row["logp_gap_max"] < 1e-4
-        assert row["length"] > 1
-        assert row["skipped_updates"] == 0
+        assert 0 <= row["accuracy"] <= 1 and 0 <= row["truncated"] <= 1
+        assert 0 < row["entropy"] < 5 and row["length"] > 1
+        assert row["logp_gap"] <= row["logp_gap_max"] < 1e-4 and row["skipped_updates"] == 0
         if recipe == "prorl":
             assert row["sampled_groups"] >= row["trained_groups"] == 4
             assert row["sampled_groups"] * 4 * row["length"] == pytest.approx(row["tokens"])
@@ -142,8 +136,7 @@ def test_a_run_leaves_its_recipe_metrics_samples_curves_and_checkpoints(whole_ru
     else:
         assert any(row["approx_kl"] > 0 for row in steps)
 
-    assert "held-out pass@1" in printed
-    assert str(out) in printed.splitlines()[-1]
+    assert "held-out pass@1" in printed and str(out) in printed.splitlines()[-1]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -171,16 +164,14 @@ def test_a_checkpoint_is_a_model_folder_that_transformers_opens(whole_run):
     folder = whole_run("justrl")[0] / "checkpoints" / f"step_{STEPS:06d}"
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    base = AutoModelForCausalLM.from_pretrained(
-        ROOT / "tiny" / "models" / "base", dtype=torch.float32
-    )
+    base = AutoModelForCausalLM.from_pretrained(ROOT / "tiny/models/base", dtype=torch.float32)
     ids = torch.tensor([chat_ids(tokenizer, "3+5=?")])
     assert model.dtype == torch.float32, "master weights"
     logits, base_logits = model(input_ids=ids).logits, base(input_ids=ids).logits
     assert torch.isfinite(logits).all()
     assert (logits - base_logits).abs().max() > 1e-3, "it was trained"
-    assert not list(folder.glob("*.bin"))
-    assert not list(folder.glob("*.pt")), "nothing that would have to be unpickled"
+    pickled = [*folder.rglob("*.bin"), *folder.rglob("*.pt")]
+    assert not pickled, "nothing that would have to be unpickled"
 
 
 # --- stopped and continued ---
@@ -199,9 +190,8 @@ def assert_same_run(out, whole):
         one, other = load_file(path), load_file(out / path.relative_to(whole))
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one), path.name
-    assert json.loads((out / last / "state.json").read_text()) == json.loads(
-        (whole / last / "state.json").read_text()
-    )
+    state, whole_state = (run / last / "state.json" for run in (out, whole))
+    assert state.read_text() == whole_state.read_text()
 
 
 @pytest.mark.parametrize(("recipe", "sort"), [("justrl", "SIGINT"), ("prorl", "SIGTERM")])
@@ -224,10 +214,7 @@ def test_killed_then_stopped_then_finished_is_the_run_that_nobody_touched(
     stopped = start(recipe, *command, signals=(getattr(signal, sort), 5, 0)).wait()
     assert stopped.returncode == -getattr(signal, sort), "a shell loop ends with it"
     assert "Partial: stopped after step" in stopped.stdout
-    assert (
-        f"{sort}: finishing this step, then saving. The same command continues."
-        in stopped.stdout + stopped.stderr
-    )
+    assert f"{sort}: finishing this step, then saving. The same" in stopped.stdout + stopped.stderr
     last = rows(out)[-1]["step"]
     assert resumed_at < last < STEPS
     assert checkpoints(out)[-1] == f"step_{last:06d}", "saved although it is between two savings"
@@ -324,46 +311,35 @@ def real_problem_flags(tmp_path, file, recipe):
     return [word for name, value in given.items() for word in (f"--{name}", value)]
 
 
-def check_two_real_steps(done, out):
+GSM8K, DAPO = "gsm8k_train.jsonl", "dapo_math_17k_head14.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "file"), [("justrl", GSM8K), ("prorl", DAPO), ("liteppo", DAPO)]
+)
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
+def test_two_steps_on_real_problems(start, tmp_path, recipe, file, engine):
+    command = [*real_problem_flags(tmp_path, file, recipe), *REAL, "--engine", engine]
+    if engine == "vllm":
+        done = python(ROOT / f"{recipe}.py", *command)
+    else:
+        done = start(recipe, *command).wait()
     assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / "run"
     first, *steps = rows(out)
     assert "eval_accuracy" in first
     assert [row["step"] for row in steps] == [1, 2]
     assert all(row["logp_gap"] < 1e-4 and row["skipped_updates"] == 0 for row in steps)
     AutoModelForCausalLM.from_pretrained(out / "checkpoints" / "step_000002")
-
-
-GSM8K, DAPO = "gsm8k_train.jsonl", "dapo_math_17k_head14.jsonl"
-on_real_problems = pytest.mark.parametrize(
-    ("recipe", "file"), [("justrl", GSM8K), ("prorl", DAPO), ("liteppo", DAPO)]
-)
-
-
-@on_real_problems
-def test_two_steps_on_real_problems(start, tmp_path, recipe, file):
-    command = [*real_problem_flags(tmp_path, file, recipe), *REAL, "--engine", "transformers"]
-    check_two_real_steps(start(recipe, *command).wait(), tmp_path / "run")
-    files = (tmp_path / "run" / "rollouts").glob("step_*.parquet")
-    prompts = [answer["problem"] for path in files for answer in read(path)]
+    prompts = [answer["problem"] for path in out.glob("rollouts/step_*") for answer in read(path)]
     assert all(prompt and "Remember to put your answer" not in prompt for prompt in prompts)
-
-
-@pytest.mark.vllm
-@on_real_problems
-def test_two_steps_on_real_problems_with_vllm(tmp_path, recipe, file):
-    command = [*real_problem_flags(tmp_path, file, recipe), *REAL, "--engine", "vllm"]
-    check_two_real_steps(python(ROOT / f"{recipe}.py", *command), tmp_path / "run")
 
 
 @pytest.mark.vllm
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_embedded_world_with_vllm(eval_file, tmp_path, recipe):
-    done = python(
-        ROOT / f"{recipe}.py",
-        *flags(recipe, tmp_path / "run", eval_file, steps=4),
-        "--engine",
-        "vllm",
-    )
+    command = [*flags(recipe, tmp_path / "run", eval_file, steps=4), "--engine", "vllm"]
+    done = python(ROOT / f"{recipe}.py", *command)
     assert done.returncode == 0, done.stderr[-3000:]
     assert all(row["logp_gap"] < 1e-4 for row in rows(tmp_path / "run")[1:])
     assert "vllm engine" in done.stdout + done.stderr
@@ -429,9 +405,8 @@ def test_a_full_disk_ends_a_run_in_one_sentence_and_keeps_what_was_saved(
     out = tmp_path / "run"
     shutil.copytree(whole_run("justrl")[0], out)
     saved = checkpoints(out)
-    done = start(
-        "justrl", *flags("justrl", out, eval_file, steps=STEPS + 1), largest_file=300_000
-    ).wait()
+    command = flags("justrl", out, eval_file, steps=STEPS + 1)
+    done = start("justrl", *command, largest_file=300_000).wait()
     assert "too large" in refused(done, "justrl")
     assert checkpoints(out) == saved, "nothing half-written stays, nothing whole goes"
 

@@ -59,37 +59,36 @@ def code_digests(config) -> dict[str, str]:
     }
 
 
-def claim(out: Path, config: dict) -> None:
+def claim(out: Path, config: dict, code: dict[str, str]) -> None:
     """Make the folder this run's, or check that it is already.
 
-    config: the flags, the recipe's name, and {"code": {file: digest}}. Raises Refused if the folder
-    has a run with other settings or code, and names the difference.
+    config: the flags and the recipe's name. code: {file: digest}. Raises Refused if the folder has
+    a run with other settings or code, and names the difference.
     """
     path = out / "config.json"
-    if path.exists():
-        before = json.loads(path.read_text())
-        began, code = before.pop("code", None), config["code"]
-        config = {name: value for name, value in config.items() if name != "code"}
-        changed = sorted(k for k in before.keys() | config.keys() if before.get(k) != config.get(k))
-        if changed := [k for k in changed if k not in FREE]:
-            changes = ", ".join(
-                f"{k}: {before.get(k)!r} there, {config.get(k)!r} here" for k in changed
-            )
-            raise Refused(
-                f"{out} holds a run with other settings ({changes}); add --out {out}-{changed[0]}, "
-                f"say, or delete that folder"
-            )
-        if began is None:
-            if dist.get_rank() == 0:
-                write_atomically(path, json.dumps(before | {"code": code}, indent=1) + "\n")
-        elif edited := sorted(k for k in began.keys() | code.keys() if began.get(k) != code.get(k)):
-            raise Refused(
-                f"{', '.join(edited)} changed since the run in {out} began; add --out {out}-2, or "
-                f'delete that folder. (To go on there with the new code, delete "code" from its '
-                f"config.json)"
-            )
-    elif dist.get_rank() == 0:
-        write_atomically(path, json.dumps(config, indent=1) + "\n")
+    before = json.loads(path.read_text()) if path.exists() else dict(config)
+    began = before.pop("code", None)
+    if changed := [name for name in _changed(before, config) if name not in FREE]:
+        changes = ", ".join(
+            f"{name}: {before.get(name)!r} there, {config.get(name)!r} here" for name in changed
+        )
+        raise Refused(
+            f"{out} holds a run with other settings ({changes}); add --out {out}-{changed[0]}, "
+            f"say, or delete that folder"
+        )
+    if began is None:
+        if dist.get_rank() == 0:
+            write_atomically(path, json.dumps(before | {"code": code}, indent=1) + "\n")
+    elif edited := _changed(began, code):
+        raise Refused(
+            f"{', '.join(edited)} changed since the run in {out} began; add --out {out}-2, or "
+            f'delete that folder. (To go on there with the new code, delete "code" from its '
+            f"config.json)"
+        )
+
+
+def _changed(before: dict, now: dict) -> list[str]:
+    return sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
 
 
 def latest_checkpoint(out: Path) -> Path | None:

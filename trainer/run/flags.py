@@ -186,6 +186,8 @@ def check(config: Flags) -> None:
             setattr(config, name, 0)
     if fault := config.fault():
         raise Refused(fault)
+    if config.reward:
+        load_reward(config.reward)
 
 
 def truth(word: str) -> bool:
@@ -217,17 +219,12 @@ def field_comments(config_class: type) -> dict[str, str]:
 
 
 def missing_extras(config) -> str | None:
-    """The fault of --reward, --report_to or --push_to_hub, found before anything is loaded."""
+    """The fault of --report_to or --push_to_hub, found before anything is loaded."""
     service = config.report_to
     if service != "none" and importlib.util.find_spec(service) is None:
         return f"--report_to {service} needs its package: pip install {service}"
     if config.push_to_hub and huggingface_hub.get_token() is None:
         return "--push_to_hub needs a login to the Hugging Face hub: hf auth login"
-    if config.reward:
-        try:
-            load_reward(config.reward)
-        except Refused as error:
-            return str(error)
     return None
 
 

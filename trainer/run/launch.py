@@ -8,8 +8,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import torch
 import torch.distributed as dist
+from huggingface_hub.errors import HfHubHTTPError
 from tqdm import tqdm
 
 from trainer.errors import Refused
@@ -41,6 +43,8 @@ def launch(main: Callable, config) -> None:
 
 def _sentence(error: Exception) -> str | None:
     """The message for an error that the user can correct; None if only a traceback helps."""
+    if isinstance(error, Refused):
+        return str(error)
     if isinstance(error, torch.OutOfMemoryError):
         return (
             f"out of GPU memory ({str(error).partition('. ')[0]}): lower --tokens_per_micro_batch "
@@ -51,12 +55,8 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" to write {error.filename}" if error.filename else ""
         return f"no space left on the disk{where}: make room, the same command continues the run"
-    if isinstance(error, Refused):
-        return str(error)
-    # A lost connection means that another rank has died.
-    if isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and "gloo" in str(error)
-    ):
+    gloo = isinstance(error, RuntimeError) and "gloo" in str(error)
+    if gloo or isinstance(error, dist.DistError):  # a lost connection
         return f"rank {os.environ.get('RANK', 0)} ends because another rank has ended"
     return None
 
@@ -96,7 +96,6 @@ def model_folder(model: str) -> str:
     """The folder or hub id of a --model value. "tiny:NAME" is a model of the embedded worlds.
 
     ID@REVISION (a branch, tag or commit) is the folder that the hub's files are downloaded to.
-
     Raises Refused for an unknown NAME or revision.
     """
     if model.startswith("tiny:"):
@@ -111,17 +110,11 @@ def model_folder(model: str) -> str:
         return str(folder)
     reach_hub()
     name, _, revision = model.partition("@")
-    return download(name, revision) if revision else model
-
-
-def download(name: str, revision: str) -> str:
-    """The folder of a hub model's revision, downloaded once. Raises Refused if there is none."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
+    if not revision:
+        return model
     kinds = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
-        return snapshot_download(name, revision=revision, allow_patterns=kinds)
+        return huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=kinds)
     except (OSError, HfHubHTTPError) as error:
         why = str(error).strip().partition("\n")[0]
-        raise Refused(f"--model {name}@{revision} cannot be had from the hub: {why}") from error
+        raise Refused(f"--model {model} cannot be had from the hub: {why}") from error

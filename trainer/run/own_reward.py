@@ -30,17 +30,16 @@ def load_reward(name: str) -> Callable:
     path, _, function = name.rpartition(":")
     file = Path(path).expanduser()
     if file.suffix != ".py" or not file.is_file():
-        if name.endswith(".py") and Path(name).expanduser().is_file():
-            raise Refused(f"--reward {name}: name the function in it too, {name}:FUNCTION")
-        raise Refused(f"--reward {name}: no such file; give FILE.py:FUNCTION")
+        raise Refused(f"--reward {name} names no function of a file: give FILE.py:FUNCTION")
     try:
         module = _import(file)
     except Exception as error:  # anything may go wrong in a user's file
         raise Refused(f"--reward {name}: {_where(error, file)}") from error
     found = getattr(module, function, None)
     if not callable(found):
-        known = [key for key, value in vars(module).items() if callable(value)]
-        hint = did_you_mean(function, known)
+        hint = did_you_mean(
+            function, [key for key, value in vars(module).items() if callable(value)]
+        )
         raise Refused(f"--reward {name}: {file} defines no function {function!r}{hint}")
     try:
         inspect.signature(found).bind("texts", "answers", "rows")

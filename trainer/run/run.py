@@ -79,7 +79,7 @@ class Run:
         dist.barrier()
         values = dataclasses.asdict(config)
         code = checkpoint.code_digests(config)
-        checkpoint.claim(self.out, {"recipe": recipe, **values, "code": code})
+        checkpoint.claim(self.out, {"recipe": recipe, **values}, code)
         dist.barrier()
         self.phase_name, self.phase_start, self.seconds = None, 0.0, defaultdict(float)
         self.locked = self.ended = False
@@ -246,7 +246,6 @@ class Run:
                 ]
                 rows += kept.rows_of(step, p, problems[p], groups[p], more)
             kept.write(self.out / "rollouts", f"step_{step:06d}", rows)
-        self.phase(None)
         if self.due(step, self.config.eval_every):
             for problem, group in list(zip(problems, groups, strict=True))[:2]:
                 self._show(step, problem, group[0])
