@@ -44,20 +44,15 @@ def load_policy(config: Any, model_dir: str, device: torch.device) -> Policy:
     policy = kind(model, head, device, config.tokens_per_micro_batch)
     if plain:
         return policy
-    # Imported here, because neither a run on one CPU nor --help needs FSDP.
-    from torch.distributed.fsdp import (
-        CPUOffloadPolicy,
-        MixedPrecisionPolicy,
-        OffloadPolicy,
-        fully_shard,
-    )
+    from torch.distributed import fsdp  # here: neither a run on one CPU nor --help needs it
 
-    precision = MixedPrecisionPolicy(param_dtype=compute_dtype(), reduce_dtype=torch.float32)
-    pinned = CPUOffloadPolicy(pin_memory=device.type == "cuda")
+    precision = fsdp.MixedPrecisionPolicy(param_dtype=compute_dtype(), reduce_dtype=torch.float32)
+    place = fsdp.OffloadPolicy()
+    if config.offload:
+        place = fsdp.CPUOffloadPolicy(pin_memory=device.type == "cuda")
     for module in [*blocks_of(model), policy]:
         _take_weights_of_rank_0(module, device)
-        place = pinned if config.offload else OffloadPolicy()
-        fully_shard(module, mp_policy=precision, offload_policy=place)
+        fsdp.fully_shard(module, mp_policy=precision, offload_policy=place)
         # Token weights are global, so gradients are summed over ranks, not averaged.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # the only reduction that gloo has

@@ -96,14 +96,13 @@ class TransformersEngine:
         ids_N_R = torch.zeros(len(rows), max_tokens, dtype=torch.int64, device=self.device)
         logps_N_R = torch.zeros(len(rows), max_tokens, device=self.device)
         length_N = torch.full((len(rows),), max_tokens, device=self.device)
-        stopped_N = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
         for t in range(max_tokens):
             ids, logps = self._sample(logits, draws_N_R[rows, t], sampling)
             ids_N_R[rows, t], logps_N_R[rows, t] = ids, logps
 
             stops = (ids[:, None] == self.stop_ids).any(dim=1)
             if stops.any():
-                length_N[rows[stops]], stopped_N[rows[stops]] = t + 1, True
+                length_N[rows[stops]] = t + 1
                 keep = _fill_gaps(stops)
                 if len(keep) == 0:
                     break
@@ -113,12 +112,12 @@ class TransformersEngine:
                 logits = self._forward(ids[:, None], mask[..., : width + t + 1], position, cache)
                 position += 1
 
-        lengths, stopped = length_N.tolist(), stopped_N.tolist()
         ids_N_R, logps_N_R = ids_N_R.to("cpu", torch.int32).numpy(), logps_N_R.cpu().numpy()
-        rollouts, prompts = [], [np.array(prompt, np.int32) for prompt in prompts]
-        for i, length in enumerate(lengths):
+        prompts = [np.array(prompt, np.int32) for prompt in prompts]
+        rollouts, stop_ids = [], set(self.stop_ids.tolist())
+        for i, length in enumerate(length_N.tolist()):
             ids, logps = ids_N_R[i, :length].copy(), logps_N_R[i, :length].copy()
-            rollouts.append(Rollout(prompts[i // n], ids, logps, truncated=not stopped[i]))
+            rollouts.append(Rollout(prompts[i // n], ids, logps, truncated=ids[-1] not in stop_ids))
         return [rollouts[start : start + n] for start in range(0, len(rollouts), n)]
 
     def _prefill(self, prompts, width: int, max_tokens: int):
