@@ -137,20 +137,6 @@ def test_an_evaluation_with_less_work_than_ranks_ends(tmp_path):
     assert json.loads((tmp_path / "evals" / "eval.json").read_text())["settings"]["n"]
 
 
-def test_offloading_changes_no_metric(start, tmp_path):
-    rows = []
-    for offload in ("false", "true"):
-        flags = [*SMALL.split(), "--steps", 2, "--save_every", 0, "--offload", offload]
-        flags += ["--out", tmp_path / offload]
-        done = start("justrl", *flags).wait()
-        assert done.returncode == 0, done.stderr[-3000:]
-        lines = (tmp_path / offload / "metrics.jsonl").read_text().splitlines()
-        rows.append([json.loads(line) for line in lines])
-    for one, other in zip(*rows, strict=True):
-        names = [name for name in one if not name.startswith("seconds") and "gap" not in name]
-        assert [one[n] for n in names] == pytest.approx([other[n] for n in names], abs=1e-5)
-
-
 @pytest.fixture
 def on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

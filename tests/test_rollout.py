@@ -58,32 +58,27 @@ def load(folder):
 
 
 def test_the_self_check_passes_a_sound_engine_and_leaves_no_trace(engine, folder):
-    policy = load(folder)
-    before = {name: tensor.clone() for name, tensor in policy.full_state()}
     samples = engine.generate(PROMPTS, 2, SEEDS, Sampling(10))
-    self_check(engine, policy, PROMPTS[0])
-    assert all(torch.equal(tensor, before[name]) for name, tensor in policy.full_state())
+    self_check(engine, load(folder), PROMPTS[0])
     same_samples(samples, engine.generate(PROMPTS, 2, SEEDS, Sampling(10)))
 
 
-def test_the_self_check_catches_an_engine_with_stale_weights(engine, folder, monkeypatch):
-    monkeypatch.setattr(engine, "load_weights", lambda policy: None)
-    with pytest.raises(RuntimeError, match="did not notice a change of the weights"):
-        self_check(engine, load(folder), PROMPTS[0])
+@pytest.mark.parametrize(
+    ("pushes", "says"),
+    [(0, "did not notice a change of the weights"), (2, "did not return to its old log-probs")],
+)
+def test_the_self_check_catches_an_engine_that_takes_no_weights_after_some_pushes(
+    engine, folder, monkeypatch, pushes, says
+):
+    policy, taken = load(folder), iter(range(pushes))
+    before = {name: tensor.clone() for name, tensor in policy.full_state()}
 
-
-def test_the_self_check_catches_an_engine_that_does_not_return(engine, folder, monkeypatch):
-    pushes = []
-
-    def only_the_first_two(policy):
-        pushes.append(policy)
-        if len(pushes) < 3:
+    def load_weights(policy):
+        if next(taken, None) is not None:
             TransformersEngine.load_weights(engine, policy)
 
-    monkeypatch.setattr(engine, "load_weights", only_the_first_two)
-    policy = load(folder)
-    before = {name: tensor.clone() for name, tensor in policy.full_state()}
-    with pytest.raises(RuntimeError, match="did not return to its old log-probs"):
+    monkeypatch.setattr(engine, "load_weights", load_weights)
+    with pytest.raises(RuntimeError, match=says):
         self_check(engine, policy, PROMPTS[0])
     assert all(torch.equal(tensor, before[name]) for name, tensor in policy.full_state())
 

@@ -218,25 +218,21 @@ def test_a_prompt_with_its_response_over_the_limit_is_refused(engine):
 # --- weights ---
 
 
-def test_new_weights_are_sampled_from(folder, engine, tmp_path):
-    before = flat(engine.generate(PROMPTS, 4, SEEDS, Sampling(20)))
-    other = load(save_random_model(tmp_path / "other", seed=1))
+def test_new_weights_are_copied_and_sampled_from(folder, engine, tmp_path):
+    def samples():
+        return flat(engine.generate(PROMPTS, 4, SEEDS, Sampling(20)))
+
+    before, other = samples(), load(save_random_model(tmp_path / "other", seed=1))
     engine.load_weights(other)
-    after = flat(engine.generate(PROMPTS, 4, SEEDS, Sampling(20)))
+    after = samples()
     assert trainer_gap(other, after, 1.0) < 1e-4
     assert trainer_gap(other, before, 1.0) > GAP_FATAL
-    engine.load_weights(load(folder))
-    same_samples([flat(engine.generate(PROMPTS, 4, SEEDS, Sampling(20)))], [before])
-
-
-def test_the_engine_keeps_its_own_copy(engine, folder):
-    policy = load(folder)
-    engine.load_weights(policy)
-    before = flat(engine.generate(PROMPTS, 1, SEEDS, Sampling(10)))
     with torch.no_grad():
-        for parameter in policy.parameters():
+        for parameter in other.parameters():
             parameter.mul_(1.5)
-    same_samples([before], [flat(engine.generate(PROMPTS, 1, SEEDS, Sampling(10)))])
+    same_samples([samples()], [after])
+    engine.load_weights(load(folder))
+    same_samples([samples()], [before])
 
 
 # --- the parts that make it fast ---
@@ -244,9 +240,7 @@ def test_the_engine_keeps_its_own_copy(engine, folder):
 
 def test_a_model_with_packed_weights_decodes_and_takes_new_weights_like_any_other(tmp_path):
     shape = {"vocab_size": 300, "hidden_size": 256, "layers": 1}
-    some, other = (
-        save_random_model(tmp_path / f"large{seed}", seed=seed, **shape) for seed in (0, 1)
-    )
+    some, other = (save_random_model(tmp_path / str(seed), seed=seed, **shape) for seed in (0, 1))
     engine = engine_over(some, vocabulary=300)
     packed = [module for module in engine.model.modules() if isinstance(module, PackedLinear)]
     assert len(packed) == 6  # q, o, gate, up, down and the head; k and v are small
