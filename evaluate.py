@@ -43,7 +43,7 @@ from trainer import data
 from trainer.errors import Refused
 from trainer.policy.loading import compute_dtype, load_reference
 from trainer.policy.pretrained import context_length, load_tokenizer
-from trainer.ranks import start_ranks
+from trainer.ranks import from_all_ranks, start_ranks
 from trainer.run.checkpoint import digest
 from trainer.run.files import make_folder, write_atomically
 from trainer.run.flags import SHARE, at_least, similar, unknown_folder
@@ -197,13 +197,16 @@ def choose_settings(
     protocol = PROTOCOLS[args.protocol]
     given = {key: getattr(args, key) for key in CHOICES}
     settings = {k: protocol.get(k) if value is None else value for k, value in given.items()}
+    # Rank 0 alone keeps the settings. Another model may be saved under the same name.
+    weights = sorted(Path(model).glob("*.safetensors")) if dist.get_rank() == 0 else []
+    worlds = [bench for bench in problems if bench.split("/")[0] == "tiny" and args.suffix is None]
     settings |= {
         "name": name,
         "model": model,
         "benchmarks": {bench: [len(own), data.fingerprint(own)] for bench, own in problems.items()},
         "n": {b: args.n or protocol["large_n" if b in LARGE else "n"] for b in problems},
-        "suffix": {bench: suffix_of(args, bench) for bench in problems},
-        "weights": hash_weights(model) if dist.get_rank() == 0 else [],  # only rank 0 keeps them
+        "suffix": {bench: "" if bench in worlds else settings["suffix"] for bench in problems},
+        "weights": [digest(file)[:16] for file in weights],
         "engine": choose_engine(args.engine),
     }
     if args.dtype == "auto":
@@ -223,18 +226,6 @@ def choose_settings(
     settings["max_tokens"] = min(settings["max_tokens"], context - longest)
     settings["max_length"] = longest + settings["max_tokens"]
     return settings, prompts
-
-
-def hash_weights(model: str) -> list[str]:
-    """A hash of each weights file, because another model may be saved under the same name."""
-    return [digest(file)[:16] for file in sorted(Path(model).glob("*.safetensors"))]
-
-
-def suffix_of(args: argparse.Namespace, bench: str) -> str:
-    if args.suffix is not None:
-        return args.suffix
-    in_tiny_world = bench.split("/")[0] == "tiny"
-    return "" if in_tiny_world else PROTOCOLS[args.protocol]["suffix"]
 
 
 def open_folder(out: Path, settings: dict) -> None:
@@ -268,16 +259,13 @@ def unfinished_chunks(settings: dict, out: Path) -> list[tuple[str, range]]:
 
     An unfinished chunk is redone as a whole, so neither a kill nor the number of GPUs changes it.
     """
-    done = [None]
-    if dist.get_rank() == 0:
-        done = [set(read_answers(out))]
-    dist.broadcast_object_list(done)  # other ranks may begin to write before all have read
+    done = from_all_ranks(set(read_answers(out)))[0]  # no rank writes before all have read
     chunks = []
     for bench, (count, _) in settings["benchmarks"].items():
         size = max(1, settings["chunk"] // settings["n"][bench])
         for start in range(0, count, size):
             indices = range(start, min(start + size, count))
-            if any((bench, index) not in done[0] for index in indices):
+            if any((bench, index) not in done for index in indices):
                 chunks.append((bench, indices))
     return chunks
 
@@ -348,8 +336,8 @@ def merge(out: Path, settings: dict) -> list[dict]:
     Raises Refused when some are missing.
     """
     records = read_answers(out)
-    counts = {bench: count for bench, (count, _) in settings["benchmarks"].items()}
-    wanted = [(bench, index) for bench, count in counts.items() for index in range(count)]
+    counts = settings["benchmarks"].items()
+    wanted = [(bench, index) for bench, (count, _) in counts for index in range(count)]
     if missing := len(set(wanted) - records.keys()):
         raise Refused(
             f"{out} lacks {missing} of {len(wanted)} problems: "

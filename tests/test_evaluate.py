@@ -6,7 +6,6 @@ import re
 import runpy
 import shutil
 import sys
-import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -263,18 +262,6 @@ BASE_MODEL = "tiny/models/base"
         (f"{BASE_MODEL} --all", "--all needs a run folder"),
         (f"--regrade {BASE_MODEL}", "is not the folder of an evaluation"),
         (f"--compare {BASE_MODEL} {BASE_MODEL}", f"There is no {BASE_MODEL}/eval.json"),
-    ],
-)
-def test_a_mistake_gets_one_sentence(run, monkeypatch, arguments, sentence):
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(SystemExit, match=re.escape(sentence)) as exit:
-        run(*arguments.split())
-    assert str(exit.value).count("\n") == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
         ("", "say what to measure: evaluate.py MODEL"),
         (f"{BASE_MODEL} --wrong_flag 1", "unknown argument --wrong_flag"),
         (f"{BASE_MODEL} --benchmark tiny", "did you mean --benchmarks?"),
@@ -286,12 +273,14 @@ def test_a_mistake_gets_one_sentence(run, monkeypatch, arguments, sentence):
         (f"{BASE_MODEL} --protocol dapo", "invalid choice: 'dapo'"),
     ],
 )
-def test_a_wrong_flag_gets_one_sentence(run, capsys, arguments, sentence):
+def test_a_mistake_gets_one_sentence(run, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as exit:
         run(*arguments.split())
-    assert exit.value.code == 2
-    *_, last = capsys.readouterr().err.splitlines()
-    assert sentence in last
+    told = str(exit.value.code)
+    if exit.value.code == 2:  # argparse's
+        *_, told = capsys.readouterr().err.splitlines()
+    assert sentence in told and "\n" not in told
 
 
 def test_a_run_folder_stands_for_its_checkpoints(tmp_path):
@@ -480,17 +469,6 @@ def test_tasks_of_a_mixed_benchmark_are_reported_apart():
         problem["task"] = task
     found = {task: len(own) for task, own in by_task(problems).items()}
     assert found == {"tiny/easy": 2, "tiny/hard": 1, "aime24": 1}
-
-
-def test_weights_are_hashed_piece_by_piece(tmp_path):
-    """A checkpoint of a few billion parameters is larger than the memory that is left."""
-    with open(tmp_path / "model.safetensors", "wb") as file:
-        file.truncate(2**26)
-    tracemalloc.start()
-    assert len(evaluate.hash_weights(str(tmp_path))) == 1
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 2**22
 
 
 def test_the_published_scores_are_the_papers_and_stand_beside_ours(capsys):

@@ -149,10 +149,14 @@ def test_numbers_that_are_none_or_not_finite_are_left_out():
 
 
 def test_evaluations_become_curves_and_histograms(tmp_path, figures):
-    plot.plot_evals([made_up("base", BASE), made_up("trained", TRAINED)], tmp_path / "evals.png")
+    evaluations = [made_up("base", BASE), made_up("trained", TRAINED)]
+    plot.plot_evals(evaluations, tmp_path / "evals.png")
     check_picture(tmp_path / "evals.png")
-    (figure,) = figures
+    plot.plot_evals(evaluations, tmp_path / "compare.png", compare(evaluations))
+    figure, compared = figures
     assert [title for title in titles(figure) if title] == list(BASE)
+    assert {"logic: sustained", "math: diminish"} <= set(titles(compared))
+    check_layout(compared)
     curve = figure.axes[0].lines[0]
     assert list(curve.get_xdata()) == [1, 2, 4, 8, 16, 32, 64]
     assert curve.get_ydata()[0] == pytest.approx(0.75 * 20 / 64)
@@ -160,13 +164,6 @@ def test_evaluations_become_curves_and_histograms(tmp_path, figures):
     assert [bar.get_height() for bar in bars[:10]] == [0.25, 0, 0, 0.75, 0, 0, 0, 0, 0, 0]
     assert [bar.get_height() for bar in bars[10:]] == [0.25, 0, 0, 0, 0, 0, 0, 0, 0, 0.75]
     check_layout(figure)
-
-
-def test_a_comparison_names_the_regimes(tmp_path, figures):
-    evaluations = [made_up("base", BASE), made_up("trained", TRAINED)]
-    plot.plot_evals(evaluations, tmp_path / "compare.png", compare(evaluations))
-    assert "logic: sustained" in titles(figures[0]) and "math: diminish" in titles(figures[0])
-    check_layout(figures[0])
 
 
 def test_the_command_line(tmp_path, monkeypatch, capsys):
