@@ -98,13 +98,16 @@ def test_a_folder_in_which_nothing_was_trained_is_as_good_as_new(config, tmp_pat
     sentence = r"other settings \(seed: 2 there, 1 here\); add --out .*-seed"
     with pytest.raises(Refused, match=sentence):
         Run("justrl", config("justrl", "--out", tmp_path, "--seed", 1))
+    with pytest.raises(Refused, match=r"recipe: 'justrl' there, 'liteppo' here.* seed: 2 there"):
+        Run("liteppo", config("liteppo", "--out", tmp_path))
 
 
 def test_a_config_made_in_python_is_checked_too(tmp_path):
     with pytest.raises(Refused, match="--temperature must be above 0"):
         Run("justrl", justrl.Config(**justrl.TINY | {"temperature": 0.0, "out": str(tmp_path)}))
-    with pytest.raises(Refused, match=r"needs a GPU: try --tiny \(in Python Config"):
-        Run("justrl", justrl.Config(tiny=True, out=str(tmp_path)))
+    for name, recipe in RECIPES.items():
+        with pytest.raises(Refused, match=r"needs a GPU: try --tiny \(in Python Config"):
+            Run(name, recipe.Config(out=str(tmp_path)))
 
 
 def test_home_folders_are_found(config, tmp_path, monkeypatch):

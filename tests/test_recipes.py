@@ -91,11 +91,8 @@ clip_fraction_low clip_fraction_high grad_norm learning_rate skipped_updates tok
 seconds_reward seconds_logps seconds_update seconds_sync seconds_keep seconds_step"""
 MORE = """kl kl_loss_share sampled_groups trained_groups rounds trained_reward trained_accuracy
 trained_length trained_truncated trained_tokens"""
-FIELDS_OF = {
-    "justrl": set(FIELDS.split()),
-    "prorl": set((FIELDS + " " + MORE).split()),
-    "liteppo": set(FIELDS.split()),
-}
+FIELDS_OF = {recipe: set(FIELDS.split()) for recipe in RECIPES}
+FIELDS_OF["prorl"] = set((FIELDS + " " + MORE).split())
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -131,11 +128,8 @@ def test_a_run_leaves_its_recipe_metrics_samples_curves_and_checkpoints(whole_ru
             assert 0 <= row["reward_std"] < (1.155 if recipe == "justrl" else 0.578)
             alike = row["accuracy"] in (0, 0.25, 0.5, 0.75, 1)  # four groups, each alike
             assert row["reward_std"] > 0 or alike
-    if recipe == "liteppo":
-        assert all(row["approx_kl"] == 0 for row in steps)  # one update a batch: every ratio is 1
-    else:
-        assert any(row["approx_kl"] > 0 for row in steps)
-
+    # One update a batch: every ratio is 1.
+    assert any(row["approx_kl"] > 0 for row in steps) == (recipe != "liteppo")
     assert "held-out pass@1" in printed and str(out) in printed.splitlines()[-1]
 
 
@@ -245,20 +239,6 @@ def test_a_finished_run_is_left_as_it_is_and_more_steps_continue_it(
     assert checkpoints(out)[-1] == f"step_{STEPS + 1:06d}"
 
 
-def test_other_settings_and_another_recipe_in_the_same_folder_are_refused_by_field(
-    whole_run, start, eval_file, tmp_path
-):
-    out = tmp_path / "run"
-    shutil.copytree(whole_run("prorl")[0], out)
-    other = ["--learning_rate", "0.5", "--seed", 3]
-    sentence = refused(start("prorl", *flags("prorl", out, eval_file), *other).wait(), "prorl")
-    assert "holds a run with other settings (learning_rate: " in sentence
-    assert "0.5 here, seed: 0 there, 3 here)" in sentence
-    assert rows(out) == rows(whole_run("prorl")[0])
-    sentence = refused(start("justrl", *flags("justrl", out, eval_file)).wait(), "justrl")
-    assert "recipe: 'prorl' there, 'justrl' here" in sentence
-
-
 @pytest.mark.parametrize(
     "recipe", [pytest.param(r, marks=[] if r == "prorl" else pytest.mark.slow) for r in RECIPES]
 )
@@ -362,11 +342,9 @@ def test_the_embedded_world_is_learnt(tmp_path, recipe, before, after):
 
 def refused(done, recipe):
     """The one sentence with which a script refused its input."""
-    assert done.returncode > 0
-    assert "Traceback" not in done.stderr
+    assert done.returncode > 0 and "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith(f"{recipe}.py: ")]
-    assert len(lines) == 1, done.stderr
-    assert done.stderr.rstrip().endswith(lines[0])
+    assert len(lines) == 1 and done.stderr.rstrip().endswith(lines[0]), done.stderr
     return lines[0]
 
 
@@ -392,11 +370,6 @@ def test_bad_input_is_refused_in_one_sentence(start, eval_file, tmp_path, what):
     given = flag.format(tmp_path, rows=tmp_path / "rows.jsonl", model=tmp_path / "model")
     done = start("liteppo", *flags("liteppo", tmp_path / "run", eval_file), *given.split()).wait()
     assert re.search(sentence, refused(done, "liteppo"))
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_paper_s_scale_needs_a_gpu(start, recipe):
-    assert "needs a GPU: try --tiny" in refused(start(recipe).wait(), recipe)
 
 
 def test_a_full_disk_ends_a_run_in_one_sentence_and_keeps_what_was_saved(

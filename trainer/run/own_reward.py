@@ -18,8 +18,6 @@ from pathlib import Path
 from trainer.data import Problem, Rollout
 from trainer.errors import Refused, did_you_mean
 
-Score = tuple[float, float]  # the verdict, 0 to 1, and the reward that is trained on
-
 
 @cache
 def load_reward(name: str) -> Callable:
@@ -80,7 +78,7 @@ def own_reward(name: str) -> Callable:
     """
     function, file = load_reward(name), Path(name.rpartition(":")[0]).expanduser()
 
-    def reward(rollouts: list[Rollout], problems: list[Problem], _config) -> list[Score]:
+    def reward(rollouts: list[Rollout], problems: list[Problem], _config) -> list:
         try:
             returned = function([r.text for r in rollouts], [p.answer for p in problems], problems)
             values = [float(value) for value in returned]
