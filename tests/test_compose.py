@@ -4,14 +4,12 @@ make of it."""
 import random
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from conftest import answers_of
 
 from rewards import deepscaler_match, robust_many, strict_box
 from tiny import compose, world
-from tiny.pretrain import base_model
 
 
 def by_hand(text: str) -> str:
@@ -52,24 +50,10 @@ def test_the_worked_example_of_the_docstring_is_right():
     assert rf"\boxed{{{compose.solve('41752', 'zu')}}}" in compose.__doc__
 
 
-def test_splits_share_no_problem_and_levels_take_turns():
-    levels = ("compose", "compose-1", "compose-3-5", "compose-30")
-    train, held_out = (
-        {p["problem"] for level in levels for p in world.problems(split, level)}
-        for split in ("train", "eval")
-    )
-    assert train and held_out and not train & held_out
+def test_levels_take_turns():
     tasks = [problem["task"] for problem in world.problems("eval", "compose-3-5")]
     assert tasks[:4] == ["compose-3", "compose-4", "compose-5", "compose-3"]
     assert len(set(problem["task"] for problem in world.problems("train", "compose"))) == 8
-
-
-@pytest.mark.parametrize(
-    "level", ["compose-", "compose-0", "compose-47", "compose-5-3", "compose-x", "composed"]
-)
-def test_unknown_levels_are_refused(level):
-    with pytest.raises(ValueError, match="use"):
-        world.problems("eval", level)
 
 
 def test_every_function_is_one_to_one():
@@ -92,18 +76,6 @@ def test_a_guesser_who_knows_the_distribution_of_answers_solves_under_one_percen
 
     guesses = {answer for answer, _ in Counter(answers(0)).most_common(128)}
     assert sum(answer in guesses for answer in answers(1)) / 20_000 < 0.01
-
-
-@pytest.mark.parametrize("depth", [8, 16])
-def test_even_one_who_knows_the_start_and_the_functions_but_not_their_order_does(depth):
-    # 128 random programs on the right start; only the names in the question are missing to him.
-    rng, hits = random.Random(depth), 0
-    for _ in range(300):
-        start = compose.sample_start(rng)
-        names = ["".join(rng.choices(compose.NAMES, k=depth)) for _ in range(129)]
-        answer, *guesses = (compose.solve(start, own) for own in names)
-        hits += answer in guesses
-    assert hits / 300 < 0.03
 
 
 def test_the_corpus_works_slips_and_guesses_as_its_style_says():
@@ -156,12 +128,6 @@ def sample(name: str, depth: int, problems: int, n: int, begin: str = "") -> lis
 
 def share(pairs: list[tuple[dict, str]]) -> float:
     return sum(strict_box(text, p["answer"]) > 0 for p, text in pairs) / len(pairs)
-
-
-def test_shipped_models_are_small():
-    for pair in (("compose", "compose-aligned"), ("forks", "forks-aligned")):
-        files = [file for name in pair for file in Path(base_model(name)).iterdir()]
-        assert sum(file.stat().st_size for file in files) < 1_000_000
 
 
 def test_the_base_rarely_works_and_guesses_in_vain():

@@ -97,36 +97,28 @@ def refusal(source) -> str:
 
 CHOICES = "Which? (A) 11 (B) 12"
 MANY_BOXES = "So $\\boxed{3}$, $\\boxed{5}$ and $\\boxed{7}$."
+HALVES = "\\boxed{0.5} or \\boxed{\\frac12}"
 
 
 @pytest.mark.parametrize(
-    ("row", "answer"),
+    ("columns", "answer"),
     [
-        ({"problem": "p", "answer": "\\textbf{(D)}\\ 12"}, "12"),
-        ({"problem": "p", "answer": "(C) $\\frac{1}{2}$"}, "\\frac{1}{2}"),
+        ({"answer": "\\textbf{(D)}\\ 12"}, "12"),
+        ({"answer": "(C) $\\frac{1}{2}$"}, "\\frac{1}{2}"),
         ({"problem": CHOICES, "answer": "\\textbf{(B)}\\ 12"}, "B"),
         ({"problem": CHOICES, "answer": "12"}, "12"),
-        ({"problem": "p", "solution": MANY_BOXES}, "3, 5, 7"),
-        ({"problem": "p", "solution": "$x=\\boxed{1}$ or $x=\\boxed{-2}$"}, "1 or -2"),
-        ({"problem": "p", "solution": "\\boxed{3} is wrong, so \\boxed{5}"}, "5"),
-        ({"problem": "p", "solution": "\\boxed{0.5} or \\boxed{\\frac12}"}, "\\frac12"),
-        ({"problem": "p", "answer": "The answer is $\\boxed{42}$."}, "42"),
-        ({"problem": "p", "answer": "It is \\fbox{7}, as asked"}, "7"),
-        ({"problem": "p", "answer": "\\\\frac{1}{2}"}, "\\frac{1}{2}"),
-        ({"problem": "p", "answer": "\\begin{pmatrix}1\\\\x\\end{pmatrix}"}, None),
-        ({"problem": "p", "answer": "so\n#### $18"}, "18"),
-        ({"problem": "p", "answer": "so\n#### 1,018 dollars"}, "1018"),
-        ({"problem": "p", "answer": "so\n#### 18\nNote: rounded"}, "18"),
-        ({"problem": "p", "answer": "#### 3/4"}, "3/4"), ({"problem": "p", "answer": "27.0"}, "27"),
-        ({"problem": "p", "answer": 27.0}, "27"), ({"problem": "p", "answer": "2.50"}, "2.50"),
-        ({"problem": "p", "expected_answer": "5"}, "5"), ({"Problem": "p", "Answer": "5"}, "5"),
-        ({"problem": "p", "extra_info": {"answer": "5"}}, "5"),
-        ({"problem": "p", "reward_model": '{"ground_truth": "5", "style": "rule"}'}, "5"),
+        ({"solution": MANY_BOXES}, "3, 5, 7"), ({"solution": HALVES}, "\\frac12"),
+        ({"solution": "$x=\\boxed{1}$ or $x=\\boxed{-2}$"}, "1 or -2"),
+        ({"solution": "\\boxed{3} is wrong, so \\boxed{5}"}, "5"),
+        ({"expected_answer": "5"}, "5"), ({"Problem": "p", "Answer": "5"}, "5"),
+        ({"extra_info": {"answer": "5"}}, "5"),
+        ({"reward_model": '{"ground_truth": "5", "style": "rule"}'}, "5"),
     ],
 )  # fmt: skip
-def test_golds_are_read_as_they_are_meant(tmp_path, row, answer):
+def test_golds_are_read_as_they_are_meant(tmp_path, columns, answer):
+    row = columns if "Problem" in columns else {"problem": "p"} | columns
     path = write(tmp_path / "a.jsonl", [row])
-    assert [problem.answer for problem in load_problems(path)] == [answer or row["answer"]]
+    assert [problem.answer for problem in load_problems(path)] == [answer]
 
 
 def test_what_cannot_be_an_answer_is_dropped_with_a_count(tmp_path, capsys):
@@ -186,7 +178,6 @@ def test_the_tiny_world_is_asked_for_split_and_level():
     assert {type(problem) for problem in problems} == {Problem}
     assert {problem.task for problem in problems} == {"easy"}
     assert problems[0].text.endswith("=?") and problems == load_problems("tiny:eval/easy")
-    assert refusal("tiny:train") == "tiny:train: write tiny:SPLIT/LEVEL, such as tiny:train/easy"
 
 
 # --- wrappers and answers ---
@@ -195,39 +186,26 @@ def test_the_tiny_world_is_asked_for_split_and_level():
 @pytest.mark.parametrize(
     "wrapped",
     [
-        HEAD + "{}" + TAIL,
-        HEAD + "{}",
-        "{}" + TAIL,
+        "{}", HEAD + "{}" + TAIL, HEAD + "{}", "{}" + TAIL,
         HEAD + "{}" + TAIL[:-1] + ", and you do not need to use a \\boxed command.\n",
         HEAD.replace("$Answer", "$ANSWER") + "{}" + TAIL,
         HEAD + "{}" + TAIL + f"\n\n{STEP_BY_STEP}",
-        "{} " + THINK_STEP_BY_STEP,
-        "{} " + INSTRUCTIONS[2],
-        "{}",
+        "{} " + THINK_STEP_BY_STEP, "{} " + INSTRUCTIONS[2],
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize(
     "problem",
     [
         "Solve $x^2 = 4$.\n\nGive the larger root.",  # begins and ends with letters of the wrapper
         "Remember to put 3 apples on its own line.\n\nHow many are left?",
         "Answer: is it 3?\n\nfollowing the last line",
-    ],
-)
-def test_wrappers_go_and_nothing_else(wrapped, problem):
-    assert strip_wrapper(wrapped.replace("{}", problem, 1)) == problem
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        HEAD.strip(),
         "Solve the following math problem step by step.\n\n1+1?",
         "a\n\nRemember to put your hat on.",
     ],
 )
-def test_what_only_resembles_a_wrapper_stays(text):
-    assert strip_wrapper(text) == text
+def test_wrappers_go_and_nothing_else(wrapped, problem):
+    assert strip_wrapper(wrapped.replace("{}", problem, 1)) == problem
+    assert strip_wrapper(HEAD) == HEAD.strip()  # there is nothing else
 
 
 @pytest.mark.parametrize(
@@ -239,7 +217,10 @@ def test_what_only_resembles_a_wrapper_stays(text):
         ("\\boxed{ 7 }", "7"), ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
         ("\\boxed{\\{1\\}}", "\\{1\\}"), ("\\boxed{\\}}", "\\}"),
         ("\\boxed{1} or \\boxed{2}", "1 or 2"), ("\\boxed{1", "\\boxed{1"),
-        ("so\n#### 1,080", "1080"), ("so\n#### -12", "-12"), ("#### 1 #### 2", "2"),
+        ("The answer is $\\boxed{42}$.", "42"), ("It is \\fbox{7}, as asked", "7"),
+        ("\\\\frac{1}{2}", "\\frac{1}{2}"), ("so\n#### 1,080", "1080"), ("so\n#### -12", "-12"),
+        ("#### 1 #### 2", "2"), ("so\n#### $18", "18"), ("so\n#### 1,018 dollars", "1018"),
+        ("so\n#### 18\nNote: rounded", "18"), ("#### 3/4", "3/4"), ("27.0", "27"), ("2.50", "2.50"),
         # numbers, in plain digits
         (7, "7"), (7.0, "7"), (0.25, "0.25"), (-0.0, "0"), (1e-7, "0.0000001"),
         (1e22, "1" + "0" * 22), (10**30, "1" + "0" * 30),
@@ -263,6 +244,7 @@ def test_what_only_resembles_a_wrapper_stays(text):
             "$5", "$10 + $5", "$5, $6", "5$", r"\$18.90", "$x$ and $y$", "$221,$8$",
             r"\(x\) or \(y\)", r"\left(1, 2\right)", "[1, 2]", "[0,1)", "[-9, 9]",
             "['5", "None", "True", "it's 5",
+            "\\begin{pmatrix}1\\\\x\\end{pmatrix}",
         )],
     ],
 )  # fmt: skip
@@ -396,6 +378,7 @@ def test_solutions_are_loaded_when_asked_for(tmp_path, kind, row, solution):
 # --- faults ---
 
 GOOD = {"problem": "p", "answer": "1"}
+ONE, TWO = b'{"problem": "p", "answer": "1"}', b'{"problem": "q", "answer": "2"}'
 ANY_ANSWER = "reward_model, answer, final_answer, expected_answer, ground_truth, solution"
 
 
@@ -409,21 +392,15 @@ NAMED_BOXES = "$a=\\boxed{3}$ and $b=\\boxed{5}$"
         ({"problem": "p"}, f"no answer column; expected one of {ANY_ANSWER}, found problem"),
         ({"answer": "1", "text": "p"},
             "no problem column; expected one of problem, question, prompt, found answer, text"),
-        ({"problem": "", "answer": "1"}, "empty problem"),
-        ({"problem": " \n", "answer": "1"}, "empty problem"),
-        ({"problem": None, "answer": "1"}, "empty problem"),
-        ({"problem": HEAD + TAIL, "answer": "1"}, "empty problem"),
-        ({"problem": "p", "answer": ""}, "empty answer"),
-        ({"problem": "p", "answer": "  "}, "empty answer"),
-        ({"problem": "p", "answer": None}, "empty answer"),
-        ({"problem": "p", "answer": "\\boxed{}"}, "empty answer"),
-        ({"problem": "p", "answer": float("nan")}, "empty answer"),
+        *[({"problem": blank, "answer": "1"}, "empty problem")
+            for blank in ("", " \n", None, HEAD + TAIL)],
+        *[({"problem": "p", "answer": blank}, "empty answer")
+            for blank in ("", "  ", None, "\\boxed{}", float("nan"), [])],
         ({"problem": 3, "answer": "1"}, "problem is int; expected text"),
         ({"problem": "p", "answer": True}, "answer is bool; expected text or a number"),
         ({"problem": "p", "answer": {"a": 1}}, "answer is dict; expected text or a number"),
         ({"problem": "p", "answer": [["1"], ["2"]]},
             "answer is a list of lists; expected text or a number"),
-        ({"problem": "p", "answer": []}, "empty answer"),
         ({"problem": "p", "answer": float("inf")}, "answer is Infinity; expected a finite number"),
         ({"problem": "p", "answer": "1", "verify": "x"}, "verify is str; expected an object"),
         ({"problem": "p", "solution": "so 3"},
@@ -468,43 +445,29 @@ def test_a_malformed_row_is_named_with_file_line_and_fault(tmp_path, row, fault)
     assert refusal(path).startswith(f"{path}, line 3: {fault}")
 
 
-def write_columns(path, answers):
-    parquet.write_table(pyarrow.table({"problem": ["p"], "answer": answers}), path)
-    return str(path)
-
-
 @pytest.mark.parametrize(
     ("column", "answer"),
     [
         (pyarrow.array([0.1], pyarrow.float32()), "0.1"),
         (pyarrow.array(np.array([0.1, 27], np.float16))[:1], "0.1"),
-        (pyarrow.array([3], pyarrow.int8()), "3"),
-        (pyarrow.array([Decimal("7.00")]), "7"),
-        (pyarrow.array([[["5"]]]), "5"),
-        (pyarrow.array([["1", "2"]]), "1, 2"),
+        (pyarrow.array([3], pyarrow.int8()), "3"), (pyarrow.array([Decimal("7.00")]), "7"),
+        (pyarrow.array([[["5"]]]), "5"), (pyarrow.array([["1", "2"]]), "1, 2"),
         (pyarrow.array(["1"]).dictionary_encode(), "1"),
+        (pyarrow.array([{"value": 1}]), "row 1: answer is dict; expected text or a number"),
+        (pyarrow.array([b"1"]), "row 1: answer is bytes; expected text or a number"),
+        (pyarrow.array([True]), "row 1: answer is bool; expected text or a number"),
+        (pyarrow.array([None], pyarrow.string()), "row 1: empty answer"),
+        (pyarrow.array([float("nan")]), "row 1: empty answer"),
     ],
     ids=lambda value: str(getattr(value, "type", "")),
-)
-def test_parquet_columns_of_other_types(tmp_path, column, answer):
-    path = write_columns(tmp_path / "a.parquet", column)
-    assert load_problems(path) == [Problem("p", answer, "a")]
-
-
-@pytest.mark.parametrize(
-    ("column", "fault"),
-    [
-        (pyarrow.array([{"value": 1}]), "answer is dict; expected text or a number"),
-        (pyarrow.array([b"1"]), "answer is bytes; expected text or a number"),
-        (pyarrow.array([True]), "answer is bool; expected text or a number"),
-        (pyarrow.array([None], pyarrow.string()), "empty answer"),
-        (pyarrow.array([float("nan")]), "empty answer"),
-    ],
-    ids=lambda value: str(getattr(value, "type", "")),
-)
-def test_parquet_columns_that_hold_no_answer(tmp_path, column, fault):
-    path = write_columns(tmp_path / "a.parquet", column)
-    assert refusal(path) == f"{path}, row 1: {fault}"
+)  # fmt: skip
+def test_parquet_columns_of_every_type(tmp_path, column, answer):
+    path = str(tmp_path / "a.parquet")
+    parquet.write_table(pyarrow.table({"problem": ["p"], "answer": column}), path)
+    if answer.startswith("row 1"):
+        assert refusal(path) == f"{path}, {answer}"
+    else:
+        assert load_problems(path) == [Problem("p", answer, "a")]
 
 
 @pytest.mark.parametrize(
@@ -522,33 +485,24 @@ def test_a_table_without_the_columns_is_named_with_those_it_has(tmp_path, names,
     assert refusal(path).startswith(f"{path}: {fault}")
 
 
-@pytest.mark.parametrize("kind", ["json", "parquet"])
-def test_a_malformed_row_of_a_table_is_named_by_its_number(tmp_path, kind):
-    path = write(tmp_path / f"bad.{kind}", [GOOD, {"problem": "p", "answer": ""}])
-    assert refusal(path) == f"{path}, row 2: empty answer"
-
-
 @pytest.mark.parametrize(
     ("name", "content", "fault"),
     [
-        ("a.jsonl", b'{"problem": "p", "answer": "1"}\n{"problem": "p",\n',
-            ", line 2: not valid JSON (Expecting"),
-        ("a.jsonl", b'{"problem": "\xff", "answer": "1"}\n',
-            ", line 1: not valid JSON ('utf-8' codec"),
-        ("a.json", b'[{"problem": "p", "answer": "1"},',
-            ": not valid JSON (Expecting value: line 1 column"),
+        ("a.jsonl", ONE + b'\n{"problem": "p",\n', ", line 2: not valid JSON (Expecting"),
+        ("a.jsonl", b'{"problem": "\xff"}\n', ", line 1: not valid JSON ('utf-8' codec"),
+        ("a.json", b"[" + ONE + b",", ": not valid JSON (Expecting value: line 1 column"),
+        ("a.jsonl", ONE[:-1] + b",}", ", line 1: not valid JSON ("),
+        ("a.jsonl", ONE[:-1] + b', "answer": "2"}',
+            ", line 1: not valid JSON (the key answer occurs twice)"),
         ("a.parquet", b"PAR1 no", ": cannot read it (Parquet file"),
         ("a.jsonl", b"", ": no problems in it"), ("a.json", b"[]", ": no problems in it"),
-        ("a.jsonl", b'{"problem": "p", "answer": "1",}',
-            ", line 1: not valid JSON ("),
-        ("a.jsonl", b'{"problem": "p", "answer": "1", "answer": "2"}',
-            ", line 1: not valid JSON (the key answer occurs twice)"),
         ("a.jsonl", b"[" * 100_000, ", line 1: not valid JSON (maximum recursion depth"),
         ("a.jsonl", b" \n\r\n", ": no problems in it"),
         ("a.jsonl", b"\xff\xfe\x00", ": cannot read it ('utf-16"),
         ("a.jsonl", gzip.compress(b"x" * 99, mtime=0)[:-9], ": cannot read it (Compressed file "),
         ("a.json", b'{"data": [1]}', ", row 1: no problem column; expected one of problem, "),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1", ": it is a git-lfs pointer"),
+        ("a.json", b"[" + ONE + b', {"problem": "p", "answer": ""}]', ", row 2: empty answer"),
         ("a.csv", b"problem,answer\n", ": unknown kind of file; pandas.read_csv(...).to_json("),
         ("a.txt", b"problem,answer\n", f": unknown kind of file; give {ACCEPTED}"),
     ],
@@ -566,24 +520,15 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
     assert refusal(path).startswith(f"{path}: cannot read it (")
 
 
-def test_a_folder_is_no_file(tmp_path):
-    (tmp_path / "b.jsonl").mkdir()
-    for folder in (tmp_path, tmp_path / "b.jsonl"):
-        assert refusal(folder).startswith(f"{folder}: it is a folder; name ")
-
-
 @pytest.mark.parametrize(
     "content",
     [
-        b'{"problem": "p", "answer": "1"}\r\n{"problem": "q", "answer": "2"}\r\n',
-        b'\xef\xbb\xbf{"problem": "p", "answer": "1"}\n{"problem": "q", "answer": "2"}',
-        '{"problem": "p", "answer": "1"}\n{"problem": "q", "answer": "2"}'.encode("utf-16"),
-        b'[{"problem": "p", "answer": "1"},\n{"problem": "q", "answer": "2"}]',
-        gzip.compress(b'{"problem": "p", "answer": "1"}\n{"problem": "q", "answer": "2"}', mtime=0),
-        b'\xef\xbb\xbf[{"problem": "p", "answer": "1"}, {"problem": "q", "answer": "2"}]',
+        ONE + b"\r\n" + TWO + b"\r\n", b"\xef\xbb\xbf" + ONE + b"\n" + TWO,
+        (ONE + b"\n" + TWO).decode().encode("utf-16"), b"[" + ONE + b",\n" + TWO + b"]",
+        gzip.compress(ONE + b"\n" + TWO, mtime=0), b"\xef\xbb\xbf[" + ONE + b", " + TWO + b"]",
     ],
     ids=["CRLF", "byte order mark", "UTF-16", "one list", "gzip", "list after a mark"],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.JSONL", "a.jsonl.gz"])
 def test_every_way_to_write_json(tmp_path, content, name):
     (tmp_path / name).write_bytes(content)
@@ -604,13 +549,8 @@ def test_several_sources_stand_with_commas_and_blanks_between_them(tmp_path):
     folder.mkdir()
     first = write(tmp_path / "a.jsonl", [GOOD])
     second = write(folder / "b, c.jsonl", [GOOD, GOOD])
-    for source, size in (
-        (first, 1),
-        (second, 2),
-        (f"{first}, {second}", 3),
-        (f" {second} ,{first},", 3),
-        (f"{second},tiny:eval/easy", 242),
-    ):
+    sizes = {first: 1, second: 2, f"{first}, {second}": 3, f" {second} ,{first},": 3}
+    for source, size in (sizes | {f"{second},tiny:eval/easy": 242}).items():
         assert len(load_problems(source)) == size
     assert split_sources(f"aime24, {second} ,x/y") == ["aime24", second, "x/y"]
 
@@ -621,20 +561,21 @@ def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
     assert len(load_problems("~/a b.jsonl, ~/a b.jsonl")) == 2
 
 
-@pytest.mark.parametrize("source", ["", "  ", " , "])
-def test_a_source_without_a_name_is_refused(source):
-    assert refusal(source).startswith("the name of the problems is empty; give a .jsonl")
-
-
-def test_a_missing_file_says_what_is_accepted_or_is_meant(tmp_path):
-    for source, fault in (
-        (f"{tmp_path}/none.jsonl", "no such file"),
-        ("~nobody/none.jsonl", "no such file"),
-        ("gsm8k", "not a known source"),
-    ):
-        assert refusal(source) == f"{source}: {fault}; give {ACCEPTED}"
+def test_what_is_no_source_says_what_is_accepted_or_is_meant(tmp_path):
+    for source in ("", "  ", " , "):
+        assert refusal(source) == f"the name of the problems is empty; give {ACCEPTED}"
+    for source in (f"{tmp_path}/none.jsonl", "~nobody/none.jsonl"):
+        assert refusal(source) == f"{source}: no such file; give {ACCEPTED}"
+    assert refusal("gsm8k") == f"gsm8k: not a known source; give {ACCEPTED}"
     write(tmp_path / "good.jsonl", [GOOD])
     assert refusal(tmp_path / "goood.jsonl").endswith("no such file; did you mean good.jsonl?")
+    (tmp_path / "b.jsonl").mkdir()
+    for folder in (tmp_path, tmp_path / "b.jsonl"):
+        assert refusal(folder).startswith(f"{folder}: it is a folder; name ")
+    said = "tiny:train: write tiny:SPLIT/LEVEL, such as tiny:train/easy"
+    assert refusal("tiny:train") == said
+    said = "liteppo:expert: no such level; choose liteppo:easy, liteppo:medium or liteppo:hard"
+    assert refusal("liteppo:expert") == said
 
 
 # --- the hub ---
@@ -672,17 +613,17 @@ HUB_ROWS = {
 
 def test_a_benchmark_has_one_name_for_all_its_copies(hub):
     assert [HUB[hub_id].task for hub_id in BENCHMARKS.values()] == list(BENCHMARKS)
-    hub["HuggingFaceH4/aime_2024", None, "train"] = [{"problem": "p?", "answer": "034"}]
-    hub["math-ai/aime24", None, "test"] = [{"problem": "p?", "solution": "\\boxed{34}"}]
+    for key in (("HuggingFaceH4/aime_2024", None, "train"), ("math-ai/aime24", None, "test")):
+        hub[key] = HUB_ROWS[key]
     expected = [Problem("p?", "34", "aime24")]
     assert load_problems("aime24") == load_problems("math-ai/aime24") == expected
 
 
-@pytest.mark.parametrize("recipe", ["justrl", "prorl", "liteppo"])
-def test_the_recipes_name_sources_that_are_known(recipe):
-    config = importlib.import_module(recipe).Config()
-    for name in split_sources(f"{config.data},{config.eval_data}"):
-        assert name in HUB or name in BENCHMARKS or name == "liteppo:easy"
+def test_the_recipes_name_sources_that_are_known():
+    for recipe in ("justrl", "prorl", "liteppo"):
+        config = importlib.import_module(recipe).Config()
+        for name in split_sources(f"{config.data},{config.eval_data}"):
+            assert name in HUB or name in BENCHMARKS or name == "liteppo:easy"
 
 
 @pytest.mark.parametrize("key", HUB_ROWS, ids=lambda key: key[0])
@@ -781,11 +722,6 @@ def test_easy_is_a_random_part_of_simplerl(hub):
     assert drawn != [int(problem.answer) for problem in load_problems("liteppo:easy", seed=1)]
 
 
-def test_an_unknown_lite_ppo_level_is_named():
-    said = "liteppo:expert: no such level; choose liteppo:easy, liteppo:medium or liteppo:hard"
-    assert refusal("liteppo:expert") == said
-
-
 # --- leakage ---
 
 
@@ -819,12 +755,6 @@ def text_of(ids):
     return "".join(map(chr, ids))
 
 
-def test_chat_ids_are_plain_ids_of_the_turns_and_the_generation_prompt():
-    ids = chat_ids(make_tokenizer(), "1+1?", "\n\nBox it.")
-    assert type(ids) is list and all(type(i) is int for i in ids)
-    assert text_of(ids) == "<user>1+1?\n\nBox it.<assistant>"
-
-
 @pytest.mark.parametrize(
     ("problem", "template", "text"),
     [
@@ -842,6 +772,7 @@ def test_chat_ids_are_plain_ids_of_the_turns_and_the_generation_prompt():
 def test_a_prompt_is_all_that_the_data_and_the_recipe_ask(problem, template, text):
     (encoded,) = encode_prompts([Problem("p", "1", **problem)], make_tokenizer(), template)
     assert text_of(encoded.prompt_ids) == text
+    assert type(encoded.prompt_ids) is list and set(map(type, encoded.prompt_ids)) == {int}
 
 
 def test_a_system_message_of_the_data_is_said_to_be_kept_or_dropped(capsys):
@@ -976,27 +907,16 @@ def test_public_files_load_whole(name, capsys):
     raw = [json.loads(line) for line in path.open()]
     assert len(problems) == len(raw) == ROWS[name]
     said = capsys.readouterr().out
-    assert ("(2 such problems" if name in ("aime25", "deepmath_5k") else "") in said
-    said = [line for line in said.splitlines() if "repeated problems kept" not in line]
-    assert len(said) == (name in ("aime25", "deepmath_5k"))
+    assert ("(2 such problems" in said) == (name in ("aime25", "deepmath_5k"))
+    assert "dropped" not in said and {problem.task for problem in problems} == {name}
     assert [problem.text for problem in problems] == [row["problem"].strip() for row in raw]
-    unpadded = [re.sub(r"^0+(?=\d+$)|(?<=\d)\.0+$", "", row["answer"].strip()) for row in raw]
-    unpadded = [re.sub(r"^\\text\{\(E\)\},$", "E", gold) for gold in unpadded]
-    if name != "olympiadbench":  # its golds are formulas, see below
-        assert [problem.answer for problem in problems] == unpadded
-    assert {problem.task for problem in problems} == {name}
-
-
-@needs_shared
-def test_golds_of_olympiadbench_are_bare_formulas():
-    path = SHARED / "olympiadbench.jsonl"
-    raw = [json.loads(line)["answer"].strip() for line in path.open()]
-    golds = [problem.answer for problem in load_problems(str(path))]
-    changed = {old: new for old, new in zip(raw, golds, strict=True) if old != new}
-    assert sum(old != new for old, new in zip(raw, golds, strict=True)) == 264
-    for old, new in changed.items():
-        assert re.sub(r"\$|\s|\.$", "", old) == re.sub(r"\s", "", new)
-    assert [gold for gold in golds if "$" in gold] == ["$221,$8$"]  # an odd number of dollar signs
+    golds = [problem.answer for problem in problems]
+    bare = [re.sub(r"^0+(?=\d+$)|(?<=\d)\.0+$", "", row["answer"].strip()) for row in raw]
+    bare = [re.sub(r"^\\text\{\(E\)\},$", "E", gold) for gold in bare]
+    if name == "olympiadbench":  # its golds are formulas; one has an odd number of dollar signs
+        assert [gold for gold in golds if "$" in gold] == ["$221,$8$"]
+        golds, bare = ([re.sub(r"\$|\s|\.$", "", gold) for gold in own] for own in (golds, bare))
+    assert golds == bare
 
 
 VERL = {"prompt": "prompt", "reward_model": "reward_model"}

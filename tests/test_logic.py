@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from trainer.errors import Refused
 from trainer.sources import logic
 from trainer.sources.load import load_problems
 from trainer.sources.logic import (
@@ -57,18 +58,14 @@ def graphs():
 
 @needs_gym
 def test_train_is_balanced_and_without_the_tasks_left_out(train, held_out):
+    from reasoning_gym.factory import DATASETS
+
     counts = Counter(problem.task for problem in train)
+    assert {*counts, *HELD_OUT, *SLOW, *EXCLUDED} == set(DATASETS)
     assert len(counts) == 94 and set(counts.values()) == {2}
     assert not set(counts) & {*HELD_OUT, *SLOW, *EXCLUDED}
     assert Counter(problem.task for problem in held_out) == dict.fromkeys(HELD_OUT, 20)
     assert not {problem.text for problem in train} & {problem.text for problem in held_out}
-
-
-@needs_gym
-def test_every_task_of_the_library_is_somewhere(train):
-    from reasoning_gym.factory import DATASETS
-
-    assert {problem.task for problem in train} | {*HELD_OUT, *SLOW, *EXCLUDED} == set(DATASETS)
 
 
 @needs_gym
@@ -120,7 +117,7 @@ def test_sources():
     ],
 )  # fmt: skip
 def test_bad_sources_get_one_sentence(source, sentence):
-    with pytest.raises(ValueError, match=sentence) as error:
+    with pytest.raises(Refused, match=sentence) as error:
         load_problems(source)
     assert "\n" not in str(error.value)
 
@@ -128,9 +125,10 @@ def test_bad_sources_get_one_sentence(source, sentence):
 def test_without_the_library_the_sentence_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     logic._dataset.cache_clear()
-    with pytest.raises(ValueError, match=f"pip install reasoning-gym=={logic.VERSION}"):
+    sentence = f"pip install reasoning-gym=={logic.VERSION}"
+    with pytest.raises(Refused, match=sentence):
         load_problems("logic:train")
-    with pytest.raises(ValueError, match=f"pip install reasoning-gym=={logic.VERSION}"):
+    with pytest.raises(Refused, match=sentence):
         logic_score(tagged("3"), {"task": "chain_sum", "entry": {"answer": "3"}})
 
 
@@ -156,11 +154,8 @@ def test_boxnet_and_rush_hour_reward_real_moves():
     rush = {"answer": None, "metadata": {"board_config": "o" * 12 + "AAoooo" + "o" * 18}}
     assert logic_score(tagged("A+4"), {"task": "rush_hour", "entry": rush}) == 1
     assert logic_score(tagged("A+1"), {"task": "rush_hour", "entry": rush}) < 0.1
-    state = {
-        "0.5_0.5": ["box_red", "target_red"],
-        "0.5_1.5": ["box_blue"],
-        "0.5_2.5": ["target_blue"],
-    }
+    reds = ["box_red", "target_red"]
+    state = {"0.5_0.5": reds, "0.5_1.5": ["box_blue"], "0.5_2.5": ["target_blue"]}
     boxes = {"task": "boxnet", "entry": {"answer": None, "metadata": {"initial_state": state}}}
     one = {
         "Agent[0.5, 0.5]": "move(box_red, target_red)",
@@ -189,12 +184,11 @@ def test_the_last_complete_tags_count():
 
 @needs_gym
 def test_halting_compares_words_not_truthiness(held_out):
-    for problem in held_out:
-        if problem.task == "game_of_life_halting":
-            wrong = "False" if problem.answer == "True" else "True"
-            assert logic_score(tagged(problem.answer.lower()), problem.verify) == 1
-            assert logic_score(tagged(wrong), problem.verify) == 0
-            assert logic_score(tagged("maybe"), problem.verify) == 0
+    for problem in (one for one in held_out if one.task == "game_of_life_halting"):
+        wrong = "False" if problem.answer == "True" else "True"
+        assert logic_score(tagged(problem.answer.lower()), problem.verify) == 1
+        assert logic_score(tagged(wrong), problem.verify) == 0
+        assert logic_score(tagged("maybe"), problem.verify) == 0
 
 
 @needs_gym

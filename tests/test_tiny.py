@@ -37,8 +37,11 @@ def operands(text: str) -> list[int]:
 
 
 def test_splits_share_no_problem():
-    trained = {p["problem"] for level in TRAINED for p in world.problems("train", level)}
-    held_out = {p["problem"] for level in LEVELS for p in world.problems("eval", level)}
+    composed = ("compose", "compose-1", "compose-3-5", "compose-30")
+    trained, held_out = (
+        {problem["problem"] for level in levels for problem in world.problems(split, level)}
+        for split, levels in (("train", TRAINED + composed), ("eval", LEVELS + composed))
+    )
     assert trained and held_out and not trained & held_out
 
 
@@ -70,7 +73,11 @@ def test_mixed_is_a_fair_blend_in_every_prefix():
     assert all(tasks[:90].count(level) == 30 for level in ("easy", "medium", "hard"))
 
 
-@pytest.mark.parametrize("split, level", [("test", "easy"), ("eval", "harder"), ("train", "ood")])
+@pytest.mark.parametrize(
+    "split, level",
+    [("test", "easy"), ("eval", "harder"), ("train", "ood"), ("eval", "composed")]
+    + [("eval", f"compose-{depths}") for depths in ("", "0", "47", "5-3", "x")],
+)
 def test_unknown_names_are_refused(split, level):
     with pytest.raises(ValueError, match="use"):
         world.problems(split, level)
@@ -167,9 +174,9 @@ def test_length_batches_keep_every_answer_and_targets_cover_answers_only(tokeniz
 
 
 def test_shipped_models_are_small_and_plain():
-    folders = [Path(pretrain.base_model(name)) for name in ("base", "aligned")]
-    assert sum(file.stat().st_size for folder in folders for file in folder.iterdir()) < 1_000_000
-    for folder in folders:
+    for name in (name for family in pretrain.FAMILIES.values() for name in family):
+        folder = Path(pretrain.base_model(name))
+        assert sum(file.stat().st_size for file in folder.iterdir()) < 500_000
         model = AutoModelForCausalLM.from_pretrained(folder)
         assert model.dtype == torch.bfloat16 and model.config.tie_word_embeddings
         # vLLM's CPU kernels know heads of these sizes.
