@@ -65,17 +65,12 @@ def test_strict_box_agrees_with_the_reference_on_random_text():
 @pytest.mark.parametrize(
     ("response", "answer", "reward"),
     [
-        (r"\boxed{42}", "42", 1),
         (r"\boxed{42}" + "x" * 90, "42", 1),  # the box just fits into the last 100 characters
         (r"\boxed{42}" + "x" * 91, "42", -1), (r"\boxed{1} then \boxed{42}", "42", 1),
-        (r"\boxed{42} then \boxed{1}", "42", -1),
         (r"\boxed{42} then \boxed{1", "42", -1),  # an unclosed later box voids the good one
-        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}", 1), (r"\boxed{\{1\}}", r"\{1\}", 1),
         (r"\boxed{1\}}", "1\\", 1),  # an escaped brace closes like any other
         (r"\boxed{\boxed{42}}", "42", 1), (r"\boxed{}", "", 1), (r"\boxed {42}", "42", -1),
-        (r"\boxed 42", "42", -1), (r"\fbox{42}", "42", -1), (r"\boxed{ 42}", "42", -1),
-        (r"\boxed{042}", "42", -1), (r"\boxed{4,200}", "4200", -1), (r"\boxed{x=42}", "42", -1),
-        (r"\boxed{42}", " 42", -1), ("42", "42", -1), ("", "", -1),
+        (r"\boxed{ 42}", "42", -1), (r"\boxed{042}", "42", -1), ("42", "42", -1), ("", "", -1),
     ],
 )  # fmt: skip
 def test_strict_box_quirks(response, answer, reward):
@@ -112,10 +107,7 @@ def test_overlong_penalty_follows_dapo():
 )  # fmt: skip
 def test_deepscaler_match(answer, gold, reward):
     assert deepscaler_match(box(answer), gold) == reward
-
-
-def test_deepscaler_match_needs_a_box():
-    assert deepscaler_match("42", "42") == -1
+    assert deepscaler_match(gold, gold) == -1  # no box
 
 
 # ---------------------------------------------------------------- robust: equal or not
@@ -127,13 +119,6 @@ def test_robust_on_the_table_of_pairs():
     pairs = zip(PAIRS, verdicts, strict=True)
     assert [pair for pair, verdict in pairs if (verdict == 1.0) != pair["equal"]] == []
     assert len(PAIRS) > 350 and set(verdicts) == {1.0, -1.0}
-
-
-def test_robust_judges_the_last_box_only():
-    assert robust(r"\boxed{42} no, \boxed{43}", "43") == 1
-    assert robust(r"\boxed{42} no, \boxed{43}", "42") == -1
-    assert robust(r"\boxed{42} and \boxed{", "42") == -1
-    assert robust("the answer is 42", "42") == -1
 
 
 @pytest.mark.parametrize(
@@ -155,13 +140,24 @@ def test_boxes_that_form_a_list_are_one_answer(response, answer):
     assert last_answer(response) == answer
 
 
-def test_one_box_an_element_is_right_but_hedging_is_not():
-    assert robust(r"\boxed{3}, \boxed{5}, \boxed{7}", "3,5,7") == 1
-    assert robust(r"\boxed{7}, \boxed{3} and \boxed{5}", "3,5,7") == 1
-    assert robust(r"\boxed{1} and \boxed{2}", "1,2") == 1
-    assert robust(r"\boxed{3}, \boxed{5}", "3,5,7") == -1
-    assert robust(r"\boxed{3}, \boxed{5}", "5") == -1
-    assert robust(r"\boxed{42} or \boxed{43}", "43") == -1
+@pytest.mark.parametrize(
+    ("response", "gold", "reward"),
+    [
+        (r"\boxed{42} no, \boxed{43}", "43", 1), (r"\boxed{42} no, \boxed{43}", "42", -1),
+        (r"\boxed{42} and \boxed{", "42", -1), ("the answer is 42", "42", -1),
+        (r"\boxed{7}, \boxed{3} and \boxed{5}", "3,5,7", 1),
+        (r"\boxed{3}, \boxed{5}", "3,5,7", -1), (r"\boxed{3}, \boxed{5}", "5", -1),
+        (r"\boxed{42} or \boxed{43}", "43", -1),
+        # What is too large to be evaluated is right where it is spelled like the gold.
+        (box("9^{9^{9^9}}"), "9^{9^{9^{9}}}", 1), (box("7" * 1000), "7" * 1000, 1),
+        # A gold whose braces do not match is not cut to its start.
+        (box("x"), "x}^2+1", -1), (box(r"e\pi"), r"e\pi }+1", -1),
+        # A value that is not text is wrong, not fatal.
+        *((junk, "42", -1) for junk in (None, 42, b"42", ["42"], "")), (box("42"), "", -1),
+    ],
+)  # fmt: skip
+def test_robust_judges_the_final_answer(response, gold, reward):
+    assert robust(response, gold) == reward
 
 
 def test_robust_many_equals_one_by_one_and_judges_equal_pairs_once(monkeypatch):
@@ -213,6 +209,15 @@ HOSTILE = {
     "attribute": "().__class__.__base__.__subclasses__()", "print": "print(open('CANARY','w'))",
     "shell": "$(touch CANARY)", "latex write": r"\immediate\write18{touch CANARY}",
     "latex loop": r"\def\x{\x\x}\x",
+    "words": "1 " + "ab " * 90 + "!", "unit powers": "5 " + "m^2 " * 60 + "?",
+    "assignments": "a=" * 140 + "1", "about": "about " * 190 + "1",
+    "text": r"\text{about " * 90 + "}" * 90, "signs": r"\pm 1," * 60,
+    "special functions": r"\Gamma(99i+\frac13)" * 12, "binomials of x": r"\binom{x}{y}" * 24,
+    "powers": "x^{x^{x^{x^{x^x}}}}", "polynomials": "(x+1)^{2000}" * 20,
+    "large factorials": "4999!" * 40, "bars": "|x" * 140, "list": r"\sqrt{x}," * 30 + "y",
+    "union": r"(1,2)\cup" * 30 + "(1,3)", "nested": "(" * 250 + "1,2" + ")" * 250,
+    "functions": r"\sin" * 60 + "x",
+    "matrix": r"\begin{pmatrix}" + r"1&2\\" * 40 + r"\end{pmatrix}",
 }  # fmt: skip
 
 
@@ -220,13 +225,8 @@ def test_hostile_answers_and_golds_are_rejected_in_time(tmp_path):
     canary = tmp_path / "canary"
     for name, text in HOSTILE.items():
         text = text.replace("CANARY", str(canary))
-        for answer, gold in (
-            (text, "42"),
-            ("42", text),
-            (text, r"\sqrt{x}+1"),
-            (r"\sqrt{x}+1", text),
-            (text, text + "+y"),
-        ):
+        pairs = [pair for other in ("42", r"\sqrt{x}+1") for pair in ((text, other), (other, text))]
+        for answer, gold in (*pairs, (text, text + "+y")):
             start = time.process_time()
             verdict = robust(box(answer), gold)
             assert time.process_time() - start < 4, name
@@ -237,11 +237,6 @@ def test_hostile_answers_and_golds_are_rejected_in_time(tmp_path):
             assert judge(box("y"), text) == -1
             assert time.process_time() - start < 4, name
     assert not canary.exists()
-
-
-def test_an_unbalanced_gold_is_not_cut_to_its_start():
-    assert robust(box("x"), "x}^2+1") == -1
-    assert robust(box(r"e\pi"), r"e\pi }+1") == -1
 
 
 def test_random_junk_never_raises():
@@ -255,12 +250,6 @@ def test_random_junk_never_raises():
         assert rewards.equal(answer, gold) in (True, False), (answer, gold)
 
 
-def test_hostile_answers_that_are_spelled_like_the_gold_are_right():
-    assert robust(box("9^{9^{9^9}}"), "9^{9^{9^{9}}}") == 1
-    assert robust(box("2024^{4046}"), "2024^{4046}") == 1
-    assert robust(box("7" * 1000), "7" * 1000) == 1
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -272,13 +261,6 @@ def test_hostile_answers_that_are_spelled_like_the_gold_are_right():
 )  # fmt: skip
 def test_hedged_and_empty_answers_earn_nothing(answer):
     assert robust(box(answer), "42") == -1
-
-
-@pytest.mark.parametrize("junk", [None, 42, b"42", ["42"]])
-def test_what_is_not_text_is_wrong_not_fatal(junk):
-    assert robust(junk, "42") == -1
-    assert robust(box("42"), "") == -1
-    assert robust("", "42") == -1
 
 
 def test_a_step_of_2048_answers_takes_seconds():
