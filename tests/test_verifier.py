@@ -186,7 +186,7 @@ def test_threads_processes_and_clocks_decide_nothing():
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(_verdicts, [pairs] * 8)) == [expected] * 8
     code = (
-        "import json, mpmath, os, signal, sys, time; del os.register_at_fork\n"
+        "import json, mpmath, os, signal, sys, threading, time; del os.register_at_fork\n"
         "for module in time, signal:\n"
         "    vars(module).clear()\n"
         "from verifier import equal\n"

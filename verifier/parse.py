@@ -31,8 +31,8 @@ _SYMBOLS = _commands(
     " phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell aleph"
     " infty"
 )
-_TRIG = ("sin", "cos", "tan", "cot", "sec", "csc", "cis", "sinh", "cosh", "tanh")
-_FUNCTIONS = _commands(" ".join(_TRIG)) | _commands(
+TRIG = ("sin", "cos", "tan", "cot", "sec", "csc", "cis", "sinh", "cosh", "tanh")
+_FUNCTIONS = _commands(" ".join(TRIG)) | _commands(
     "arcsin arccos arctan ln log lg exp max min gcd lcm det dim ker deg arg Re Im"
 )
 _ACCENTS = _commands(
@@ -295,9 +295,9 @@ class _Parser:
                 power = self.exponent()
             else:
                 base = self.argument()
-        if power == ("mul", MINUS_ONE, ("num", Fraction(1))) and name in _TRIG[:3]:
+        if power == ("mul", MINUS_ONE, ("num", Fraction(1))) and name in TRIG[:3]:
             name, power = "arc" + name, None
-        trig, self.trig = self.trig, name in _TRIG
+        trig, self.trig = self.trig, name in TRIG
         if self.next in _CLOSING:
             arguments = self.arguments(_CLOSING[self.take()])
         else:

@@ -33,7 +33,6 @@ _LOW, _HIGH = "-\\infty", "\\infty"
 _ALL = [Piece(_LOW, False, _HIGH, False)]
 _BUILDER = rf"\s*(\\?[a-zA-Z])\s*(?:\\in\s*\\mathbb\{{R\}}\s*)?(?:\\mid{END}|:|\|)\s*(.*)"
 _SIGNS = {"<", "\\le", ">", "\\ge", "\\ne"}
-_HALF = {"+": Piece("0", False, _HIGH, False), "-": Piece(_LOW, False, "0", False)}
 
 
 def _place(end: str) -> float | None:
@@ -139,7 +138,7 @@ def _piece(latex: str) -> Region | None:
     if key(latex) in ("\\mathbbR", "\\mathbb{R}"):
         return Region("", _ALL)
     if half := re.fullmatch(r"\\mathbb\{?R\}?\^\{?([+-])\}?", key(latex)):
-        return Region("", [_HALF[half[1]]])
+        return _region("x>0" if half[1] == "+" else "x<0")._replace(name="")
     if (ends := elements(latex)) and len(ends[1]) == 2 and not any(map(elements, ends[1])):
         (left, right), brackets = ends[1], ends[0]
         return Region("", [Piece(left, brackets[0] == "[", right, brackets[1] == "]")])

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import math
+import operator
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 import mpmath
 
-from .parse import Tree, symbols
+from .parse import TRIG, Tree, symbols
 
 DIGITS, AGREE, NOISE = 150, 100, 130
 # 9 points, two of integers for floor and ceiling, which differ only there, and four whose
@@ -92,6 +93,13 @@ def _clean(value, size=None):
     return _THREAD.mp.mpc(real, imag) if imag else _THREAD.mp.mpf(real)
 
 
+def _combined(operation, a, b):
+    """A product or a quotient, exact if both numbers are."""
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return _exact(operation(a, b))
+    return _clean(operation(_inexact(a), _inexact(b)))
+
+
 class _Evaluator:
     def __init__(self, point: int):
         self.point = point
@@ -120,22 +128,10 @@ class _Evaluator:
         return _clean(self.mp.fsum(terms), max(sizes))
 
     def mul(self, *factors):
-        product = factors[0]
-        for factor in factors[1:]:
-            if isinstance(product, Fraction) and isinstance(factor, Fraction):
-                product = _exact(product * factor)
-            else:
-                product = _inexact(product) * _inexact(factor)
-                product = _clean(product)
-        return product
+        return functools.reduce(functools.partial(_combined, operator.mul), factors)
 
-    @staticmethod
-    def div(a, b):
-        if b == 0:
-            raise ArithmeticError("division by zero")
-        if isinstance(a, Fraction) and isinstance(b, Fraction):
-            return _exact(a / b)
-        return _clean(_inexact(a) / _inexact(b))
+    def div(self, a, b):
+        return _combined(operator.truediv, a, b)
 
     def pow(self, a, b):
         if a == 0:
@@ -228,10 +224,7 @@ _KNOWN = {  # (least, most arguments, function)
     "lcm": (1, 99, lambda self, *several: self.integers("lcm", math.lcm, several)),
 }
 _MPMATH = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "Gamma": "gamma", "zeta": "zeta"}
-_MPMATH |= {name: name for name in ("sin", "cos", "tan", "cot", "sec", "csc")}
-_MPMATH |= {name: name for name in ("sinh", "cosh", "tanh")}
-
-
+_MPMATH |= {name: name for name in TRIG if name != "cis"}
 _CALLS = {f"{name}{base}()" for name in (*_KNOWN, *_MPMATH) for base in ("", "_")}
 
 
@@ -355,7 +348,7 @@ def proportional(one: Tree, other: Tree) -> int:
         return 0
     ratios = []
     for a, b, slack_a, slack_b in pairs:
-        ratio = _Evaluator.div(a, b)
+        ratio = _combined(operator.truediv, a, b)
         ratios.append((ratio, (slack_a + slack_b * abs(_inexact(ratio))) / abs(_inexact(b))))
     first, first_slack = ratios[0]
     if not all(_agree(ratio, first, slack + first_slack) for ratio, slack in ratios):
