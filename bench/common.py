@@ -7,7 +7,6 @@ Time that other programs take on a shared machine does not count.
 """
 
 import importlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
@@ -49,12 +49,7 @@ def copy_tokenizer(folder: Path) -> None:
 
 
 def machine() -> dict:
-    """CPU name, cores and load, and the GPU where there is one."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    facts = {"cpu": names[0] if names else platform.processor(), "cores": os.cpu_count()}
-    facts["load_average"] = round(os.getloadavg()[0], 2)
+    facts = {"cores": os.cpu_count()}
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory
         facts |= {"gpu": torch.cuda.get_device_name(0), "gpu_gib": round(memory / 2**30, 1)}
@@ -63,15 +58,10 @@ def machine() -> dict:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the PACKAGES that are installed, and the commit."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     command = ["git", "rev-parse", "--short", "HEAD"]
     git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return found | {"commit": git.stdout.strip()}
+    packages = {x.name: x.version for x in distributions() if x.name in PACKAGES}
+    return {"python": platform.python_version()} | packages | {"commit": git.stdout.strip()}
 
 
 def save(out: str | Path, result: dict) -> None:

@@ -100,8 +100,6 @@ class ImaginaryGPU(TorchDispatchMode):
         if func is aten._local_scalar_dense.default:
             known = known_values(args[0])
             return args[0].dtype == torch.bool if known is None else known.item()
-        if func in (aten.equal.default, aten.allclose.default):
-            return True
         values = self._values(func, tensors, args, kwargs)
         if func in INDEXING:
             args = (args[0], [x for index in args[1] for x in places(index)], *args[2:])
@@ -290,10 +288,6 @@ def imagine_ranks(rank: int, ranks: int, objects: Path) -> None:
     mesh = fsdp._init_default_mesh()
     fsdp._init_default_mesh = lambda *_, **__: mesh
 
-    def all_reduce(tensor, op=dist.ReduceOp.SUM, **_):
-        if op == dist.ReduceOp.SUM:
-            tensor.mul_(ranks)
-
     sent = [] if rank == 0 else torch.load(objects, weights_only=False)
 
     def broadcast_object_list(values, *_, **__):
@@ -303,14 +297,9 @@ def imagine_ranks(rank: int, ranks: int, objects: Path) -> None:
         else:
             values[:] = sent.pop(0)
 
-    def gather_object(value, parts=None, **_):
-        if parts is not None:
-            parts[:] = [value] * ranks
-
     def all_gather_object(parts, value, **_):
         parts[:] = [value] * ranks
 
-    dist.all_reduce, dist.gather_object = all_reduce, gather_object
     dist.all_gather_object = all_gather_object
     dist.broadcast_object_list = broadcast_object_list
 

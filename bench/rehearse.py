@@ -24,11 +24,14 @@ import argparse
 import gc
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
 import traceback
 import types
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from bench import imaginary  # isort: skip  (before torch)
@@ -96,13 +99,10 @@ class Engine:
     def collective_rpc(self, method, kwargs) -> None:
         """Reload weights: each must have the name and the shape of one of the model's."""
         assert method == "reload_weights" and GPU.awake
-        found = {name: x.shape for name, x in kwargs["weights_iterator"] if self.on_gpu(x)}
+        weights = kwargs["weights_iterator"]
+        found = {name: x.to("cuda", torch.bfloat16).shape for name, x in weights}
         assert found == self.shapes, "the pushed weights are not the model's"
         self.pushes += 1
-
-    @staticmethod
-    def on_gpu(tensor) -> bool:
-        return tensor.to("cuda", torch.bfloat16).is_cuda
 
     def apply_model(self, function) -> None:
         function(types.SimpleNamespace(compute_logits=lambda: None))
@@ -134,18 +134,14 @@ class Engine:
         return types.SimpleNamespace(outputs=outputs)
 
 
-class SamplingParams:
-    def __init__(self, n, max_tokens, **_):
-        self.n, self.max_tokens = n, max_tokens
-
-
 def install_vllm(gigabytes: float) -> None:
     """Make `import vllm` find the stand-in, in a tested version."""
     from trainer.sampler.engine import TESTED_VLLM
 
     Engine.gigabytes = gigabytes
     sys.modules["vllm"] = types.ModuleType("vllm")
-    sys.modules["vllm"].LLM, sys.modules["vllm"].SamplingParams = Engine, SamplingParams
+    sys.modules["vllm"].LLM = Engine
+    sys.modules["vllm"].SamplingParams = types.SimpleNamespace
     version = importlib.metadata.version
     importlib.metadata.version = lambda package: (
         next(iter(TESTED_VLLM)) if package == "vllm" else version(package)
@@ -189,8 +185,7 @@ def cut_down(config, ranks: int, folder: Path, layers: int | None, steps: int):
     few = {"model": str(model), "data": problems, "eval_data": held_out, "decontaminate": False}
     few |= {"instruction": "", "out": str(folder / "run"), "eval_samples": 2, "steps": steps}
     few |= {"updates_per_step": updates, "save_every": 1, "reset_every": 1}
-    few |= {"eval_every": min(1, config.eval_every)}
-    few |= {"logic_weight": 0.0}
+    few |= {"eval_every": min(1, config.eval_every), "logic_weight": 0.0}
     for name, value in few.items():
         if hasattr(config, name):
             setattr(config, name, value)
@@ -229,55 +224,31 @@ def watch() -> None:
     watched("save_when_due", "save")
 
 
-def rehearse(arguments, flags: list[str], rank: int, folder: Path, steps: int) -> None:
-    """Run one rank in this process, and no other afterwards.
+def rehearse(arguments, flags: list[str], rank: int, folder: Path, steps: int) -> dict:
+    """Run one rank in this process, and no other afterwards. What it prints is left out.
 
-    It leaves folder/facts.json: {"peaks": [[stage, engine awake, bytes of the GPU, bytes of the
-    host]], "share": the engine's of the GPU}.
+    Returns {"peaks": [[stage, engine awake, bytes of the GPU, bytes of the host]], "share": the
+    engine's of the GPU, "fault": the end of the traceback if it has failed, else ""}.
     """
     imaginary.imagine(arguments.gpu, rank, arguments.ranks, folder / f"objects-{steps}")
     install_vllm(arguments.gpu)
     watch()
-    share = 0.0
-    try:
-        with GPU:
+    share, fault = 0.0, ""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere), GPU:
+        try:
             main, config = prepared(arguments, flags, folder, steps)
             share = getattr(config, "engine_memory", 0.9)
             main(config)
-    finally:
-        peaks = [[*key, peak["cuda"], peak["cpu"]] for key, peak in GPU.peaks.items()]
-        (folder / "facts.json").write_text(json.dumps({"peaks": peaks, "share": share}))
+        except BaseException:  # a script may also exit
+            fault = traceback.format_exc()[-9000:]
+    peaks = [[*key, peak["cuda"], peak["cpu"]] for key, peak in GPU.peaks.items()]
+    return {"peaks": peaks, "share": share, "fault": fault}
 
 
-def in_fork(arguments, flags: list[str], rank: int, folder: Path, steps: int) -> dict:
-    """`rehearse` in a child of this process, which has imported everything.
-
-    Returns what it leaves, and "fault": the end of what it has printed if it has failed, else "".
-    """
-    facts, log = folder / "facts.json", folder / "log"
-    facts.unlink(missing_ok=True)
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        printed, status = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1
-        os.dup2(printed, 1)
-        os.dup2(printed, 2)
-        try:
-            rehearse(arguments, flags, rank, folder, steps)
-            status = 0
-        finally:
-            traceback.print_exc()
-            sys.stdout.flush()
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    found = json.loads(facts.read_text()) if facts.exists() else {"peaks": [], "share": 0.0}
-    return found | {"fault": log.read_text()[-9000:] if status else ""}
-
-
-def needed(facts: dict, card: float) -> float:
-    """Bytes of a GPU of that size at the fullest moment, the engine's share included."""
-    engine = facts["share"] * card * GB
-    return max((gpu + engine * awake for _, awake, gpu, _ in facts["peaks"]), default=0.0)
+def in_fork(function, *arguments):
+    """Call a function in a child of this process, which has imported everything."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as fork:
+        return fork.submit(function, *arguments).result()
 
 
 def show(facts: dict, card: float) -> None:
@@ -292,7 +263,8 @@ def show(facts: dict, card: float) -> None:
         return
     verdicts = []
     for card in CARDS:
-        need = needed(facts, card) + RESERVE
+        engine = facts["share"] * card * GB
+        need = RESERVE + max(gpu + engine * awake for _, awake, gpu, _ in facts["peaks"])
         verdicts.append(f"{card} GB: {'fits' if need <= card * GB else 'no'} ({need / GB:.1f})")
     print(f"With {RESERVE / GB:.0f} GB in reserve. {', '.join(verdicts)}", flush=True)
 
@@ -312,7 +284,7 @@ def rehearsals(arguments, flags: list[str], runs: tuple = (1, 2), others: bool =
     with tempfile.TemporaryDirectory() as folder:
         for steps in runs:
             for rank in sorted({0, arguments.ranks - 1 if others else 0}):
-                facts = in_fork(arguments, flags, rank, Path(folder), steps)
+                facts = in_fork(rehearse, arguments, flags, rank, Path(folder), steps)
                 yield steps, rank, facts
                 if facts["fault"]:
                     return  # the others need what this one would have told them

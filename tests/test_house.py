@@ -4,6 +4,7 @@ import ast
 import re
 import shutil
 import subprocess
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -58,17 +59,22 @@ def test_links_lead_somewhere():
                 assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
+def sources():
+    """{path: text} of all modules."""
+    return {path: (ROOT / path).read_text() for path in tracked() if path.endswith(".py")}
+
+
 def module_of(path):
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def imports():
     """{module: modules of ours that it imports}, also inside functions."""
-    files = {module_of(path): path for path in tracked() if path.endswith(".py")}
+    files = {module_of(path): text for path, text in sources().items()}
     graph = {}
-    for module, path in files.items():
+    for module, text in files.items():
         names = set()
-        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -89,42 +95,30 @@ def test_no_import_points_upward():
 
 
 def test_no_module_name_occurs_twice():
-    names = [Path(path).name for path in tracked() if path.endswith(".py")]
+    names = [Path(path).name for path in sources()]
     twice = {name for name in names if names.count(name) > 1} - {"__init__.py", "__main__.py"}
     assert not twice
 
 
 def test_imports_form_no_circle():
-    graph, done = imports(), set()
-
-    def walk(module, path):
-        assert module not in path, " -> ".join([*path[path.index(module) :], module])
-        if module not in done:
-            for other in graph[module]:
-                walk(other, [*path, module])
-            done.add(module)
-
-    for module in graph:
-        walk(module, [])
+    TopologicalSorter(imports()).prepare()  # raises CycleError, which names the modules
 
 
 def test_no_module_is_found_by_tricks():
     trick = re.compile(r"sys\.path\.(insert|append)|PYTHONSAFEPATH")
     # A user's reward file gets its folder on the path, as a script does.
     allowed = {"tests/test_house.py", "trainer/run/own_reward.py"}
-    for path in tracked():
-        if path.endswith(".py") and path not in allowed:
-            assert not trick.search((ROOT / path).read_text()), path
+    for path, text in sources().items():
+        assert path in allowed or not trick.search(text), path
 
 
 def test_docstrings_hold_what_their_source_shows():
     """An unescaped backslash turns "\\boxed" into a backspace and "oxed", also in --help."""
     documented = ast.Module | ast.ClassDef | ast.FunctionDef
-    for path in tracked():
-        if path.endswith(".py"):
-            for node in ast.walk(ast.parse((ROOT / path).read_text())):
-                text = (ast.get_docstring(node) or "") if isinstance(node, documented) else ""
-                assert text.replace("\n", "").isprintable(), f"{path}: {text[:60]!r}"
+    for path, source in sources().items():
+        for node in ast.walk(ast.parse(source)):
+            text = (ast.get_docstring(node) or "") if isinstance(node, documented) else ""
+            assert text.replace("\n", "").isprintable(), f"{path}: {text[:60]!r}"
 
 
 SLOW = {"transformers", "datasets", "matplotlib", "scipy", "sympy", "vllm"}
@@ -134,19 +128,18 @@ SLOW |= {"torch.distributed.fsdp", "torch.distributed.tensor"}
 @pytest.mark.parametrize("script", ["justrl", "prorl", "liteppo", "evaluate"])
 def test_help_and_a_wrong_flag_wait_for_torch_alone(script):
     """What a script imports before it looks at its flags. torch itself takes a second or two."""
-    seen, ahead = set(), [f"{script}.py"]
+    ours, seen, ahead = sources(), set(), [f"{script}.py"]
     while ahead:
         path = ahead.pop()
         seen.add(path)
-        for node in ast.parse((ROOT / path).read_text()).body:
+        for node in ast.parse(ours[path]).body:
             names = [alias.name for alias in getattr(node, "names", [])]
             if isinstance(node, ast.ImportFrom):
                 names = [node.module, *(f"{node.module}.{name}" for name in names)]
             for name in names if isinstance(node, ast.Import | ast.ImportFrom) else []:
                 assert name not in SLOW and name.partition(".")[0] not in SLOW, f"{path}: {name}"
                 inner = name.replace(".", "/")
-                files = {f"{inner}.py", f"{inner}/__init__.py"} & set(tracked())
-                ahead += files - seen
+                ahead += ({f"{inner}.py", f"{inner}/__init__.py"} & ours.keys()) - seen
 
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
@@ -157,7 +150,6 @@ def test_every_python_of_the_quick_start_compiles_the_code(version):
     if python is None:
         pytest.skip(f"no Python {version} here")
     read = "import sys\nfor path in sys.argv[1:]: compile(open(path).read(), path, 'exec')"
-    files = [path for path in tracked() if path.endswith(".py")]
-    command = [python, "-W", "error", "-c", read, *files]
+    command = [python, "-W", "error", "-c", read, *sources()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-1000:]
