@@ -8,6 +8,7 @@ fixed points. What is not understood, or has over 300 characters, is equal only 
 import functools
 import itertools
 import re
+from fractions import Fraction
 
 from .brackets import COMMA, CUP, cut, depths, elements, relations, split
 from .normalise import END, TEXT, key, normalise
@@ -123,9 +124,9 @@ def _congruence(left: str, right: str, gold_left: str, gold_right: str) -> bool:
     if not all(found) or key(found[0][2]) != key(found[1][2]) or key(left) != key(gold_left):
         return False
     rest, gold_rest, modulus = map(number, (found[0][1], found[1][1], found[0][2]))
-    if None not in (rest, gold_rest) and modulus:
+    if all(isinstance(one, Fraction) for one in (rest, gold_rest, modulus)) and modulus:
         return (rest - gold_rest) % modulus == 0
-    return key(right) == key(gold_right)
+    return _value(found[0][1], found[1][1])
 
 
 def _chain(latex: str) -> str:
