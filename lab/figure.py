@@ -141,13 +141,19 @@ def draw_ladders(cells: list, experiment: Experiment, result: dict) -> list[str]
 def draw_rises(ax, experiment: Experiment, result: dict) -> None:
     """Does a weak start go with a strong gain? A dot a task."""
     for task in experiment.tasks:
-        before, after = (
-            fmean(run["pass_at_k"][point][task]["pass"]["128"] for run in result["runs"])
-            for point in ("before", "after")
-        )
+        before, after = ends(result, task)
         ax.plot(before, after - before, "o", color=plot.COLOURS[0], alpha=0.6)
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set(title="rise by start, a dot a task", xlabel="pass@128 before", ylabel="rise")
+
+
+def ends(result: dict, task: str) -> tuple[float, float]:
+    """pass@128 of a task before and after training, the mean over seeds."""
+    points = [run["pass_at_k"] for run in result["runs"]]
+    before, after = (
+        fmean(one[point][task]["pass"]["128"] for one in points) for point in ("before", "after")
+    )
+    return before, after
 
 
 def draw_claims(ax, judged: list[Judged], *, deck: bool = False) -> None:

@@ -5,12 +5,11 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 
 from lab import figure
 from lab.arms import rises
 from lab.papers import EXPERIMENTS, Experiment
-from lab.verdicts import NOT_COUNTED, NOT_RUN, VERDICTS, WORDS, Judged, judge, measure_claim
+from lab.verdicts import NOT_COUNTED, NOT_RUN, VERDICTS, Judged, judge, measure_claim
 from tools.evaluation.comparison import compare_task
 
 MOST_ROWS = 15  # of a table; more claims are read in the figure
@@ -24,9 +23,8 @@ def read_results(out: Path) -> dict[str, dict]:
 
 def judge_all(results: dict[str, dict]) -> dict[str, list[Judged]]:
     """{experiment: its claims with their verdicts}. All claims are judged together."""
-    nothing = {"runs": []}
     measured = {
-        name: measure(experiment, results.get(name, nothing))
+        name: measure(experiment, results.get(name, {"runs": []}))
         for name, experiment in EXPERIMENTS.items()
     }
     verdicts = iter(judge([one for claims in measured.values() for one in claims]))
@@ -38,7 +36,8 @@ def judge_all(results: dict[str, dict]) -> dict[str, list[Judged]]:
 
 def measure(experiment: Experiment, result: dict) -> list[Judged]:
     """The claims of an experiment with their differences and no verdict yet."""
-    return [measure_claim(claim, by_arm(result)) for claim in experiment.claims]
+    seen = by_arm(result)
+    return [measure_claim(claim, seen) for claim in experiment.claims]
 
 
 def by_arm(result: dict) -> dict[str, dict[int, dict]]:
@@ -86,33 +85,28 @@ def page(text: str, results: dict[str, dict], judged: dict[str, list[Judged]]) -
 
 def deck_list(judged: dict[str, list[Judged]]) -> str:
     """The deck's claims by verdict, each with a link to its experiment."""
-    by_verdict: dict[str, list[str]] = {}
+    links = {verdict: [] for verdict in (*VERDICTS, NOT_COUNTED, NOT_RUN)}
     for name, claims in judged.items():
-        for one in claims:
-            if one.claim.deck:
-                by_verdict.setdefault(one.verdict, []).append(f"[{one.claim.deck}](#{name})")
+        for one in deck({name: claims}):
+            links[one.verdict].append(f"[{one.claim.deck}](#{name})")
     return "\n".join(
-        f"- **{verdict}**: " + "; ".join(by_verdict[verdict])
-        for verdict in (*VERDICTS, NOT_COUNTED, NOT_RUN)
-        if verdict in by_verdict
+        f"- **{verdict}**: {'; '.join(ones)}" for verdict, ones in links.items() if ones
     )
 
 
 def summary(judged: dict[str, list[Judged]]) -> str:
     """How many claims got which verdict."""
     claims = [one for ones in judged.values() for one in ones]
-    seen = {extends: Counter() for extends in WORDS}
-    for one in claims:
-        seen[one.claim.extends][one.verdict] += 1
+    seen = Counter((one.claim.extends, one.verdict) for one in claims)
     of_papers, ours = (
-        ", ".join(f"{count} {word}" for word in VERDICTS if (count := counts[word]))
-        for counts in seen.values()
+        ", ".join(f"{seen[own, word]} {word}" for word in VERDICTS if seen[own, word])
+        for own in (False, True)
     )
-    together = seen[False] + seen[True]
+    total = Counter(one.verdict for one in claims)
     return (
         f"Of the claims that papers make: {of_papers}.\n"
         f"Of those that extend them: {ours}.\n"
-        f"Not counted: {together[NOT_COUNTED]}. Not run: {together[NOT_RUN]}."
+        f"Not counted: {total[NOT_COUNTED]}. Not run: {total[NOT_RUN]}."
     )
 
 
@@ -156,14 +150,10 @@ def boundary_table(experiment: Experiment, result: dict) -> str:
         "|---|---:|---:|---|",
     ]
     for task in experiment.tasks:
-        points = [run["pass_at_k"] for run in result["runs"]]
-        regimes = Counter(regime_of(one, task) for one in points).most_common()
-        words = ", ".join(f"{count} {word}" for word, count in regimes)
-        ends = [
-            f"{fmean(one[point][task]['pass']['128'] for one in points):.3f}"
-            for point in ("before", "after")
-        ]
-        lines.append(f"|{task.removeprefix('tiny/')}|{'|'.join(ends)}|{words}|")
+        before, after = figure.ends(result, task)
+        regimes = Counter(regime_of(run["pass_at_k"], task) for run in result["runs"])
+        words = ", ".join(f"{count} {word}" for word, count in regimes.most_common())
+        lines.append(f"|{task.removeprefix('tiny/')}|{before:.3f}|{after:.3f}|{words}|")
     return "\n".join(lines)
 
 

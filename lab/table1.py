@@ -168,13 +168,12 @@ def command_line() -> Config:
         early.add_argument(f"--{name}", type=truth, nargs="?", const=True)
     given, _ = early.parse_known_args()
     scales = {"tiny": TINY, "small": SMALL}
-    if given.row in systems.ROWS and not given.tiny and not given.small:
-        scales = {"row": systems.as_flags(systems.ROWS[given.row])}
-    elif given.row in systems.ROWS:
-        scales = {
-            name: systems.scaled_preset(given.row, name, scale, given.steps or scale["steps"])
-            for name, scale in scales.items()
-        }
+    if given.row in systems.ROWS:
+        for name, scale in scales.items():
+            steps = given.steps or scale["steps"]
+            scales[name] = systems.scaled_preset(given.row, name, scale, steps)
+        if not given.tiny and not given.small:
+            scales = {"row": systems.as_flags(systems.ROWS[given.row])}
     config = parse(Config, scales, __doc__)
     if config.token_budget:
         config.steps = 999_999  # the tokens end the run

@@ -2,7 +2,6 @@
 goes on."""
 
 import dataclasses
-import importlib
 import json
 import re
 import shlex
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from bench.common import script_config
 from lab import __main__ as lab
 from lab import arms as run
 from lab import figure, papers
@@ -22,7 +22,6 @@ from lab import pages as page
 from lab import verdicts as statistics
 from lab.papers import EXPERIMENTS, Claim
 from tools.panels import panel_of
-from trainer.run.flags import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,16 +39,12 @@ def test_arms_take_flags_that_their_scripts_have_and_differ_from_each_other(
     name, monkeypatch, tmp_path
 ):
     experiment, configs = EXPERIMENTS[name], []
+    monkeypatch.setattr(sys, "argv", [])  # script_config sets it
     for planned in plan_all(experiment, tmp_path, 1, experiment.steps):
         _, script, *flags = map(str, planned.commands[0])
         if script == "-m":
             script, *flags = flags
-        module = importlib.import_module(script.removesuffix(".py"))
-        monkeypatch.setattr(sys, "argv", [script, *flags])
-        if script == "lab.table1":
-            config = dataclasses.asdict(module.command_line())
-        else:
-            config = dataclasses.asdict(parse(module.Config, {"tiny": module.TINY}, ""))
+        config = dataclasses.asdict(script_config(script, flags))
         assert config["tiny"] and config.get("token_budget", 0) == experiment.budget
         assert config["steps"] == experiment.steps or experiment.budget
         assert Path(config.pop("out")) == planned.folder
@@ -114,12 +109,13 @@ def test_the_boundary_is_measured_before_midway_and_after(tmp_path):
 # --- from measures to verdicts ---
 
 
-def seen(*values, level=1.0):
-    """Measures of arms a and b: b's are all `level`, and a's so much higher."""
-    return {
-        "a": {s: {"m": level + v, "eval_accuracy": level + v} for s, v in enumerate(values)},
-        "b": {s: {"m": level, "eval_accuracy": level} for s in range(len(values))},
-    }
+def measured(claim, *values, level=1.0):
+    """A claim about arms a and b: b's measures are all `level`, and a's so much higher."""
+    arms = {"a": {}, "b": {}}
+    for seed, value in enumerate(values):
+        arms["a"][seed] = dict.fromkeys(("m", "eval_accuracy"), level + value)
+        arms["b"][seed] = dict.fromkeys(("m", "eval_accuracy"), level)
+    return statistics.measure_claim(claim, arms)
 
 
 A_ABOVE, B_ABOVE = Claim("eval_accuracy: a > b"), Claim("eval_accuracy: b > a")
@@ -150,7 +146,7 @@ A_ABOVE, B_ABOVE = Claim("eval_accuracy: a > b"), Claim("eval_accuracy: b > a")
 )
 def test_a_verdict_follows_from_interval_sign_and_size(claim, values, expected):
     """On one claim alone, so that no other one corrects its p value."""
-    assert statistics.judge([statistics.measure_claim(claim, seen(*values))]) == [expected]
+    assert statistics.judge([measured(claim, *values)]) == [expected]
 
 
 def test_the_smallest_effect_depends_on_the_metric():
@@ -158,14 +154,13 @@ def test_the_smallest_effect_depends_on_the_metric():
     assert statistics.smallest_effect("rise@128 hard", 0.9) == 0.03
     assert statistics.smallest_effect("entropy", -0.5) == pytest.approx(0.05)
     # 0.05 is worth talking about for an accuracy, and is not for a length of 40.
-    claim = Claim("m: a > b")
-    judged = statistics.measure_claim(claim, seen(0.05, 0.06, 0.04, 0.05, 0.055, level=40.0))
+    judged = measured(Claim("m: a > b"), 0.05, 0.06, 0.04, 0.05, 0.055, level=40.0)
     assert statistics.judge([judged]) == ["no difference"]
 
 
 def test_the_interval_has_the_pilot_s_variance_and_degrees_of_freedom():
     pilot, more = [0.01, 0.02, 0.03, 0.04, 0.05], [0.03] * 40
-    judged = statistics.measure_claim(A_ABOVE, seen(*pilot, *more))
+    judged = measured(A_ABOVE, *pilot, *more)
     needed = -(-((2 * 2.776445 * 0.015811 / 0.03) ** 2) // 1)  # t of 4 degrees of freedom
     assert judged.seeds_needed == needed == 9
     assert judged.differences == pytest.approx([*pilot, *more[:4]])  # and no seed beyond
@@ -195,41 +190,37 @@ def test_the_intervals_cover_what_they_say_and_a_null_gets_no_direction(spread, 
 
 
 def test_seeds_are_paired_and_sides_of_several_arms_averaged():
-    gains = {"a": 1.0, "b": 0.5, "c": 0.2, "d": 0.1}
-    noise = (0.1, 5.0, -3.0)
-    measured = {
-        name: {seed: {"m": own + gain} for seed, own in enumerate(noise)}
-        for name, gain in gains.items()
+    noise = {0: 0.1, 1: 5.0, 2: -3.0}
+    arms = {
+        name: {seed: {"m": own + gain} for seed, own in noise.items()}
+        for name, gain in {"a": 1.0, "b": 0.5, "c": 0.2, "d": 0.1}.items()
     }
-    measured["a"][0]["m"] += 0.02
-    judged = statistics.measure_claim(Claim("m: a & d > b & c"), measured)
+    arms["a"][0]["m"] += 0.02
+    arms["a"][3] = {"m": 9.0}  # a seed that the others do not have
+    judged = statistics.measure_claim(Claim("m: a & d > b & c"), arms)
     assert judged.differences == pytest.approx([0.21, 0.2, 0.2])  # the seeds' own noise is gone
-    measured["a"] |= {3: {"m": 9.0}}  # a seed that the others do not have
-    again = statistics.measure_claim(judged.claim, measured)
-    assert again.differences == judged.differences
 
 
 def test_false_discoveries_are_controlled_over_the_claims_that_count():
     # A p value of 0.03 alone is a discovery; among nineteen claims with nothing in them it is none.
-    values = (0.10, 0.02, 0.12, 0.06, 0.15)
-    one = statistics.measure_claim(A_ABOVE, seen(*values))
-    nothing = statistics.measure_claim(A_ABOVE, seen(0.3, -0.3, 0.2, -0.2, 0.01))
+    one = measured(A_ABOVE, 0.10, 0.02, 0.12, 0.06, 0.15)
+    nothing = measured(A_ABOVE, 0.3, -0.3, 0.2, -0.2, 0.01)
     assert 0.005 < one.p < 0.05
     assert statistics.judge([one]) == ["as in the paper"]
     assert statistics.judge([one] + [nothing] * 19) == ["undecided"] * 20
     apart = dataclasses.replace(A_ABOVE, apart="by construction")
-    given = statistics.measure_claim(apart, seen(0.3, -0.3, 0.2, -0.2, 0.01))
+    given = measured(apart, 0.3, -0.3, 0.2, -0.2, 0.01)
     assert statistics.judge([one] + [given] * 19) == ["as in the paper"] + ["not counted"] * 19
 
 
 def test_each_arm_gets_the_seeds_that_its_claims_need():
     have = dict.fromkeys("abc", 5)
     one, two = Claim("eval_accuracy: a > b"), Claim("m: a > 0")
-    noisy = statistics.measure_claim(one, seen(0.08, -0.06, 0.09, -0.07, 0.01))
-    calm = statistics.measure_claim(two, seen(0.010, 0.012, 0.009, 0.011, 0.010))
+    noisy = measured(one, 0.08, -0.06, 0.09, -0.07, 0.01)
+    calm = measured(two, 0.010, 0.012, 0.009, 0.011, 0.010)
     need = noisy.seeds_needed
     assert calm.seeds_needed == 5 < 100 < need
-    large = statistics.measure_claim(one, seen(0.58, 0.44, 0.59, 0.43, 0.51))
+    large = measured(one, 0.58, 0.44, 0.59, 0.43, 0.51)
     assert large.seeds_needed == need  # the effect seen has no say
     assert statistics.more_seeds([calm], have, most=40) == have
     assert statistics.more_seeds([noisy, calm], have, 1000) == {"a": need, "b": need, "c": 5}
@@ -239,10 +230,7 @@ def test_each_arm_gets_the_seeds_that_its_claims_need():
 
 def test_measures_are_means_over_the_last_quarter(tmp_path):
     rows = [{"step": 0, "eval_accuracy": 0.9}]
-    rows += [
-        {"step": s, "accuracy": 0.5, "grad_norm": float(s), "entropy": float(s)}
-        for s in range(1, 9)
-    ]
+    rows += [{"step": s, "grad_norm": float(s), "entropy": float(s)} for s in range(1, 9)]
     rows[8]["eval_accuracy"] = 0.25
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = run.measures(run.Run("a", 0, tmp_path, []), EXPERIMENTS["lite_ppo"])
