@@ -76,19 +76,18 @@ def final_boxes(text: str) -> list[tuple[str, str, str]]:
         close = _box_end(text, start)
         if close is None or len(boxes) > 600:  # an answer of so many boxes is too long anyway
             break
-        between = text[close + 1 : end] if boxes else ""
-        found = _BETWEEN.fullmatch(between) if len(between) <= 40 else None
         content = text[start + len(r"\boxed{") : close]
-        if boxes and not found:
-            break
-        if boxes and not re.search(r"[,;]|quad|and|or", re.sub(r"\\[,;]", "", between)):
-            if content != boxes[-1][2]:  # only a repetition may follow without a comma
-                break
-        elif boxes:
-            boxes[-1] = (" or " if "or" in between else ", ", found["name"] or "", boxes[-1][2])
+        if boxes:
+            between = text[close + 1 : end]
+            found = _BETWEEN.fullmatch(between) if len(between) <= 40 else None
+            listed = found and re.search(r"[,;]|quad|and|or", re.sub(r"\\[,;]", "", between))
+            if not listed and not (found and content == boxes[-1][2]):
+                break  # only a repetition may follow without a comma
+            if listed:
+                mark = " or " if "or" in between else ", "
+                boxes[-1] = (mark, found["name"] or "", boxes[-1][2])
+        if not boxes or listed:
             boxes.append(("", "", content))
-        else:
-            boxes = [("", "", content)]
         end = start
     first = re.search(rf"(?<![\w\\]){_NAME}$", text[max(0, end - 30) : end])
     if first and len(boxes) > 1:

@@ -1,6 +1,4 @@
-r"""The rewards: the strict box against its definition, the robust verifier on a table of pairs, and
-under attack.
-"""
+"""The rewards: the strict box by its definition, the robust verifier by pairs and attacks."""
 
 import json
 import random

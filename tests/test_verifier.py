@@ -1,6 +1,4 @@
-r"""The verifier: the kinds of answers that users reported, both ways, and verdicts that nothing
-outside can change.
-"""
+"""The verifier: kinds of answers, right and wrong, and that nothing outside decides a verdict."""
 
 import json
 import os
