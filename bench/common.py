@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import runpy
 import shlex
 import shutil
@@ -49,7 +50,11 @@ def copy_tokenizer(folder: Path) -> None:
 
 
 def machine() -> dict:
-    facts = {"cores": os.cpu_count()}
+    """CPU name, cores and load, and the GPU where there is one."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
+    facts = {"cpu": names[0] if names else platform.processor(), "cores": os.cpu_count()}
+    facts["load_average"] = round(os.getloadavg()[0], 2)
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory
         facts |= {"gpu": torch.cuda.get_device_name(0), "gpu_gib": round(memory / 2**30, 1)}
