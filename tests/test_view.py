@@ -81,27 +81,16 @@ def blank(length):
 SETTINGS = (0.2, 0.28, 10.0), 0.0  # clip, tis_cap
 
 
-def test_token_values_find_their_way_back_from_shuffled_micro_batches():
+def test_the_gap_compares_log_probs_of_one_kind():
     rng = np.random.default_rng(0)
-    groups = [[blank(3), blank(5)], [blank(1), blank(0)], [blank(4), blank(2)]]
-    a = micro([groups[2][1], groups[0][0], groups[1][0]], rng)
-    b = micro([groups[1][1], groups[2][0]], rng)
-    c = micro([groups[0][1]], rng, raw_logps_M=torch.zeros(5))
-    found = rollouts.token_values(groups, [0, 2], [[a], [b, c]], *SETTINGS)
-    assert set(found) == {(0, 0), (0, 1), (2, 0), (2, 1)}
-    expected = {(2, 1): (a, slice(0, 2), 0), (0, 0): (a, slice(2, 5), 0)}
-    expected |= {(2, 0): (b, slice(0, 4), 1), (0, 1): (c, slice(0, 5), 1)}
-    for key, (batch, rows, number) in expected.items():
-        values = found[key]
-        assert values["minibatch"] == number
-        np.testing.assert_array_equal(values["logps"], batch.old_logps_M[rows].half())
-        np.testing.assert_array_equal(values["entropy"], batch.entropy_M[rows].half())
-        np.testing.assert_array_equal(values["weights"], batch.weights_M[rows])
-        assert ("gap" in values) == (batch is c)  # raw log-probs compare with raw ones alone
-    np.testing.assert_array_equal(found[0, 1]["gap"], -c.engine_logps_M.half())
-    found = rollouts.token_values(groups, [0, 2], [[a], [b]], *SETTINGS)
-    gap_M = b.old_logps_M - b.engine_logps_M
-    np.testing.assert_array_equal(found[2, 0]["gap"], gap_M[:4].half())
+    group = [blank(4), blank(5)]
+    plain, raw = micro(group[:1], rng), micro(group[1:], rng, raw_logps_M=torch.zeros(5))
+    found = rollouts.token_values([group], [0], [[plain, raw]], *SETTINGS)
+    assert "gap" not in found[0, 0]
+    np.testing.assert_array_equal(found[0, 1]["gap"], -raw.engine_logps_M.half())
+    found = rollouts.token_values([group], [0], [[plain]], *SETTINGS)
+    gap_M = plain.old_logps_M - plain.engine_logps_M
+    np.testing.assert_array_equal(found[0, 0]["gap"], gap_M.half())
 
 
 def test_token_values_find_their_way_back_from_the_trainers_micro_batches():
@@ -118,12 +107,14 @@ def test_token_values_find_their_way_back_from_the_trainers_micro_batches():
         minibatches.append(micro_batches(members, ones_B, weights_B_R, budget=64, device=cpu))
     for batch in chain(*minibatches):
         ids_M = batch.ids_B_T[batch.mask_B_T].float()
-        batch.new_logps_M = batch.old_logps_M = torch.zeros_like(ids_M)
-        batch.entropy_M = ids_M
+        batch.new_logps_M = batch.old_logps_M = -ids_M
+        batch.entropy_M, batch.weights_M = ids_M, ids_M / 2
     found = rollouts.token_values(groups, [1, 4], minibatches, *SETTINGS)
     assert set(found) == {(p, g) for p in (1, 4) for g in range(4)}
     for (p, g), values in found.items():
-        np.testing.assert_array_equal(values["entropy"], groups[p][g].response_ids)
+        ids = groups[p][g].response_ids
+        for name, column in {"entropy": ids, "logps": -ids, "weights": ids / 2}.items():
+            np.testing.assert_array_equal(values[name], column)
         assert values["minibatch"] == (p == 4)
 
 

@@ -277,14 +277,10 @@ def test_hostile_text_is_shown_as_text(visit, pages):
         shown = page.evaluate("visible(answerText(current().answers[0]))")
         assert texts(page, ".tokens")[0] == shown + "<|end|>"
         assert page.text_content(".problem") == page.evaluate("visible(current().problem.trim())")
-    assert page.evaluate("window.hacked") is None
-    assert page.locator("script, img, style").count() == elements
-
-
-def test_invisible_characters_become_visible(visit, pages):
-    page = visit(pages / "hostile.html")
     shown = page.evaluate("visible('\\0 \\x1b[31m \\u202eabc \\x7f \\n')")
     assert shown == "␀ ␛[31m ⟨U+202E⟩abc ⟨U+007F⟩ \n"
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("script, img, style").count() == elements
 
 
 def test_an_emoji_is_one_piece_with_the_numbers_of_all_its_tokens(visit, pages):
