@@ -245,12 +245,6 @@ def rehearse(arguments, flags: list[str], rank: int, folder: Path, steps: int) -
     return {"peaks": peaks, "share": share, "fault": fault}
 
 
-def in_fork(function, *arguments):
-    """Call a function in a child of this process, which has imported everything."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as fork:
-        return fork.submit(function, *arguments).result()
-
-
 def show(facts: dict, card: float) -> None:
     """Print a rank's stages, and which cards it fits, or what went wrong."""
     print(f"{'gigabytes at most':24}{'trainer':>10}{'engine':>10}{'host':>10}")
@@ -280,11 +274,14 @@ def rehearsals(arguments, flags: list[str], runs: tuple = (1, 2), others: bool =
     Figure.savefig = lambda _, path, **__: Path(path).touch()  # drawing takes seconds, and no GPU
     module = script_module(arguments.script)  # once, not in each fork
     runs = runs if hasattr(module, "Config") else runs[:1]  # evaluate.py leaves nothing to continue
+    fork = multiprocessing.get_context("fork")
     gc.freeze()
     with tempfile.TemporaryDirectory() as folder:
         for steps in runs:
             for rank in sorted({0, arguments.ranks - 1 if others else 0}):
-                facts = in_fork(rehearse, arguments, flags, rank, Path(folder), steps)
+                what = arguments, flags, rank, Path(folder), steps
+                with ProcessPoolExecutor(1, fork) as child:  # it has imported everything
+                    facts = child.submit(rehearse, *what).result()
                 yield steps, rank, facts
                 if facts["fault"]:
                     return  # the others need what this one would have told them
