@@ -26,6 +26,7 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 import traceback
@@ -277,14 +278,23 @@ def rehearsals(arguments, flags: list[str], runs: tuple = (1, 2), others: bool =
     fork = multiprocessing.get_context("fork")
     gc.freeze()
     with tempfile.TemporaryDirectory() as folder:
+        run, before, after = (Path(folder, name) for name in ("run", "before", "after"))
         for steps in runs:
+            run.mkdir(exist_ok=True)
+            shutil.copytree(run, before)
             for rank in sorted({0, arguments.ranks - 1 if others else 0}):
+                if rank:  # it begins where the first rank began, without that one's checkpoint
+                    run.rename(after)
+                    before.rename(run)
                 what = arguments, flags, rank, Path(folder), steps
                 with ProcessPoolExecutor(1, fork) as child:  # it has imported everything
                     facts = child.submit(rehearse, *what).result()
                 yield steps, rank, facts
                 if facts["fault"]:
                     return  # the others need what this one would have told them
+            shutil.rmtree(run if after.exists() else before)
+            if after.exists():
+                after.rename(run)
 
 
 def arguments_of(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
