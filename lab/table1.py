@@ -88,7 +88,9 @@ class Config(justrl.Config):
 
     wrong_reward: float = -1.0  # the reward of a wrong answer; 0 in most other systems
     truncated_scale: float = 1.0  # LC: factor of a truncated response's reward (ProRL v2: 0)
-    cosine_weight: float = 0.0  # LC: the cosine length reward at length 0 (ProRL v2)
+    cosine_weight: float = 0.0  # LC: weight of the cosine length reward (ProRL v2)
+    cosine_min: float = 0.0  # LC: its value at the length limit
+    cosine_max: float = 1.0  # LC: and at length 0
     cosine_on: int = 0  # LC: steps of a cycle with it; 0 and 0: always
     cosine_off: int = 0  # LC: steps of a cycle without it
 

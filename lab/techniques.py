@@ -209,15 +209,17 @@ def chain_solution(text: str) -> str:
 def shape_reward(rollout: Rollout, config, step: int) -> float:
     """A response's reward after ProRL v2's two measures against length.
 
-    "Stop properly" multiplies that of a truncated one by --truncated_scale. The other adds half a
-    cosine of the length, --cosine_weight at length 0 and 0 at the limit, in cycles of --cosine_on
-    and --cosine_off steps.
+    "Stop properly" multiplies that of a truncated one by --truncated_scale. The other adds
+    --cosine_weight times a cosine from --cosine_max at length 0 to --cosine_min at the limit, in
+    cycles of --cosine_on and --cosine_off steps.
     """
     reward = rollout.reward * (config.truncated_scale if rollout.truncated else 1.0)
     cycle = config.cosine_on + config.cosine_off
     if config.cosine_weight and (not cycle or (step - 1) % cycle < config.cosine_on):
         share = len(rollout.response_ids) / config.max_response_tokens
-        reward += config.cosine_weight * (1 + math.cos(math.pi * share)) / 2
+        fall = (1 + math.cos(math.pi * share)) / 2  # from 1 at length 0 to 0 at the limit
+        value = config.cosine_min + (config.cosine_max - config.cosine_min) * fall
+        reward += config.cosine_weight * value
     return reward
 
 

@@ -310,6 +310,8 @@ def test_rewards_by_length_come_in_cycles_and_a_cut_answer_earns_a_share():
     base = config(cosine_weight=0.2, cosine_on=2, cosine_off=3, max_response_tokens=10)
     lengths = [techniques.shape_reward(rollout(length=n), base, 1) for n in (0, 5, 10)]
     assert lengths == pytest.approx([0.2, 0.1, 0.0])
+    down = dataclasses.replace(base, cosine_min=-0.5)
+    assert techniques.shape_reward(rollout(length=10), down, 1) == pytest.approx(-0.1)
     one = rollout(length=5, right=1.0)
     seen = [techniques.shape_reward(one, base, step) for step in range(1, 9)]
     assert seen == pytest.approx([1.1, 1.1, 1, 1, 1, 1.1, 1.1, 1])
