@@ -54,8 +54,8 @@ const COLOURS = {
   },
   none: { title: "Nothing", help: "Plain text.", value: () => 0, full: () => 1, labels: ["", ""] },
 };
-// Of a long answer; a button shows the others. Of one without tokens, the characters.
-const MOST_TOKENS = 1500, MOST_CHARACTERS = 20000;
+// Shown of a long answer; a button shows MORE times as many more, because each token is an element.
+const MOST_TOKENS = 1500, MOST_CHARACTERS = 20000, MORE = 4; // characters: of one without tokens
 
 // An element, its classes and what is in it. Texts only ever become text nodes.
 function make(tag, classes = "", ...children) {
@@ -67,7 +67,6 @@ function make(tag, classes = "", ...children) {
 
 function makeButton(text, act) {
   const button = make("button", "", text);
-  button.type = "button";
   button.addEventListener("click", act);
   return button;
 }
@@ -116,18 +115,18 @@ function verdict(name, right) {
   return mark;
 }
 
-// The tokens, or the text, of an answer.
-function fill(body, answer, all = false) {
+// The tokens, or the text, of an answer. portions: how much of it.
+function fill(body, answer, portions = 1) {
   const isText = answer.start === null;
   const length = isText ? answer.text.length : answer.length;
-  const shown = all ? length : Math.min(length, isText ? MOST_CHARACTERS : MOST_TOKENS);
+  const shown = Math.min(length, portions * (isText ? MOST_CHARACTERS : MOST_TOKENS));
   body.replaceChildren(...(isText ? [visible(answer.text.slice(0, shown))] :
     tokenElements(answer, shown)));
   if (shown === length) return;
   const left = (length - shown).toLocaleString("en");
-  const more = makeButton(`Show ${left} more ${isText ? "characters" : "tokens"}`, () => {
+  const more = makeButton(`Show more: ${left} ${isText ? "characters" : "tokens"} left`, () => {
     more.remove();
-    fill(body, answer, true);
+    fill(body, answer, portions + MORE);
     recolour();
   });
   more.className = "more";
