@@ -72,7 +72,7 @@ def deck(judged: dict[str, list[Judged]]) -> list[Judged]:
 
 def page(text: str, results: dict[str, dict], judged: dict[str, list[Judged]]) -> str:
     """The text of README.md with its measured parts anew."""
-    parts = {"deck": [deck_list(judged), "![the deck's claims](results/deck.png)", summary(judged)]}
+    parts = {"deck": ["![the deck's claims](results/deck.png)", summary(judged)]}
     for name, claims in judged.items():
         parts[name] = findings(name, results[name], claims) if name in results else ["Not run."]
     return re.sub(
@@ -80,17 +80,6 @@ def page(text: str, results: dict[str, dict], judged: dict[str, list[Judged]]) -
         lambda found: found[1] + "\n\n".join(parts[found[2]]) + "\n<!-- end -->",
         text,
         flags=re.DOTALL,
-    )
-
-
-def deck_list(judged: dict[str, list[Judged]]) -> str:
-    """The deck's claims by verdict, each with a link to its experiment."""
-    links = {verdict: [] for verdict in (*VERDICTS, NOT_COUNTED, NOT_RUN)}
-    for name, claims in judged.items():
-        for one in deck({name: claims}):
-            links[one.verdict].append(f"[{one.claim.deck}](#{name})")
-    return "\n".join(
-        f"- **{verdict}**: {'; '.join(ones)}" for verdict, ones in links.items() if ones
     )
 
 
