@@ -259,7 +259,8 @@ def unfinished_chunks(settings: dict, out: Path) -> list[tuple[str, range]]:
 
     An unfinished chunk is redone as a whole, so neither a kill nor the number of GPUs changes it.
     """
-    done = from_all_ranks(set(read_answers(out)))[0]  # no rank writes before all have read
+    done = set(read_answers(out)) if dist.get_rank() == 0 else None
+    done = from_all_ranks(done)[0]  # so no rank writes before rank 0 has read
     chunks = []
     for bench, (count, _) in settings["benchmarks"].items():
         size = max(1, settings["chunk"] // settings["n"][bench])
