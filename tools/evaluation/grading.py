@@ -4,6 +4,7 @@ from statistics import fmean
 
 import rewards
 from tools.evaluation.statistics import majority
+from trainer.data import Problem
 from trainer.sources.logic import logic_score, tagged_answer
 from verifier import equal
 
@@ -20,13 +21,19 @@ def verdicts(texts: list[str], gold: str, verify: dict | None) -> tuple[list[boo
     return robust, [rewards.strict_box(text, gold) > 0 for text in texts]
 
 
+def graded_texts(record: dict) -> list[str]:
+    """The answers of a line of generations.jsonl, with the beginning that their prompt may hold."""
+    problem = Problem(record["text"], record["answer"], prefill=record.get("prefill", ""))
+    return [problem.completed(answer["text"]) for answer in record["answers"]]
+
+
 def grade(record: dict) -> dict:
     """How many of a problem's n answers each verifier accepts, and means over its answers.
 
     record: a line of generations.jsonl.
     """
     answers, gold, verify = record["answers"], record["answer"], record["verify"]
-    texts = [record["prefill"] + answer["text"] for answer in answers]
+    texts = graded_texts(record)
     robust, strict = verdicts(texts, gold, verify)
     found = [tagged_answer(text) if verify else rewards.last_answer(text) for text in texts]
     return {

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tools.evaluation.comparison import read_answers
-from tools.evaluation.grading import verdicts
+from tools.evaluation.grading import graded_texts, verdicts
 from tools.evaluation.statistics import pass_at_k, powers
 from tools.panels import is_number
 from tools.plot import read_metrics, resets
@@ -216,8 +216,7 @@ def load_evaluation(folder: Path, share: float) -> Source:
 
 
 def _benchmark_group(number: int, record: dict) -> Group:
-    texts = [record.get("prefill", "") + answer["text"] for answer in record["answers"]]
-    robust, strict = verdicts(texts, record["answer"], record.get("verify"))
+    robust, strict = verdicts(graded_texts(record), record["answer"], record.get("verify"))
     answers = [
         Answer(i, one["text"], bool(one["truncated"]), one["tokens"], robust[i], strict[i])
         for i, one in enumerate(record["answers"])
