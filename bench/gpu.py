@@ -49,7 +49,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import losses
-from bench.common import RESULTS, ROOT, copy_tokenizer, save
+from bench.common import OFFLINE, RESULTS, ROOT, copy_tokenizer, save
 from bench.estimate import CARDS
 from bench.formula import MODELS, parameters, sizes, training_flops
 from lab.real_model import COLD_RATE, COLD_STEPS, cold_start, problems, write_rows
@@ -329,8 +329,7 @@ def chosen_parts(arguments) -> list[str]:
 
 def run_parts(arguments, results: Path) -> list[str]:
     """Run the chosen parts, and save the results after each. Returns those that failed."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    environment |= {"TOKENIZERS_PARALLELISM": "false"}
+    environment = os.environ | OFFLINE
     if arguments.device == "cpu":
         environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     result, failed = {"not_a_measurement": True} if arguments.small else {}, []

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 
 import justrl
-from bench.common import RESULTS, ROOT, save
+from bench.common import OFFLINE, RESULTS, ROOT, save
 from trainer.data import Order
 from trainer.run.files import read_jsonl
 from trainer.run.launch import model_folder
@@ -82,8 +82,7 @@ def write_settings(config, path: Path) -> Path:
 
 def run(command: list) -> None:
     """Run a side on one thread. Its output is shown only if it fails."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    environment |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | OFFLINE | {"OMP_NUM_THREADS": "1"}
     words = [str(word) for word in command]
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     if done.returncode:
