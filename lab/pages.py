@@ -101,7 +101,7 @@ def summary(judged: dict[str, list[Judged]]) -> str:
 
 def findings(name: str, result: dict, claims: list[Judged]) -> list[str]:
     """The measured parts of an experiment: when, the figure, and its tables."""
-    dates = " and ".join(sorted({run["date"] for run in result["runs"]}))
+    dates = " to ".join(sorted({pick(run["date"] for run in result["runs"]) for pick in (min, max)}))
     parts = [
         f"{figure.seed_counts(result)} seeds, {result['steps']} steps, {dates}.",
         f"![{name}](results/{name}/figure.png)",

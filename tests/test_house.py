@@ -53,10 +53,14 @@ def test_every_entry_at_the_top_level_is_on_the_map_of_the_readme():
 
 
 def test_links_lead_somewhere():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "lab" / "README.md"]:
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            if "://" not in link:
-                assert (page.parent / link).exists(), f"{page.name} links to {link}"
+    pages = [ROOT / name for name in ("README.md", "lab/README.md", "tiny/README.md")]
+    for page in [*pages, *(ROOT / "docs").glob("*.md")]:
+        for link, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", page.read_text()):
+            target = page.parent / link if link else page
+            assert target.exists(), f"{page.name} links to {link}"
+            titles = re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE) if anchor else []
+            anchors = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert not anchor or anchor in anchors, f"{page.name} links to {link}#{anchor}"
 
 
 def sources():
