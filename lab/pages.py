@@ -101,9 +101,10 @@ def summary(judged: dict[str, list[Judged]]) -> str:
 
 def findings(name: str, result: dict, claims: list[Judged]) -> list[str]:
     """The measured parts of an experiment: when, the figure, and its tables."""
-    dates = " to ".join(sorted({pick(run["date"] for run in result["runs"]) for pick in (min, max)}))
+    dates = {run["date"] for run in result["runs"]}
+    when = " to ".join(sorted({min(dates), max(dates)}))
     parts = [
-        f"{figure.seed_counts(result)} seeds, {result['steps']} steps, {dates}.",
+        f"{figure.seed_counts(result)} seeds, {result['steps']} steps, {when}.",
         f"![{name}](results/{name}/figure.png)",
     ]
     if len(claims) <= MOST_ROWS:
