@@ -88,7 +88,7 @@ class Config(Flags):
     max_response_tokens: int = 15360  # longer responses are cut (Table 2)
 
     learning_rate: float = 1e-6  # AdamW, constant (Table 2)
-    warmup_steps: int = 10  # linear from 0, in rollout steps: the first trains with 0 (script)
+    warmup_steps: int = 10  # linear, in rollout steps; the first step trains at rate 0 (script)
     weight_decay: float = 0.1  # AdamW (script)
     max_grad_norm: float = 1.0  # global gradient norm (script)
     clip_low: float = 0.2  # the ratio is clipped below at 1 - 0.2 (Table 2)
@@ -119,7 +119,7 @@ RECIPE = "justrl"  # the name of its run folders
 
 # (4) Reward: +1 or -1, is the last box the answer to the letter? Also for truncated responses.
 def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> list:
-    """(verdict, reward) of each rollout: 0 to 1, and the number that is trained on."""
+    """(verdict from 0 to 1, reward to train on) of each rollout."""
     texts, answers = [r.text for r in rollouts], [p.answer for p in problems]
     verdicts = map(strict_box, texts, answers)
     if config.robust_verifier:

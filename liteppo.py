@@ -21,8 +21,8 @@ Mirrored: the paper's sections 3.1 and 5 and appendix A. The two tricks are (6),
 by the group's mean but scaled by the batch's standard deviation, and (7), a loss in which all
 tokens have equal weight. The paper proposes them for base models without alignment. It is an
 ablation study, so its four analyses are flags: --center and --scale, --clip_high, --aggregation,
---overlong_filter. With one update a batch every ratio is 1, and --clip_high does nothing: analysis
-2 takes --updates_per_step 4, say. docs/papers.md has the paper's baselines, GRPO and DAPO.
+--overlong_filter. With one update a batch every ratio is 1, and --clip_high does nothing, so
+analysis 2 needs --updates_per_step 4, say. docs/papers.md has the baselines, GRPO and DAPO.
 
 We follow the paper. The page about it in its authors' framework sets a critic's advantage
 estimator, a KL loss and a sequence-level loss, which the paper rules out.
@@ -129,7 +129,7 @@ RECIPE = "liteppo"  # the name of its run folders
 
 # (4) Reward: 1 or 0, is the last box equal to the answer in meaning?
 def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> list:
-    """(verdict, reward) of each rollout: 0 to 1, and the number that is trained on."""
+    """(verdict from 0 to 1, reward to train on) of each rollout."""
     texts, answers = [r.text for r in rollouts], [p.answer for p in problems]
     rewards = [float(verdict > 0) for verdict in robust_many(texts, answers)]
     return [(value, value) for value in rewards]

@@ -27,16 +27,16 @@ reference, and grows until the policy stops learning. A hard reset then makes th
 reference, with a fresh optimizer.
 
 Where this deviates, and why:
-- Two of the paper's five domains: mathematics and, with --logic_weight, logic puzzles. Code,
-  science and instruction following need data and sandboxes that are not public or not small.
+- It trains on two of the paper's five domains: mathematics and, with --logic_weight, logic puzzles.
+  Code, science and instruction following need data and sandboxes that are not public or not small.
 - The paper does not state the KL coefficient and estimator, the weight decay and the aggregation.
-  The coefficient is the technical report's, the others (k3, 0.01, token mean) those of the
-  framework that the paper used. Until weeks before, that had an entropy bonus of 0.001, and then a
-  dual clip of 3: whether the paper's runs had either is not known. Here they have neither.
+  The coefficient is the technical report's, the others (k3, 0.01, token mean) are those of the
+  framework that the paper used. Around that time the framework dropped an entropy bonus of 0.001
+  and got a dual clip of 3. Whether the paper's runs had either is not known. Here is neither.
 - The paper resets by hand, when validation stalls. Here a reset comes after --reset_patience
   evaluations without a new best since the last reset, or every --reset_every steps.
-- "A batch size of 256" is read as 256 prompts. Prompts left over when a batch is full, of which the
-  paper says nothing, begin the next step.
+- "A batch size of 256" is read as 256 prompts. The paper does not say what happens to prompts left
+  over when a batch is full. Here they begin the next step.
 - Equation 1 has one ratio for a response. Here, as in the framework, each token has its own.
 - DAPO's code stops after --max_rounds without a full batch. Here the step trains on what it has.
 
@@ -140,7 +140,7 @@ RECIPE = "prorl"  # the name of its run folders
 
 # (4) Reward: 1 or 0, right if either verifier accepts it. A puzzle has its own verifier: 0 to 1.
 def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> list:
-    """(verdict, reward) of each rollout: 0 to 1, and the number that is trained on."""
+    """(verdict from 0 to 1, reward to train on) of each rollout."""
     texts, answers = [r.text for r in rollouts], [p.answer for p in problems]
     verdicts, scores = robust_many(texts, answers), []
     for rollout, problem, verdict in zip(rollouts, problems, verdicts, strict=True):
@@ -165,7 +165,7 @@ def mixed_groups(
     """
     everything, kept, rounds, size = [], [], 0, run.config.prompts_per_step
     while len(kept) < size and rounds < run.config.max_rounds:
-        # A tenth more than expected: another round costs the time of its longest response.
+        # Ask for a tenth more than expected: another round takes as long as its longest response.
         wanted = math.ceil(1.1 * (size - len(kept)) / state["keep_rate"])
         start, count = state["position"], min(wanted, 2 * size)
         asked = [problems[i] for i in order[start : start + count]]
@@ -181,7 +181,7 @@ def mixed_groups(
     if len(kept) < size:
         run.say(f"training on {len(kept)} groups: no more had mixed rewards in {rounds} rounds")
     metrics = {"sampled_groups": len(everything), "trained_groups": len(kept), "rounds": rounds}
-    # Where no group is mixed, the step trains on one of equal rewards, whose advantages are all 0.
+    # If no group is mixed, the step trains on one of equal rewards, whose advantages are all 0.
     batch, groups = zip(*(kept or [(asked[0], fresh[0])]), strict=True)
     return list(batch), list(groups), rollout_metrics(everything) | metrics
 
@@ -214,7 +214,7 @@ def main(config: Config) -> None:
     tokenizer = load_tokenizer(model_dir)
     score = own_reward(config.reward) if config.reward else reward
 
-    # (1) Prompt: the instruction follows the problem, in the user's turn. Puzzles have theirs.
+    # (1) Prompt: the instruction follows the problem, in the user's turn. Puzzles have their own.
     problems = load_problems(config.data)
     if config.logic_weight:
         count = max(1, round(len(problems) * config.logic_weight / (1 - config.logic_weight)))

@@ -128,7 +128,7 @@ def robust_many(responses: list[str], answers: list[str]) -> list[float]:
 
 
 def _mathd(text: str) -> str:
-    """One LaTeX spelling, units and decoration gone, to compare by `==`.
+    """Rewrite to one LaTeX spelling, without units and decoration, to compare by `==`.
 
     ProRL's reward accepts what this or the robust verifier accepts. This one also accepts some
     pairs that are not equal, such as 0.5% for 0.5.

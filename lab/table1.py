@@ -153,7 +153,7 @@ RECIPE = "table1"  # the name of its run folders
 
 # (4) Reward: JustRL's, but a wrong answer earns --wrong_reward.
 def reward(rollouts: list[Rollout], problems: list[Problem], config: Config) -> list:
-    """(verdict, reward) of each rollout: 0 to 1, and the number that is trained on."""
+    """(verdict from 0 to 1, reward to train on) of each rollout."""
     scores, more = justrl.reward(rollouts, problems, config), config.wrong_reward + 1
     return [(right, value if right else value + more) for right, value in scores]
 

@@ -62,7 +62,7 @@ class Problem:
                 raise TypeError(f"Problem: {name} must be a string, not {value!r}; write str(...)")
 
     def completed(self, response: str) -> str:
-        """What is graded: the whole answer, of which the prompt may hold the beginning."""
+        """The whole answer, as it is graded: the prefill and the response."""
         return self.prefill + response
 
 
@@ -188,7 +188,7 @@ def encode_prompts(
 
     A logic puzzle, which has its own verifier, says how to answer, so it gets no suffix.
 
-    Raises Refused if none is left of some, and as chat_text does.
+    Raises Refused if no prompt fits, and as chat_text does.
     """
     if not problems:
         return []

@@ -1,4 +1,4 @@
-"""How much memory is free, and was at least."""
+"""How much memory is free now, and the least that was free during a block of code."""
 
 import os
 import resource

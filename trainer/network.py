@@ -1,4 +1,4 @@
-"""One quick look whether the Hugging Face hub can be reached, before its libraries try for long."""
+"""Ask once whether the Hugging Face hub can be reached, because its libraries retry for minutes."""
 
 import os
 import sys
@@ -11,10 +11,10 @@ from trainer.data import say
 
 @cache
 def reach_hub() -> None:
-    """Put the hub's libraries into offline mode where one request does not get through.
+    """Put the hub's libraries into offline mode if one request fails.
 
-    Without a connection they repeat the request for each of a model's files, for minutes. Offline
-    they take what was downloaded before, or fail at once.
+    Without a connection they would repeat the request for each of a model's files. Offline they
+    take what was downloaded before, or fail at once.
     """
     if constants.HF_HUB_OFFLINE:
         return

@@ -63,7 +63,7 @@ def gather(groups: list[list[Rollout]]) -> list[list[Rollout]]:
 
 
 def from_all_ranks(value: Any) -> list:
-    """What each rank has called this with, on every rank."""
+    """The values with which the ranks have called this, in the order of ranks, on every rank."""
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values

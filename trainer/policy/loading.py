@@ -117,7 +117,7 @@ def _take_weights_of_rank_0(module: nn.Module, device: torch.device) -> None:
     """
     if dist.get_world_size() == 1:
         return
-    filled = {}  # a tied tensor occurs twice and stays one
+    filled = {}  # a tied tensor occurs twice and must stay one tensor
     for part in module.modules():
         own = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
         for name, tensor in own:

@@ -37,7 +37,7 @@ class Head:
 
     @torch.no_grad()
     def _learn(self, model: nn.Module) -> tuple[float, float | None]:
-        """Find scale and soft cap by what the model returns for known logits."""
+        """Find scale and soft cap from what the model returns for known logits."""
         raw_V = torch.linspace(-50, 50, self.module.weight.shape[0])
         raw_V[:3] = torch.tensor([0.0, 1.0, HUGE])
         raw_V = raw_V.to(self.module.weight.device)
@@ -90,9 +90,10 @@ class Head:
         )
 
     def check(self, model: nn.Module) -> None:
-        """Compare log-probs with the model's own on rank 0; tell all ranks the scale and soft cap.
+        """Compare log-probs with the model's own; then tell all ranks the scale and soft cap.
 
-        On a short prompt, alone and padded in a batch. Raises Refused if they differ.
+        Rank 0 compares those of a short prompt, alone and padded in a batch. Raises Refused if
+        they differ.
         """
         if dist.get_rank() == 0:
             with plain_prompt(model):

@@ -47,9 +47,9 @@ class MicroBatch:
     last: bool = False  # of its mini-batch: after it the ranks' gradients are added up
     old_logps_M: torch.Tensor | None = None  # the trainer's own, before the first update
     entropy_M: torch.Tensor | None = None  # of the policy that old_logps_M belong to
-    new_logps_M: torch.Tensor | None = None  # those of the update, for the metrics
+    new_logps_M: torch.Tensor | None = None  # from the update pass, for the metrics
     ref_logps_M: torch.Tensor | None = None  # the reference policy's, for a KL penalty
-    raw_logps_M: torch.Tensor | None = None  # the trainer's at temperature 1, if the engine's are
+    raw_logps_M: torch.Tensor | None = None  # at temperature 1, if the engine reports those
 
 
 def loss_weights(micro: MicroBatch, tis_cap: float) -> torch.Tensor:
@@ -230,7 +230,7 @@ class Policy(nn.Module):
 
 
 def is_sharded(tensor: torch.Tensor) -> bool:
-    """Whether FSDP has made it a DTensor. To import that class takes more than a second."""
+    """Whether FSDP has made it a DTensor. Importing that class would take more than a second."""
     return hasattr(tensor, "device_mesh")
 
 

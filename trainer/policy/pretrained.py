@@ -16,8 +16,8 @@ from torch import nn
 
 from trainer.errors import Refused
 
-# What transformers raises on a folder that is damaged or of another kind, and a model's own code on
-# token ids.
+# What transformers raises for a damaged folder or one of another kind, and what a model's own code
+# raises on token ids.
 FAULTS = (
     *(AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError),
     *(ValueError, SafetensorError),

@@ -66,7 +66,7 @@ def fill(length_B: list[int], budget: int) -> list[list[int]]:
 
 @dataclass(kw_only=True)
 class PackedBatch(MicroBatch):
-    """A micro-batch whose N different tokens also stand end to end."""
+    """A micro-batch that also holds its N tokens end to end, each prompt once."""
 
     ids_1_N: torch.Tensor  # int64
     positions_1_N: torch.Tensor  # int64, of each token in its sequence

@@ -36,7 +36,7 @@ from trainer.run.files import make_folder, read_jsonl
 from trainer.sources.load import load_problems
 
 GB = 1e9
-TOKENS = 2**20  # that a rank samples at most in one step of a check
+TOKENS = 2**20  # that a rank samples in one step of a check, if the run samples so many
 STATE_BYTES = 16  # of a parameter: float32 weight, gradient and AdamW's two moments
 SAVED_BYTES = 12  # of a parameter in a checkpoint: all of these but the gradient
 
@@ -80,7 +80,7 @@ def at_its_hardest(config, model_dir: str, folder: Path):
     """The config of a run of two short steps that needs as much memory as the real one.
 
     Each step has as many prompts as fill two micro-batches of every update on every rank, and more
-    while a rank samples fewer than TOKENS.
+    until each rank samples TOKENS tokens, if the run has so many.
     """
     longest, ranks = config.max_prompt_tokens + config.max_response_tokens, dist.get_world_size()
     rows = max(1, config.tokens_per_micro_batch // longest)  # of a micro-batch
@@ -182,7 +182,7 @@ def sentences(config) -> Iterator[None]:
         torchs = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if torchs or "can't allocate memory" in text:  # the words are those of its CPU allocator
             help = advice(config, phase)
-        elif "decrease gpu memory utilization" in text:  # vLLM's two, in their own words
+        elif "decrease gpu memory utilization" in text:  # words of vLLM's two errors
             help = "lower --engine_memory, or free the GPU of other programs"
         elif "gpu_memory_utilization" in text:
             help = "raise --engine_memory, or lower --max_response_tokens and --eval_max_tokens"

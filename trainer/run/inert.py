@@ -1,13 +1,13 @@
-"""Flags that were given and have no effect beside the others: the command line says so."""
+"""Find the flags of a command line that have no effect together with its other flags."""
 
 
 def requires(flag: str):
-    """What a flag needs that does nothing while another one is 0, off or empty."""
+    """The entry of NEEDS for a flag without effect while another one is 0, off or empty."""
     return lambda config: bool(getattr(config, flag)), f"without --{flag}"
 
 
-# {flag: (what must hold for it to act, why it does not act else)}. A recipe adds those of its own
-# flags, see Config.needs.
+# {flag: (a test whether it has an effect, the reason if it has none)}. A recipe adds those of its
+# own flags, see Config.needs.
 NEEDS = {
     **dict.fromkeys(
         ("clip_low", "clip_high", "dual_clip"),
@@ -31,8 +31,8 @@ NEEDS = {
 def inert_flags(config, words: list[str]) -> list[str]:
     """One sentence for each flag among the words of a command line that has no effect.
 
-    A value that turns something off (0, false) is none. A run in --stages is not looked at: a stage
-    may bring what a flag needs.
+    Values that turn something off (0, false) are not reported. With --stages nothing is, because a
+    stage may bring what a flag needs.
     """
     if getattr(config, "stages", ""):
         return []

@@ -72,7 +72,7 @@ SCHEMA = pa.schema(
 )
 
 
-# --- which ---
+# --- which groups ---
 
 
 def choose(groups: list[list[Rollout]], keep: str) -> list[int]:
@@ -106,7 +106,7 @@ def choose_held_out(count: int, keep: str) -> list[int]:
     return [i * count // wanted for i in range(wanted)]
 
 
-# --- what of each token ---
+# --- numbers per token ---
 
 
 def token_values(
@@ -140,7 +140,7 @@ def token_values(
 def _columns(
     micro: MicroBatch, gap_M: torch.Tensor | None, clip: tuple[float, ...], tis_cap: float
 ) -> dict[str, torch.Tensor]:
-    """The columns that the module's docstring explains, each [M]; without an unknown gap."""
+    """The columns that the module's docstring explains, each [M]; no gap if it is unknown."""
     low, high, *dual = clip
     ratios = token_ratio_metrics(micro, low, high)
     log_ratio_M = micro.new_logps_M - micro.old_logps_M
@@ -159,7 +159,7 @@ def _columns(
 
 
 def stored(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Columns per token as a file holds them. -inf would break the page: a half ends at -65,504."""
+    """Columns per token as a file holds them, within a half's range: -inf would break the page."""
     return {
         name: np.clip(values, -65504, 65504).astype(TOKEN_COLUMNS[name])
         for name, values in columns.items()

@@ -1,4 +1,4 @@
-"""Run a recipe's main from the command line, and end its process: well, refused or failed."""
+"""Run a recipe's main from the command line, and end its process with the right exit status."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ from trainer.network import reach_hub
 
 def launch(main: Callable, config) -> None:
     """Run main(config) and end. What the user can correct becomes one sentence and status 1."""
-    # One bar on the screen, ours. The import takes seconds, and a wrong flag has ended before it.
+    # Only our own progress bar is shown. The import takes seconds, so it comes after the flags.
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -64,8 +64,8 @@ def _sentence(error: Exception) -> str | None:
 def leave(status: int | str = 0) -> None:
     """End this process with that status, or with a sentence on stderr and status 1.
 
-    A status of 128 + N ends it by signal N. Only so does a shell know that Ctrl-C was meant for its
-    loop as well.
+    A status of 128 + N ends it by signal N, which tells a shell that Ctrl-C was meant for its loop
+    as well.
 
     With several ranks, or with vLLM, leave by os._exit. vLLM's clean-up is a collective call, in
     which a failed rank would wait for ever, and it may hang on one GPU too. gloo's threads abort a

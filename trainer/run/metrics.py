@@ -16,7 +16,7 @@ from trainer.sampler.engine import GAP_FATAL, GAP_WARNING
 
 
 def token_mean(values: list[torch.Tensor]) -> float:
-    """The mean over the tokens of all ranks. values: those of each micro-batch here, [M] each."""
+    """The mean over the tokens of all ranks. values: [M] for each micro-batch of this rank."""
     total = sum(value_M.sum(dtype=torch.float64) for value_M in values)
     totals, counts = zip(*from_all_ranks((float(total), sum(map(len, values)))), strict=True)
     return sum(totals) / sum(counts)
@@ -60,7 +60,7 @@ def step_metrics(
     are raw, it covers the micro-batches for which the recipe has computed raw ones.
     """
     rewards_P_G = torch.tensor([[rollout.reward for rollout in group] for group in groups])
-    correction = min(1, rewards_P_G.shape[1] - 1)  # as (6) sees it
+    correction = min(1, rewards_P_G.shape[1] - 1)  # a group of one has std 0
     micros = list(chain(*minibatches))
     gaps = [gap_M.abs() for gap_M in engine_gaps(micros) if gap_M is not None]
     largest = max((gap_M.max().item() for gap_M in gaps if len(gap_M)), default=0.0)
@@ -80,7 +80,7 @@ def step_metrics(
 def engine_gaps(micros: list[MicroBatch]) -> list[torch.Tensor | None]:
     """The trainer's log-probs minus the engine's, [M] of each micro-batch.
 
-    If the engine's are raw, those of micro-batches for which the recipe has computed none are None.
+    If the engine's are raw, micro-batches for which the recipe has computed none get None.
     """
     raw = any(micro.raw_logps_M is not None for micro in micros)
     trainer = [micro.raw_logps_M if raw else micro.old_logps_M for micro in micros]

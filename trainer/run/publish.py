@@ -27,9 +27,9 @@ PLACES = ("out", "check", "report_to", "push_to_hub")
 
 
 def make_reporters(out: Path, recipe: str, config: dict) -> list:
-    """Where a run's numbers go: each has log(numbers, step), and finish(), which waits for them.
+    """The services that get a run's numbers, each with log(numbers, step) and finish().
 
-    config: shown by the service that config["report_to"] names.
+    finish waits until all are sent. The service that config["report_to"] names also shows config.
     """
     reporters = []
     with suppress(ImportError):  # the package tensorboard is not installed

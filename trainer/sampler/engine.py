@@ -110,7 +110,7 @@ def make_engine(
         memory=config.engine_memory,
         raw_logps=raw_logps,
     )
-    if config.check:  # of responses as long as they may be
+    if config.check:  # it measures responses of full length
         engine.stop_ids = engine.stop_ids[:0]
     return engine
 
@@ -296,7 +296,7 @@ def _rollout(prompt, sample) -> Rollout:
 
 @torch.no_grad()
 def self_check(engine: Engine, policy: Policy, prompt: list[int]) -> None:
-    """Prove once, before training, that engine and trainer agree, and that a change arrives.
+    """Prove before training that engine and trainer agree, and that the engine gets new weights.
 
     Compares the log-probs of samples from a prompt and from its second half. Then it scales the
     output head down, pushes and samples, and does the same after restoring it. A small head makes
