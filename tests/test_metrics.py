@@ -32,15 +32,6 @@ def test_diagnostics_tell_where_the_clip_stopped_the_gradient():
     assert not any(value.requires_grad for value in watched.values())
 
 
-def test_approx_kl_estimates_the_kl_from_old_to_new_without_bias():
-    old, new = torch.randn(
-        2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
-    ).log_softmax(-1)
-    watched = diagnostics(new, old, torch.ones(6), 0.2, 0.2)
-    exact = (old.exp() * (old - new)).sum().item()
-    assert (old.exp() * watched["approx_kl"]).sum().item() == pytest.approx(exact, rel=1e-9)
-
-
 def test_diagnostics_of_absurd_ratios_are_finite():
     watched = diagnostics(torch.tensor([1e4, -1e4]), torch.zeros(2), torch.ones(2), 0.2, 0.2)
     assert all(torch.isfinite(value).all() for value in watched.values())

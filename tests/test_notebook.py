@@ -43,15 +43,3 @@ def test_the_steps_of_the_notebook_are_the_script_s():
     script = (ROOT / "justrl.py").read_text()
     for name in ("advantages_P_G", "weights_B_R", "old_logps_M", "optimizer_step", "token_weights"):
         assert name in text and name in script
-
-
-def test_the_runner_shows_prints_and_values_and_raises_what_a_cell_raises():
-    def notebook(*sources):
-        cells = [{"cell_type": "code", "source": [source]} for source in sources]
-        return {"cells": [{"cell_type": "markdown", "source": ["# x"]}, *cells]}
-
-    made = notebook("a = 2", "print('hi')\na + 1", "None")
-    assert run_notebook.run(made)["a"] == 2
-    assert shown(made) == ["hi\n", "3"]
-    with pytest.raises(ZeroDivisionError):
-        run_notebook.run(notebook("1 / 0"))
