@@ -1,7 +1,7 @@
 """Measure a model as the papers do: avg@n, maj@n and pass@k on maths benchmarks.
 
     python evaluate.py hbx/JustRL-DeepSeek-1.5B                   # nine benchmarks, as JustRL does
-    torchrun --nproc_per_node 8 -- evaluate.py hbx/JustRL-DeepSeek-1.5B         # on eight GPUs
+    torchrun --nproc-per-node 8 -- evaluate.py hbx/JustRL-DeepSeek-1.5B         # on eight GPUs
     python evaluate.py runs/justrl-tiny-seed0 --benchmarks tiny   # a run's last checkpoint
     python evaluate.py --regrade evals/JustRL-DeepSeek-1.5B       # grade the kept answers again
     python evaluate.py --compare evals/base evals/trained         # what training changed

@@ -8,12 +8,12 @@ Nothing here was measured by us. A step is decoding and training, one after the 
 
     decoding   every token of every response takes one pass. A pass reads the weights and the cache
                of the responses at hand from memory, at DECODING of the card's bandwidth, and costs
-               PASS seconds beside that. While the longest response is finished, few are at hand.
+               PASS seconds besides. At the end, only the few longest responses are at hand.
     training   forward, backward, recomputation and old log-probs, at TRAINING of the card's peak
 
-The three constants are the same for all runs and cards. They were chosen by hand, between what is
-often reported, so that the runs of --public come out best. A result is good to a factor of two. Not
-counted are rewards, checkpoints and evaluations, which take 1 to 6 % of the recipes' own runs.
+The three constants are the same for all runs and cards. They were chosen by hand, within what is
+often reported, so that the runs of --public come out best. A result is good to a factor of two.
+Rewards, checkpoints and evaluations, which take 1 to 6 % of the recipes' own runs, do not count.
 """
 
 import argparse

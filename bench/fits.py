@@ -3,10 +3,11 @@
     python -m bench.fits                              rehearse, save, and print the tables
     python -m bench.fits --read                       only print the tables of what is saved
 
-Each configuration is rehearsed with three and with four layers. Where a micro-batch is large, all
-bytes are linear in the layers and in its tokens, whose slope is measured once a model. So few short
-rehearsals give the whole model's; tests/test_rehearse.py compares them with a whole one. 32 GPUs
-are 8 with a smaller share of the state. A GPU keeps rehearse.RESERVE free.
+Each configuration is rehearsed with three and with four layers. With large micro-batches, all bytes
+are linear in the layers and in the tokens, whose slope is measured once a model. So a few short
+rehearsals give the bytes of the whole model; tests/test_rehearse.py compares these with a whole
+rehearsal. 32 GPUs are computed from 8, with a smaller share of the state. A GPU keeps
+rehearse.RESERVE free.
 """
 
 import argparse

@@ -53,8 +53,8 @@ def head_dim(model: PretrainedConfig) -> int:
 def parameters(model: PretrainedConfig) -> int:
     """All weights of a Qwen2 or Qwen3. They are those of transformers' models (test_bench.py).
 
-    Of a layer: q, k, v, o, gated MLP, two norms, and q's and k's biases or norms. Beside them the
-    embedding, the head where it is not the embedding, and the last norm.
+    A layer has q, k, v, o, a gated MLP, two norms, and q's and k's biases or norms. The model also
+    has the embedding, the head if that is not the embedding, and the last norm.
     """
     d, size = model.hidden_size, head_dim(model)
     q, kv = model.num_attention_heads * size, model.num_key_value_heads * size

@@ -27,8 +27,8 @@ ended: a failure costs only its own numbers, and a run that hangs at its exit ke
 file is rewritten after every part, and parts that it has already stay, so that a run may be spread
 over several calls. The curves of tiny, step and pretrained are saved next to it.
 
-Random weights are nearly uniform over the vocabulary: speed and memory do not mind, and the
-log-prob gap of a trained model is of the same order.
+Random weights make a nearly uniform distribution over the vocabulary. This changes neither speed
+nor memory, and the log-prob gap of a trained model is of the same order.
 """
 
 import argparse
@@ -73,16 +73,16 @@ LARGE, SMALL = MODELS["Qwen2.5-Math-1.5B"], sizes("qwen2", 64, 128, 2, 2, 1, voc
 
 
 def padded_rows(vocabulary: int) -> int:
-    """Rows of the head beyond the tokenizer: a share as in R1-Distill-Qwen-1.5B, whose are 271.
+    """Rows of the head beyond the tokenizer: a share as in R1-Distill-Qwen-1.5B, which has 271.
 
-    A trained model gives them next to nothing. Random weights give them as much as other rows,
-    which the trainer counts and the engine masks: 0.002 nats of the log-prob gap here.
+    A trained model gives them hardly any probability, random weights as much as other rows. The
+    trainer counts them and the engine masks them: 0.002 nats of the log-prob gap here.
     """
     return vocabulary // 560
 
 
 def make_model(folder: Path, shape: dict, longest: int) -> None:
-    """A random model of those sizes; the tiny world's tokenizer, filled up, but for padded_rows."""
+    """A random model of that shape, whose tokenizer has no ids for the padded_rows."""
     ends = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
     torch.manual_seed(0)
     config = AutoConfig.for_model(**shape, **ends, max_position_embeddings=longest)

@@ -23,9 +23,9 @@ HERE = Path(__file__).resolve().parent
 
 
 def build() -> None:
-    """Compile and load imaginary_gpu.cpp. Before torch, which asks only once whether it has CUDA.
+    """Compile and load imaginary_gpu.cpp, before torch asks, only once, whether it has CUDA.
 
-    The library is kept in ~/.cache. Exits in one sentence where it cannot be built.
+    The library is kept in ~/.cache. Exits with one sentence if it cannot be built.
     """
     torch_dir = Path(importlib.util.find_spec("torch").origin).parent
     version, source = (torch_dir / "version.py").read_bytes(), HERE / "imaginary_gpu.cpp"
@@ -89,7 +89,7 @@ class ImaginaryGPU(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE):
-            # Not the run's: DTensor works out a result's shape, from fake tensors of its own.
+            # DTensor works out a result's shape with fake tensors of its own, which do not count.
             return func(*args, **kwargs)
         tensors = [x for x in tree_iter((args, kwargs)) if isinstance(x, torch.Tensor)]
         if any(type(x) not in PLAIN for x in tensors):
@@ -118,7 +118,7 @@ class ImaginaryGPU(TorchDispatchMode):
 
     @staticmethod
     def _values(func, tensors, args, kwargs):
-        """The numbers of the result where all of the operands' are known: of ids and masks."""
+        """The result's numbers if those of all operands are known, as of ids and masks."""
         for tensor in tensors:
             if tensor.is_floating_point() or known_values(tensor) is None:
                 return None
@@ -146,7 +146,7 @@ class ImaginaryGPU(TorchDispatchMode):
             self.look()
 
     def pin(self, tensor: FakeTensor) -> FakeTensor:
-        """Count a tensor of host memory as pinned: the next power of two of bytes."""
+        """Count a tensor of host memory as pinned, which takes the next power of two of bytes."""
         storage = tensor.untyped_storage()
         self._note(storage._cdata, 1 << max(0, storage.size() - 1).bit_length())
         return tensor
@@ -166,7 +166,7 @@ GPU = ImaginaryGPU()
 
 
 def save_file(tensors, path, metadata=None):
-    """A file that holds only the tensors' dtypes and shapes, in the place of safetensors'."""
+    """Write only the tensors' dtypes and shapes, instead of a safetensors file."""
     facts = {
         name: [str(x.dtype).removeprefix("torch."), list(x.shape)] for name, x in tensors.items()
     }
@@ -206,7 +206,7 @@ def known_values(tensor: torch.Tensor) -> torch.Tensor | None:
 
 
 def places(index: torch.Tensor | None) -> list[torch.Tensor | None]:
-    """An index; instead of a mask one with a place for each True. An unknown mask is all True."""
+    """The index; a mask as an index with a place for each True. An unknown mask is all True."""
     if index is None or index.dtype != torch.bool:
         return [index]
     known = known_values(index)
@@ -282,7 +282,7 @@ def imagine(gigabytes: float, rank: int, ranks: int, objects: Path) -> None:
 
 
 def imagine_ranks(rank: int, ranks: int, objects: Path) -> None:
-    """A process group whose other ranks have all that this one has."""
+    """A process group whose other ranks hold the same as this one."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(ranks)}
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
     mesh = fsdp._init_default_mesh()

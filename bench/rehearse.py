@@ -14,10 +14,10 @@ a device, and no numbers (imaginary.py). One on the wrong device raises as it wo
 the bytes of all that are alive are counted. vLLM is a stand-in that holds weights and cache, sleeps
 and wakes, and returns answers that are nearly all as long as they may be.
 
-Printed are each stage's peaks and which GPUs the run fits, with RESERVE for what is not seen:
-kernels' workspaces, fragmentation, CUDA's context, NCCL's and vLLM's own buffers. Streams are not
-seen either, nor what depends on a number on the GPU, all of which are 0. It needs g++ and the CPU
-build of torch. The exit status is 1 if a stage raises.
+It prints each stage's peaks and which GPUs the run fits, with RESERVE for what it does not see:
+kernels' workspaces, fragmentation, CUDA's context, NCCL's and vLLM's own buffers. It does not see
+streams either, nor decisions that depend on a number on the GPU: all of these are 0. It needs g++
+and the CPU build of torch. The exit status is 1 if a stage raises.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from pathlib import Path
 
 from bench import imaginary  # isort: skip  (before torch)
 
-# What a run imports later: here once, and not in every fork.
+# What a run imports later is imported here once, and not in every fork.
 import pandas  # noqa: F401
 import torch
 import torch._dynamo
@@ -55,7 +55,7 @@ CARDS = (24, 40, 80, 141)  # gigabytes
 
 
 class Engine:
-    """In the place of vllm.LLM: weights and cache that sleep and wake, and made-up answers."""
+    """The stand-in for vllm.LLM: weights and cache that sleep and wake, and made-up answers."""
 
     gigabytes: float  # of the GPU
 
@@ -116,7 +116,7 @@ class Engine:
         return [self.answers(each) for each in params]
 
     def answers(self, params):
-        """Every second answer is right. Three of four are as long as may be, the rest nearly.
+        """Every second answer is right. Three of four have the full length, the rest nearly.
 
         Much shorter ones would get smaller micro-batches, and hide the peak of the largest.
         """
@@ -180,7 +180,7 @@ def cut_down(config, ranks: int, folder: Path, layers: int | None, steps: int):
     updates = min(2, config.updates_per_step)
     longest = config.max_prompt_tokens + config.max_response_tokens
     rows = max(1, config.tokens_per_micro_batch // longest)  # of a micro-batch
-    # As many for every rank: each takes the others for its like.
+    # The same number for every rank, because each assumes that the others are like it.
     prompts = ranks * -(-2 * rows * updates // config.samples_per_prompt)
     config.prompts_per_step = min(config.prompts_per_step, prompts)
     few = {"model": str(model), "data": problems, "eval_data": held_out, "decontaminate": False}
@@ -207,7 +207,7 @@ def prepared(arguments, flags: list[str], folder: Path, steps: int):
 
 
 def watch() -> None:
-    """Let the GPU know what the run is doing, as its own clock does."""
+    """Tell the imaginary GPU which phase the run is in."""
     from trainer.run.run import Run
 
     def watched(method: str, stage: str | None):
@@ -226,7 +226,7 @@ def watch() -> None:
 
 
 def rehearse(arguments, flags: list[str], rank: int, folder: Path, steps: int) -> dict:
-    """Run one rank in this process, and no other afterwards. What it prints is left out.
+    """Run one rank, without its output, in this process, which must not run another one later.
 
     Returns {"peaks": [[stage, engine awake, bytes of the GPU, bytes of the host]], "share": the
     engine's of the GPU, "fault": the end of the traceback if it has failed, else ""}.
@@ -267,7 +267,7 @@ def show(facts: dict, card: float) -> None:
 def rehearsals(arguments, flags: list[str], runs: tuple = (1, 2), others: bool = True):
     """Yield (step, rank, facts) of a command on its first and last rank, then of its continuation.
 
-    runs: the step to which each run goes. others: whether ranks but the first are rehearsed.
+    runs: the step to which each run goes. others: whether the last rank is rehearsed too.
     """
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     torch.set_num_threads(1)
@@ -283,7 +283,7 @@ def rehearsals(arguments, flags: list[str], runs: tuple = (1, 2), others: bool =
             run.mkdir(exist_ok=True)
             shutil.copytree(run, before)
             for rank in sorted({0, arguments.ranks - 1 if others else 0}):
-                if rank:  # it begins where the first rank began, without that one's checkpoint
+                if rank:  # it begins where the first rank began, without the checkpoint since
                     run.rename(after)
                     before.rename(run)
                 what = arguments, flags, rank, Path(folder), steps
@@ -291,7 +291,7 @@ def rehearsals(arguments, flags: list[str], runs: tuple = (1, 2), others: bool =
                     facts = child.submit(rehearse, *what).result()
                 yield steps, rank, facts
                 if facts["fault"]:
-                    return  # the others need what this one would have told them
+                    return  # the other rank needs what this one would have broadcast
             shutil.rmtree(run if after.exists() else before)
             if after.exists():
                 after.rename(run)

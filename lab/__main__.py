@@ -1,14 +1,14 @@
 """The papers' findings, tried in the embedded worlds: arms, paired seeds, a figure, verdicts.
 
-    python -m lab                                   what there is, and how long it takes
+    python -m lab                                   the experiments, and how long they take
     python -m lab clip_higher                       run one; [--seeds 5] [--jobs 2]
     python -m lab clip_higher --most 40             then give each claim the seeds that it needs
     python -m lab clip_higher --steps 8 --seeds 2   try it out, shorter
     python -m lab all                               run all of them, one after the other
-    python -m lab page                              bring lab/README.md up to the results
+    python -m lab page                              update lab/README.md from the results
 
 What a run measured goes to lab/results/NAME/results.json, with a figure; a try-out stays under
-lab/runs. If a run is killed, the same command goes on. lab/README.md says what the papers claim,
+lab/runs. If a run is killed, the same command continues. lab/README.md says what the papers claim,
 what was found, and by which rule.
 """
 
@@ -89,13 +89,13 @@ def main() -> None:
     add = parser.add_argument
     add("name", nargs="?", help="an experiment, all, or page; none: list them")
     add("--seeds", type=int, default=5, help="paired seeds, two at least (5)")
-    add("--most", type=int, default=0, help="go on to so many where claims need more than --seeds")
+    add("--most", type=int, default=0, help="most seeds of an arm whose claims need more of them")
     add("--jobs", type=int, default=2, help="runs side by side, one core each (2)")
     add("--steps", type=int, help="try it out with fewer steps")
     add("--out", type=Path, default=arms.ROOT / "lab", help="folder of runs and results (lab)")
     args = parser.parse_args()
     out = args.out.resolve()
-    # As Ctrl-C: the runs are told, and can resume.
+    # Like Ctrl-C, so that the runs are stopped too and can resume.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if args.name not in (None, "all", "page", *EXPERIMENTS):
@@ -103,7 +103,7 @@ def main() -> None:
                 f"no experiment is called {args.name}: use {', '.join(EXPERIMENTS)}, all or page"
             )
         if args.seeds < 2 or args.jobs < 1 or (args.steps is not None and args.steps < 2):
-            raise Refused("it takes two --seeds at least, one of --jobs and two --steps")
+            raise Refused("--seeds and --steps must be at least 2, and --jobs at least 1")
         if args.most and args.most < args.seeds:
             raise Refused(f"--most {args.most} is less than --seeds {args.seeds}")
         if args.name is None:
@@ -117,7 +117,7 @@ def main() -> None:
     except (Refused, OSError) as error:
         sys.exit(f"lab: {error}")
     except KeyboardInterrupt:
-        sys.exit("lab: stopped; the same command goes on.")
+        sys.exit("lab: stopped; the same command continues.")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Carry out an experiment: the scripts as subprocesses, and what they measured as a file.
 
-A killed experiment goes on with the same command: finished runs are kept, and a cut one resumes
-exactly. Runs are under lab/runs, which git ignores. What they measured goes into results.json, with
-the curves, so that figures and verdicts can be made again without the runs. A run whose commands
-stand in results.json already is not run again: a new arm costs that arm alone.
+The same command continues a killed experiment: finished runs are kept, and an interrupted one
+resumes exactly. Runs are under lab/runs, which git ignores. What they measured goes into
+results.json, with the curves, so that figures and verdicts can be made again without the runs. Runs
+whose commands are in results.json are not repeated, so a new arm costs its own runs alone.
 """
 
 import datetime
@@ -98,7 +98,7 @@ def write_problems(experiment: Experiment, runs: Path) -> None:
 
 
 def written(command: list) -> str:
-    """A command as results.json keeps it: to be typed behind `python` in the repository."""
+    """A command as results.json keeps it: to be typed after `python` in the repository."""
     return shlex.join(map(str, command[1:])).replace(f"{ROOT}/", "")
 
 
@@ -109,11 +109,13 @@ def finished(run: Run) -> dict[str, float]:
 
 
 def carry_out(run: Run) -> None:
-    """Run what is not done yet. Raises Refused with the script's last words when one fails."""
+    """Run the commands that are not done. Raises Refused with a failed one's last line of output.
+
+    The log is locked, and the subprocess holds the lock as well. So a run that has outlived a
+    killed lab is waited for and not started twice.
+    """
     run.folder.mkdir(parents=True, exist_ok=True)
     with open(run.folder / "log.txt", "a") as log:
-        # The subprocess holds the lock as well, so that one that outlived a killed lab is waited
-        # for, not doubled.
         fcntl.flock(log, fcntl.LOCK_EX)
         for command in run.commands:
             if (line := written(command)) in finished(run):
@@ -160,7 +162,7 @@ def carry_out_all(name: str, runs: list[Run], jobs: int) -> None:
 def measures(run: Run, experiment: Experiment) -> dict[str, float]:
     """Metrics as means over the last quarter of the steps, and what evaluate.py found.
 
-    grad_growth is the log of the gradient norm there over that in the first quarter.
+    grad_growth is the log of the gradient norm's mean there over its mean in the first quarter.
     """
     rows = read_metrics(run.folder)
     last = rows[-1]["step"]
@@ -181,7 +183,7 @@ def measures(run: Run, experiment: Experiment) -> dict[str, float]:
 
 
 def accuracy_at(rows: list[dict], tokens: int) -> float:
-    """The mean held-out accuracy over the last quarter of the first so many sampled tokens."""
+    """The mean held-out accuracy over the last quarter of a budget of sampled tokens."""
     spent, seen = 0, []
     for row in rows:
         spent += row.get("tokens", 0)

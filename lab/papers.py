@@ -96,8 +96,8 @@ def cross(facets: dict[str, str], labels: dict[str, str]) -> dict[str, str]:
 
 # --- pieces of command lines ---
 
-# Eight updates a batch: with few, ratios stay near 1, no bound of the clip is met, and no arm of it
-# can differ.
+# Eight updates a batch: with few, ratios stay near 1 and meet no bound of the clip, so that arms
+# with other bounds cannot differ.
 LITEPPO = "liteppo.py --updates_per_step 8"
 # The papers' four updates a batch.
 JUSTRL = "justrl.py --updates_per_step 4"
@@ -440,8 +440,8 @@ COMPOSE = "--data tiny:train/compose --eval_data tiny:eval/compose"
 DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14)
 TRAINED = "RL raises accuracy in the world that it trains in"
 EXPERIMENTS["prorl_boundary"] = Experiment(
-    # Sixteen samples, as in the paper. Of eight, answers that are right once in a hundred are
-    # hardly ever mixed with wrong ones, and dynamic sampling has little to train on.
+    # Sixteen samples, as in the paper. A problem that is solved once in a hundred answers hardly
+    # ever gets a mixed group of eight, so dynamic sampling would have little to train on.
     arms={"ProRL": f"{PRORL} {RESET} --samples_per_prompt 16 --model tiny:compose {COMPOSE}"},
     claims=claims(f"""
         rise@1 compose-1: ProRL > 0

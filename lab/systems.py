@@ -1,10 +1,10 @@
 """The eleven systems of JustRL's Table 1 as values for the flags of lab/table1.py.
 
-A row says what is published of a system and what lab/table1.py has a flag for. Behind a value
-stands its source in a word: "script" is the authors' released code or its framework's default,
-"paper", "post" and "card" are what they say, and "ours" a value that no source states. What a row
-takes from JustRL because its sources are silent is in JUSTRLS. docs/table1.md says what of a system
-is not there.
+A row says what is published of a system and what lab/table1.py has a flag for. The comment after a
+value names its source: "script" is the authors' released code or its framework's default, "paper",
+"post" and "card" are their texts, and "ours" is a value that no source states. JUSTRLS lists what a
+row takes from JustRL because its sources are silent. docs/table1.md says what of a system is
+missing.
 """
 
 import json
@@ -77,7 +77,7 @@ ROWS = {
         max_response_tokens=29000,  # script
         learning_rate=2e-6,  # script
         weight_decay=0.0,  # script
-        kl_coefficient=1e-3,  # script, where it stands in the reward
+        kl_coefficient=1e-3,  # script, where the penalty is part of the reward
         reset_every=100,  # ours: "a fixed number of steps"
         eval_temperature=0.6,  # paper
         eval_top_p=0.95,  # paper
@@ -226,8 +226,8 @@ JUSTRLS = {
 }
 
 MOST_SAMPLES = 64  # a prompt, where a row is scaled down
-# Of a row in the embedded world. Qwen3's temperature of 1.5 is far beyond the zone of its model,
-# and what another base is to JustRL is its untuned model here.
+# Changes of a row in the embedded world. The temperature of 1.5, made for Qwen3, is far too high
+# for the tiny model. JustRL's second run starts from another base model, here from tiny:base.
 TINY_ROWS = {
     "polaris": dict(temperature=1.1),
     "justrl-nemotron": dict(model="tiny:base"),
@@ -241,7 +241,7 @@ def as_flags(values: dict) -> dict:
 
 
 def scaled_preset(name: str, scale: str, base: dict, steps: int) -> dict:
-    """The flags of a row at the scale of --tiny or --small: the same algorithm, and in proportion
+    """The flags of a row at the scale of --tiny or --small. The algorithm stays; these shrink:
 
     - lengths: the row's longest limit becomes the scale's;
     - ends of stages, resets and cycles: the row's steps become `steps`;

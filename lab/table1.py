@@ -12,14 +12,14 @@ With every flag off this is justrl.py. `diff justrl.py lab/table1.py` is what Ju
 
 A stage is a set of flags "until step N": --stages takes a JSON list of them, or a file with one.
 So --temperature, --samples_per_prompt, --max_response_tokens, --kl_coefficient and most others can
-change as a run goes on. A stage without "until" is the last, and lasts to the end.
+change during a run. A stage without "until" is the last, and lasts to the end.
 
 Where this deviates, and why:
 - All rows are judged by JustRL's verifier, so that they differ in their techniques alone;
   --robust_verifier accepts more.
 - POLARIS looks for its first temperature by hand. Here a run begins with --temperature, and only
   later stages search.
-- What a group needs to count as mixed is a spread of rewards, not of verdicts: with a length reward
+- A group counts as mixed if its rewards differ, even if its verdicts agree. So with a length reward
   almost every group is mixed.
 
 Shape suffixes: _P prompts, _G samples of a group, _B rows of a batch, _R response positions, _T
@@ -95,8 +95,8 @@ class Config(justrl.Config):
     cosine_off: int = 0  # LC: steps of a cycle without it
 
     adaptive_temperature: bool = False  # AT: each stage begins as diverse as the last one (POLARIS)
-    rollout_rescue: bool = False  # RR: a right answer of old for a group that failed (POLARIS)
-    # DS: resample groups of equal rewards (DAPO), or put mixed ones in their place (POLARIS)
+    rollout_rescue: bool = False  # RR: an earlier right answer joins a group that failed (POLARIS)
+    # DS: resample groups of equal rewards (DAPO), or replace them by mixed ones (POLARIS)
     dynamic_sampling: Literal["off", "resample", "substitute"] = "off"
     max_rounds: int = 10  # DS: batches sampled for one step at most
     drop_above: float = 1.0  # DS: the next stage drops problems right more often (POLARIS: 0.9)
@@ -105,8 +105,8 @@ class Config(justrl.Config):
     advantage: Literal[*techniques.ADVANTAGES] = "grpo"
     pass_k: int = 4  # the k of --advantage pass@k (arXiv 2508.10751)
     loss: Literal["clip", "reinforce"] = "clip"  # (9): "reinforce" has no ratio and no clip
-    icepop_low: float = 0.0  # (9): below it, a token's importance weight is 0 (0.5); 0: off
-    icepop_high: float = 5.0  # (9): and above it
+    icepop_low: float = 0.0  # (9): importance weights below it become 0 (ProRL v2: 0.5); 0: off
+    icepop_high: float = 5.0  # (9): and those above this
     # end by sampled tokens instead of by --steps, over which a --row then only spreads its stages
     token_budget: int = 0
 
@@ -264,7 +264,7 @@ def main(config: Config) -> None:
 
     for step in run.steps(state["step"]):
         # (5) Sample a batch. ST, THP: with the stage's flags and problems. AT: at a temperature of
-        # its own. RR: with right answers of old. DS: of groups with mixed rewards.
+        # its own. RR: with earlier right answers. DS: of groups with mixed rewards.
         if 0 < config.token_budget <= state["tokens"]:
             break
         stage = techniques.stage_at(stages, step)
@@ -339,7 +339,7 @@ def main(config: Config) -> None:
             metrics |= kl_metrics(config, minibatches)
             metrics |= hard_reset(step, metrics, state, policy, optimizer, config)
         metrics |= techniques.adapt_entropy(state, metrics, config)
-        run.config = replace(base, steps=config.steps)  # what the run is called by, without a stage
+        run.config = replace(base, steps=config.steps)  # the run's flags, without the stage's
 
         state["step"] = step
         run.keep_rollouts(step, batch, groups, advantages_P_G, minibatches, clip)

@@ -12,8 +12,8 @@ lab/table1.py calls them. The letters are the table's columns:
     DS   dynamic sampling       substituted_groups, enter_stage (and prorl.mixed_groups)
     ST   split into stages      read_stages, enter_stage, stage_problems, with_hints
 
-What a later step depends on stands in `state`, which goes into the checkpoint, and all random
-choices are functions of (seed, step). So a resumed run is the run that nobody stopped.
+Everything that a later step depends on is in `state`, which a checkpoint holds, and random choices
+are functions of the seed, the step and `state`. So a resumed run equals an unbroken one.
 """
 
 import base64
@@ -139,8 +139,8 @@ def enter_stage(
 ) -> tuple[list[Problem], Order]:
     """The problems that a step's stage trains on, and their order. encode makes prompts with hints.
 
-    Where the stage begins, it also drops the problems whose last group in the stage before was
-    right more often than that one's --drop_above, and sets state["temperature"].
+    When the stage begins, it also sets state["temperature"], and drops the problems whose last
+    group in the stage before was right more often than the --drop_above of that stage.
     """
     stage = stage_at(stages, step)
     number, config = stages.index(stage) + 1, stage.config
@@ -171,7 +171,7 @@ HINT = "\n\n## Hint."
 def with_hints(problems: list[Problem], config) -> list[Problem]:
     """Each problem with the first --hint_share of the characters of its solution.
 
-    The hint ends the prompt, or begins the answer with --hint_prefill. One of fewer than
+    The hint ends the prompt, or begins the answer with --hint_prefill. A hint of fewer than
     --hint_shortest characters is left out. Raises Refused if no problem gets a hint.
     """
     hinted = []
@@ -232,7 +232,7 @@ def packed(array: np.ndarray) -> str:
 
 
 def remember(problem: Problem, group: list[Rollout], state: dict) -> None:
-    """Keep the first right response of a group in the problem's one slot. The newest evicts."""
+    """Keep the first right response of a group, in the place of the problem's earlier one."""
     if right := next((rollout for rollout in group if rollout.right == 1.0), None):
         state["rescue"][problem.text] = {
             "response_ids": packed(right.response_ids),
@@ -244,7 +244,7 @@ def remember(problem: Problem, group: list[Rollout], state: dict) -> None:
 
 
 def rescue(problem: Problem, group: list[Rollout], state: dict, rng: random.Random) -> None:
-    """Where all responses of a group failed, put the stored right one in the place of one of them.
+    """If all responses of a group failed, replace one of them by the stored right one.
 
     Nothing corrects for its being off-policy. Its engine log-probs are those of the step that
     sampled it, so the step's log-prob gap is a little larger.
@@ -467,7 +467,7 @@ def icepop_importance(micro: MicroBatch, config) -> torch.Tensor:
 
 
 def entropy_coefficient(state: dict, config) -> float:
-    """The weight of the entropy bonus: with --entropy_target 0 while the last entropy is above."""
+    """The weight of the entropy bonus. Under a target, it is 0 while the last entropy is above."""
     if not config.entropy_target:
         return config.entropy_coef
     low = state["entropy"] is not None and state["entropy"] <= config.entropy_target

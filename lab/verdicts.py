@@ -43,7 +43,7 @@ def smallest_effect(metric: str, level: float) -> float:
     """The smallest effect worth talking about. level: the mean measure of the arms compared."""
     if metric.startswith(("eval_accuracy", "final_accuracy", "rise@")):
         return 0.03
-    if metric.startswith(("truncated", "final_endless")):
+    if metric.startswith("truncated"):
         return 0.01
     if metric.startswith(("final_repeats", "shift@")):
         return 0.05

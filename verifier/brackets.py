@@ -1,4 +1,4 @@
-"""Cut a text at a comma, a word or a sign that stands outside of all brackets."""
+"""Cut a text at commas, words or signs that are outside of all brackets."""
 
 import itertools
 import re
@@ -47,7 +47,7 @@ def relations(latex: str) -> tuple[list[str], list[str]]:
 
 
 def enclosed(latex: str, opening: str, closing: str) -> str | None:
-    """What stands between the two brackets, given as patterns, around the whole text."""
+    """What is inside the two brackets, given as patterns, around the whole text; else None."""
     found = re.fullmatch(f"(?:{opening})(.*?)(?:{closing})", latex.strip(), re.DOTALL)
     return found[1].strip() if found and min(depths(found[1]), default=0) >= 0 else None
 

@@ -396,7 +396,7 @@ def _equal(answer: str, gold: str) -> bool:
 
 
 def _value(answer: str, gold: str) -> bool:
-    """Whether two values are equal that are no lists and have no names."""
+    """Whether two values are equal. Neither is a list, and neither has a name."""
     if key(answer) == key(gold):
         return True
     based = [

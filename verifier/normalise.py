@@ -1,4 +1,4 @@
-r"""One spelling for LaTeX that means the same, and the unit cut off.
+r"""Rewrite LaTeX that means the same to one spelling, and cut off the unit.
 
 `\dfrac12\,\text{cm}` becomes `\frac{1}{2}` with the unit cm.
 """
@@ -131,7 +131,7 @@ def _determinant(found: re.Match) -> str:
 
 
 def _expanded(rows: list[list[str]]) -> str:
-    """By the first row."""
+    """The determinant, expanded by the first row."""
     minors = ([row[:n] + row[n + 1 :] for row in rows[1:]] for n in range(len(rows)))
     terms = (f"({cell})({_expanded(minor)})" for cell, minor in zip(rows[0], minors, strict=True))
     return "".join("+-"[n % 2] + term for n, term in enumerate(terms)) if rows[1:] else rows[0][0]
@@ -300,7 +300,7 @@ def _cut_unit(text: str) -> tuple[str, Unit]:
 
 @functools.lru_cache(maxsize=4096)
 def normalise(text: str) -> Spelling:
-    """One spelling for fractions, spaces, degrees, thousands, ...; the unit cut off."""
+    """Rewrite fractions, spaces, degrees, thousands, ... to one spelling; cut off the unit."""
     text = _plain(text)
     scale, money = _SCALE.search(text), text.lstrip("$ ").startswith(r"\$")
     for pattern, replacement in _REWRITES:

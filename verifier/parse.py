@@ -131,7 +131,7 @@ class _Parser:
                 return _product([MINUS_ONE, *factors] if sign < 0 else factors)
 
     def times(self, factors: list[Tree]) -> None:
-        """Reads a factor without a sign; an integer and a fraction make a mixed number."""
+        """Read a factor without a sign. An integer and a fraction make a mixed number."""
         integer = self.tokens[self.at - 1].isdigit() and factors[-1][0] == "num"
         integer = integer and self.next == "\\frac"
         right = self.postfix()

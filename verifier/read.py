@@ -72,7 +72,7 @@ def kind_of(name: str) -> str:
 
 
 def holds_kin(value: str, name: str) -> bool:
-    """Whether a value holds a name of its own name's kind: AB = BC, PQ = 2RS; not f(x) = x."""
+    """Whether a value holds a name of the same kind: AB = BC, PQ = 2RS, but not f(x) = x."""
     if kind_of(value) != kind_of(name):
         return False
     whole = kind_of(name) not in ("angle", "segment")

@@ -169,7 +169,7 @@ def _variable(latex: str) -> str:
 
 
 def _moved(variable: str, pieces: list[Piece]) -> Region | None:
-    """The region of x where `pieces` is that of x, |x| or |x - 1|."""
+    """The region of x, given the region `pieces` of x, |x| or |x - 1|."""
     name, inner = _variable(variable), enclosed(variable, r"\|", r"\|")
     if inner is None:
         return Region(name, pieces)

@@ -35,7 +35,7 @@ _TOKEN = re.compile(
 
 
 class Unit(NamedTuple):
-    """Exponents of the units that are known, and the words from the first on that is none."""
+    """Exponents of the known units, and all words from the first one that is not known."""
 
     powers: Mapping[str, int] = MappingProxyType({})
     words: frozenset[str] = frozenset()

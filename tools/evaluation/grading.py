@@ -22,7 +22,7 @@ def verdicts(texts: list[str], gold: str, verify: dict | None) -> tuple[list[boo
 
 
 def graded_texts(record: dict) -> list[str]:
-    """The answers of a line of generations.jsonl, with the beginning that their prompt may hold."""
+    """The answers of a line of generations.jsonl, each with the prefill of its prompt."""
     problem = Problem(record["text"], record["answer"], prefill=record.get("prefill", ""))
     return [problem.completed(answer["text"]) for answer in record["answers"]]
 

@@ -1,4 +1,4 @@
-"""The published scores of JustRL's Tables 3 and 5, to stand beside ours."""
+"""The published scores of JustRL's Tables 3 and 5, to print next to ours."""
 
 import json
 import textwrap
@@ -22,7 +22,7 @@ def published_scores(name: str) -> dict[str, float]:
 
 
 def print_beside(result: dict) -> None:
-    """Print the published scores beside those of an eval.json, if there are any."""
+    """Print the published scores next to those of an eval.json, if there are any."""
     scores = published_scores(result["name"])
     rows = [
         [name, f"{100 * numbers['robust']['1'][0]:.2f}", f"{scores[name]:.2f}"]

@@ -42,9 +42,9 @@ def majority(answers: list[str | None], correct: list[bool], same=str.__eq__) ->
     """maj@n: 1 if the most frequent answer is correct, else 0.
 
     On a tie it is the share of the tied answers that are correct, as a random choice among them
-    would be on average. All correct answers are one, and so are wrong ones that are the `same`,
-    which is asked of texts that differ by more than spaces and dollar signs. A response without an
-    answer (None) has no vote.
+    would be on average. All correct answers count as one. So do wrong ones that differ only in
+    spaces and dollar signs, or for which same(one, other) holds. A response without an answer
+    (None) has no vote.
     """
     votes: Counter[tuple[str, bool]] = Counter()
     for answer, right in zip(answers, correct, strict=True):
@@ -115,7 +115,7 @@ def regime(
     margins: tuple[float, float],
     reached: float | None = None,
 ) -> str:
-    """ProRL's three regimes (section 4.2), or why it is none, by the rule in comparison.py.
+    """One of ProRL's three regimes (section 4.2), or why it is none, by comparison.py's rule.
 
     pass_1 and pass_max: pass@1 and pass@K before and after. margins: of their rises.
     reached: the share of pass@K's rise that an earlier checkpoint already had; None without one.

@@ -54,7 +54,7 @@ const COLOURS = {
   },
   none: { title: "Nothing", help: "Plain text.", value: () => 0, full: () => 1, labels: ["", ""] },
 };
-// Shown of a long answer; a button shows MORE times as many more, because each token is an element.
+// What a long answer shows at first, because each token is an element. A button adds MORE times that.
 const MOST_TOKENS = 1500, MOST_CHARACTERS = 20000, MORE = 4; // characters: of one without tokens
 
 // An element, its classes and what is in it. Texts only ever become text nodes.

@@ -146,7 +146,7 @@ def _fitting(files: dict, room: float) -> list:
 
 
 def _pieces(folder: Path, config: dict) -> Pieces | None:
-    """With the tokenizer of the newest checkpoint, or else of the model that the run began with.
+    """With the tokenizer of the newest checkpoint, or else that of the run's first model.
 
     None if there is neither, for example because the model's folder has moved.
     """

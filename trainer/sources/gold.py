@@ -38,7 +38,7 @@ CONTROL = re.compile(  # LaTeX such as \frac or \text, whose single backslash JS
 
 
 def control_fault(text):
-    """What to say of a control character in a problem or gold, "" if there is none."""
+    """What is wrong with a control character in a problem or gold; None if there is none."""
     found = CONTROL.search(text)
     return found and (
         f"holds U+{ord(found[0]):04X} as character {found.start() + 1}: LaTeX in JSON needs two "

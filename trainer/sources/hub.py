@@ -17,8 +17,8 @@ class Hub:
     """How to load a hub dataset; rows.py finds its columns.
 
     task: the name of its problems in reports. configs: read one after another. folders: its configs
-    are folders of SPLIT.parquet files that the hub does not know as configs. blanks: drop rows
-    without a problem or an answer, which it is known to have.
+    are folders of SPLIT.parquet files that the hub does not know as configs. blanks: it is known to
+    have rows without a problem or an answer, which are dropped.
     """
 
     task: str
