@@ -19,17 +19,20 @@ def last_boxed(text: str) -> str | None:
     voids an earlier one.
     """
     start = text.rfind(r"\boxed{")
-    end = _box_end(text, start)
+    end = box_end(text, start, r"[{}]")
     return None if end is None else text[start + len(r"\boxed{") : end]
 
 
-def _box_end(text: str, start: int) -> int | None:
-    r"""Index of the brace that closes the `\boxed{` at `start`; None if there is none."""
+def box_end(text: str, start: int, pattern: str = r"\\.|[{}]") -> int | None:
+    r"""Index of the brace that closes the `\boxed{` at `start`; None if there is none.
+
+    By its default pattern `\{` and `\}` are no braces.
+    """
     depth = 0
-    for brace in re.compile(r"[{}]").finditer(text, start) if start >= 0 else ():
-        depth += 1 if brace[0] == "{" else -1
-        if depth == 0:
-            return brace.start()
+    for found in re.compile(pattern, re.DOTALL).finditer(text, start) if start >= 0 else ():
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
+        if depth == 0 and found[0] == "}":
+            return found.start()
     return None
 
 
@@ -69,11 +72,14 @@ def final_boxes(text: str) -> list[tuple[str, str, str]]:
     r"""(separator, name, content) of the boxes that form one list at the end of `text`.
 
     `$x=\boxed{1}$ or $x=\boxed{-2}$` is [("", "x", "1"), (" or ", "x", "-2")]. Boxes with other
-    words between them are not one list, and then the last one alone counts.
+    words between them are not one list, and then the last one alone counts. `\boxed {2}`,
+    `\boxed 2` and `\fbox{2}` are boxes too.
     """
+    text = re.sub(r"\\(?:boxed|fbox)\s*(?=\{)", r"\\boxed", text)
+    text = re.sub(r"\\(?:boxed|fbox)\s+(-?\d[^\s$]*)", r"\\boxed{\1}", text)
     boxes, end = [], len(text)
     while (start := text.rfind(r"\boxed{", 0, end)) >= 0:
-        close = _box_end(text, start)
+        close = box_end(text, start)
         if close is None or len(boxes) > 600:  # an answer of so many boxes is too long anyway
             break
         content = text[start + len(r"\boxed{") : close]

@@ -129,7 +129,8 @@ def test_robust_on_the_table_of_pairs():
         (r"So \boxed{(1,2)}, \boxed{(3,4)}", "(1,2), (3,4)"), ("\\boxed{42}\n\n\\boxed{42}", "42"),
         ("\\boxed{41}\n\n\\boxed{42}", "42"),  # no comma: the last one counts
         (r"\boxed{3}, then I checked: \boxed{5}", "5"), (r"\boxed{\boxed{42}}", "42"),
-        (r"\boxed{3}, \boxed{5", None), ("nothing", None),
+        (r"\boxed{3}, \boxed{5", None), ("nothing", None), (r"\boxed {7}", "7"),
+        (r"$\boxed 7$", "7"), (r"\fbox{7}", "7"), (r"\boxed{\}}", r"\}"), (r"a \boxed part", None),
         (r"$x=\boxed{1}$ or $x=\boxed{-2}$", "1 or -2"), (r"\boxed{1} \quad \boxed{2}", "1, 2"),
         (r"$a=\boxed{1}$ and $b=\boxed{2}$", "a = 1, b = 2"),
     ],

@@ -55,5 +55,5 @@ def enclosed(latex: str, opening: str, closing: str) -> str | None:
 def elements(latex: str) -> tuple[str, list[str]] | None:
     """("[)", ["1", "2"]) of the tuple or interval [1, 2); None if it is none."""
     inner = enclosed(latex, r"[(\[]", r"[)\]]")
-    parts = split(inner, ",") if inner else []
+    parts = split(inner, "[,;]") if inner else []
     return (latex.strip()[0] + latex.strip()[-1], parts) if len(parts) > 1 else None

@@ -55,7 +55,7 @@ def trees(*texts: str) -> list[Tree] | None:
 
 def _expressions(answer: str, gold: str) -> bool:
     """Whether two expressions have equal values, or equal terms where they cannot be read."""
-    if (":" in answer) != (":" in gold) and re.search(r"/|\\frac", answer + gold):
+    if (":" in answer) != (":" in gold) and re.search(r"/|\\frac|\\sqrt|\.", answer + gold):
         answer, gold = answer.replace(":", "/"), gold.replace(":", "/")  # the ratio 3:2
     if any(_ORDERED.search(one) or _PLAIN_WORD.fullmatch(one) for one in (answer, gold)):
         return False  # only an equal spelling would do
@@ -190,9 +190,9 @@ def _row(reading: Reading, *kinds: str) -> list[str]:
 def _ordered(solution: Solution) -> list[str]:
     """The elements of a tuple, or the values of several names by name; [] of any other."""
     if len(solution) > 1:
-        return [solution[name] for name in sorted(solution)]
+        return [solution[name] for name in sorted(solution, key=lambda name: name.strip("\\"))]
     found = elements(solution.get("", ""))
-    return found[1] if found and found[0] == "()" else []
+    return found[1] if found and (found[0] == "()" or len(found[1]) > 2) else []
 
 
 def _in_order(answers: list[str], golds: list[str]) -> bool:
@@ -217,11 +217,19 @@ def _same_named(answer: tuple[str, str], gold: tuple[str, str]) -> bool:
     if answer_name and gold_name:
         if (renamed := _renamed(answer_name, gold_name, one)) is not None:
             return _single(renamed, other)
-        return unindexed(answer_name) == unindexed(gold_name) and _single(one, other)
+        return _alike(answer_name, gold_name) and _single(one, other)
     name, value = answer if answer_name else gold
     if "?" in name and not (answer_name and re.search(r"\d|\\pi", other)):
         return False  # a sum or a product is the name of a number only
     return not holds_kin(value, name) and _single(one, other)
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two names mean the same: x_1 and x_2, y and y(x), y and f(x)."""
+    calls = [name for name in (one, other) if re.fullmatch(r"[a-zA-Z]\([a-z]\)", name)]
+    if len(calls) == 1:
+        return (one if calls[0] == other else other) in ("y", calls[0][0])
+    return unindexed(one) == unindexed(other)
 
 
 _CALL = re.compile(r"(.+?)(\(|_)([a-z](?:,[a-z])*)\)?")
@@ -234,8 +242,13 @@ def _renamed(answer_name: str, gold_name: str, value: str) -> str | None:
         return None
     if not re.search(rf"(?<![\\a-zA-Z])[{one[3]}]", value):
         return None  # f(a) = 0 is no function
-    new = dict(zip(other[3], one[3], strict=True)) | dict(zip(one[3], other[3], strict=True))
-    return re.sub(r"(?<![\\a-zA-Z])[a-z]", lambda found: new.get(found[0], found[0]), value)
+    return _swapped(value, one[3], other[3])
+
+
+def _swapped(latex: str, ones: str, others: str) -> str:
+    """Each letter of one list in place of that of the other."""
+    new = dict(zip(others, ones, strict=True)) | dict(zip(ones, others, strict=True))
+    return re.sub(r"\\[a-zA-Z]+|[a-z]", lambda found: new.get(found[0], found[0]), latex)
 
 
 _ABOUT = (
@@ -252,6 +265,7 @@ _BARE_CONDITION = re.compile(
     rf"(?P<main>.*[^\s,(])\s*(?:[,;]\s*|(?=\(.*\)$))\(?"
     rf"(?P<condition>[^=<>,()]*(?:\\(?:ne|in|le|ge){END}|[<>])[^,=]*?)\)?"
 )
+_BOUND = re.compile(r"([a-z])\s*\\in(?![a-zA-Z])")
 _INTEGER = re.compile(r"(?:all|any|every|some)? ?integers? ?(\w)|(\w) (?:is )?(?:an|any) integer")
 _CHOICE = re.compile(
     rf"\s*(?:{TEXT}\{{)?\s*(?:\(([A-Z])\)|([A-Z])(?:\)|[.:](?=[\s\\}}])))\s*\}}?"
@@ -375,13 +389,21 @@ def _equal(answer: str, gold: str) -> bool:
     value, word, condition = _condition(answer)
     gold_value, gold_word, gold_condition = _condition(gold)
     if word or gold_word:
+        bound = [_BOUND.match(one.strip()) for one in (condition, gold_condition)]
+        if all(bound) and bound[0][1] not in gold_value:  # k \in \mathbb{Z} and n \in \mathbb{Z}
+            value, condition = (
+                _swapped(one, bound[0][1], bound[1][1]) for one in (value, condition)
+            )
         if word and gold_word:
             pair = condition.strip(), gold_condition.strip()
             agree = key(pair[0]) == key(pair[1]) or _relation(*pair) or _same_region(*pair)
         else:  # only one has a condition: it may explain, but not restrict what the gold says
             agree = word in ("", "where", "with", ",") and gold_word not in ("if", "when")
         return agree and _equal(value.strip(), gold_value.strip())
-    answer = answer if relations(gold)[1] else _chain(answer)
+    answer, gold = (
+        one if relations(other)[1] else _chain(one)
+        for one, other in ((answer, gold), (gold, answer))
+    )
     inequalities = [side for side in (answer, gold) if set(relations(side)[1]) - {"="}]
     if {*re.findall(r"\b(?:and|or)\b", " ".join(inequalities))} == {"and", "or"}:
         return False  # x > 2 and x < 5 is not x > 2 or x < 5
@@ -410,7 +432,7 @@ def _value(answer: str, gold: str) -> bool:
     unions = split(answer, CUP), split(gold, CUP)
     if len(unions[0]) == len(unions[1]) > 1:
         return _matched(*unions, _single)
-    tuples = elements(answer), elements(gold)
+    tuples = elements(re.sub(r"^[A-Z]\s*(?=\()", "", answer)), elements(gold)  # the point P(1, 2)
     if all(tuples):
         return tuples[0][0] == tuples[1][0] and _in_order(tuples[0][1], tuples[1][1])
     if any(tuples):

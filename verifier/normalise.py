@@ -14,22 +14,32 @@ from .units import Unit, parse_unit
 END = r"(?![a-zA-Z])"  # the end of a command's name
 TEXT = rf"\\(?:text(?:bf|it|rm|normal)?|[mh]box|math(?:rm|bf|it|sf)|operatorname){END}\s*"
 
-_GREEK_NAMES = """
-alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma
-sigma tau upsilon phi chi psi omega
-"""
-_SYMBOLS = str.maketrans(  # what NFKC leaves as it is, or makes something else of
+_TABLE = (  # what NFKC leaves as it is, or makes something else of
+    r"−–‐‑=-  ×·⋅∙∗=\cdot  °º˚=^\circ  ≤⩽≦=\le  ≥⩾≧=\ge  ≠=\ne  ≈=\approx  →=\to  ¬=\neg  ∪=\cup "
+    r" ∩=\cap  ∈=\in  ∖=\setminus  ∞=\infty  ±=\pm  ∓=\mp  ∅=\emptyset  √=\sqrt  ∛=\sqrt[3] "
+    r" ∜=\sqrt[4]  ∑=\sum  ∫=\int  ∨=\lor  ∧=\land  ∶=: ÷⁄∕=/ ′=' ⟨=( ⟩=) 。=. ℝ=\mathbb{R}"
+    r" ℤ=\mathbb{Z} ℕ=\mathbb{N} ℚ=\mathbb{Q} ℂ=\mathbb{C}"
+)
+
+
+def _renames(table: str) -> dict[str, str]:
+    r"""Each name of `names=new`; a space follows a command, so that \le x stays apart."""
+    return {
+        name: new + " " * new[-1:].isalpha()
+        for names, new in (pair.split("=") for pair in table.split())
+        for name in re.findall("[a-zA-Z]+|[^,]", names)
+    }
+
+
+_SYMBOLS = str.maketrans(
     {
-        **{chr(ord("α") + n): rf"\{name} " for n, name in enumerate(_GREEK_NAMES.split())},
-        **dict.fromkeys("−–‐‑", "-"),
-        **dict.fromkeys("×·⋅∙", r"\cdot "),
-        **dict.fromkeys("°º", r"^\circ "),
-        **dict(zip("≤≥≠≈", (r"\le ", r"\ge ", r"\ne ", r"\approx "), strict=True)),
-        **dict(zip("∪∩∈∖", (r"\cup ", r"\cap ", r"\in ", r"\setminus "), strict=True)),
-        **dict(zip("∞±∓∅", (r"\infty ", r"\pm ", r"\mp ", r"\emptyset "), strict=True)),
-        **dict(zip("√∛∜", (r"\sqrt ", r"\sqrt[3] ", r"\sqrt[4] "), strict=True)),
-        **dict(zip("∨∧∶÷⁄′⟨⟩", (r"\lor ", r"\land ", ":", "/", "/", "'", "(", ")"), strict=True)),
-        **{"ℝℤℕℚℂ"[n]: rf"\mathbb{{{'RZNQC'[n]}}}" for n in range(5)},
+        **{
+            letter: "\\" + (name.lower() if letter.islower() else name.capitalize()) + " "
+            for letter in "αβγδεζηθικλμνξοπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩ"
+            for name in [unicodedata.name(letter).split()[-1].replace("LAMDA", "LAMBDA")]
+        },
+        **dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff", ""),  # have no width
+        **_renames(_TABLE),
     }
 )
 _FUNCTIONS = (
@@ -37,28 +47,28 @@ _FUNCTIONS = (
 )
 _EXPONENT = r"(?:\s*\^\s*\{?\s*-?[1-9]\s*\}?)"
 _UNIT_PART = rf"{TEXT}\{{[^{{}}]*\}}{_EXPONENT}?"
-_WORD = "(?:[A-Z]?[a-z]{2,}|YES|NO|TRUE|FALSE|NONE)"
+_WORD = r"(?<![\\a-zA-Z])(?:[A-Z][a-z]{2,}|No|NO|YES|TRUE|FALSE|NONE)(?![a-zA-Z])"
+_OPEN = rf"(?:{TEXT}\{{)?\s*"
 _DOTS = r"(?:\\[lc]?dots(?![a-zA-Z])|\.\.\.|…)"
-_LEAD = (
+_LEAD = (  # about, The area is, Total:
     r"(?i:(?:about|approximately|approx)\b\.?"
-    r"|(?:the )?(?:final )?(?:answer|result|value)(?: is|:| is:)\s*[:=]?\s*)"
+    r"|(?:(?!not?\b)[a-z]{3,} ){0,4}(?!not?\b)[a-z]{3,}(?: is:?|:(?!=))\s*=?\s*)"
 )
-_NEW_NAMES = (
+_RENAMED = _renames(
     r"times,ast,cdotp=\cdot  div=/ lt=< gt=> neq=\ne  leq,leqslant,leqq=\le  geq,geqslant,geqq=\ge "
     r" simeq,doteq=\approx  varnothing=\emptyset  infinity=\infty  Reals,R=\mathbb{R} prime='"
-    r" backslash=\setminus  vert,lvert,rvert=| lbrace=\{ rbrace=\} langle=( rangle=)"
+    r" backslash=\setminus  vert,lvert,rvert=| lbrace=\{ rbrace=\} langle,lparen=( rangle,rparen=)"
+    r" lbrack=[ rbrack=] dots,cdots,dotsc,dotsb=\ldots  bmod=\mod  lnot=\neg  rightarrow=\to "
 )
-_RENAMED = {
-    name: new + " " * new[-1:].isalpha()
-    for names, new in (pair.split("=") for pair in _NEW_NAMES.split())
-    for name in names.split(",")
-}
 _GROUPS = r"(?<![\d.,])([1-9]\d{0,2})((?:,\d{3})+)(?!\d|,\d)"  # 1,005
 _POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+_NUMBERS = "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
+_INNER = r"(?:[^{}]|\{[^{}]*\})*"
 _CELL = r"(?:(?!\\begin|\\end).)*"
+_IF = rf"^(?:{TEXT}\{{)?\s*(?:if|for|when|and)\b\s*\}}?"
 _FACTOR = (
-    r"(?:-?\s*(?:\d+|\\[dt]?frac\s*(?:\d\s*\d|\{[^{}]*\}\s*\{[^{}]*\})|\b[a-z])\s*(?:\\cdot)?\s*)"
+    r"(?:-?\s*(?:\d+|\\[dt]?frac\s*(?:\d\s*\d|\{[^{}]*\}\s*\{[^{}]*\})|\b[a-z])\s*(?:\\cdot)?\s*"
+    r"|(?<![^=,(])\s*-\s*)"
 )
 _TURNED = r"(?:\s*\^\s*(?:\{\s*)?(?:T|t|\\top|\\intercal)(?![a-zA-Z])\s*\}?)"
 _CHOOSE = rf"(?:(?<![a-zA-Z\\])(?:C|nCr)|{TEXT}\{{\s*C\s*\}})"
@@ -137,6 +147,14 @@ def _expanded(rows: list[list[str]]) -> str:
     return "".join("+-"[n % 2] + term for n, term in enumerate(terms)) if rows[1:] else rows[0][0]
 
 
+def _lines(found: re.Match) -> str:
+    r"""Equations below each other as a list; of `cases`, each value with its condition."""
+    rows = [[re.sub(_IF, "", cell).strip(" ,.;") for cell in row] for row in _rows(found[2])]
+    if found[1] == "cases" and len(rows[0]) > 1:
+        rows = [[f"({', '.join(filter(None, row))})"] for row in rows]
+    return ", ".join(map("".join, rows))
+
+
 def _repeating(found: re.Match) -> str:
     r"""0.1\overline{6} as \frac{15}{90}."""
     whole, decimals, period = found.groups()
@@ -166,7 +184,8 @@ _REWRITES = [  # in this order
         (rf"\\(?:normalsize|small|large|Large|LARGE|huge|Huge|hline){END}", ""),
         (r"\\(?:text)?color\s*\{\w+\}|\\underline(?=\s*\{)|\\checkmark|\\\\\s*$", ""),
         (r"^\s*\\boxed\s*\{(.*)\}\s*$", _unwrap),
-        (rf"^\s*(?:{TEXT}\{{\s*{_LEAD}\s*\}}|{_LEAD})\s*", ""),
+        (rf"^\s*(?:{TEXT}\{{\s*{_LEAD}\s*\}}|({TEXT}\{{)?\s*{_LEAD})\s*", r"\1"),
+        (rf"\\begin\{{(cases|aligned|align\*?|gathered|split)\}}({_CELL})\\end\{{\1\}}", _lines),
         # Matrices: `array` and its fences, rows and determinants.
         (rf"\\\\\s*\[[^\]]*(?:pt|em|ex|mm|cm)\]|\\cr{END}", r"\\\\"),
         (r"\\(begin|end)\{(?:array|[bB]?matrix|smallmatrix)\}", r"\\\1{pmatrix}"),
@@ -185,6 +204,7 @@ _REWRITES = [  # in this order
         # 0.333... is 0.\overline{3}.
         (rf"(\d\.\d*?)(\d+?)\2{{2,}}\s*{_DOTS}", r"\1\\overline{\2}"),
         (rf"(?<=\d)\s*{_DOTS}\s*$", ""),
+        (r"(?<=\d\.)(\d*)\\dot\{?(\d)\}?(\d*)\\dot\{?(\d)\}?", r"\1\\overline{\2\3\4}"),
         # Spaces, and commas between digits.
         (rf"{TEXT}\{{\s*\}}", " "),
         (r"(?<!\d)0\{,\}(?=\d)", "0."),
@@ -206,15 +226,30 @@ _REWRITES = [  # in this order
             lambda found: rf"\cdot 10^{{{_POWERS[found[1]]}}}",
         ),
         (
-            rf"(?<=[\d)])_\{{?(?:{TEXT}\{{)?\s*({'|'.join(_BASES)})\s*\}}*",
-            lambda found: f"_{{{_BASES.index(found[1]) + 2}}}",
+            rf"(?<=[\d)])_\{{?(?:{TEXT}\{{)?\s*({_NUMBERS})\s*\}}*",
+            lambda found: f"_{{{_NUMBERS.split('|').index(found[1])}}}",
         ),
+        (
+            rf"^\s*(?:{TEXT}\{{)?\s*(?i:({_NUMBERS}))\s*\}}?\s*$",
+            lambda found: str(_NUMBERS.split("|").index(found[1].lower())),
+        ),
+        (rf"(?<=\d)\s*(?:{TEXT}\{{)?\s*\bto\b\s*\}}?\s*(?=\d)", ":"),
+        (r"(?<=\d)(\W+[apAP])\.\s?([mM])\.?(?![a-z])", r"\1\2"),
+        (
+            rf"(?<=\d)\s*{_OPEN}(?:\s\\mu|\\mu\s*\}})\s*{_OPEN}([a-zA-Z]+)\s*\}}?\s*$",
+            r" \\text{μ\1}",
+        ),
+        (rf"(?<=\d)(?:\s+|\s*{TEXT}\{{)\s*([kM]?)\\Omega\s*\}}?\s*$", r" \\text{\1ohm}"),
         # Commands with several names.
-        (rf"\\[dtc](frac|binom){END}", r"\\\1"),
-        (rf"\{{([^{{}}]*?)\\choose{END}([^{{}}]*)\}}", r"\\binom{\1}{\2}"),
+        (rf"\\(?:[dtcs]|nice)(frac|binom){END}", r"\\\1"),
+        (rf"\{{({_INNER}?)\\choose{END}({_INNER})\}}", r"\\binom{\1}{\2}"),
+        (rf"(?:\{{|^)({_INNER}?)\\over{END}({_INNER})(?:\}}|$)", r"\\frac{\1}{\2}"),
         (rf"{_CHOOSE}\s*\^\s*{_N}\s*_\s*{_N}", r"C_{\2}^{\1}"),
         (rf"(?:\{{\}})?\s*[_^]\s*\{{?(\d+)\}}?\s*{_CHOOSE}\s*_\s*{_N}", r"C_{\1}^{\2}"),
-        (rf"{_CHOOSE}(?:\s*_\s*{_N}\s*\^\s*{_N}|\s*\((\d+)\s*,\s*(\d+)\))", r"\\binom{\1\3}{\2\4}"),
+        (
+            rf"{_CHOOSE}(?:\s*_\s*{_N}\s*\^\s*{_N}|\s*\((\d+|n)\s*,\s*(\d+|[kmr])\))",
+            r"\\binom{\1\3}{\2\4}",
+        ),
         (r"\^\s*\{?\s*(?:\*|\\ast(?![a-zA-Z]))\s*\}?(?!\*)", r"^\\star "),
         (r"\\nabla\s*\\times", r"\\nabla\\cross "),
         (r"\\times(?=\s*\\(?:vec|mathbf|hat|boldsymbol|overrightarrow))", r"\\cross "),
@@ -223,7 +258,11 @@ _REWRITES = [  # in this order
         (r"\*\*", "^"),
         (r"<=", r"\\le "),
         (r">=", r"\\ge "),
-        (r"!=", r"\\ne "),
+        (r"!=|\\not\s*=", r"\\ne "),
+        (r"\.\.\.", r"\\ldots "),
+        (rf"{TEXT}\{{\s*mod\s*\}}|(?<![\\a-zA-Z])mod\b", r"\\mod "),
+        (r"\bd([a-z])\s*/\s*d([a-z])\b", r"\\frac{d\1}{d\2}"),
+        (r"^\\bigcup(?:\\limits)?\s*_\s*\{((?:[^{}]|\{[^{}]*\})*)\}(.*)$", r"\2, \1"),
         (rf".*(?:[=<>]|\\(?:[lg]e|ne|in){END}).*", _connectives),
         (rf"(?<![\\a-zA-Z])(?:infinity|oo){END}", r"\\infty "),
         (rf"^\s*(?:{TEXT}\{{)?\s*(?i:{_NO_SOLUTION})\W*$", r"\\emptyset "),
@@ -238,11 +277,11 @@ _REWRITES = [  # in this order
         (rf"([\[(]{_END_POINTS})\[", r"\1)"),
         (r"\^\s*(?:\{\s*('+)\s*\}|('+))", r"\1\2"),
         (r"\\(?:mathrm|text)\s*\{\s*([dei])\s*\}", r"\1"),
-        (rf"{_BOLD}\{{\s*(?:\\([ij])math|([ijk]))\s*\}}", r"\1\2"),
+        (rf"{_BOLD}(?:\{{\s*(?:\\([ij])math|([ijk]))\s*\}}|([ijk])\b)", r"\1\2\3"),
         # Plain text and Python.
         (r"\b(?:np|math|numpy|sympy)\.(?=[a-z])", ""),
         (rf"(?<![\\a-zA-Z])((?:{_FUNCTIONS}){END}|(?:max|min)(?=\s*[({{]))", r"\\\1"),
-        # Arguments in braces.
+        # Arguments in braces. \sqrt23 is the root of 23, as its writers mean it, not 3\sqrt2.
         (r"\\sqrt\s*((?:\[[^\]]*\])?)\s*(\d+)", r"\\sqrt\1{\2}"),
         (rf"\\frac\s*{_ARGUMENT}\s*{_ARGUMENT}", r"\\frac{\1\2}{\3\4}"),
         (rf"\\frac\{{({_UNIT_PART})\}}\{{({_UNIT_PART})\}}\s*$", r"\1/\2"),
@@ -253,7 +292,7 @@ _REWRITES = [  # in this order
         # The rest.
         (r"(?<=\d)\.(?!\d)(?=\s*[^\s.\\])", ""),
         (r"\\\{\s*\\\}", r"\\emptyset "),
-        (r"^\s*(?:\\approx\s*)?|[\s.,;:]+$", ""),
+        (r"^\s*(?:(?:\\approx|=)\s*)?|[\s.,;:]+$", ""),
     )
 ]
 
@@ -319,7 +358,8 @@ def normalise(text: str) -> Spelling:
 def key(latex: str) -> str:
     """A spelling to compare by `==`: no text commands, spaces or articles; words in lower case."""
     result = re.sub(TEXT + r"\{([^{}]*)\}", r"\1", latex)
-    result = re.sub(r"^\s*(?:an?|the)\s+(?=[a-z]{3})", "", result)
+    result = re.sub(_WORD, lambda found: found[0].lower(), result)
+    result = re.sub(r"^\s*(?:an?|the|option|choice)\s+(?=[a-z]{3}|[(A-Z])", "", result)
     result = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", result).rstrip(".")  # "4 2" is not 42
     result = re.sub(r"\{(\w|\\[a-zA-Z]+)\}", r"\1", result)
     if not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", result):
@@ -328,4 +368,4 @@ def key(latex: str) -> str:
         return choice[1]
     if based := re.fullmatch(r"\((\w+)\)(_.*)", result):  # (52)_8
         return based[1] + based[2]
-    return result.lower() if re.fullmatch(rf"{_WORD}(?:[,'-]{_WORD})*", result) else result
+    return result

@@ -154,11 +154,12 @@ class _Parser:
         return _is_number(token) or token.isalpha() or token[0] in "({[|\\"
 
     def postfix(self) -> Tree:
-        result = self.primary()
+        result, raised = self.primary(), False
         for _ in range(5):
             if self.skip("^"):
-                if result[0] == "pow":
+                if raised:
                     raise Unreadable("a double exponent")
+                raised = True
                 if self.next in ("T", "\\top", "\\star", "\\dagger"):
                     result = ("call", "^" + self.take(), result)
                 else:

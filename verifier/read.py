@@ -29,6 +29,8 @@ _QUANTITY = "|".join(
         _ACCENT,
         rf"{TEXT}\{{[^{{}}]*\}}",
         r"\[[A-Z]{3,}\]",  # an area
+        rf"\|\s*(?:[A-Z]{{2}}|{_ACCENT})\s*\|",  # a length
+        r"\(\s*[a-zA-Z]\s*(?:\\circ\b|[-+/])?\s*[a-zA-Z]\s*\)\s*\([a-z]\)",  # (f + g)(x)
         r"(?:m\s*)?\\(?:angle|triangle|operatorname)\s*(?:\{?\w+\}?|\\[a-z]+)",
         r"\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*\{?2\}?)?\s*\\?[a-zA-Z]+",
         r"\\(?:max|min|sup|inf|lim|det|dim|deg)\b[^\d+]*",

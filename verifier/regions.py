@@ -137,8 +137,9 @@ def _combined(parts: list[str], combine) -> Region | None:
 def _piece(latex: str) -> Region | None:
     if key(latex) in ("\\mathbbR", "\\mathbb{R}"):
         return Region("", _ALL)
-    if half := re.fullmatch(r"\\mathbb\{?R\}?\^\{?([+-])\}?", key(latex)):
-        return _region("x>0" if half[1] == "+" else "x<0")._replace(name="")
+    if half := re.fullmatch(r"\\mathbb\{?R\}?[\^_]\{?([+-]|(?:[<>]|\\[lg]e)0)\}?", key(latex)):
+        signs = {"+": ">0", "-": "<0"}
+        return _region("x" + signs.get(half[1], half[1]))._replace(name="")
     if (ends := elements(latex)) and len(ends[1]) == 2 and not any(map(elements, ends[1])):
         (left, right), brackets = ends[1], ends[0]
         return Region("", [Piece(left, brackets[0] == "[", right, brackets[1] == "]")])

@@ -41,6 +41,11 @@ class Unit(NamedTuple):
     words: frozenset[str] = frozenset()
 
 
+def _known(word: str | None) -> str | None:
+    """The unit of a word; capitals count in symbols alone: Newtons, but mg and Mg."""
+    return _WORDS.get(word) or (_WORDS.get(word.lower()) if word and len(word) > 3 else None)
+
+
 def parse_unit(text: str) -> Unit:
     """The unit that `text` names: "km per hour north" is {"km": 1, "h": -1} and north."""
     powers: dict[str, int] = {}
@@ -51,8 +56,7 @@ def parse_unit(text: str) -> Unit:
             sign = -1
         elif token["power"]:
             power = 2 if token["power"].startswith("sq") else 3
-        elif token["name"] in _WORDS and not words:
-            name = _WORDS[token["name"]]
+        elif (name := _known(token["name"])) and not words:
             for part, times in _SYNONYMS.get(name, {name: 1}).items():
                 exponent = sign * times * power * int(token["exponent"] or 1)
                 powers[part] = powers.get(part, 0) + exponent

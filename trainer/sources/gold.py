@@ -7,7 +7,7 @@ import math
 import re
 from decimal import Decimal
 
-from rewards import final_boxes
+from rewards import box_end, final_boxes, last_answer
 from trainer.errors import Refused
 from verifier import equal
 
@@ -125,7 +125,7 @@ UNQUOTED_LATEX = re.compile(r"""(?<!\\)(?:\\\\)*\\(?!["'\\]|u[0-9a-fA-F]{4})""")
 
 def _unwrap(answer):
     """The answer without its outermost box, dollar signs or list brackets."""
-    if answer.startswith("\\boxed{") and _closing_brace(answer, 6) == len(answer) - 1:
+    if answer.startswith("\\boxed{") and box_end(answer, 0) == len(answer) - 1:
         return answer[7:-1].strip()
     formulas = [FORMULA.fullmatch(part) for part in (answer, *BETWEEN_FORMULAS.split(answer))]
     if formulas[0]:
@@ -152,34 +152,10 @@ def _unescape(found):
 
 
 def last_box(text: str) -> str | None:
-    r"""Content of the last \boxed{...}, \fbox{...} or bare "\boxed 2" of a solution, else None.
-
-    Boxes that form one list at the end are one answer: "3, 5, 7". Raises Refused if they have
-    different names. It reads golds, so it is more lenient than the strict verifier's search, which
-    copies the quirks of its reference.
-    """
+    r"""The `last_answer` of a solution. Raises Refused if its boxes have different names."""
     boxes = final_boxes(text)
-    if len(boxes) > 1 and text.rfind("\\boxed{") > text.rfind("\\fbox"):
-        if len(names := {name for _, name, _ in boxes if name}) > 1:
-            raise Refused(f"it has a box each for {', '.join(sorted(names))}; write one answer")
-        if all(equal(content, boxes[-1][2]) for _, _, content in boxes):
-            return boxes[-1][2]  # 15 39/40 or 639/40
-        return "".join(mark + content for mark, _, content in boxes)
-    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
-    if start < 0:
-        return None
-    box = re.sub(r"^\\(boxed|fbox)\s*", "", text[start:])
-    if box.startswith("{"):
-        end = _closing_brace(box, 0)
-        return box[1:end] if end > 0 else None
-    return re.split(r"[\s$]", box)[0]
-
-
-def _closing_brace(text, opening):
-    """Position of the brace that closes the one at `opening`, else -1. Skips escaped braces."""
-    depth = 0
-    for brace in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, opening):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if depth == 0 and brace[0] == "}":
-            return brace.start()
-    return -1
+    if len(names := {name for _, name, _ in boxes if name}) > 1:
+        raise Refused(f"it has a box each for {', '.join(sorted(names))}; write one answer")
+    if boxes and all(equal(content, boxes[-1][2]) for _, _, content in boxes):
+        return boxes[-1][2]  # 15 39/40 or 639/40
+    return last_answer(text)
