@@ -92,18 +92,18 @@ class Config(Flags):
     weight_decay: float = 0.1  # AdamW (script)
     max_grad_norm: float = 1.0  # global gradient norm (script)
     clip_low: float = 0.2  # the ratio is clipped below at 1 - 0.2 (Table 2)
-    clip_high: float = 0.28  # and above at 1 + 0.28: clip-higher (Table 2)
+    clip_high: float = 0.28  # the ratio is clipped above at 1 + 0.28: clip-higher (Table 2)
     dual_clip: float = 10.0  # the loss of a token with A < 0 is at most 10 |A| (script)
 
     overlong_penalty: bool = False  # ablation (section 4.4): DAPO's soft penalty on long responses
-    overlong_buffer: int = 4096  # tokens before the limit over which it grows from 0 to -1
+    overlong_buffer: int = 4096  # tokens before the limit in which the penalty grows from 0 to -1
     robust_verifier: bool = False  # ablation (section 4.4): equal in meaning, not to the letter
 
     eval_every: int = 50  # steps between evaluations (script); 0: never
     eval_samples: int = 32  # responses to each held-out problem (script)
-    eval_temperature: float = 0.7  # (script)
-    eval_top_p: float = 0.9  # (script)
-    eval_max_tokens: int = 31744  # (script)
+    eval_temperature: float = 0.7  # of evaluations (script)
+    eval_top_p: float = 0.9  # of evaluations (script)
+    eval_max_tokens: int = 31744  # of evaluations (script)
 
     def fault(self) -> str | None:
         if self.overlong_penalty and self.overlong_buffer > self.max_response_tokens:

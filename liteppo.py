@@ -101,7 +101,7 @@ class Config(Flags):
     center: Literal["group", "batch"] = "group"  # whose mean is subtracted (analysis 1)
     scale: Literal["group", "batch", "none"] = "batch"  # whose std divides (analysis 1)
     clip_low: float = 0.2  # the ratio is clipped below at 1 - 0.2
-    clip_high: float = 0.2  # and above at 1 + 0.2; 0.24, 0.28, 0.32 in analysis 2, with updates > 1
+    clip_high: float = 0.2  # clipped above at 1 + 0.2; 0.24 to 0.32 in analysis 2, with updates > 1
     aggregation: Literal["token", "sequence"] = "token"  # what has equal weight (analysis 3)
     overlong_filter: bool = False  # mask truncated responses out of the loss (analysis 4)
 

@@ -106,7 +106,7 @@ class Config(Flags):
     weight_decay: float = 0.01  # AdamW (framework)
     max_grad_norm: float = 1.0  # global gradient norm (framework)
     clip_low: float = 0.2  # the ratio is clipped below at 1 - 0.2 (section 3.2)
-    clip_high: float = 0.4  # and above at 1 + 0.4: clip-higher (section 3.2)
+    clip_high: float = 0.4  # the ratio is clipped above at 1 + 0.4: clip-higher (section 3.2)
     kl_coefficient: float = 1e-4  # weight of the KL penalty in the loss (report)
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"  # (framework); see losses.kl_penalty
     reset_every: int = 0  # steps between hard resets of the reference; 0: only by patience
@@ -118,8 +118,8 @@ class Config(Flags):
 
     eval_every: int = 20  # steps between evaluations; 0: never
     eval_samples: int = 16  # responses to each held-out problem (section 3.4)
-    eval_temperature: float = 0.6  # (section 3.4)
-    eval_top_p: float = 0.95  # (section 3.4)
+    eval_temperature: float = 0.6  # of evaluations (section 3.4)
+    eval_top_p: float = 0.95  # of evaluations (section 3.4)
     eval_max_tokens: int = 8192  # the training length (appendix F)
 
 
