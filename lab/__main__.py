@@ -89,7 +89,7 @@ def main() -> None:
     add = parser.add_argument
     add("name", nargs="?", help="an experiment, all, or page; none: list them")
     add("--seeds", type=int, default=5, help="paired seeds, two at least (5)")
-    add("--most", type=int, default=0, help="most seeds of an arm whose claims need more of them")
+    add("--most", type=int, default=0, help="add seeds, up to this many, where claims need them")
     add("--jobs", type=int, default=2, help="runs side by side, one core each (2)")
     add("--steps", type=int, help="try it out with fewer steps")
     add("--out", type=Path, default=arms.ROOT / "lab", help="folder of runs and results (lab)")

@@ -3,7 +3,7 @@
 Every rank holds the whole batch of rollouts, which is small, and trains on its share. So every rank
 computes advantages, mini-batches and token weights in the same way, without communication. Ranks
 communicate in three places: `gather` after sampling, the gradient (FSDP2), and `from_all_ranks` for
-what a run writes.
+a run's metrics and files.
 """
 
 import datetime

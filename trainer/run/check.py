@@ -4,7 +4,7 @@
     torchrun --nproc-per-node 8 justrl.py --check
 
 It runs the recipe's own main for two steps without evaluations, in a folder that it deletes, with
-prompts and responses as long as the flags allow, and only as many as fill the micro-batches. The
+prompts and responses as long as the flags allow, and only as many as the measurement needs. The
 first step allocates the optimizer's state, the second one is timed.
 """
 
