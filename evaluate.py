@@ -111,7 +111,7 @@ def parse_arguments() -> argparse.Namespace:
     dtypes = ("auto", "bfloat16", "float32")
     add("--dtype", choices=dtypes, default="auto", help="auto: bfloat16 on a GPU, else float32")
     add("--seed", type=int, default=0, help="the same seed gives the same answers")
-    add("--limit", type=int, help="only the first so many problems of each benchmark")
+    add("--limit", type=int, help="take only the first LIMIT problems of each benchmark")
     add("--chunk", type=int, default=512, help="answers sampled together, and lost by a kill (512)")
     add("--all", action="store_true", help="evaluate every checkpoint of a run folder")
     files = {"nargs": "+", "action": "extend", "default": [], "metavar": "NAME=FILE"}

@@ -189,7 +189,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("script", nargs="?", help="justrl.py, prorl.py, liteppo.py, lab.table1")
-    parser.add_argument("--mean", type=float, help="tokens of a response; default: 0.4 of the most")
+    parser.add_argument("--mean", type=float, help="mean response, in tokens (0.4 of the longest)")
     parser.add_argument("--public", action="store_true", help="the runs that others published")
     arguments, flags = parser.parse_known_args()
     if arguments.public or not arguments.script:

@@ -303,8 +303,8 @@ def arguments_of(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("script", help="justrl.py, prorl.py, liteppo.py, lab.table1, evaluate.py")
-    parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--gpu", type=float, default=80, help="gigabytes")
+    parser.add_argument("--ranks", type=int, default=1, help="as under torchrun (1)")
+    parser.add_argument("--gpu", type=float, default=80, help="gigabytes of each GPU (80)")
     parser.add_argument("--layers", type=int, help="fewer than the model's, for a quick look")
     return parser.parse_known_args(words)
 

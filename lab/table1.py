@@ -71,9 +71,9 @@ class Config(justrl.Config):
     row: Literal["", *systems.ROWS] = ""  # a system of Table 1 (lab/systems.py)
     stages: str = ""  # ST, THP: a JSON list of sets of flags, each with "until": step; or its file
     prompts_from: float = 0.0  # ST: leave out this share of the problems, those of shortest prompts
-    prompts_to: float = 1.0  # ST: and those beyond this share (FastCuRL)
+    prompts_to: float = 1.0  # ST: leave out the problems beyond this share, by prompt (FastCuRL)
     hint_share: float = 0.0  # ST: share of the reference solution's characters given (QuestA)
-    hint_prefill: bool = False  # ST: as the start of the answer, not the end of the prompt
+    hint_prefill: bool = False  # ST: the hint begins the answer instead of ending the prompt
     hint_shortest: int = 10  # ST: characters; a shorter hint is left out (QuestA)
 
     entropy_coef: float = 0.0  # EC: weight of the entropy bonus; under a target, where it starts
@@ -89,10 +89,10 @@ class Config(justrl.Config):
     wrong_reward: float = -1.0  # the reward of a wrong answer; 0 in most other systems
     truncated_scale: float = 1.0  # LC: factor of a truncated response's reward (ProRL v2: 0)
     cosine_weight: float = 0.0  # LC: weight of the cosine length reward (ProRL v2)
-    cosine_min: float = 0.0  # LC: its value at the length limit
-    cosine_max: float = 1.0  # LC: and at length 0
-    cosine_on: int = 0  # LC: steps of a cycle with it; 0 and 0: always
-    cosine_off: int = 0  # LC: steps of a cycle without it
+    cosine_min: float = 0.0  # LC: value of the cosine reward at the length limit
+    cosine_max: float = 1.0  # LC: value of the cosine reward at length 0
+    cosine_on: int = 0  # LC: steps of a cycle with the cosine reward; 0, and off 0: always
+    cosine_off: int = 0  # LC: steps of a cycle without the cosine reward
 
     adaptive_temperature: bool = False  # AT: each stage begins as diverse as the last one (POLARIS)
     rollout_rescue: bool = False  # RR: an earlier right answer joins a group that failed (POLARIS)
@@ -106,7 +106,7 @@ class Config(justrl.Config):
     pass_k: int = 4  # the k of --advantage pass@k (arXiv 2508.10751)
     loss: Literal["clip", "reinforce"] = "clip"  # (9): "reinforce" has no ratio and no clip
     icepop_low: float = 0.0  # (9): importance weights below it become 0 (ProRL v2: 0.5); 0: off
-    icepop_high: float = 5.0  # (9): and those above this
+    icepop_high: float = 5.0  # (9): importance weights above it become 0
     # end by sampled tokens instead of by --steps, over which a --row then only spreads its stages
     token_budget: int = 0
 
