@@ -120,6 +120,20 @@ def flags(**changed):
     return Flags(**small | changed)
 
 
+def load(folder, **changed):
+    """The trainer's policy over a model folder, on the CPU."""
+    import torch
+
+    from trainer.policy.loading import load_policy
+
+    return load_policy(flags(**changed), str(folder), torch.device("cpu"))
+
+
+# What the tests of both engines sample: prompts, with a seed each, for save_random_model's eos.
+PROMPTS, EOS = [[5, 9, 3], [7], [2, 30, 31, 32, 33, 8], [11, 12], [20, 21, 22, 23]], 1
+SEEDS = [101, 102, 103, 104, 105]
+
+
 def flat(groups):
     return [sample for group in groups for sample in group]
 

@@ -7,10 +7,9 @@ import signal
 
 import pytest
 import torch
-from conftest import NO_TOKENIZER, flags
+from conftest import NO_TOKENIZER, load
 
 from trainer.errors import Refused
-from trainer.policy.loading import load_policy
 from trainer.run.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from trainer.run.launch import _sentence
 from trainer.run.run import check_finite
@@ -19,7 +18,7 @@ from trainer.run.run import check_finite
 @pytest.mark.parametrize("name", ["model", "training/optimizer", "state", "config"])
 @pytest.mark.parametrize("how", ["torn", "gone", "empty"])
 def test_a_damaged_checkpoint_is_named_with_what_to_do(random_policy_dir, tmp_path, name, how):
-    policy = load_policy(flags(), random_policy_dir, torch.device("cpu"))
+    policy = load(random_policy_dir)
     optimizer = torch.optim.AdamW(policy.parameters())
     state = {"step": 4, "data": ""}
     save_checkpoint(tmp_path, state, policy, NO_TOKENIZER, optimizer, keep=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import ALL, build, byte_tokenizer, tiny_config
-from conftest import flags, random_rollouts
+from conftest import load, random_rollouts
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import losses
 from trainer.data import Sampling
 from trainer.errors import Refused
-from trainer.policy.loading import load_policy
 from trainer.policy.logps import plain_prompt
 from trainer.policy.policy import full, response_mask
 from trainer.policy.pretrained import (
@@ -29,7 +28,6 @@ from trainer.policy.pretrained import (
 from trainer.run.checkpoint import load_checkpoint, save_checkpoint
 from trainer.sampler.engine import open_engine, self_check
 
-CPU = torch.device("cpu")
 # In the default run: dense, experts, linear attention, state spaces; bias, scale, soft cap.
 CHOSEN = """
 apertus arcee bamba bitnet bloom codegen cohere cohere2 ctrl deepseek_v3 diffllama ernie4_5
@@ -89,7 +87,7 @@ def walk(folder, out) -> bool:
     tokenizer = load_tokenizer(folder)
     plain = load_model(folder, torch.float32)
     checkpointing = plain.supports_gradient_checkpointing
-    policy = load_policy(flags(gradient_checkpointing=checkpointing), folder, CPU)
+    policy = load(folder, gradient_checkpointing=checkpointing)
 
     # Log-probs and gradients are those of the model's own logits, with blocks recomputed.
     rollouts = random_rollouts(3, vocab_size=256, shortest=4)
@@ -126,7 +124,7 @@ def walk(folder, out) -> bool:
     trained = policy(micro, 1.0)[0].detach()
     save_checkpoint(out, {"step": 1, "data": ""}, policy, tokenizer, optimizer, keep=1)
     checkpoint = out / "checkpoints" / "step_000001"
-    resumed = load_policy(flags(), folder, CPU)
+    resumed = load(folder)
     again = torch.optim.AdamW(resumed.parameters(), lr=1e-2)
     load_checkpoint(checkpoint, {"step": 0, "data": ""}, resumed, again)
     assert (resumed(micro, 1.0)[0] - trained).abs().max() < 1e-6
@@ -172,7 +170,7 @@ def test_no_dropout_in_any_mode(save, name):
     rates = {key: 0.5 for key in tiny_config(name).to_dict() if "drop" in key}
     assert rates
     change_config(folder, **rates)
-    policy = load_policy(flags(gradient_checkpointing=True), folder, CPU)
+    policy = load(folder, gradient_checkpointing=True)
     (micro,) = batches_of(policy, random_rollouts(3, vocab_size=256), budget=1000)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     blocks, calls = blocks_of(policy.model), []
@@ -189,7 +187,7 @@ def test_a_model_that_sees_what_comes_after_is_refused(save):
     folder = save("bert")
     change_config(folder, is_decoder=False)
     with pytest.raises(ValueError, match="what comes after a token changes"):
-        load_policy(flags(), folder, CPU)
+        load(folder)
 
 
 # transformers 5.17 stops in its own code, later ones sample from a state that is out of step.
@@ -198,7 +196,7 @@ RECURRENT = "(cannot run RecurrentGemma|RecurrentGemma.* is not supported, as it
 
 def test_an_engine_that_disagrees_is_refused_before_training(save):
     folder = save("recurrent_gemma")  # keeps its state outside the cache
-    policy = load_policy(flags(), folder, CPU)
+    policy = load(folder)
     engine = open_engine("transformers", folder, byte_tokenizer(), max_length=32)
     with pytest.raises(ValueError, match=RECURRENT):
         self_check(engine, policy, [5, 6, 7])
@@ -222,7 +220,7 @@ def test_weights_that_are_not_finite_are_refused(save):
     weights["model.norm.weight"][0] = math.nan
     save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="not finite"):
-        load_policy(flags(), folder, CPU)
+        load(folder)
 
 
 def without_a_shard(path):
@@ -354,8 +352,8 @@ def test_an_id_beyond_the_embeddings_is_refused_unless_no_text_needs_it(save):
 # --- ranks ---
 
 
-def gradient_norms(folder, device) -> dict[str, float]:
-    policy = load_policy(flags(), folder, device)
+def gradient_norms(folder) -> dict[str, float]:
+    policy = load(folder)
     for micro in batches_of(policy, random_rollouts(4, vocab_size=256)):
         (micro.weights_M * micro.advantages_M * policy(micro, 1.0)[0]).sum().backward()
     named = policy.model.named_parameters()
@@ -368,11 +366,10 @@ from pathlib import Path
 from test_models import gradient_norms
 from trainer.ranks import start_ranks
 from trainer.run.launch import leave
-torch.set_num_threads(1)
-device = start_ranks()
+start_ranks(one_thread=True)
 for name, folder in json.loads(sys.argv[1]).items():
     try:
-        norms = gradient_norms(folder, device)
+        norms = gradient_norms(folder)
     except ValueError as error:
         norms = str(error)
     if torch.distributed.get_rank() == 0:
@@ -388,7 +385,7 @@ def two_ranks(save, start, tmp_path, names):
     assert done.returncode == 0, done.stderr[-4000:]
     for name, folder in folders.items():
         got = json.loads((tmp_path / f"{name}.json").read_text())
-        assert got == pytest.approx(gradient_norms(folder, CPU), rel=1e-3, abs=1e-5), name
+        assert got == pytest.approx(gradient_norms(folder), rel=1e-3, abs=1e-5), name
 
 
 def test_two_ranks_compute_the_gradient_of_one_whatever_the_blocks_are_called(

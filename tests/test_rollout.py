@@ -10,37 +10,31 @@ import numpy as np
 import pytest
 import torch
 from conftest import (
+    EOS,
+    PROMPTS,
     ROOT,
-    flags,
+    SEEDS,
     flat,
     greedy_by_transformers,
+    load,
     same_samples,
     save_random_model,
     trainer_gap,
 )
 from transformers import AutoTokenizer
 
-from trainer.data import Sampling
+from trainer.data import Sampling, chat_ids
 from trainer.errors import Refused
-from trainer.policy.loading import load_policy
 from trainer.ranks import start_ranks
 from trainer.run.checkpoint import save_checkpoint
 from trainer.run.metrics import GAP_FATAL, GAP_WARNING, check_gap
 from trainer.sampler import engine as rollout
 from trainer.sampler.cpu import TransformersEngine
-from trainer.sampler.engine import (
-    choose_engine,
-    request_seed,
-    self_check,
-)
+from trainer.sampler.engine import choose_engine, request_seed, self_check
+from trainer.sources.load import load_problems
 
 CPU = torch.device("cpu")
 BASE = str(ROOT / "tiny" / "models" / "base")
-EOS = 1
-
-
-PROMPTS = [[5, 9, 3], [7], [2, 30, 31, 32, 33, 8], [11, 12], [20, 21, 22, 23]]
-SEEDS = [101, 102, 103, 104, 105]
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +45,6 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def engine(folder):
     return TransformersEngine(folder, 40, [EOS], max_length=512)
-
-
-def load(folder):
-    return load_policy(flags(), folder, CPU)
 
 
 def test_the_self_check_passes_a_sound_engine_and_leaves_no_trace(engine, folder):
@@ -187,9 +177,6 @@ def outside_state():
 
 @pytest.fixture
 def base_prompts():
-    from trainer.data import chat_ids
-    from trainer.sources.load import load_problems
-
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     return [chat_ids(tokenizer, p.text) for p in load_problems("tiny:eval/mixed")[:12]]
 
@@ -299,7 +286,7 @@ def test_a_push_forgets_the_cached_prefixes(vllm_engine, monkeypatch):
 
 @pytest.mark.vllm
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
-def test_vllm_never_samples_rows_beyond_the_tokenizer(vllm_engine, wide_engine, temperature):
+def test_vllm_never_samples_rows_beyond_the_tokenizer(wide_engine, temperature):
     engine, length = wide_engine
     sampling = Sampling(20, temperature)
     answers = 8 if temperature else 1

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NO_TOKENIZER, ROOT, flags
+from conftest import NO_TOKENIZER, ROOT, load
 from huggingface_hub import constants
 
 import justrl
 from trainer import network
 from trainer.errors import Refused
-from trainer.policy.loading import load_policy
 from trainer.run.checkpoint import code_digests, load_checkpoint, recipe_file, save_checkpoint
 from trainer.run.launch import leave
 from trainer.run.run import Run, plain
@@ -122,7 +121,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_state_of_any_optimizer_survives_a_resume(name, random_policy_dir, tmp_path):
     def begin():
-        policy = load_policy(flags(), random_policy_dir, torch.device("cpu"))
+        policy = load(random_policy_dir)
         return policy, OPTIMIZERS[name](list(policy.parameters()))
 
     def train(policy, optimizer, seed):
@@ -143,7 +142,7 @@ def test_the_state_of_any_optimizer_survives_a_resume(name, random_policy_dir, t
 
 
 def test_an_optimizer_that_keeps_no_tensors_is_refused(random_policy_dir, tmp_path):
-    policy = load_policy(flags(), random_policy_dir, torch.device("cpu"))
+    policy = load(random_policy_dir)
     optimizer = torch.optim.SGD(policy.parameters())
     optimizer.state[next(policy.parameters())] = {"history": [1, 2]}
     with pytest.raises(Refused, match="SGD keeps a list as 'history'"):

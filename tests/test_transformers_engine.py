@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import (
-    flags,
+    EOS,
+    PROMPTS,
+    SEEDS,
     flat,
     greedy_by_transformers,
+    load,
     same_samples,
     save_random_model,
     trainer_gap,
@@ -17,15 +20,9 @@ from transformers import AutoModelForCausalLM
 from transformers.cache_utils import DynamicLayer
 
 from trainer.data import Sampling
-from trainer.policy.loading import load_policy
 from trainer.run.metrics import GAP_FATAL
 from trainer.sampler.cpu import TransformersEngine, _draw, _truncate
 from trainer.sampler.cpu_layers import GrowingLayer, PackedLinear
-
-CPU = torch.device("cpu")
-EOS = 1
-PROMPTS = [[5, 9, 3], [7], [2, 30, 31, 32, 33, 8], [11, 12], [20, 21, 22, 23]]
-SEEDS = [101, 102, 103, 104, 105]
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +37,6 @@ def engine_over(folder, vocabulary=40, stop_ids=(EOS,), **options):
 @pytest.fixture
 def engine(folder):
     return engine_over(folder)
-
-
-def load(folder):
-    return load_policy(flags(), folder, CPU)
 
 
 def next_token_probs(folder, prompt, temperature=1.0, top_p=1.0, top_k=-1):
@@ -104,20 +97,6 @@ def test_the_first_token_is_drawn_from_the_truncated_softmax(
         assert chi_squared(next_token_probs(folder, PROMPTS[0], 0.7)) > 4 * freedom
 
 
-def test_the_samples_of_a_group_are_independent_draws(folder, engine):
-    """Second sample given the first: their joint frequencies are the product of the softmax's."""
-    groups = engine.generate([PROMPTS[1]] * 3000, 2, list(range(3000)), Sampling(1, 0.7))
-    expected = next_token_probs(folder, PROMPTS[1], 0.7)
-    common = sorted(expected, key=expected.get)[-3:]
-    for a in common:
-        for b in common:
-            p = expected[a] * expected[b]
-            seen = sum(
-                (group[0].response_ids[0], group[1].response_ids[0]) == (a, b) for group in groups
-            )
-            assert abs(seen - 3000 * p) < 4.5 * (3000 * p * (1 - p)) ** 0.5
-
-
 def test_a_prompt_does_not_notice_its_neighbours(engine):
     together = engine.generate(PROMPTS, 3, SEEDS, Sampling(30))
     apart = [
@@ -163,13 +142,6 @@ def test_greedy_decoding_is_that_of_transformers(folder, engine):
     for prompt, group in zip(PROMPTS, groups, strict=True):
         expected = greedy_by_transformers(model, prompt, 30, EOS)
         assert ids_of(group) == [expected, expected]
-
-
-def test_groups_are_contiguous_and_carry_their_own_prompt(engine):
-    groups = engine.generate(PROMPTS, 3, SEEDS, Sampling(5))
-    assert [len(group) for group in groups] == [3] * 5
-    for prompt, group in zip(PROMPTS, groups, strict=True):
-        assert all(sample.prompt_ids.tolist() == prompt for sample in group)
 
 
 def test_the_eos_belongs_to_the_response_and_tells_it_from_a_cut_one(engine):
