@@ -2,6 +2,7 @@
 
 import gzip
 import importlib
+import io
 import json
 import re
 import time
@@ -134,12 +135,6 @@ def test_what_cannot_be_an_answer_is_dropped_with_a_count(tmp_path, capsys):
     )
 
 
-def test_latex_that_json_has_read_in_a_problem_is_said_with_its_line(tmp_path, capsys):
-    path = write(tmp_path / "a.jsonl", [GOOD, '{"problem": "Find \\frac{1}{2}", "answer": "1"}'])
-    assert len(load_problems(path)) == 2
-    assert f"{path}, line 2: the problem holds U+000C as character 6" in capsys.readouterr().out
-
-
 # --- layouts ---
 
 
@@ -165,12 +160,6 @@ def test_latex_that_json_has_read_in_a_problem_is_said_with_its_line(tmp_path, c
 )  # fmt: skip
 def test_every_layout_of_every_kind_of_file(tmp_path, kind, row):
     assert load_problems(write(tmp_path / f"sums.{kind}", [row])) == [Problem("1+1?", "2", "sums")]
-
-
-def test_rows_may_name_their_task_and_what_their_reward_needs(tmp_path):
-    row = {"problem": "p", "answer": "a", "task": "knights", "verify": {"n": 3}}
-    expected = [Problem("p", "a", "knights", {"n": 3})]
-    assert load_problems(write(tmp_path / "a.jsonl", [row])) == expected
 
 
 def test_the_tiny_world_is_asked_for_split_and_level():
@@ -300,9 +289,12 @@ def test_repeats_collapse_and_conflicts_go_with_their_counts(tmp_path, capsys, k
 
 def test_plain_rows_are_all_kept_so_that_a_benchmark_stays_whole(tmp_path, capsys):
     rows = [GOOD, GOOD, {"problem": "p", "answer": "2"}]
-    assert len(load_problems(write(tmp_path / "a.jsonl", rows))) == 3
-    said = "2 repeated problems kept, 1 of them with different answers"
-    assert said in capsys.readouterr().out
+    rows.append('{"problem": "Find \\frac{1}{2}", "answer": "1"}')  # LaTeX that JSON has read
+    path = write(tmp_path / "a.jsonl", rows)
+    assert len(load_problems(path)) == 4
+    said = capsys.readouterr().out
+    assert "2 repeated problems kept, 1 of them with different answers" in said
+    assert f"{path}, line 4: the problem holds U+000C as character 6" in said
 
 
 def test_prompts_that_differ_in_an_earlier_turn_are_not_repeats(tmp_path):
@@ -346,9 +338,10 @@ CHATML = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_s
         ({"question": CHATML, "answer": "1"}, {"system": "S"}),
         ({"prompt": CHATML + "A", "answer": "1"}, {"system": "S", "prefill": "A"}),
         ({"prompt": json.dumps(chat_row(SYSTEM, USER)["prompt"]), "answer": "1"}, {"system": "S"}),
+        (chat_row(USER, task="knights", verify={"n": 3}), {"task": "knights", "verify": {"n": 3}}),
     ],
 )
-def test_every_turn_of_a_prompt_is_kept(tmp_path, kind, row, parts):
+def test_every_part_of_a_row_is_kept(tmp_path, kind, row, parts):
     expected = Problem(**{"text": "U", "answer": "1", "task": "a"} | parts)
     assert load_problems(write(tmp_path / f"a.{kind}", [row])) == [expected]
 
@@ -382,6 +375,14 @@ ONE, TWO = b'{"problem": "p", "answer": "1"}', b'{"problem": "q", "answer": "2"}
 ANY_ANSWER = "reward_model, answer, final_answer, expected_answer, ground_truth, solution"
 
 
+def torn_table():
+    """The bytes of a table of which the first column is overwritten."""
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist([GOOD] * 1000), file)
+    return file.getvalue()[:4] + bytes(100) + file.getvalue()[104:]
+
+
+TORN_TABLE = torn_table()
 LONE = json.loads('"x\\ud800"')  # half of a surrogate pair
 NAMED_BOXES = "$a=\\boxed{3}$ and $b=\\boxed{5}$"
 
@@ -495,6 +496,7 @@ def test_a_table_without_the_columns_is_named_with_those_it_has(tmp_path, names,
         ("a.jsonl", ONE[:-1] + b', "answer": "2"}',
             ", line 1: not valid JSON (the key answer occurs twice)"),
         ("a.parquet", b"PAR1 no", ": cannot read it (Parquet file"),
+        ("a.parquet", TORN_TABLE, ": cannot read it ("),
         ("a.jsonl", b"", ": no problems in it"), ("a.json", b"[]", ": no problems in it"),
         ("a.jsonl", b"[" * 100_000, ", line 1: not valid JSON (maximum recursion depth"),
         ("a.jsonl", b" \n\r\n", ": no problems in it"),
@@ -513,13 +515,6 @@ def test_a_broken_file_is_named_with_its_fault(tmp_path, name, content, fault):
     assert refusal(path).startswith(f"{path}{fault}") and "\n" not in refusal(path)
 
 
-def test_a_damaged_parquet_file_is_named(tmp_path):
-    path = tmp_path / "a.parquet"
-    data = Path(write(path, [GOOD] * 1000)).read_bytes()
-    path.write_bytes(data[:4] + bytes(100) + data[104:])
-    assert refusal(path).startswith(f"{path}: cannot read it (")
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -534,31 +529,24 @@ def test_every_way_to_write_json(tmp_path, content, name):
     (tmp_path / name).write_bytes(content)
     golds = [(problem.text, problem.answer) for problem in load_problems(str(tmp_path / name))]
     assert golds == [("p", "1"), ("q", "2")]
-
-
-def test_a_json_file_may_be_one_row_over_several_lines(tmp_path):
-    (tmp_path / "a.json").write_text('{"Problem": "p",\n "Answer": "1"}')
+    (tmp_path / "a.json").write_text('{"Problem": "p",\n "Answer": "1"}')  # over several lines
     assert load_problems(str(tmp_path / "a.json")) == [Problem("p", "1", "a")]
 
 
 # --- names of sources ---
 
 
-def test_several_sources_stand_with_commas_and_blanks_between_them(tmp_path):
+def test_several_sources_stand_with_commas_and_blanks_between_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     folder = tmp_path / "my data, version 2"
     folder.mkdir()
     first = write(tmp_path / "a.jsonl", [GOOD])
     second = write(folder / "b, c.jsonl", [GOOD, GOOD])
     sizes = {first: 1, second: 2, f"{first}, {second}": 3, f" {second} ,{first},": 3}
-    for source, size in (sizes | {f"{second},tiny:eval/easy": 242}).items():
+    sizes |= {f"{second},tiny:eval/easy": 242, "~/a.jsonl, ~/a.jsonl": 2}
+    for source, size in sizes.items():
         assert len(load_problems(source)) == size
     assert split_sources(f"aime24, {second} ,x/y") == ["aime24", second, "x/y"]
-
-
-def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    write(tmp_path / "a b.jsonl", [GOOD])
-    assert len(load_problems("~/a b.jsonl, ~/a b.jsonl")) == 2
 
 
 def test_what_is_no_source_says_what_is_accepted_or_is_meant(tmp_path):
@@ -633,7 +621,7 @@ def test_hub_sets_with_their_own_columns(hub, key):
     assert load_problems(key[0]) == [Problem("p?", "34", task)]
 
 
-def test_sets_in_several_configs_are_read_one_after_another(hub):
+def test_a_set_s_configs_are_read_one_after_another_or_chosen(hub):
     for subject in SUBJECTS:
         row = {"problem": f"{subject}?", "type": subject, "solution": "It is $\\boxed{012}$."}
         hub["EleutherAI/hendrycks_math", subject, "test"] = [row, row]
@@ -642,12 +630,7 @@ def test_sets_in_several_configs_are_read_one_after_another(hub):
     problems = load_problems("EleutherAI/hendrycks_math:test")
     assert len(problems) == 14 and {problem.answer for problem in problems} == {"12"}
     assert [problem.text for problem in load_problems("opencompass/AIME2025")] == ["i?", "ii?"]
-
-
-def test_a_split_or_config_can_be_chosen(hub):
-    hub["openai/gsm8k", "main", "test"] = [{"question": "p?", "answer": "#### 1"}]
     hub["openai/gsm8k", "socratic", "train"] = [{"question": "p?", "answer": "#### 2"}]
-    assert load_problems("openai/gsm8k:test")[0].answer == "1"
     assert load_problems("openai/gsm8k:socratic/train")[0].answer == "2"
 
 
@@ -676,37 +659,23 @@ def test_an_unreachable_hub_is_one_sentence(monkeypatch):
 # --- Lite PPO's sets ---
 
 
-@pytest.fixture
-def deepmath(hub):
+def test_medium_is_the_easiest_without_true_false_and_hard_in_proportion_to_difficulty(hub, capsys):
     rows = [
         {"question": f"d{i}?", "final_answer": str(i), "difficulty": difficulty}
         for i, difficulty in enumerate([1.0, 2.0, 8.0] * 3000)
     ]
+    difficulty_of = {row["question"]: row["difficulty"] for row in rows}
     others = [(gold, 1.0) for gold in ("Yes", "no", "\\text{True}", "False.") for _ in range(100)]
-    others += [("1", -1.0), ("1", 0.0)] * 25
-    rows += [
-        {"question": f"other{i}?", "final_answer": gold, "difficulty": difficulty}
-        for i, (gold, difficulty) in enumerate(others)
-    ]
+    for i, (gold, difficulty) in enumerate(others + [("1", -1.0), ("1", 0.0)] * 25):
+        rows.append({"question": f"o{i}?", "final_answer": gold, "difficulty": difficulty})
     hub["zwhe99/DeepMath-103K", None, "train"] = rows
-    return {row["question"]: row["difficulty"] for row in rows if row["question"][0] == "d"}
-
-
-def test_medium_is_the_easiest_without_true_false(deepmath, capsys):
-    problems = load_problems("liteppo:medium")
-    difficulties = [deepmath[problem.text] for problem in problems]
-    assert [difficulties.count(d) for d in (1.0, 2.0, 8.0)] == [3000, 2000, 0]
-    assert len({problem.text for problem in problems}) == 5000
-    assert problems[0].task == "liteppo:medium"
+    medium, hard = load_problems("liteppo:medium"), load_problems("liteppo:hard")
     said = "5,000 of 9,000 problems, 450 true/false or unrated ones left out"
-    assert said in capsys.readouterr().out
-
-
-def test_hard_is_drawn_in_proportion_to_difficulty(deepmath):
-    problems = load_problems("liteppo:hard")
-    assert len({problem.text for problem in problems}) == 5000
-    # Early draws: still nearly 1 : 2 : 8.
-    first = [deepmath[problem.text] for problem in problems[:1100]]
+    assert said in capsys.readouterr().out and medium[0].task == "liteppo:medium"
+    assert len({problem.text for problem in medium}) == len({p.text for p in hard}) == 5000
+    difficulties = [difficulty_of[problem.text] for problem in medium]
+    assert [difficulties.count(d) for d in (1.0, 2.0, 8.0)] == [3000, 2000, 0]
+    first = [difficulty_of[problem.text] for problem in hard[:1100]]  # still nearly 1 : 2 : 8
     assert first.count(8.0) / len(first) == pytest.approx(8 / 11, abs=0.05)
     assert first.count(2.0) / first.count(1.0) == pytest.approx(2, rel=0.25)
 
@@ -775,7 +744,7 @@ def test_a_prompt_is_all_that_the_data_and_the_recipe_ask(problem, template, tex
     assert type(encoded.prompt_ids) is list and set(map(type, encoded.prompt_ids)) == {int}
 
 
-def test_a_system_message_of_the_data_is_said_to_be_kept_or_dropped(capsys):
+def test_rank_0_says_whether_system_messages_of_the_data_are_kept_or_dropped(capsys, monkeypatch):
     problems = [Problem("p", "1", system="S"), Problem("p", "1")]
     encode_prompts(problems, make_tokenizer(), Template())
     encode_prompts(problems, make_tokenizer(), Template(keep_system=False))
@@ -783,6 +752,9 @@ def test_a_system_message_of_the_data_is_said_to_be_kept_or_dropped(capsys):
     assert capsys.readouterr().out == (
         f"{said}kept (a recipe's --keep_system false drops it)\n{said}dropped\n"
     )
+    monkeypatch.setenv("RANK", "1")
+    encode_prompts(problems, make_tokenizer(), Template())
+    assert capsys.readouterr().out == ""
 
 
 USER_ONLY = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
@@ -820,12 +792,6 @@ def test_special_tokens_in_a_problem_are_said_with_their_count(capsys):
     assert "1 of 2 problems hold a special token of the tokenizer" in capsys.readouterr().out
 
 
-def test_counts_are_said_by_one_rank_only(monkeypatch, capsys):
-    monkeypatch.setenv("RANK", "1")
-    encode_prompts([Problem("p", "1", system="S")], make_tokenizer(), Template())
-    assert capsys.readouterr().out == ""
-
-
 def test_the_instructions_of_recipes_and_evaluations_are_those_that_sources_strip():
     configs = [importlib.import_module(name).Config() for name in ("justrl", "prorl", "liteppo")]
     protocols = importlib.import_module("evaluate").PROTOCOLS.values()
@@ -846,10 +812,7 @@ def test_a_fingerprint_depends_on_every_field_and_on_the_order():
     prints = {fingerprint(problems) for problems in lists + [[other] for other in others]}
     assert len(prints) == 13 and all(re.fullmatch("[0-9a-f]{16}", one) for one in prints)
     assert fingerprint([replace(first)]) == fingerprint([first])
-
-
-def test_a_fingerprint_is_pinned_for_all_versions():
-    assert fingerprint([Problem("1+1=?", "2")]) == "3bb4a6412705983d"
+    assert fingerprint([Problem("1+1=?", "2")]) == "3bb4a6412705983d"  # in all versions
 
 
 def test_prompts_over_the_limit_are_dropped_counted_and_said(capsys):
@@ -871,10 +834,8 @@ def test_an_epoch_holds_every_index_once_and_epochs_and_seeds_differ():
     orders.append(Order(100, seed=1)[0:100])
     assert all(sorted(order) == list(range(100)) for order in orders)
     assert len(set(map(tuple, orders))) == 4
-
-
-def test_the_order_is_pinned_for_all_versions():
-    assert Order(8, seed=0)[0:16] == [3, 5, 7, 1, 2, 0, 4, 6, 5, 7, 0, 1, 6, 4, 3, 2]
+    pinned = [3, 5, 7, 1, 2, 0, 4, 6, 5, 7, 0, 1, 6, 4, 3, 2]
+    assert Order(8, seed=0)[0:16] == pinned, "a run continues under another version of Python"
 
 
 def test_any_part_of_the_order_equals_that_part_of_the_whole():
