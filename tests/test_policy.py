@@ -4,6 +4,7 @@ rank must not disturb.
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import losses
 from trainer.policy.loading import load_reference
 from trainer.policy.policy import full, micro_batches, optimizer_step, response_mask
 from trainer.policy.shared_prompts import PackedBatch, SharedPromptsPolicy, pack
-from trainer.run.metrics import gradient_metrics, token_mean
+from trainer.run.metrics import gradient_metrics, kl_metrics, token_mean, token_ratio_metrics
 
 CPU = torch.device("cpu")
 EVERYTHING = 1 << 30  # a budget that holds any mini-batch
@@ -55,6 +56,13 @@ def assert_same_gradient(got, want):
 # --- the gradient of a mini-batch is one number, however it is cut ---
 
 
+def plainly(model, rollout, temperature):
+    """Log-probs of one response: one unpadded sequence, all logits, log_softmax."""
+    ids, start = torch.tensor([whole(rollout)]), len(rollout.prompt_ids)
+    log_probs = (model(input_ids=ids).logits[0, start - 1 : -1] / temperature).log_softmax(-1)
+    return log_probs.gather(-1, ids[0, start:, None]).squeeze(-1)
+
+
 @pytest.mark.parametrize("how", ["token", "sequence"])
 def test_the_gradient_is_that_of_the_loss_written_plainly_however_it_is_cut(random_policy_dir, how):
     policy, rollouts = load(random_policy_dir), random_rollouts(13)
@@ -62,7 +70,7 @@ def test_the_gradient_is_that_of_the_loss_written_plainly_however_it_is_cut(rand
     model = AutoModelForCausalLM.from_pretrained(random_policy_dir, dtype=torch.float64)
     total, tokens = 0.0, sum(len(r.response_ids) for r in rollouts)
     for rollout, advantage in zip(rollouts, advantages, strict=True):
-        logps, _ = plainly(model, rollout, 0.7)
+        logps = plainly(model, rollout, 0.7)
         weight = 1 / tokens if how == "token" else 1 / (13 * len(logps))
         total += weight * loss_of(logps, torch.tensor(rollout.logps), advantage).sum()
     total.backward()
@@ -177,14 +185,6 @@ def whole(rollout) -> list[int]:
     return [*rollout.prompt_ids.tolist(), *rollout.response_ids.tolist()]
 
 
-def plainly(model, rollout, temperature):
-    """Log-probs and entropies of one response: one unpadded sequence, all logits, log_softmax."""
-    ids, start = torch.tensor([whole(rollout)]), len(rollout.prompt_ids)
-    log_probs = (model(input_ids=ids).logits[0, start - 1 : -1] / temperature).log_softmax(-1)
-    logps = log_probs.gather(-1, ids[0, start:, None]).squeeze(-1)
-    return logps, torch.special.entr(log_probs.exp()).sum(-1)
-
-
 def by_rollout(batches, rollouts, values):
     """The values of all micro-batches' tokens, split into the rollouts that they belong to.
 
@@ -197,24 +197,6 @@ def by_rollout(batches, rollouts, values):
             end = int(micro.mask_B_T[row].nonzero()[-1]) + 1
             found[tuple(micro.ids_B_T[row, :end].tolist())] = part
     return [found[tuple(whole(rollout))] for rollout in rollouts]
-
-
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.2])
-def test_logps_and_entropy_equal_the_plain_softmax_of_transformers_logits(
-    tmp_path, temperature, tied
-):
-    folder = save_random_model(tmp_path / "model", tied=tied)
-    rollouts, policy = random_rollouts(9), load(folder)
-    batches = one_batch(rollouts, budget=60)
-    with torch.no_grad():
-        outputs = [policy(micro, temperature) for micro in batches]
-    logps = by_rollout(batches, rollouts, [logps for logps, _ in outputs])
-    entropies = by_rollout(batches, rollouts, [entropy for _, entropy in outputs])
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
-    for rollout, *got in zip(rollouts, logps, entropies, strict=True):
-        for one, want in zip(got, plainly(model, rollout, temperature), strict=True):
-            torch.testing.assert_close(one.double(), want.detach(), atol=5e-5, rtol=0)
 
 
 def test_the_mask_comes_from_lengths_so_an_eos_equal_to_the_padding_stays(random_policy_dir):
@@ -346,6 +328,46 @@ def test_a_whole_state_goes_in_and_out_and_a_foreign_one_is_refused(tmp_path):
     del state["model.norm.weight"]
     with pytest.raises(ValueError, match=r"model\.norm\.weight is missing"):
         other.load_full_state(state)
+
+
+# --- what a step's numbers say of its update ---
+
+
+def diagnostics(new, old, advantages, clip_low, clip_high):
+    micro = SimpleNamespace(new_logps_M=new.detach(), old_logps_M=old, advantages_M=advantages)
+    return token_ratio_metrics(micro, clip_low, clip_high)
+
+
+def test_diagnostics_tell_where_the_clip_stopped_the_gradient():
+    generator = torch.Generator().manual_seed(2)
+    logps = torch.randn(1000, generator=generator, dtype=torch.float64).mul(0.4).requires_grad_()
+    old = torch.zeros(1000, dtype=torch.float64)
+    advantages = torch.randn(1000, generator=generator, dtype=torch.float64)
+    losses.clipped_policy_loss(logps, old, advantages, 0.2, 0.28).sum().backward()
+    watched = diagnostics(logps, old, advantages, 0.2, 0.28)
+    stopped = logps.grad == 0
+    assert torch.equal(stopped & (advantages < 0), watched["clip_fraction_low"].bool())
+    assert torch.equal(stopped & (advantages > 0), watched["clip_fraction_high"].bool())
+    assert 0.05 < watched["clip_fraction_low"].mean() < 0.5
+    assert 0.05 < watched["clip_fraction_high"].mean() < 0.5
+    expected = [math.exp(d) - 1 - d for d in logps.tolist()]
+    assert watched["approx_kl"].tolist() == pytest.approx(expected, abs=1e-12)
+    assert not any(value.requires_grad for value in watched.values())
+
+
+def test_diagnostics_of_absurd_ratios_are_finite():
+    watched = diagnostics(torch.tensor([1e4, -1e4]), torch.zeros(2), torch.ones(2), 0.2, 0.2)
+    assert all(torch.isfinite(value).all() for value in watched.values())
+
+
+def test_the_share_of_a_kl_penalty_in_the_loss():
+    logps, ref = torch.zeros(2), torch.tensor([0.5, 0.5])
+    micro = SimpleNamespace(new_logps_M=logps, old_logps_M=logps, ref_logps_M=ref)
+    micro.advantages_M = torch.tensor([1.0, -3.0])
+    config = SimpleNamespace(clip_low=0.2, clip_high=0.2, kl_coefficient=2.0, kl_estimator="k3")
+    kl = math.exp(0.5) - 1.5
+    expected = {"kl": kl, "kl_loss_share": 2 * kl / (2 * kl + 2)}
+    assert kl_metrics(config, [[micro]]) == pytest.approx(expected)
 
 
 def test_a_token_mean_does_not_depend_on_the_micro_batches():

@@ -1,7 +1,9 @@
 """What surrounds a run: a copied recipe is at home, and nothing in it is without effect."""
 
+import errno
 import importlib
 import json
+import math
 import os
 import signal
 import sys
@@ -18,9 +20,16 @@ from huggingface_hub import constants
 import justrl
 from trainer import network
 from trainer.errors import Refused
-from trainer.run.checkpoint import code_digests, load_checkpoint, recipe_file, save_checkpoint
-from trainer.run.launch import leave
-from trainer.run.run import Run, plain
+from trainer.run.checkpoint import (
+    code_digests,
+    latest_checkpoint,
+    load_checkpoint,
+    recipe_file,
+    save_checkpoint,
+)
+from trainer.run.files import read_jsonl
+from trainer.run.launch import _sentence, leave
+from trainer.run.run import Run, check_finite, plain
 
 FEW = dict(steps=1, prompts_per_step=2, samples_per_prompt=2, updates_per_step=1, eval_every=0)
 FEW |= dict(max_response_tokens=8, eval_max_tokens=8)
@@ -50,7 +59,7 @@ def test_a_copied_recipe_runs_to_its_end_and_a_change_of_it_is_noticed(copy, sta
     flags = ["--tiny", *FLAGS, f"--reward={own}:reward", "--out", out]
     done = start(copy(LOGGED), *flags).wait()
     assert done.returncode == 0, done.stderr[-3000:]
-    (row,) = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    (row,) = read_jsonl(out / "metrics.jsonl")
     assert row["mean"] == row["most"] == 0.0
     assert "step 1: in every group all answers got the same reward" in done.stdout
     assert "Nothing was learnt in 1 of them" in done.stdout
@@ -183,3 +192,51 @@ def test_one_request_decides_whether_there_is_a_hub(monkeypatch, capsys):
     network.reach_hub()
     assert time.monotonic() - begun < 1 and constants.is_offline_mode()
     assert "cannot be reached (no route to host)" in capsys.readouterr().out
+
+
+# --- a run whose machine fails ---
+
+
+@pytest.mark.parametrize("name", ["model", "training/optimizer", "state", "config"])
+@pytest.mark.parametrize("how", ["torn", "gone", "empty"])
+def test_a_damaged_checkpoint_is_named_with_what_to_do(random_policy_dir, tmp_path, name, how):
+    policy, state = load(random_policy_dir), {"step": 4, "data": ""}
+    optimizer = torch.optim.AdamW(policy.parameters())
+    save_checkpoint(tmp_path, state, policy, NO_TOKENIZER, optimizer, keep=2)
+    folder = latest_checkpoint(tmp_path)
+    load_checkpoint(folder, state, policy, optimizer)
+    (path,) = folder.glob(f"{name}.*")
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-7] if how == "torn" else b"")
+    sentence = rf"{folder} is damaged \(.*\): delete it, and the same command continues"
+    with pytest.raises(Refused, match=sentence):
+        load_checkpoint(folder, state, policy, optimizer)
+
+
+def test_a_number_that_is_not_finite_ends_the_run_with_its_name():
+    check_finite(3, {"reward": 1.0, "event": "reset"})
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(Refused, match=r"step 3: reward is -?(nan|inf)"):
+            check_finite(3, {"length": 2.0, "reward": bad})
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(start, tmp_path):
+    flags = ["--tiny", "--steps", 1, "--prompts_per_step", 2, "--samples_per_prompt", 2]
+    flags += ["--eval_samples", 1, "--eval_every", 1, "--out", tmp_path / "run"]
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    killed = start("justrl", *flags, signals=(signal.SIGKILL, 0, 0)).wait()
+    assert killed.returncode == -signal.SIGKILL and metrics.exists()
+    done = start("justrl", *flags).wait()
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [row["step"] for row in read_jsonl(metrics)] == [0, 1]
+
+
+def test_a_full_disk_says_what_to_do_at_any_write():
+    full = errno.ENOSPC, "No space left on device"
+    what_to_do = ": make room, the same command continues the run"
+    assert _sentence(OSError(*full)) == f"no space left on the disk{what_to_do}"
+    assert _sentence(OSError(*full, "a.json")) == (
+        f"no space left on the disk to write a.json{what_to_do}"
+    )
