@@ -108,13 +108,13 @@ def build(name: str, seed: int = 0):
     return model
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer(end: str = "</s>") -> PreTrainedTokenizerFast:
     """A token for each of the 256 bytes, and others up to the models' vocabulary."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {character: i for i, character in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
+    vocabulary = {character: i for i, character in enumerate(["<pad>", "<s>", end, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([f"<{i}>" for i in range(len(vocabulary), VOCABULARY)])
-    special = dict(pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    special = dict(pad_token="<pad>", bos_token="<s>", eos_token=end)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)

@@ -112,6 +112,11 @@ def random_rollouts(count, vocab_size=40, seed=0, shortest=1, longest=12) -> lis
     return rollouts
 
 
+def write_jsonl(path, rows) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 def flags(**changed):
     """What policies and engines read of a run's config."""
     from trainer.run.flags import Flags

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SHARED, save_random_model
+from conftest import ROOT, SHARED, save_random_model, write_jsonl
 
 import evaluate
 import rewards
@@ -236,13 +236,12 @@ def test_regrading_needs_no_model(run, uninterrupted, tmp_path):
     for record in records:
         for answer in record["answers"]:
             answer["text"] = rf"\boxed{{ {record['answer']}}}"  # right, but not to the letter
-    (out / "generations.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_jsonl(out / "generations.jsonl", records)
     run("--regrade", out)
     report = json.loads((out / "eval.json").read_text())["benchmarks"]["tiny/hard"]
     assert report["robust"]["1"][0] == report["majority"] == 1 and report["solve_all"] == 16
     assert report["strict"]["1"][0] == 0 and report["no_answer"] == 0
-    lines = (out / "generations.jsonl").read_text().splitlines(keepends=True)
-    (out / "generations.jsonl").write_text("".join(lines[:-3]))
+    write_jsonl(out / "generations.jsonl", records[:-3])
     with pytest.raises(SystemExit, match="lacks 3 of 16 problems"):
         run("--regrade", out)
 
@@ -344,8 +343,7 @@ def test_logic_puzzles_are_graded_by_their_own_verifier(run, model, tmp_path):
         record["answers"][0]["text"] = f"<answer>{record['answer']}</answer>"
         # A puzzle must be answered between its tags, not in a box.
         record["answers"][1]["text"] = f"\\boxed{{{record['answer']}}}"
-    lines = [json.dumps(record) + "\n" for record in records]
-    (tmp_path / "generations.jsonl").write_text("".join(lines))
+    write_jsonl(tmp_path / "generations.jsonl", records)
     run("--regrade", tmp_path)
     report = json.loads((tmp_path / "eval.json").read_text())["benchmarks"]["logic:chain_sum:3"]
     assert report["robust"]["1"][0] == report["no_answer"] == 0.5
@@ -431,17 +429,11 @@ def test_compare_names_each_regime(run, tmp_path, capsys):
     assert "sustained" in capsys.readouterr().out
 
 
-def test_two_evaluations_tell_plateau_from_sustained_by_the_shape_of_the_rise():
-    base = {"a": [8] * 20 + [0] * 20, "b": [0] * 40}
-    trained = {"a": [60] * 28 + [0] * 12, "b": [9] * 30 + [0] * 10}
-    tasks = compare([made_up("base", base), made_up("trained", trained)])["tasks"]
-    assert tasks["a"]["rise_max"] == pytest.approx(0.2) and tasks["a"]["regime"] == "plateau"
-    assert tasks["b"]["rise_max"] == pytest.approx(0.75) and tasks["b"]["regime"] == "sustained"
-
-
 @pytest.mark.parametrize(
     "pass_1, pass_max, margins, expected",
     [
+        ((0.1, 0.7), (0.5, 0.7), (0.1, 0.1), "plateau"),
+        ((0.0, 0.1), (0.0, 0.7), (0.1, 0.1), "sustained"),
         ((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), "floor"),
         ((0.6, 0.3), (0.9, 0.85), (0.1, 0.1), "worse"),
         ((0.3, 0.6), (1.0, 1.0), (0.1, 0.0), "diminish"),
@@ -450,7 +442,7 @@ def test_two_evaluations_tell_plateau_from_sustained_by_the_shape_of_the_rise():
         ((0.3, 0.31), (0.9, 0.9), (0.1, 0.01), "undecided"),
     ],
 )
-def test_what_did_not_rise_is_not_all_diminish(pass_1, pass_max, margins, expected):
+def test_the_regime_of_two_evaluations_follows_its_rule(pass_1, pass_max, margins, expected):
     assert statistics.regime(pass_1, pass_max, margins) == expected
 
 

@@ -1,6 +1,5 @@
 """docs/your-own-recipe.md: each exercise's solution applies, runs, and moves what it says."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -8,7 +7,7 @@ from statistics import fmean
 
 import pytest
 import torch
-from conftest import ROOT, Script, random_rollouts
+from conftest import ROOT, Script, random_rollouts, write_jsonl
 
 from tiny import world
 from trainer.data import Problem
@@ -28,9 +27,8 @@ class Done:
     def __init__(self, forge, script, *flags):
         folder = script.parent
         self.out = folder / "run"
-        few = folder / "few.jsonl"  # to encode all problems takes longer than two steps
-        rows = world.problems("train", "mixed")[:192]
-        few.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        # To encode all problems takes longer than two steps.
+        few = write_jsonl(folder / "few.jsonl", world.problems("train", "mixed")[:192])
         given = [*FLAGS, "--data", few, *flags, "--out", self.out]
         done = Script(forge, folder, [script, *given]).wait()
         assert done.returncode == 0, done.stderr[-3000:]

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import write_jsonl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -28,7 +29,7 @@ def make_run(folder: Path, steps: int, seed: int = 0, kl: bool = False, resets: 
         row |= {"eval_accuracy": 0.4 + gained / 2} if step % max(1, steps // 5) == 0 else {}
         rows.append(row)
     folder.mkdir(parents=True)
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(folder / "metrics.jsonl", rows)
     return folder
 
 

@@ -1,7 +1,6 @@
 """What leaves a run: dashboards, the model card, the upload. Services are stand-ins; no network."""
 
 import importlib
-import json
 import sys
 import types
 from pathlib import Path
@@ -13,6 +12,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 import justrl
 from trainer.run import publish
+from trainer.run.files import read_jsonl
 
 RECIPES = {"justrl": "2512.16649", "prorl": "2505.24864", "liteppo": "2508.08221"}
 SERVICE = """
@@ -38,7 +38,7 @@ def service(tmp_path, monkeypatch):
         (tmp_path / f"{name}.py").write_text(SERVICE.format(log=str(log)))
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.delitem(sys.modules, name, raising=False)
-        return lambda: [json.loads(line) for line in log.read_text().splitlines()]
+        return lambda: read_jsonl(log)
 
     yield service
     for name in ("trackio", "wandb"):
@@ -107,7 +107,7 @@ def test_the_trained_folder_has_a_model_card_with_its_curves(trained):
     assert "base_model" not in meta and "datasets" not in meta  # nothing of it is on the hub
     assert "(curves.png)" in card and "2512.16649" in card
     assert "| `learning_rate` | `0.0001` |" in card and str(trained) not in card
-    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    rows = read_jsonl(trained / "metrics.jsonl")
     before, after = rows[0]["eval_accuracy"], rows[-1]["eval_accuracy"]
     assert f"| held-out pass@1 | {before:.4g} | {after:.4g} |" in card
     assert "--steps=2" in card and "--clip_low" not in card  # the flags that differ

@@ -14,6 +14,7 @@ from pyarrow.parquet import read_table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lab import real_model
+from trainer.run.files import read_jsonl
 
 MODEL, PROBLEMS = ROOT.parent / "smollm2", SHARED / "gsm8k_train.jsonl"
 TRL = ROOT.parent / "venv-trl"
@@ -38,8 +39,7 @@ def test_two_steps_of_a_real_model(tmp_path, engine, ranks):
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
     done = python("justrl.py", *words, ranks=ranks, timeout=1500, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-4000:]
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    for row in map(json.loads, lines):
+    for row in read_jsonl(tmp_path / "run" / "metrics.jsonl"):
         assert row["logp_gap"] < 1e-4 and row["logp_gap_max"] < 1e-3
         assert row["skipped_updates"] == 0
     # Transformers alone continues from what was saved.
@@ -68,7 +68,7 @@ def test_trl_and_ours_train_the_real_model_on_the_same_problems(tmp_path, monkey
     for ((start, middle, end),) in curves.values():
         assert start["seconds"] < middle["seconds"] < end["seconds"]
         assert start["tokens"] < middle["tokens"] < end["tokens"]
-    problems = (tmp_path / "trl-seed1" / "problems.jsonl").read_text().splitlines()
+    problems = read_jsonl(tmp_path / "trl-seed1" / "problems.jsonl")
     rollouts = (tmp_path / "justrl-seed1" / "rollouts").glob("step_*.parquet")
     ours = [row["problem"] for path in sorted(rollouts) for row in read_table(path).to_pylist()]
-    assert [json.loads(row)["problem"] for row in problems] == list(dict.fromkeys(ours))
+    assert [row["problem"] for row in problems] == list(dict.fromkeys(ours))

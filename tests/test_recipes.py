@@ -9,17 +9,21 @@ import re
 import shlex
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 from architectures import byte_tokenizer
-from conftest import ROOT, SHARED, Script, python, save_random_model
+from conftest import ROOT, SHARED, Script, python, save_random_model, write_jsonl
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+import justrl
+import liteppo
 import prorl
 from tiny import world
-from trainer.data import Problem, chat_ids
+from trainer.data import Problem, Rollout, chat_ids
+from trainer.run.files import read_jsonl
 from trainer.run.kept import TOKEN_COLUMNS, read
 
 RECIPES = ["justrl", "prorl", "liteppo"]
@@ -37,12 +41,9 @@ OWN = {
 def eval_file(tmp_path_factory):
     """Four problems; next to them, in train.jsonl, the first of the embedded world."""
     path = tmp_path_factory.mktemp("eval") / "problems.jsonl"
-    few = world.problems("train", "mixed")[:192]
-    path.with_name("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few))
+    write_jsonl(path.with_name("train.jsonl"), world.problems("train", "mixed")[:192])
     problems = {"3+5=?": "8", "9-2+1=?": "8", "7+6-4=?": "9", "2+2+9-3=?": "10"}
-    rows = [json.dumps({"problem": p, "answer": a}) + "\n" for p, a in problems.items()]
-    path.write_text("".join(rows))
-    return path
+    return write_jsonl(path, [{"problem": p, "answer": a} for p, a in problems.items()])
 
 
 def flags(recipe, out, eval_file, steps=STEPS):
@@ -73,7 +74,7 @@ def whole_run(tmp_path_factory, forge, eval_file):
 
 
 def rows(out):
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return read_jsonl(out / "metrics.jsonl")
 
 
 def timeless(rows):
@@ -384,6 +385,56 @@ def test_a_full_disk_ends_a_run_in_one_sentence_and_keeps_what_was_saved(
     assert checkpoints(out) == saved, "nothing half-written stays, nothing whole goes"
 
 
+# --- the parts of a recipe that stand above its loop ---
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "text", "truncated", "scores"),
+    [
+        (justrl, {}, "0.5", False, (0, -1)), (justrl, {}, r"\frac12", True, (1, 1)),
+        (justrl, {"robust_verifier": True}, "0.5", False, (1, 1)),
+        (justrl, {"overlong_penalty": True, "overlong_buffer": 4}, "0.5", False, (0, -1.25)),
+        (prorl, {}, "0.5", False, (1, 1)), (prorl, {}, r"50\%", False, (1, 1)),
+        (prorl, {}, "2", False, (0, 0)), (prorl, {}, "0.5", True, (1, 1)),
+        (prorl, {"termination_penalty": True}, "0.5", True, (1, 0)),
+        (prorl, {"termination_penalty": True}, "0.5", False, (1, 1)),
+        (liteppo, {}, "0.5", True, (1, 1)), (liteppo, {}, "2", False, (0, 0)),
+    ],
+)  # fmt: skip
+def test_the_reward_is_that_of_the_paper(recipe, flags, text, truncated, scores):
+    """Of five tokens out of eight. Its first number is the verdict, the second is trained on."""
+    answer = Rollout([], [0] * 5, [], truncated, text=rf"\boxed{{{text}}}")
+    config = recipe.Config(max_response_tokens=8, **flags)
+    assert recipe.reward([answer], [Problem("?", r"\frac12")], config) == [scores]
+
+
+def test_dynamic_sampling_fills_a_batch_with_mixed_groups_and_gives_back_what_it_does_not_need():
+    asked, said = [], []
+
+    def sample(batch, first):
+        asked.append((first, [problem.text for problem in batch]))
+        rewards = [(0.0, float(problem.text not in alike)) for problem in batch]
+        return [[Rollout([], [], [], False, reward=r) for r in group] for group in rewards]
+
+    def draw(**state):
+        run = SimpleNamespace(config=prorl.Config(prompts_per_step=4, max_rounds=2))
+        run.say = said.append
+        batch, _, metrics = prorl.mixed_groups(sample, problems, range(99), state, run)
+        counts = [metrics[name] for name in ("sampled_groups", "trained_groups", "rounds")]
+        return [problem.text for problem in batch], counts, state
+
+    problems, alike = [Problem(str(i), "1") for i in range(99)], {"0", "1"}
+    batch, counts, state = draw(position=0, keep_rate=1.0)
+    assert asked == [(0, ["0", "1", "2", "3", "4"]), (5, ["5", "6"])]  # each round has its seeds
+    assert batch == ["2", "3", "4", "5"] and counts == [7, 4, 2] and not said
+    assert state["position"] == 6, "the next step begins with problem 6"
+    assert state["keep_rate"] == pytest.approx(0.7 * (0.7 + 0.3 * 3 / 5) + 0.3)
+    alike = set(map(str, range(99)))
+    batch, counts, state = draw(position=6, keep_rate=0.1)
+    assert batch == ["14"] and counts == [16, 0, 2] and "training on 0 groups" in said[0]
+    assert state == {"position": 22, "keep_rate": 0.1}
+
+
 def test_a_small_share_of_puzzles_is_one_puzzle_at_least(monkeypatch):
     class Enough(Exception):
         pass
@@ -398,14 +449,26 @@ def test_a_small_share_of_puzzles_is_one_puzzle_at_least(monkeypatch):
         prorl.main(prorl.Config(**prorl.TINY | {"logic_weight": 0.01}))
 
 
-def test_the_grpo_baseline_of_the_papers_page_runs(start, eval_file, tmp_path):
+def test_the_grpo_baseline_of_the_papers_page_runs_and_the_loss_s_other_weights_act(
+    start, eval_file, tmp_path
+):
     lines = (ROOT / "docs" / "papers.md").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith("python liteppo.py --scale")]
     given = shlex.split(line, comments=True)[2:]
     out = tmp_path / "run"
+    # The engine samples from other probabilities than it reports; these weights correct for none.
+    given += ["--overlong_filter", "--tis_cap", 2, "--temperature", 0.7, "--updates_per_step", 2]
+    given += ["--keep_rollouts", "all", "--max_response_tokens", 16]
     done = start("liteppo", *flags("liteppo", out, eval_file, steps=2), *given).wait()
     assert done.returncode == 0, done.stderr[-3000:]
     assert [row["step"] for row in rows(out)] == [0, 1, 2]
     config = json.loads((out / "config.json").read_text())
     assert (config["center"], config["scale"]) == ("group", "group")
     assert config["aggregation"] == "sequence"
+    answers = read(out / "rollouts" / "step_000001.parquet")
+    assert len({answer["truncated"] for answer in answers}) == 2
+    for answer in answers:
+        counted = [a for a in answers if a["minibatch"] == answer["minibatch"]]
+        whole = sum(not a["truncated"] for a in counted) * len(answer["response_ids"])
+        weight = 0 if answer["truncated"] else pytest.approx(1 / whole, rel=1e-3)
+        assert all(one == weight for one in answer["weights"])

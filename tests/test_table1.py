@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, write_jsonl
 from forge import no_picture
 from test_lockstep import drift, markers
 
@@ -46,23 +46,18 @@ def rows(out):
 
 def run(monkeypatch, out, *flags):
     """The metrics of a run in this process, on the first 64 easy problems."""
-    data = out.parent / "easy.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in world.problems("train", "easy")[:64]))
+    data = write_jsonl(out.parent / "easy.jsonl", world.problems("train", "easy")[:64])
     with monkeypatch.context() as patch:
         patch.setattr(table1, "plot_run", no_picture)
         table1.main(command_line(patch, *SMALL, "--data", data, "--out", out, *flags))
     return rows(out)
 
 
-PROBLEMS = {"3+5-2=?": "6", "9-2+1=?": "8", "7+6-4=?": "9", "2+2+9-3=?": "10", "8+8-9+5=?": "12"}
-
-
 @pytest.fixture
 def problems(tmp_path):
-    file = tmp_path / "problems.jsonl"
-    lines = [json.dumps({"problem": p, "answer": a}) + "\n" for p, a in PROBLEMS.items()]
-    file.write_text("".join(lines))
-    return str(file)
+    few = {"3+5-2=?": 6, "9-2+1=?": 8, "7+6-4=?": 9, "2+2+9-3=?": 10, "8+8-9+5=?": 12}
+    rows = [{"problem": problem, "answer": answer} for problem, answer in few.items()]
+    return str(write_jsonl(tmp_path / "problems.jsonl", rows))
 
 
 def rollout(length=3, right=0.0, reward=None, ids=None, truncated=False):

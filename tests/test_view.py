@@ -7,17 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from architectures import byte_tokenizer
+from conftest import ROOT, write_jsonl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-from viewer import (
-    HOSTILE,
-    answer,
-    byte_tokenizer,
-    make_evaluation,
-    make_hostile_run,
-    make_run,
-)
+from viewer import HOSTILE, answer, make_evaluation, make_hostile_run, make_run
 
 from tools.view.__main__ import main
 from tools.view.folder import load
@@ -29,8 +23,8 @@ from trainer.run import kept as rollouts
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return byte_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+def tokenizer():
+    return byte_tokenizer(end="<|end|>")
 
 
 def group(*rewards):
@@ -176,12 +170,6 @@ def test_a_resumed_run_forgets_later_steps_and_torn_files(tmp_path):
     rollouts.forget_after(tmp_path / "nowhere", 3)
 
 
-def test_the_same_rows_are_the_same_bytes(tmp_path):
-    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b")
-    name = "rollouts/step_000002.parquet"
-    assert (first / name).read_bytes() == (second / name).read_bytes()
-
-
 # --- texts of tokens ---
 
 
@@ -278,7 +266,7 @@ def test_answers_are_judged_by_the_puzzles_verifier_and_with_what_the_prompt_beg
     puzzle = record | {"verify": {"task": "t"}}
     puzzle["answers"] = [blank | {"text": "1"}, blank | {"text": "0.5"}]
     begun = record | {"index": 1, "prefill": "\\boxed{", "answers": [blank | {"text": "42}"}]}
-    path.write_text(json.dumps(puzzle) + "\n" + json.dumps(begun) + "\n")
+    write_jsonl(path, [puzzle, begun])
     first, second = load(path.parent).groups
     assert [(a.strict, a.robust) for a in first.answers] == [(True, True), (False, False)]
     assert [(a.strict, a.robust) for a in second.answers] == [(True, True)]

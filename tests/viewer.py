@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from architectures import byte_tokenizer
+from conftest import write_jsonl
 from transformers import PreTrainedTokenizerFast
 
 from trainer.data import Problem, Rollout
@@ -21,16 +22,10 @@ HOSTILE = {
 }
 
 
-def byte_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Every byte a token, as a byte-level BPE without merges has it, and one special token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {character: i for i, character in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
-    fast.save_pretrained(folder)
-    return fast
+def saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    tokenizer = byte_tokenizer(end="<|end|>")
+    tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def answer(tokenizer, text: str, right: bool, truncated: bool = False) -> Rollout:
@@ -68,7 +63,7 @@ def make_run(folder: Path, offset: int = 0, steps: int = 6) -> Path:
     3 and 6, a reset at 4, a truncated answer at 5; at step 2 the verifiers disagree.
     """
     folder.mkdir(parents=True)
-    tokenizer = byte_tokenizer(folder / "model")
+    tokenizer = saved_tokenizer(folder / "model")
     config = {"recipe": "justrl", "model": str(folder / "model"), "steps": steps}
     config |= {"clip_low": 0.2, "clip_high": 0.28}
     (folder / "config.json").write_text(json.dumps(config))
@@ -79,12 +74,12 @@ def make_run(folder: Path, offset: int = 0, steps: int = 6) -> Path:
         row = {"step": 0} if step == 0 else row
         row |= {"eval_accuracy": step / 10} if step % 3 == 0 else {}
         row |= {"event": "reset"} if step == 4 else {}
-        rows.append(json.dumps(row) + "\n")
+        rows.append(row)
         if step:
             write_step(folder, tokenizer, step, offset)
         if step % 3 == 0:
             write_evaluation(folder, tokenizer, step)
-    (folder / "metrics.jsonl").write_text("".join(rows))
+    write_jsonl(folder / "metrics.jsonl", rows)
     return folder
 
 
@@ -127,7 +122,7 @@ def write_evaluation(folder: Path, tokenizer, step: int) -> None:
 def make_hostile_run(folder: Path) -> Path:
     """One step whose problems, golds and answers are HOSTILE, and one answer of 100,000 letters."""
     folder.mkdir(parents=True)
-    tokenizer = byte_tokenizer(folder / "model")
+    tokenizer = saved_tokenizer(folder / "model")
     config = {"model": str(folder / "model"), "steps": 1, "recipe": HOSTILE["end of data"]}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n{"step": 2, "rew')
@@ -155,8 +150,8 @@ def make_evaluation(folder: Path) -> Path:
             ]
             record = {"benchmark": benchmark, "index": index, "text": f"{benchmark} {index}?"}
             record |= {"answer": str(gold), "task": benchmark, "verify": None, "answers": answers}
-            records.append(json.dumps(record) + "\n")
-    (folder / "generations.jsonl").write_text("".join(records))
+            records.append(record)
+    write_jsonl(folder / "generations.jsonl", records)
     curve = {"1": [0.5, 0.4, 0.6], "2": [0.8, 0.7, 0.9], "4": [1.0, 0.9, 1.0]}
     result = {
         "name": "trained",
