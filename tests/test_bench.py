@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -202,23 +201,6 @@ def test_published_runs_are_met_within_a_factor_of_two_but_for_two():
     ratios = [float(line.split("|")[5]) for line in estimate.public_table().splitlines()[2:]]
     assert len(ratios) == 9
     assert sum(0.5 <= ratio <= 2 for ratio in ratios) == 7
-
-
-def test_decoding_reads_weights_and_cache_for_each_token():
-    card = estimate.Card(80, 300, 2.0)
-    work = estimate.Work(QWEN, responses=64, mean=1000, longest=1000, prompt=0)
-    read = 2 * parameters(QWEN) + 64 * 500 * kv_bytes_per_token(QWEN)
-    seconds = 1000 * (read / (estimate.DECODING * 2e12) + estimate.PASS)
-    assert estimate.decoding_seconds(work, card, 1, share=0.35) == pytest.approx(seconds)
-    half = replace(work, responses=32)
-    assert estimate.decoding_seconds(half, card, 1, 0.35) == pytest.approx(
-        estimate.decoding_seconds(work, card, 2, 0.35)
-    )
-    longer = replace(work, longest=3000)
-    assert estimate.decoding_seconds(longer, card, 1, 0.35) > 2 * seconds
-    # A cache for 8 responses takes them in turns.
-    share = (2 * parameters(QWEN) + 2e9 + 8000 * kv_bytes_per_token(QWEN)) / 80e9
-    assert estimate.decoding_seconds(work, card, 1, share) > 4 * seconds
 
 
 def test_an_estimate_is_a_table_of_cards_and_the_page_has_it(capsys, monkeypatch):

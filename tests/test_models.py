@@ -202,14 +202,11 @@ def test_an_engine_that_disagrees_is_refused_before_training(save):
         self_check(engine, policy, [5, 6, 7])
 
 
-@pytest.mark.parametrize("fault", [ValueError("'attention' is not in list"), KeyError("sink")])
-def test_what_a_models_code_raises_becomes_one_sentence(fault):
+def test_what_a_models_code_raises_becomes_one_sentence_but_for_memory_that_runs_out():
     says = "Module is not supported, as it fails on a plain prompt: "
-    with pytest.raises(Refused, match=says), plain_prompt(torch.nn.Module()):
-        raise fault
-
-
-def test_memory_that_runs_out_is_no_fault_of_the_model():
+    for fault in (ValueError("'attention' is not in list"), KeyError("sink")):
+        with pytest.raises(Refused, match=says), plain_prompt(torch.nn.Module()):
+            raise fault
     with pytest.raises(torch.OutOfMemoryError), plain_prompt(torch.nn.Module()):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -330,15 +327,11 @@ def test_the_context_is_that_of_the_text_model_and_of_its_stretched_rope(save):
     assert context_length(folder) == 1024
 
 
-def test_more_tokens_than_the_context_are_refused(save):
-    folder = save("llama")
-    check_limits(folder, byte_tokenizer(), 128)
-    with pytest.raises(Refused, match="129 tokens, but the model has 128 positions"):
-        check_limits(folder, byte_tokenizer(), 129)
-
-
-def test_an_id_beyond_the_embeddings_is_refused_unless_no_text_needs_it(save):
+def test_too_long_a_context_and_ids_beyond_the_embeddings_that_a_text_needs_are_refused(save):
     folder, tokenizer = save("llama"), byte_tokenizer()
+    check_limits(folder, tokenizer, 128)
+    with pytest.raises(Refused, match="129 tokens, but the model has 128 positions"):
+        check_limits(folder, tokenizer, 129)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     check_limits(folder, tokenizer, 16)
     tokenizer.chat_template = "<image>{{ messages[0].content }}"

