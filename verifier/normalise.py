@@ -71,8 +71,8 @@ _FACTOR = (
     r"|(?<![^=,(])\s*-\s*)"
 )
 _TURNED = r"(?:\s*\^\s*(?:\{\s*)?(?:T|t|\\top|\\intercal)(?![a-zA-Z])\s*\}?)"
-_CHOOSE = rf"(?:(?<![a-zA-Z\\])(?:C|nCr)|{TEXT}\{{\s*C\s*\}})"
-_N = r"\{?(\w+)\}?"
+_CHOOSE = rf"(?:(?<![a-zA-Z\\])(?:C(?!_\{{?[01]\D)|nCr)|{TEXT}\{{\s*C\s*\}})"  # C_1 is a constant
+_N = r"\{?((?<=\{)\w+|\d+|[a-z])\}?"
 _ARGUMENT = r"(?:\{\s*([^{}]*?)\s*\}|(\w))"
 _BOLD = r"\\(?:hat|mathbf|vec|boldsymbol)\s*"
 _LOGIC = {"lor": " or ", "vee": " or ", "land": " and ", "wedge": " and "}
@@ -220,6 +220,7 @@ _REWRITES = [  # in this order
         (rf"\\degree\s*(?:{TEXT}\{{\s*[CF]\s*\}}|[CF]\b)", r"\\degree "),
         (rf"^\s*(?:{TEXT}|\\boldsymbol\s*|\\bm\s*)\{{(\s*(?:-\s*)?[\d\\].*)\}}\s*$", _unwrap),
         (rf"^\s*{TEXT}\{{([^{{}}\\$]*(?:\b(?:and|or)\b|,)[^{{}}\\$]*)\}}\s*$", _words_apart),
+        (rf"{TEXT}\{{(\s*[a-z][^{{}}]*?)\s+(and|or)\s*\}}", r"\\text{\1} \2 "),  # 2 cm and 3 cm
         # Numbers in words.
         (
             rf"(?<=\d)\s*(?:{TEXT}\{{)?\s*(thousand|million|billion|trillion)\b\s*\}}?",
@@ -306,7 +307,7 @@ _UNIT_BARE = re.compile(  # km/h, sq cm, m s^{-2} or words at the end
     rf"(?:(?:\s*(?:/|\\cdot)\s*|\s+)\(?[a-zA-Zμ]++{_EXPONENT}?\)?)*+)\s*$"
 )
 _NOT_UNIT = re.compile(
-    r"\b(?:or|and|not|no|more|less|than|least|most|if|for|when|where|mod)\b|[\\=<>]"
+    r"\b(?:or|and|not|no|is|are|more|less|than|least|most|if|for|when|where|mod)\b|[\\=<>]"
 )
 _SCALE = re.compile(r"(?:\\circ|\\?degrees?|°|º)[\s})]*(?:\\\w+\{\s*)?(C|F)(?:elsius|ahrenheit)?\b")
 

@@ -118,6 +118,12 @@ def _region(latex: str) -> Region | None:
     return _piece(latex)
 
 
+def _point(latex: str) -> Region | None:
+    r"""Each value of x = 3 or \{1, 2\}, as a part of a union."""
+    found = re.fullmatch(r"(?:(\\?[a-zA-Z])\s*=(?=[^=]+$)|\\\{)(.*?)(?:\\\})?", latex)
+    return Region(key(found[1] or ""), _points(found[2])) if found else None
+
+
 def _points(text: str) -> list[Piece]:
     r"""3, \pm 1 or 1, 2."""
     signed = [text.replace(r"\pm", sign) for sign in ("+", "-")] if r"\pm" in text else [text]
@@ -125,7 +131,7 @@ def _points(text: str) -> list[Piece]:
 
 
 def _combined(parts: list[str], combine) -> Region | None:
-    found = [_region(part) for part in parts]
+    found = [_region(part) or _point(part) for part in parts]
     if None in found or len({one.name for one in found if one.name}) > 1:
         return None
     pieces = found[0].pieces

@@ -33,7 +33,8 @@ def is_missing(value) -> bool:
 
 
 CONTROL = re.compile(  # LaTeX such as \frac or \text, whose single backslash JSON has read
-    r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]|\t(?=(?:ext|imes|heta|frac|an)\b)|\r(?=(?:ight|angle|ho)\b)"
+    r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]|\t(?=(?:ext|imes|heta|frac|an|au|riangle)(?![a-z]))"
+    r"|\r(?=(?:ight|angle|ho|floor|ceil)(?![a-z]))|\n(?=(?:eq|abla|otin)(?![a-z]))"
 )
 
 
@@ -79,7 +80,7 @@ def clean_answer(value) -> str:
         answer = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", answer)
     if BOX.search(answer) and (box := last_box(answer)):  # with words around it
         return clean_answer(box)
-    if number := re.fullmatch(r"(-?)0*(0|[1-9][0-9]*)(?:\.0+)?", answer):
+    if number := re.fullmatch(r"(-?)0*(0|[1-9][0-9]*)(?:\.0*)?", answer):
         answer = number[1] + number[2]
     if answer.lower() in ("", "nan", "null"):
         raise Blank("empty answer")
@@ -100,7 +101,7 @@ def _digits(number):
 
 
 AMOUNT = re.compile(  # $18, 18 dollars
-    r"\\?[$€£]?\s*([+-]?[\d,]*\.?\d+)\s*(?:\\?%|[a-zA-Z][a-zA-Z. ]*)?\.?"
+    r"\\?[$€£]?\s*([+-]?[\d,]*\.?\d+(?:/\d+)?)\s*(?:\\?%|[a-zA-Z][a-zA-Z. ]*)?\.?"
 )
 BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 # One formula and nothing else. "$5" is money, and "$x$ and $y$" is a sentence.
