@@ -3,6 +3,9 @@
 import fcntl
 import os
 import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 import pytest
 from conftest import ROOT, python
@@ -73,6 +76,36 @@ def test_a_wrong_flag_or_folder_gets_a_suggestion(config, capsys, tmp_path):
         with pytest.raises(SystemExit):
             config("justrl", wrong)
         assert said in capsys.readouterr().err
+
+
+@dataclass
+class Own(justrl.Config):
+    one: float = 0.5  # with one blank  # fmt: skip
+    bare: str = "after ####"
+    pair: tuple = (0.9, 0.95)  # of any length
+    layers: list = field(default_factory=lambda: [0, 1])
+    cap: float | None = None  # perhaps
+    dual_clip: float | None = None  # off
+    place: Path = Path("there")
+    power: Literal[1, 2] = 1
+    quick: bool = True
+    reset_every: int = 0  # elsewhere it needs a KL penalty
+
+
+def test_fields_of_one_s_own_are_flags_of_any_type(monkeypatch, tmp_path):
+    def parsed(*flags):
+        monkeypatch.setattr(sys, "argv", ["mine.py", "--tiny", "--out", str(tmp_path), *flags])
+        return parse(Own, {"tiny": justrl.TINY}, "")
+
+    assert parsed().layers == [0, 1] and parsed().pair == (0.9, 0.95)
+    given = "--one=1 --bare=x --pair=1,2 --cap=0.5 --place=here --power=2 --quick=false"
+    config = parsed(*given.split(), "--layers=[3]", "--reset_every=9")
+    assert (config.one, config.bare, config.pair, config.cap) == (1.0, "x", (1, 2), 0.5)
+    assert (config.place, config.power, config.quick) == (Path("here"), 2, False)
+    assert config.layers == [3] and parsed("--cap=None").cap is None
+    Run("mine", config)
+    (tmp_path / "metrics.jsonl").write_text("")
+    Run("mine", config)  # the same settings, as config.json has them
 
 
 # --- the folder ---

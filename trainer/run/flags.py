@@ -7,6 +7,7 @@ source are in one line of the recipe:
 """
 
 import argparse
+import ast
 import importlib.util
 import inspect
 import math
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import huggingface_hub
 import torch
@@ -104,7 +105,8 @@ class Flags:
         for field in fields(self):
             value = getattr(self, field.name)
             rule, holds = self.ranges.get(field.name, ("must be finite", lambda _: True))
-            if (isinstance(value, float) and not math.isfinite(value)) or not holds(value):
+            wrong = isinstance(value, float) and not math.isfinite(value)
+            if wrong or (value is not None and not holds(value)):
                 return f"--{field.name} {rule}, not {value}"
         held_out = ("eval_data",) if self.eval_every or self.decontaminate else ()
         for name in ("model", "data", *held_out):
@@ -147,19 +149,14 @@ def parse(config_class: type, presets: dict[str, dict], doc: str):
     parser = argparse.ArgumentParser(
         description=doc, usage=usage, formatter_class=Help, allow_abbrev=False
     )
-    comments = field_comments(config_class)
+    comments, kinds = field_comments(config_class), get_type_hints(config_class)
     recipe = parser.add_argument_group("the recipe")
     others = parser.add_argument_group("how it runs, the same for all recipes")
     shared = {field.name for field in fields(Flags)}
-    for field in fields(config_class):
-        kind = {"type": field.type}
-        if field.type is bool:
-            kind = {"type": truth, "nargs": "?", "const": True}
-        elif get_origin(field.type) is Literal:
-            kind = {"choices": get_args(field.type)}
-        text = comments[field.name].replace("%", "%%")
-        group = others if field.name in shared else recipe
-        group.add_argument(f"--{field.name}", default=field.default, help=text, **kind)
+    for name, default in vars(config_class()).items():
+        text = comments.get(name, "").replace("%", "%%")
+        group = others if name in shared else recipe
+        group.add_argument(f"--{name}", default=default, help=text, **argument(kinds[name]))
     words = [word for word in sys.argv[1:] if word not in ("-h", "--help")]
     chosen = [name for name in presets if getattr(parser.parse_known_args(words)[0], name)]
     if len(chosen) > 1:
@@ -190,6 +187,23 @@ def check(config: Flags) -> None:
         load_reward(config.reward)
 
 
+def argument(kind: Any) -> dict:
+    """How argparse reads a field of this type."""
+    if kind is bool:
+        return {"type": truth, "nargs": "?", "const": True}
+    if get_origin(kind) is Literal:
+        return {"type": type(get_args(kind)[0]), "choices": get_args(kind)}
+    return {"type": kind if kind in (int, float, str, Path) else literal}
+
+
+def literal(word: str) -> Any:
+    """A value as Python writes it, such as None or 0.9,0.95; any other word is text."""
+    try:
+        return ast.literal_eval(word)
+    except (ValueError, SyntaxError):
+        return word
+
+
 def truth(word: str) -> bool:
     """ "true" or "false" of a command line. Raises ArgumentTypeError for another word."""
     if word.lower() not in ("true", "yes", "1", "false", "no", "0"):
@@ -212,7 +226,7 @@ def field_comments(config_class: type) -> dict[str, str]:
     for base in reversed(config_class.__mro__[:-1]):
         above = []
         for line in inspect.getsource(base).splitlines():
-            if found := re.match(r"    (\w+): [^#]*(?:  # (.*))?$", line):
+            if found := re.match(r"    (\w+): .*?(?: # (.*))?$", line):
                 comments[found[1]] = found[2] or " ".join(above)
             above = [*above, line.strip("# ")] if line.startswith("    # ") else []
     return comments

@@ -3,7 +3,7 @@
 
 def requires(flag: str):
     """The entry of NEEDS for a flag without effect while another one is 0, off or empty."""
-    return lambda config: bool(getattr(config, flag)), f"without --{flag}"
+    return lambda config: bool(getattr(config, flag, True)), f"without --{flag}"
 
 
 # {flag: (a test whether it has an effect, the reason if it has none)}. A recipe adds those of its

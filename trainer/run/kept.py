@@ -145,7 +145,7 @@ def _columns(
     ratios = token_ratio_metrics(micro, low, high)
     log_ratio_M = micro.new_logps_M - micro.old_logps_M
     clipped_M = ratios["clip_fraction_high"] - ratios["clip_fraction_low"]
-    for cap in dual:
+    for cap in filter(None, dual):
         clipped_M -= ((micro.advantages_M < 0) & (log_ratio_M.exp() > cap)).float()
     columns = {
         "logps": micro.old_logps_M,
