@@ -123,6 +123,7 @@ def test_a_card_names_what_is_on_the_hub_and_the_paper(recipe, paper):
     assert paper in card
     assert meta.get("datasets") == ([config.data] if "/" in config.data else None)
     assert f"python {recipe}.py\n" in card
+    assert f"python {recipe}.py\n" in publish.model_card("a name of its own", config, rows)
 
 
 def test_before_and_after_are_means_over_the_first_and_last_steps():

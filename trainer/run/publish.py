@@ -16,7 +16,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
 
 from trainer.errors import Refused
-from trainer.run.checkpoint import TRAINING
+from trainer.run.checkpoint import TRAINING, recipe_file
 from trainer.run.files import write_atomically
 
 MEASURES = ("reward", "accuracy", "length", "truncated", "entropy", "logp_gap")
@@ -75,10 +75,10 @@ def before_and_after(rows: list[dict]) -> dict[str, tuple[float, float]]:
     measured = [row["eval_accuracy"] for row in rows if "eval_accuracy" in row]
     if measured:
         found["held-out pass@1"] = measured[0], measured[-1]
-    edge = max(1, min(5, len(trained) // 2))
     for name in MEASURES:
-        before, after = trained[:edge], trained[-edge:]
-        found[name] = fmean(row[name] for row in before), fmean(row[name] for row in after)
+        if values := [row[name] for row in trained if name in row]:
+            edge = max(1, min(5, len(values) // 2))
+            found[name] = fmean(values[:edge]), fmean(values[-edge:])
     return found
 
 
@@ -93,7 +93,7 @@ def model_card(recipe: str, config, rows: list[dict]) -> str:
     flags = {name: value for name, value in values.items() if name not in PLACES}
     changed = [f"--{name}={value}" for name, value in flags.items() if value != defaults[name]]
     package = module.__spec__ and "." in module.__spec__.name
-    script = ["-m", module.__spec__.name] if package else [f"{recipe}.py"]
+    script = ["-m", module.__spec__.name] if package else [Path(recipe_file(config) or recipe).name]
     data = [name.strip() for name in config.data.split(",") if _is_hub_id(name.strip())]
     meta = huggingface_hub.ModelCardData(
         library_name="transformers",
