@@ -247,7 +247,7 @@ def main(config: Config) -> None:
             text = tokenizer.decode(rollout.response_ids, skip_special_tokens=True)
             rollout.text = problem.completed(text)
         for rollout, scores in zip(rollouts, score(rollouts, asked, config), strict=True):
-            rollout.right, rollout.reward = scores
+            rollout.right, rollout.reward = map(float, scores)
         run.phase("rollout")
         return gather(groups)
 
