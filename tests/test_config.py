@@ -80,7 +80,7 @@ def test_a_wrong_flag_or_folder_gets_a_suggestion(config, capsys, tmp_path):
 
 @dataclass
 class Own(justrl.Config):
-    one: float = 0.5  # with one blank  # fmt: skip
+    one: float = 0.5  # a number
     bare: str = "after ####"
     pair: tuple = (0.9, 0.95)  # of any length
     layers: list = field(default_factory=lambda: [0, 1])

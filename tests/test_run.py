@@ -14,22 +14,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import NO_TOKENIZER, ROOT, load
+from conftest import NO_TOKENIZER, ROOT, load, random_rollouts
 from huggingface_hub import constants
 
 import justrl
 from trainer import network
 from trainer.errors import Refused
+from trainer.policy.policy import rectangle, set_learning_rate
 from trainer.run.checkpoint import (
+    check_whole,
+    claim,
     code_digests,
     latest_checkpoint,
     load_checkpoint,
     recipe_file,
     save_checkpoint,
+    with_neighbours,
 )
 from trainer.run.files import read_jsonl
 from trainer.run.launch import _sentence, leave
-from trainer.run.run import Run, check_finite, plain
+from trainer.run.metrics import step_metrics
+from trainer.run.run import Run, finite, plain
 
 FEW = dict(steps=1, prompts_per_step=2, samples_per_prompt=2, updates_per_step=1, eval_every=0)
 FEW |= dict(max_response_tokens=8, eval_max_tokens=8)
@@ -83,7 +88,11 @@ def test_a_slip_in_a_recipe_shows_its_line(copy, start, tmp_path):
     assert done.stderr.rstrip().endswith("ValueError: too many values to unpack (expected 2)")
 
 
-def test_main_twice_in_one_process_and_what_it_gives_back(tmp_path, capsys):
+def test_main_twice_in_one_process_and_what_it_gives_back(tmp_path, capsys, monkeypatch):
+    def whole_numbers(rollouts, problems, config):
+        return [(i % 2 == 0, i % 2) for i in range(len(rollouts))]
+
+    monkeypatch.setattr(justrl, "reward", whole_numbers)
     config = justrl.Config(**justrl.TINY | FEW | {"out": str(tmp_path / "run")})
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     justrl.main(config)
@@ -108,6 +117,37 @@ def test_a_recipe_may_be_started_in_its_own_folder(tmp_path, monkeypatch):
     assert names == {"mine.py", "losses.py", "rewards.py"}
 
 
+def test_code_is_what_a_script_imports_from_its_own_folder(tmp_path):
+    (tmp_path / "mine.py").write_text("import json, helpers\nfrom trainer import data\n")
+    (tmp_path / "helpers.py").write_text("def late():\n    from .deeper import x\n")
+    for name in ("deeper.py", "data.py", "other.py"):  # data.py is not trainer/data.py
+        (tmp_path / name).write_text("")
+    names = {path.name for path in with_neighbours(tmp_path / "mine.py")}
+    assert names == {"mine.py", "helpers.py", "deeper.py"}
+
+
+def test_without_a_checkpoint_a_run_begins_again_with_other_code(tmp_path):
+    claim(tmp_path, {"seed": 1}, {"mine.py": "before"})
+    (tmp_path / "metrics.jsonl").write_text("")
+    claim(tmp_path, {"seed": 1}, {"mine.py": "repaired"})
+    (tmp_path / "checkpoints" / "step_000001").mkdir(parents=True)
+    claim(tmp_path, {"seed": 1}, {"mine.py": "repaired"})
+    with pytest.raises(Refused, match=r"mine\.py changed since the run in .* began"):
+        claim(tmp_path, {"seed": 1}, {"mine.py": "before"})
+
+
+def test_a_step_that_learns_nothing_or_is_not_saved_is_said(tmp_path, capsys):
+    run = Run("justrl", justrl.Config(**justrl.TINY | {"out": str(tmp_path)}))
+    for step in run.steps(0):
+        with pytest.raises(ValueError, match="shorter"):  # groups were dropped, their problems not
+            run.keep_rollouts(step, [None], [], torch.ones(1, 1), [], (0.2, 0.2))
+        run.log(step, {"grad_norm": 0.0})  # not what a step measures, so it is not in the bar
+        break
+    assert "step 1: the gradient is 0, so nothing is learnt" in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match="step 1, the last one, is not saved"):
+        run.finish(None)
+
+
 def test_what_is_logged_is_one_number_of_any_kind_or_text():
     numbers = [
         2, 2.0, np.int64(2), np.float32(2), np.array([2]), torch.tensor(2), torch.ones(1) * 2,
@@ -127,10 +167,41 @@ OPTIMIZERS = {
 }
 
 
+def test_what_a_checkpoint_could_not_bring_back_is_refused_at_once(random_policy_dir):
+    policy = load(random_policy_dir)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    check_whole({"step": 1, "seen": {"3": [1, 0.5, None]}, "reference": policy}, policy, optimizer)
+    for wrong in (torch.tensor(1.0), {3: 1}, (1, 2), {1}, random_rollouts(1)):
+        with pytest.raises(Refused, match=r"state\['seen'\] would not come back"):
+            check_whole({"seen": wrong}, policy, optimizer)
+    value = torch.nn.Linear(64, 1)
+    optimizer.add_param_group({"params": value.parameters(), "lr": 1.0})
+    with pytest.raises(ValueError, match="have rates of their own"):
+        set_learning_rate(optimizer, 0.1, 1, 0)
+    with pytest.raises(Refused, match="a tensor that is not in the policy"):
+        check_whole({}, policy, optimizer)
+    policy.value = value
+    check_whole({}, policy, optimizer)
+    torch.optim.lr_scheduler.ConstantLR(optimizer)
+    with pytest.raises(Refused, match="scheduler begins again"):
+        check_whole({}, policy, optimizer)
+
+
+def test_what_the_loop_must_set_of_a_micro_batch_is_named():
+    (rollout,) = random_rollouts(1)
+    micro = rectangle([rollout], torch.ones(1), torch.ones(1, 12), torch.device("cpu"))
+    micro.old_logps_M = micro.new_logps_M = micro.engine_logps_M
+    for wrong in (None, micro.engine_logps_M.mean()):
+        micro.entropy_M = wrong
+        with pytest.raises(ValueError, match=r"micro\.entropy_M must be set"):
+            step_metrics([[rollout]], [[micro]], [1.0], None, (0.2, 0.2))
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_state_of_any_optimizer_survives_a_resume(name, random_policy_dir, tmp_path):
     def begin():
         policy = load(random_policy_dir)
+        policy.value = torch.nn.Linear(64, 1)  # as a student adds it
         return policy, OPTIMIZERS[name](list(policy.parameters()))
 
     def train(policy, optimizer, seed):
@@ -215,11 +286,13 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(random_policy_dir, tmp_pa
         load_checkpoint(folder, state, policy, optimizer)
 
 
-def test_a_number_that_is_not_finite_ends_the_run_with_its_name():
-    check_finite(3, {"reward": 1.0, "event": "reset"})
+def test_a_number_that_is_not_finite_is_named():
+    said, good = [], {"reward": 1.0, "event": "reset"}
     for bad in (math.nan, math.inf, -math.inf):
+        assert finite(3, good | {"own": bad}, said.append) == good
+        assert said.pop() == f"step 3: own is {bad}, so it is not logged"
         with pytest.raises(Refused, match=r"step 3: reward is -?(nan|inf)"):
-            check_finite(3, {"length": 2.0, "reward": bad})
+            finite(3, {"length": 2.0, "reward": bad}, said.append)
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(start, tmp_path):

@@ -283,7 +283,12 @@ def make_optimizer(policy: Policy, weight_decay: float) -> torch.optim.AdamW:
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, rate: float, step: int, warmup_steps: int
 ) -> None:
-    """Constant after a linear warm-up. Warm-up starts at 0, so its first step changes no weight."""
+    """Constant after a linear warm-up. Warm-up starts at 0, so its first step changes no weight.
+
+    Raises ValueError if parameter groups have rates of their own.
+    """
+    if len({group["lr"] for group in optimizer.param_groups}) > 1:
+        raise ValueError("parameter groups have rates of their own: set each group['lr'] yourself")
     if step <= warmup_steps:
         rate *= (step - 1) / warmup_steps
     for group in optimizer.param_groups:

@@ -11,6 +11,7 @@ checkpoint is written under another name and renamed when it is complete, so a r
 any moment.
 """
 
+import ast
 import hashlib
 import json
 import shutil
@@ -33,6 +34,7 @@ from trainer.run.files import read_jsonl, write_atomically
 from trainer.run.flags import FREE
 
 TRAINING = "training"  # folder for tensors that only a continued run needs
+ADDED = "added"  # file there of what a recipe has added to the policy, such as a value head
 
 
 def recipe_file(config) -> str | None:
@@ -43,20 +45,37 @@ def recipe_file(config) -> str | None:
 def code_digests(config) -> dict[str, str]:
     """{file: its digest} of the code that must not change when a run is continued.
 
-    These are the recipe's file, losses.py, rewards.py, the file of --reward, and modules next to a
-    recipe in a folder of its own.
+    These are losses.py, rewards.py, the recipe's file, the file of --reward, and what these two
+    import from their own folders.
     """
-    root, script = Path(losses.__file__).resolve().parent, recipe_file(config)
-    files = [losses.__file__, rewards.__file__, config.reward.rpartition(":")[0], script]
-    if script and (folder := Path(script).resolve().parent) != root:
-        loaded = [getattr(module, "__file__", None) for module in sys.modules.values()]
-        loaded = [name for name in loaded if name and Path(name).is_file()]  # torch.ops' is none
-        files += [name for name in loaded if Path(name).resolve().parent == folder]
-    paths = {Path(name).expanduser().resolve() for name in files if name}
+    root = Path(losses.__file__).resolve().parent
+    paths = {Path(losses.__file__).resolve(), Path(rewards.__file__).resolve()}
+    for name in filter(None, (recipe_file(config), config.reward.rpartition(":")[0])):
+        paths |= with_neighbours(Path(name).expanduser().resolve())
     return {
         str(path.relative_to(root) if root in path.parents else path): digest(path)
         for path in sorted(paths)
     }
+
+
+def with_neighbours(script: Path) -> set[Path]:
+    """A script, and the files next to it that it imports, themselves or through one another."""
+    found, new = set(), {script}
+    while new:
+        path = new.pop()
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ImportFrom):
+                module = [node.module] if node.module else []
+                names = module + [".".join([*module, alias.name]) for alias in node.names]
+            else:
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                near = path.with_name(f"{name.rpartition('.')[2]}.py")
+                its_name = near.with_suffix("").as_posix().endswith("/" + name.replace(".", "/"))
+                if its_name and near.is_file() and near not in found:
+                    new.add(near)
+    return found
 
 
 def claim(out: Path, config: dict, code: dict[str, str]) -> None:
@@ -68,6 +87,8 @@ def claim(out: Path, config: dict, code: dict[str, str]) -> None:
     path = out / "config.json"
     before = json.loads(path.read_text()) if path.exists() else dict(config)
     began = before.pop("code", None)
+    if not any((out / "checkpoints").glob("step_??????")):
+        began = None  # the run begins again, so it may do so with other code
     if changed := [name for name in _changed(before, config) if name not in FREE]:
         changes = ", ".join(
             f"{name}: {before.get(name)!r} there, {config.get(name)!r} here" for name in changed
@@ -111,6 +132,36 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_whole(state: dict, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+    """Raise Refused, and say why, if a checkpoint could not bring all of this back."""
+    for name, value in state.items():
+        try:
+            whole = isinstance(value, Policy) or json.loads(json.dumps(value)) == value
+        except TypeError:
+            whole = False
+        if not whole:
+            raise Refused(
+                f"state[{name!r}] would not come back from a checkpoint as it is: only numbers, "
+                f"texts, lists, dicts with texts as keys, and policies do"
+            )
+    trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    if trained - set(policy.parameters()):
+        raise Refused(
+            "the optimizer trains a tensor that is not in the policy, so no checkpoint has it; "
+            "add its module to the policy, as in policy.value = torch.nn.Linear(...)"
+        )
+    if "initial_lr" in optimizer.param_groups[0]:  # set by torch's schedulers
+        raise Refused(
+            "a learning rate scheduler begins again when a run is continued: compute the rate from "
+            "the step, and give it to set_learning_rate"
+        )
+
+
+def added_tensors(policy: Policy) -> dict[str, torch.Tensor]:
+    """{name: tensor} of what a recipe has added to the policy beside its model."""
+    return {k: v for k, v in policy.state_dict().items() if not k.startswith("model.")}
+
+
 def save_checkpoint(
     out: Path,
     state: dict,
@@ -138,6 +189,8 @@ def save_checkpoint(
     for name, value in policies.items():
         # Clones, because safetensors refuses two names for the same memory: tied weights.
         tensors[name] = ((key, tensor.clone()) for key, tensor in value.full_state())
+    if added := added_tensors(policy):
+        tensors[ADDED] = added.items()
     try:
         # One file's tensors at a time, and only on rank 0, to save host memory.
         weights = dict(_on_rank_0(policy.full_state()))
@@ -200,6 +253,10 @@ def load_checkpoint(
         _load_optimizer(folder / TRAINING / "optimizer.safetensors", policy, optimizer)
         for name, value in policies.items():
             value.load_full_state(load_file(folder / TRAINING / f"{name}.safetensors"))
+        if added := added_tensors(policy):
+            whole = load_file(folder / TRAINING / f"{ADDED}.safetensors")
+            for name, tensor in added.items():
+                copy_full(tensor, whole[name])
     return saved
 
 

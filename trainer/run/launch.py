@@ -50,8 +50,6 @@ def _sentence(error: Exception) -> str | None:
             f"out of GPU memory ({str(error).partition('. ')[0]}): lower --tokens_per_micro_batch "
             f"or --engine_memory, or give --offload; docs/running.md has a table"
         )
-    if isinstance(error, MemoryError):
-        return "out of memory on this machine: docs/running.md says how much a run takes"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" to write {error.filename}" if error.filename else ""
         return f"no space left on the disk{where}: make room, the same command continues the run"

@@ -62,6 +62,10 @@ def step_metrics(
     rewards_P_G = torch.tensor([[rollout.reward for rollout in group] for group in groups])
     correction = min(1, rewards_P_G.shape[1] - 1)  # a group of one has std 0
     micros = list(chain(*minibatches))
+    for name in ("old_logps_M", "new_logps_M", "entropy_M"):
+        shapes = [getattr(getattr(micro, name), "shape", None) for micro in micros]
+        if shapes != [micro.weights_M.shape for micro in micros]:
+            raise ValueError(f"micro.{name} must be set to one number for each response token")
     gaps = [gap_M.abs() for gap_M in engine_gaps(micros) if gap_M is not None]
     largest = max((gap_M.max().item() for gap_M in gaps if len(gap_M)), default=0.0)
     updates = [token_ratio_metrics(micro, *clip[:2]) for micro in micros]
@@ -132,8 +136,8 @@ def check_gap(step: int, metrics: dict, say: Callable[[str], None]) -> None:
     if math.isnan(gap) or gap > GAP_FATAL:
         raise Refused(
             f"step {step}: the engine's log-probs differ from the trainer's by {gap:.3g} nats a "
-            f"token on average (limit {GAP_FATAL}): it samples from other weights than are "
-            f"trained. The last checkpoint is intact"
+            f"token on average (limit {GAP_FATAL}): these answers are from other weights, or from "
+            f"another temperature or top-p, than are trained. The last checkpoint is intact"
         )
     if gap > GAP_WARNING:
         say(

@@ -23,9 +23,11 @@ from trainer.ranks import from_all_ranks
 from trainer.run import checkpoint, flags, kept
 from trainer.run.files import make_folder, read_jsonl
 from trainer.run.metrics import check_gap
-from trainer.run.publish import before_and_after, make_reporters, push_to_hub, write_card
+from trainer.run.publish import MEASURES, before_and_after, make_reporters, push_to_hub, write_card
 from trainer.sampler.engine import choose_engine
 
+# What the progress bar shows, and how.
+BAR = {"reward": "+.2f", "pass@1": ".3f", "length": ".0f", "entropy": ".3f", "logp_gap": ".1g"}
 LOCKS: dict[Path, int] = {}  # held by this process: {run folder: file descriptor}
 
 
@@ -77,14 +79,14 @@ class Run:
         if self.first:
             lock_folder(self.out)
         dist.barrier()
-        values = dataclasses.asdict(config)
+        values = json.loads(json.dumps(dataclasses.asdict(config), default=str))
         code = checkpoint.code_digests(config)
         checkpoint.claim(self.out, {"recipe": recipe, **values}, code)
         dist.barrier()
         self.phase_name, self.phase_start, self.seconds = None, 0.0, defaultdict(float)
         self.locked = self.ended = False
         self.stopped_by = None  # the signal
-        self.step, self.idle_steps, self.all_equal = 0, 0, False
+        self.step, self.saved, self.idle_steps, self.all_equal = 0, 0, 0, False
         self.accuracy = float("nan")
         self.reporters = make_reporters(self.out, recipe, values) if self.first else []
 
@@ -194,27 +196,24 @@ class Run:
         self.phase(None)
         metrics = {"step": step} | {name: plain(name, value) for name, value in metrics.items()}
         check_gap(step, metrics, self.say)
-        check_finite(step, metrics)
+        metrics = finite(step, metrics, self.say)
         if skipped := metrics.get("skipped_updates"):
             self.say(f"step {step}: {skipped} updates skipped, their gradient was not finite")
-        if self.all_equal and step > 0:
+        if step > 0 and (self.all_equal or (metrics.get("grad_norm") == 0 and not skipped)):
             if self.idle_steps == 0:
                 cut = metrics.get("truncated") == 1
-                why = ": all were cut at --max_response_tokens" if cut else ""
-                self.say(
-                    f"step {step}: in every group all answers got the same reward, so nothing is "
-                    f"learnt from them{why}"
-                )
+                why = ": all answers were cut at --max_response_tokens" if cut else ""
+                what = "in every group all answers got the same reward"
+                what = what if self.all_equal else "the gradient is 0"
+                self.say(f"step {step}: {what}, so nothing is learnt{why}")
             self.idle_steps += 1
         metrics |= {f"seconds_{name}": round(spent, 4) for name, spent in self.seconds.items()}
         self.accuracy = metrics.get("eval_accuracy", self.accuracy)
         if step > 0:
             metrics["seconds_step"] = round(time.perf_counter() - self.started, 4)
-            self.bar.set_postfix_str(
-                f"reward {metrics['reward']:+.2f}, pass@1 {self.accuracy:.3f}, "
-                f"length {metrics['length']:.0f}, entropy {metrics['entropy']:.3f}, "
-                f"gap {metrics['logp_gap']:.1g}"
-            )
+            shown = {"pass@1": self.accuracy} | metrics
+            parts = [f"{name} {shown[name]:{form}}" for name, form in BAR.items() if name in shown]
+            self.bar.set_postfix_str(", ".join(parts))
         if self.first:
             with open(self.out / "metrics.jsonl", "a") as file:
                 file.write(json.dumps(metrics) + "\n")
@@ -235,6 +234,7 @@ class Run:
         Call this on every rank, after the updates. See trainer/run/kept.py.
         """
         self.phase("keep")
+        pairs = list(zip(problems, groups, strict=True))
         self.all_equal = not advantages_P_G.any()
         places = kept.choose(groups, self.config.keep_rollouts)
         values = kept.token_values(groups, places, minibatches, clip, self.config.tis_cap)
@@ -247,7 +247,7 @@ class Run:
                 rows += kept.rows_of(step, p, problems[p], groups[p], more)
             kept.write(self.out / "rollouts", f"step_{step:06d}", rows)
         if self.due(step, self.config.eval_every):
-            for problem, group in list(zip(problems, groups, strict=True))[:2]:
+            for problem, group in pairs[:2]:
                 self._show(step, problem, group[0])
 
     def keep_held_out(self, problems: list[Problem], groups: list[list[Rollout]]) -> None:
@@ -273,18 +273,25 @@ class Run:
 
         Call this once a step, on every rank. state["step"] names the checkpoint.
         """
+        checkpoint.check_whole(state, policy, optimizer)
         self.stopped_by = next(filter(None, from_all_ranks(self.stopped_by)), None)
         self.ended = self.stopped_by is not None or state["step"] == self.config.steps
         if self.ended or self.due(state["step"], self.config.save_every):
             keep = self.config.keep_checkpoints
             checkpoint.save_checkpoint(self.out, state, policy, tokenizer, optimizer, keep=keep)
+            self.saved = state["step"]
 
     def finish(self, draw: Callable[[Path, Path], None]) -> None:
         """Print a summary, save the curves and a model card, and release the folder.
 
         draw(folder, picture) draws the curves. If Ctrl-C or SIGTERM has stopped the run, raises
-        KeyboardInterrupt(signal) at the end.
+        KeyboardInterrupt(signal) at the end. Raises RuntimeError if the last step is not saved.
         """
+        if self.saved != self.step:
+            raise RuntimeError(
+                f"step {self.step}, the last one, is not saved: each step must reach "
+                f"run.save_when_due, and to end early set config.steps = step before it"
+            )
         if self.first:
             self._finish(draw)
             unlock(self.out)
@@ -301,7 +308,7 @@ class Run:
                 print(f"\nPartial: stopped after step {self.step} of {self.config.steps}.")
             print_summary(rows)
             if self.idle_steps:
-                print(f"Nothing was learnt in {self.idle_steps} of them: all rewards were equal.")
+                print(f"Nothing was learnt in {self.idle_steps} of them.")
         trained = max((self.out / "checkpoints").glob("step_??????"))
         write_card(trained, self.recipe, self.config, rows, curves)
         for reporter in self.reporters:
@@ -322,14 +329,20 @@ def plain(name: str, value):
         raise TypeError(f"the metric {name!r} is not one number or text: {value!r}") from error
 
 
-def check_finite(step: int, metrics: dict) -> None:
-    """Raise Refused if one of a step's numbers is not finite, and name it."""
-    for name, value in metrics.items():
-        if isinstance(value, float) and not math.isfinite(value):
+def finite(step: int, metrics: dict, say: Callable[[str], None]) -> dict:
+    """The metrics without numbers that are not finite. It says which were left out.
+
+    Raises Refused if one of MEASURES is not finite.
+    """
+    wrong = [k for k, v in metrics.items() if isinstance(v, float) and not math.isfinite(v)]
+    for name in wrong:
+        if name in MEASURES:
             raise Refused(
-                f"step {step}: {name} is {value}, so nothing can be learnt from it. The last "
-                f"checkpoint is intact"
+                f"step {step}: {name} is {metrics[name]}, so nothing can be learnt from it. The "
+                f"last checkpoint is intact"
             )
+        say(f"step {step}: {name} is {metrics[name]}, so it is not logged")
+    return {name: value for name, value in metrics.items() if name not in wrong}
 
 
 def print_summary(rows: list[dict]) -> None:
