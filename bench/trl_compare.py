@@ -43,9 +43,9 @@ def compare(arguments) -> dict:
             out = Path(folder) / f"ours{number}"
             run([sys.executable, "-m", "bench.common", ROOT / "justrl.py", *flags, "--out", out])
             ours = read_jsonl(out / "metrics.jsonl")
-            told = write_settings(config, Path(folder) / f"trl{number}.json")
-            run([arguments.trl_python, "-m", "bench.trl", told])
-            theirs = json.loads(told.with_suffix(".out.json").read_text())["steps"]
+            told = Path(folder) / f"trl{number}"
+            run([arguments.trl_python, "-m", "bench.trl", write_settings(config, told)])
+            theirs = json.loads((told / "steps.json").read_text())["steps"]
             rounds.append(
                 {"ours": per_token(ours, "seconds_step"), "trl": per_token(theirs, "step")}
             )
@@ -64,20 +64,21 @@ def per_token(steps: list[dict], seconds: str) -> float:
     return median(row[seconds] / row["tokens"] for row in steps[1:])
 
 
-def write_settings(config, path: Path) -> Path:
+def write_settings(config, folder: Path) -> Path:
     """Write what TRL's side needs to know: justrl.py's flags, and its problems in order."""
-    problems = load_problems(config.data)
-    order = Order(len(problems), config.seed)[0 : config.prompts_per_step * config.steps]
+    problems, wanted = load_problems(config.data), config.prompts_per_step * config.steps
+    order = Order(len(problems), config.seed)[0:wanted]
     rows = [{"problem": problems[i].text, "answer": problems[i].answer} for i in order]
-    path.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = vars(config) | {
         "model": model_folder(config.model),
-        "problems": str(path.with_suffix(".jsonl")),
-        "out": str(path.with_suffix(".out.json")),
-        "save_every": config.steps,
+        "problems": str(folder / "problems.jsonl"),
+        "out": str(folder / "steps.json"),
+        "save_every": config.save_every or config.steps,
     }
-    path.write_text(json.dumps(settings))
-    return path
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "settings.json").write_text(json.dumps(settings))
+    return folder / "settings.json"
 
 
 def run(command: list) -> None:

@@ -25,17 +25,19 @@ from itertools import pairwise
 from math import inf
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 
 import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
+from bench.trl_compare import write_settings
 from lab import arms
 from rewards import strict_box
 from tools import plot
 from tools.evaluation.comparison import read_answers
 from tools.evaluation.statistics import margin
-from trainer.data import Order, chat_ids
+from trainer.data import chat_ids
 from trainer.errors import Refused
 from trainer.policy.pretrained import load_model, load_tokenizer
 from trainer.run.files import read_jsonl, write_atomically
@@ -175,17 +177,14 @@ def plan(out: Path, recipe: str, seed: int) -> arms.Run:
 
     TRL gets the problems in the order of justrl.py. Ours runs with a clock of processor time.
     """
-    folder, data = out / f"{recipe}-seed{seed}", out / "problems" / "train.jsonl"
-    settings = SETTINGS | {"model": str(out / "start"), "seed": seed}
+    folder, data = out / f"{recipe}-seed{seed}", str(out / "problems" / "train.jsonl")
+    settings = SETTINGS | {"model": str(out / "start"), "seed": seed, "data": data}
     if recipe == "trl":
-        rows, count = problems("train"), SETTINGS["prompts_per_step"] * SETTINGS["steps"]
-        write_rows(folder / "problems.jsonl", [rows[i] for i in Order(len(rows), seed)[0:count]])
-        settings |= {"problems": str(folder / "problems.jsonl"), "out": str(folder / "steps.json")}
-        write_atomically(folder / "settings.json", json.dumps(settings))
-        train = [out / "venv" / "bin" / "python", "-m", "bench.trl", folder / "settings.json"]
+        told = write_settings(SimpleNamespace(**settings), folder)
+        train = [out / "venv" / "bin" / "python", "-m", "bench.trl", told]
         checkpoint = "steps.run/checkpoint-{update}"
     else:
-        settings |= {"data": data, "eval_data": data, "out": folder}
+        settings |= {"eval_data": data, "out": folder}
         train = [sys.executable, "-m", "bench.common", f"{recipe}.py", *OURS.split()]
         train += [word for flag, value in settings.items() for word in (f"--{flag}", value)]
         checkpoint = "checkpoints/step_{step:06d}"

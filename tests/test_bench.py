@@ -10,20 +10,18 @@ import pytest
 import torch
 from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import justrl
 from bench import estimate, gpu, trl_compare
-from bench.common import script_config
 from bench.formula import (
-    MODELS,
     config_of,
     engine_tokens,
     kv_bytes_per_token,
     parameters,
-    sizes,
     training_flops,
 )
-from trainer.run.files import read_jsonl
+from lab import table1
 
 
 @pytest.fixture
@@ -47,14 +45,13 @@ def bench(monkeypatch, tmp_path):
 
 
 PUBLISHED = {
-    "DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000, "Qwen2.5-Math-1.5B": 1_543_714_304,
-    "Qwen2.5-3B": 3_085_938_688, "Qwen2.5-7B": 7_615_616_512, "Qwen3-0.6B-Base": 596_049_920,
+    "DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000, "Qwen3-0.6B-Base": 596_049_920,
     "Qwen3-4B-Base": 4_022_468_096, "Qwen3-8B-Base": 8_190_735_360,
 }  # fmt: skip
-QWEN = config_of("Qwen2.5-Math-1.5B")
+R1 = config_of("DeepSeek-R1-Distill-Qwen-1.5B")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_those_of_the_model(name):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config_of(name))
@@ -62,9 +59,9 @@ def test_parameters_are_those_of_the_model(name):
 
 
 def test_key_value_cache_is_28_kib_a_token():
-    assert kv_bytes_per_token(QWEN) == 28 * 1024
-    assert engine_tokens(QWEN, 80, 0.35) == (28e9 - 2 * 1_543_714_304 - 2e9) // (28 * 1024)
-    assert engine_tokens(QWEN, 24, 0.1) == 0
+    assert kv_bytes_per_token(R1) == 28 * 1024
+    assert engine_tokens(R1, 80, 0.35) == (28e9 - 2 * 1_777_088_000 - 2e9) // (28 * 1024)
+    assert engine_tokens(R1, 24, 0.1) == 0
 
 
 # --- on a GPU ---
@@ -77,8 +74,8 @@ def arguments_of(**changes):
 
 def test_gpu_measures_an_engine(tmp_path):
     """With padded rows that are free, as a real model's are."""
-    gpu.make_model(tmp_path, gpu.SMALL, longest=512)
-    rows = gpu.SMALL["vocab_size"]
+    gpu.make_model(tmp_path, gpu.SMALL_MODEL, longest=512)
+    rows = config_of(gpu.SMALL_MODEL).vocab_size
     padded = rows - len(AutoTokenizer.from_pretrained(tmp_path))
     assert padded == gpu.padded_rows(rows) > 0 and gpu.padded_rows(151_936) == 271
     result = gpu.engine(arguments_of(model=str(tmp_path)))
@@ -92,35 +89,14 @@ def test_gpu_measures_an_engine(tmp_path):
     assert result["logp_gap"] == pytest.approx(-math.log(1 - padded / rows), abs=2e-4)
 
 
-def test_gpu_trains_a_pretrained_model_on_word_problems(tmp_path, monkeypatch):
-    """Whole but for the run itself, which gets a model and problems that exist."""
-
-    def recipe(_, flags, steps):
-        config = script_config("justrl.py", flags.split())
-        assert {path.name for path in Path(config.model).iterdir()} >= {"model.safetensors"}
-        assert read_jsonl(config.data)[0].keys() >= {"problem", "answer"}
-        runs.append((steps, len(read_jsonl(config.eval_data))))
-
-    runs = []
-    monkeypatch.setattr(gpu, "recipe", recipe)
-    monkeypatch.setattr(sys, "argv", [])
-    base = ROOT / "tiny" / "models" / "base"
-    gpu.pretrained(arguments_of(pretrained=str(base), out=str(tmp_path / "pretrained")))
-    assert runs == [(2, 24)]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
 def test_gpu_runs_all_parts_on_a_cpu(bench, tmp_path, engine):
-    """With a real pretrained model where there is one (tests/test_real_model.py says which)."""
-    model = ROOT.parent / "smollm2"
-    model = model if model.exists() else ROOT / "tiny" / "models" / "base"
-    result = bench(gpu, "--device", "cpu", "--small", "--engine", engine, "--pretrained", model)
+    result = bench(gpu, "--device", "cpu", "--small", "--engine", engine)
     for part in gpu.PARTS:
         assert "error" not in result[part] and result[part]["seconds_part"] < gpu.LIMITS[part]
-        if part in ("tiny", "pretrained"):
-            assert {"0", "2"} <= result[part]["held_out"].keys()
-            assert (tmp_path / f"out_{part}.png").read_bytes().startswith(b"\x89PNG")
+    assert {"0", "2"} <= result["tiny"]["held_out"].keys()
+    assert (tmp_path / "out_tiny.png").read_bytes().startswith(b"\x89PNG")
     assert result["engine"]["engine"] == engine
     assert result["step"]["seconds"].keys() >= {
         "seconds_rollout",
@@ -138,7 +114,7 @@ def test_a_part_that_hangs_is_ended_and_what_it_has_written_counts(bench, monkey
     monkeypatch.setattr(gpu, "SCRIPT", [sys.executable, str(folder / "sleeper.py")])
     (folder / "sleeper.py").write_text(SLEEPER)
     with pytest.raises(SystemExit, match="engine, tiny failed"):
-        bench(gpu, "--device", "cpu", "--small", "--parts", "tiny", "first")
+        bench(gpu, "--device", "cpu", "--small", "--parts", "tiny", "train", "engine")
     result = json.loads((tmp_path / "out.json").read_text())
     assert [part for part in result if part in gpu.PARTS] == ["engine", "train", "tiny"]
     assert "not done after 2 s" in result["engine"]["error"] and result["not_a_measurement"]
@@ -180,7 +156,7 @@ def test_training_flops_are_those_that_torch_counts():
     """On tensors without memory; torch counts attention as if it were not causal. 6 operations a
     weight and token, but for an embedding that is not the head: a look-up.
     """
-    model = AutoConfig.for_model(**sizes("qwen2", 256, 768, 3, 4, 2, vocabulary=1000))
+    model = config_of("toy", hidden_size=256, intermediate_size=768, num_hidden_layers=3)
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(model, attn_implementation="eager")
         ids = torch.zeros(2, 100, dtype=torch.int64)
@@ -189,18 +165,22 @@ def test_training_flops_are_those_that_torch_counts():
     ours = training_flops(model, sequences=2, length=100)
     attention = 3 * 2 * 2 * 100**2 * model.hidden_size * model.num_hidden_layers
     assert counter.get_total_flops() == pytest.approx(ours + attention, rel=0.01)
-    untied = config_of("Qwen2.5-Math-1.5B", tie_word_embeddings=False)
-    assert training_flops(untied, 1, 16384) == training_flops(QWEN, 1, 16384)
+    tied = config_of("DeepSeek-R1-Distill-Qwen-1.5B", tie_word_embeddings=True)
+    assert training_flops(tied, 1, 16384) == training_flops(R1, 1, 16384)
 
 
 # --- how long a run takes ---
 
 
-def test_published_runs_are_met_within_a_factor_of_two_but_for_two():
-    """docs/running.md names the two. All of them have the same three constants."""
-    ratios = [float(line.split("|")[5]) for line in estimate.public_table().splitlines()[2:]]
-    assert len(ratios) == 9
-    assert sum(0.5 <= ratio <= 2 for ratio in ratios) == 7
+def test_a_step_takes_half_the_time_on_twice_the_gpus_and_longer_where_groups_are_dropped():
+    def seconds(config, gpus=1):
+        return estimate.step_seconds(config, R1, 4000, estimate.CARDS["H100"], gpus)
+
+    many, few = (justrl.Config(prompts_per_step=count) for count in (512, 256))
+    assert seconds(many, gpus=2) == pytest.approx(seconds(few))
+    assert seconds(justrl.Config(offload=True)) > seconds(few)
+    dapo = table1.Config(dynamic_sampling="resample")
+    assert seconds(table1.Config()) == seconds(few) < seconds(dapo)
 
 
 def test_an_estimate_is_a_table_of_cards_and_the_page_has_it(capsys, monkeypatch):
