@@ -169,7 +169,7 @@ def test_a_flag_that_does_nothing_says_so(config, capsys, recipe, flags, said):
     assert (said in seen) if said else not seen
 
 
-def test_a_revision_of_a_hub_model_is_a_folder_of_its_own(monkeypatch, config):
+def test_a_model_is_of_the_hub_or_a_revision_of_it_or_of_the_embedded_world(monkeypatch, config):
     monkeypatch.setattr(launch, "reach_hub", lambda: None)
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda name, **how: f"/hub/{name}/{how['revision']}"
@@ -177,3 +177,5 @@ def test_a_revision_of_a_hub_model_is_a_folder_of_its_own(monkeypatch, config):
     model = config("justrl", "--model", "some/model@v2").model
     assert launch.model_folder(model) == "/hub/some/model/v2"
     assert launch.model_folder("some/model") == "some/model"
+    with pytest.raises(Refused, match=r'--model tiny:huge: .*no tiny model "huge"'):
+        launch.model_folder("tiny:huge")

@@ -57,20 +57,6 @@ def test_arms_take_flags_that_their_scripts_have_and_differ_from_each_other(
     assert len({tuple(config[key] for key in shared) for config in configs}) == 1
 
 
-def test_a_claim_is_read_as_it_is_written():
-    (one, two) = papers.claims("""
-        eval_accuracy at equal tokens: easy: a & hard: b > c
-            deck: More: of a
-            extends
-        length: a > 0
-            apart: why
-    """)
-    assert one.metric == "eval_accuracy at equal tokens" and two.metric == "length"
-    assert one.sides == (["easy: a", "hard: b"], ["hard: c"]) and two.sides == (["a"], [])
-    assert one == Claim(one.sentence, deck="More: of a", extends=True)
-    assert two == Claim("length: a > 0", apart="why")
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_claims_name_arms_of_their_experiment_and_panels_are_known(name):
     experiment = EXPERIMENTS[name]

@@ -354,11 +354,8 @@ TWO_ROWS = ['{"problem": "1+1=?", "answer": "2"}', '{"problem": "1+2=?"}']
 # test_models.py, test_data.py.
 BAD_INPUT = {
     "an unknown flag": ("--learningrate 1", r"unknown argument --learningrate"),
-    "a missing file": ("--data {0}/no.jsonl", r"no\.jsonl: no such file"),
     "a malformed row": ("--data {rows}", r"rows\.jsonl, line 2: no answer column"),
-    "prompts all too long": ("--max_prompt_tokens 3", r"no prompt of .* fits in 3"),
     "a folder without weights": ("--model {model}", r"model"),
-    "an unknown tiny model": ("--model tiny:huge", r'no tiny model "huge"'),
     "a folder under a file": ("--out {rows}/run", r"/run .Not a directory.; give another --out"),
 }
 
@@ -368,7 +365,7 @@ def test_bad_input_is_refused_in_one_sentence(start, eval_file, tmp_path, what):
     flag, sentence = BAD_INPUT[what]
     (tmp_path / "rows.jsonl").write_text("\n".join(TWO_ROWS))
     (byte_level_model(tmp_path / "model") / "model.safetensors").unlink()
-    given = flag.format(tmp_path, rows=tmp_path / "rows.jsonl", model=tmp_path / "model")
+    given = flag.format(rows=tmp_path / "rows.jsonl", model=tmp_path / "model")
     done = start("liteppo", *flags("liteppo", tmp_path / "run", eval_file), *given.split()).wait()
     assert re.search(sentence, refused(done, "liteppo"))
 

@@ -3,7 +3,9 @@
 import json
 import math
 import re
+import sys
 
+import pytest
 import torch
 from conftest import ROOT
 
@@ -12,6 +14,8 @@ from rewards import strict_box
 from tiny.pretrain import base_model
 from trainer.data import Problem, Template, encode_prompts
 from trainer.policy.pretrained import load_tokenizer
+from trainer.run import kept
+from trainer.run.files import read_jsonl
 
 SPLITS = real_model.SPLITS
 
@@ -131,3 +135,31 @@ def test_the_page_s_tables_are_what_was_measured():
     page = (ROOT / "docs" / "real-model.md").read_text()
     for line in real_model.tables(curves).splitlines():
         assert line in page
+
+
+# --- beside TRL, with a real model ---
+
+MODEL, TRL = ROOT.parent / "smollm2", ROOT.parent / "venv-trl"  # lab/smollm2.py makes the model
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (MODEL.exists() and TRL.exists()), reason="../smollm2, ../venv-trl")
+def test_trl_and_ours_train_the_real_model_on_the_same_problems(tmp_path, monkeypatch):
+    few = {"steps": 2, "save_every": 1, "prompts_per_step": 2, "samples_per_prompt": 2}
+    monkeypatch.setattr(real_model, "SETTINGS", real_model.SETTINGS | few)
+    monkeypatch.setattr(real_model, "LIMIT", 2)
+    monkeypatch.setattr(real_model, "RUNS", {"justrl": 1, "trl": 1})
+    (tmp_path / "venv").symlink_to(TRL)
+    losses = real_model.cold_start(str(MODEL), tmp_path / "start", steps=2, rate=3e-5)
+    assert losses[1] < losses[0]
+    monkeypatch.setattr(sys, "argv", ["real_model", str(tmp_path)])
+    real_model.main()
+    curves = json.loads((tmp_path / "results.json").read_text())
+    assert curves.keys() == {"justrl", "trl"}
+    for ((start, middle, end),) in curves.values():
+        assert start["seconds"] < middle["seconds"] < end["seconds"]
+        assert start["tokens"] < middle["tokens"] < end["tokens"]
+    problems = read_jsonl(tmp_path / "trl-seed1" / "problems.jsonl")
+    rollouts = (tmp_path / "justrl-seed1" / "rollouts").glob("step_*.parquet")
+    ours = [row["problem"] for path in sorted(rollouts) for row in kept.read(path)]
+    assert [row["problem"] for row in problems] == list(dict.fromkeys(ours))
