@@ -39,8 +39,7 @@ def write(tmp_path):
         path.write_text(f"def reward(texts, answers, rows):\n    {body}\n")
         return f"{path}:reward"
 
-    yield write
-    load_reward.cache_clear()
+    return write
 
 
 def scores(name, rollouts, problems):
@@ -59,6 +58,8 @@ def test_it_is_called_as_the_recipe_s_reward_is(recipe, write):
 def test_right_is_the_reward_cut_to_a_share(write):
     found = scores(write("return [-1, 0.25, 3]"), rollouts("a", "b", "c"), [Problem("", "")] * 3)
     assert found == [(0.0, -1.0), (0.25, 0.25), (1.0, 3.0)]
+    again = scores(write("return [-1, 0.25, 4]"), rollouts("a", "b", "c"), [Problem("", "")] * 3)
+    assert again[2] == (1.0, 4.0), "the file as it is now"
 
 
 @pytest.mark.parametrize(

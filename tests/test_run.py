@@ -118,12 +118,15 @@ def test_a_recipe_may_be_started_in_its_own_folder(tmp_path, monkeypatch):
 
 
 def test_code_is_what_a_script_imports_from_its_own_folder(tmp_path):
-    (tmp_path / "mine.py").write_text("import json, helpers\nfrom trainer import data\n")
-    (tmp_path / "helpers.py").write_text("def late():\n    from .deeper import x\n")
-    for name in ("deeper.py", "data.py", "other.py"):  # data.py is not trainer/data.py
+    mine = tmp_path / "mine.py"
+    mine.write_text("import json, helpers\nfrom trainer import data\n")
+    (tmp_path / "helpers.py").write_text("def late():\n    from .losses import x\n")
+    for name in ("losses.py", "data.py", "other.py"):  # data.py is not trainer/data.py
         (tmp_path / name).write_text("")
-    names = {path.name for path in with_neighbours(tmp_path / "mine.py")}
-    assert names == {"mine.py", "helpers.py", "deeper.py"}
+    assert {path.name for path in with_neighbours(mine)} == {"mine.py", "helpers.py", "losses.py"}
+    mine.write_text("import losses\n")
+    with pytest.raises(Refused, match=r"losses\.py has no effect, because mine\.py"):
+        with_neighbours(mine)
 
 
 def test_without_a_checkpoint_a_run_begins_again_with_other_code(tmp_path):

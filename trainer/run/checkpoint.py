@@ -59,23 +59,38 @@ def code_digests(config) -> dict[str, str]:
 
 
 def with_neighbours(script: Path) -> set[Path]:
-    """A script, and the files next to it that it imports, themselves or through one another."""
+    """A script, and the files next to it that it imports, itself or through one another.
+
+    Raises Refused if Python has found another file for such an import, one earlier on its path.
+    """
     found, new = set(), {script}
     while new:
         path = new.pop()
         found.add(path)
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.ImportFrom):
-                module = [node.module] if node.module else []
-                names = module + [".".join([*module, alias.name]) for alias in node.names]
-            else:
-                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            for name in names:
-                near = path.with_name(f"{name.rpartition('.')[2]}.py")
-                its_name = near.with_suffix("").as_posix().endswith("/" + name.replace(".", "/"))
-                if its_name and near.is_file() and near not in found:
-                    new.add(near)
+        for name, absolute in _imports(path):
+            near = path.with_name(f"{name.rpartition('.')[2]}.py")
+            its_name = near.with_suffix("").as_posix().endswith("/" + name.replace(".", "/"))
+            if not its_name or not near.is_file() or near in found:
+                continue
+            new.add(near)
+            loaded = getattr(sys.modules.get(name), "__file__", None) or near
+            if absolute and Path(loaded).resolve() != near:
+                raise Refused(
+                    f"{near} has no effect, because {path.name} gets {loaded} by that import: give "
+                    f"it a name that no module here has"
+                )
     return found
+
+
+def _imports(path):
+    """Yield (name, absolute) of each module that a file may import."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, True) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = [node.module] if node.module else []
+            for names in (module, *([*module, alias.name] for alias in node.names)):
+                yield ".".join(names), node.level == 0
 
 
 def claim(out: Path, config: dict, code: dict[str, str]) -> None:

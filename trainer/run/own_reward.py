@@ -18,10 +18,11 @@ from pathlib import Path
 from trainer.data import Problem, Rollout
 from trainer.errors import Refused, did_you_mean
 
+READ = set()  # the modules that _import has made
 
-@cache
+
 def load_reward(name: str) -> Callable:
-    """The function that FILE.py:FUNCTION names.
+    """The function that FILE.py:FUNCTION names, of the file as it is now.
 
     Raises Refused if there is no such file or function, or if the file fails when it is read.
     """
@@ -30,7 +31,7 @@ def load_reward(name: str) -> Callable:
     if file.suffix != ".py" or not file.is_file():
         raise Refused(f"--reward {name} names no function of a file: give FILE.py:FUNCTION")
     try:
-        module = _import(file)
+        module = _import(file, file.read_bytes())
     except Exception as error:  # anything may go wrong in a user's file
         raise Refused(f"--reward {name}: {_where(error, file)}") from error
     found = getattr(module, function, None)
@@ -49,24 +50,28 @@ def load_reward(name: str) -> Callable:
     return found
 
 
-def _import(file):
+@cache
+def _import(file, source):
     """The file as a module of its name, as if it were the script: its folder is on the path.
 
-    So dataclasses, pickles, process pools and imports of files next to it work.
+    So dataclasses, pickles, process pools and imports of files next to it work. It is read again
+    when its source has changed, which happens in a notebook.
     """
     folder, known = str(file.resolve().parent), sys.modules.get(file.stem)
-    if known and Path(getattr(known, "__file__", None) or "").resolve() == file.resolve():
+    same = known and Path(getattr(known, "__file__", None) or "").resolve() == file.resolve()
+    if same and known not in READ:  # it may be the script itself
         return known
     if folder not in sys.path:
         sys.path.append(folder)
-    name = f"own_{file.stem}" if known else file.stem  # a rewards.py of one's own, say
+    name = f"own_{file.stem}" if known and not same else file.stem  # of one's own rewards.py, say
     spec = importlib.util.spec_from_file_location(name, file)
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, file, "exec"), vars(module))
     except BaseException:
         del sys.modules[name]
         raise
+    READ.add(module)
     return module
 
 
