@@ -148,8 +148,7 @@ def main(config: Config) -> None:
     problems = encode_prompts(problems, tokenizer, template, config.max_prompt_tokens)
     held_out = load_problems(config.eval_data) if config.eval_every or config.decontaminate else []
     held_out = encode_prompts(held_out, tokenizer, template, config.max_prompt_tokens)
-    if config.decontaminate:
-        problems = without(problems, held_out)
+    problems = without(problems, held_out, drop=config.decontaminate)
     order = Order(len(problems), config.seed)
     run = Run(RECIPE, config)
 

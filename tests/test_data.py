@@ -702,8 +702,13 @@ def test_held_out_ignores_spelling_but_not_operators(capsys):
         Problem("find x+15 when x = 2!", "17"),
         Problem("roots of $z^4 - z^2$", "12"),
     ]
-    assert without(problems, reserved) == problems[1:]
-    assert capsys.readouterr().out == "1 of 3 training problems are evaluation problems: dropped\n"
+    said = "1 of 3 training problems are evaluation problems: "
+    assert without(problems, reserved, drop=True) == problems[1:]
+    assert capsys.readouterr().out == f"{said}dropped\n"
+    assert without(problems, reserved, drop=False) == problems
+    assert capsys.readouterr().out == f"{said}kept (--decontaminate drops them)\n"
+    with pytest.raises(Refused, match=r"^no training problem is left: name other --data"):
+        without(problems[:1], reserved, drop=True)
 
 
 # --- prompts ---
@@ -914,4 +919,4 @@ def test_known_leaks_are_dropped(capsys):
     deepmath, math_train = (
         load_problems(str(SHARED / f"{name}.jsonl")) for name in ("deepmath_5k", "math_train_7498")
     )
-    assert len(deepmath) - len(without(deepmath, math_train)) == 286
+    assert len(deepmath) - len(without(deepmath, math_train, drop=True)) == 286

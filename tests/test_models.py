@@ -248,6 +248,10 @@ DAMAGES = {
     "config": (lambda path: path.with_name("config.json").write_text("{"), "cannot load"),
     "no config": (lambda path: path.with_name("config.json").unlink(), r"holds no config\.json"),
     "unknown": (lambda path: change_config(path.parent, model_type="none"), "cannot load"),
+    "no pickle": (lambda path: path.rename(path.with_name("pytorch_model.bin")), "cannot load"),
+    "layers": (lambda path: change_config(path.parent, layer_types=["?"]), "cannot .* '?'"),
+    "adapter": (lambda path: path.with_name("adapter_config.json").touch(), "is a LoRA adapter"),
+    "run": (lambda path: path.with_name("checkpoints").mkdir(), "one of those in its checkpoints/"),
 }
 
 

@@ -130,13 +130,28 @@ def test_code_is_what_a_script_imports_from_its_own_folder(tmp_path):
 
 
 def test_without_a_checkpoint_a_run_begins_again_with_other_code(tmp_path):
-    claim(tmp_path, {"seed": 1}, {"mine.py": "before"})
+    mine = {"recipe": "mine", "seed": 1}
+    claim(tmp_path, mine | {"seed": 2}, {"mine.py": "before"})
+    claim(tmp_path, mine, {"mine.py": "before"})
     (tmp_path / "metrics.jsonl").write_text("")
-    claim(tmp_path, {"seed": 1}, {"mine.py": "repaired"})
+    claim(tmp_path, mine, {"mine.py": "repaired"})
     (tmp_path / "checkpoints" / "step_000001").mkdir(parents=True)
-    claim(tmp_path, {"seed": 1}, {"mine.py": "repaired"})
+    claim(tmp_path, mine, {"mine.py": "repaired"})
     with pytest.raises(Refused, match=r"mine\.py changed since the run in .* began"):
-        claim(tmp_path, {"seed": 1}, {"mine.py": "before"})
+        claim(tmp_path, mine, {"mine.py": "before"})
+    with pytest.raises(Refused, match=r"\(recipe: 'mine' there, 'yours' here\); add --out"):
+        claim(tmp_path, {"recipe": "yours", "seed": 2}, {"mine.py": "before"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("config.json", '{"model_type": "llama"}'), ("config.json", '[{"tor'), ("metrics.jsonl", "1")],
+)
+def test_a_folder_of_another_program_is_left_as_it_is(tmp_path, name, text):
+    (tmp_path / name).write_text(text)  # --out with the folder of a model, say
+    with pytest.raises(Refused, match="holds files that no run wrote"):
+        Run("justrl", justrl.Config(**justrl.TINY | {"out": str(tmp_path)}))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, text)]
 
 
 def test_a_step_that_learns_nothing_or_is_not_saved_is_said(tmp_path, capsys):

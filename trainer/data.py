@@ -98,18 +98,22 @@ def fingerprint(problems: list[Problem]) -> str:
     return digest.hexdigest()[:16]
 
 
-def without(problems: list[Problem], reserved: list[Problem]) -> list[Problem]:
-    """The problems whose text is not among the reserved ones; says how many were dropped.
+def without(problems: list[Problem], reserved: list[Problem], drop: bool) -> list[Problem]:
+    """The problems whose text is not among the reserved ones; all of them if not `drop`.
 
-    Spaces, capitals and punctuation do not count. Public training sets do contain evaluation
-    problems: 286 of 5,000 problems of DeepMath are in MATH.
+    Says how many are among them. Spaces, capitals and punctuation do not count. Public training
+    sets do contain evaluation problems: 286 of 5,000 problems of DeepMath are in MATH. Raises
+    Refused if none is left.
     """
     taken = {_letters(problem.text) for problem in reserved}
     kept = [problem for problem in problems if _letters(problem.text) not in taken]
     if len(kept) < len(problems):
-        dropped = len(problems) - len(kept)
-        say(f"{dropped:,} of {len(problems):,} training problems are evaluation problems: dropped")
-    return kept
+        held = f"{len(problems) - len(kept):,} of {len(problems):,}"
+        what = "dropped" if drop else "kept (--decontaminate drops them)"
+        say(f"{held} training problems are evaluation problems: {what}")
+    if drop and not kept:
+        raise Refused("no training problem is left: name other --data or --eval_data")
+    return kept if drop else problems
 
 
 def _letters(text):

@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from trainer.data import Rollout
 from trainer.policy.policy import MicroBatch, Policy, cut_rectangles, rectangle
-from trainer.policy.pretrained import FAULTS, has_full_attention
+from trainer.policy.pretrained import has_full_attention
 
 # One more rectangle costs as much as this many padded tokens in attention, on a CPU.
 RECTANGLE_COST = 128
@@ -142,7 +142,7 @@ def _logits_agree(model) -> bool:
     packed = pack(rollouts, torch.zeros(2), torch.zeros(2, 4))
     try:
         together_1_N_V = model(packed.ids_1_N, use_cache=False, **packed.options()).logits
-    except FAULTS:
+    except Exception:  # the model's own code may raise anything
         return False
     together_M_V = together_1_N_V[0, packed.predicts_M]
     alone = [model(torch.tensor([one]), use_cache=False).logits[0, 5:-1] for one in sequences]

@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -96,15 +96,23 @@ def _imports(path):
 def claim(out: Path, config: dict, code: dict[str, str]) -> None:
     """Make the folder this run's, or check that it is already.
 
-    config: the flags and the recipe's name. code: {file: digest}. Raises Refused if the folder has
-    a run with other settings or code, and names the difference.
+    config: the flags and the recipe's name. code: {file: digest}. A run without metrics and
+    checkpoints has not begun, so any other may take its folder. Raises Refused if the folder has a
+    run with other settings or code, and names the difference, or if its files are not a run's.
     """
-    path = out / "config.json"
-    before = json.loads(path.read_text()) if path.exists() else dict(config)
+    path, before = out / "config.json", None
+    begun = any((out / name).exists() for name in ("metrics.jsonl", "checkpoints"))
+    if begun or path.exists():
+        with suppress(OSError, ValueError):
+            before = json.loads(path.read_text())
+        if not isinstance(before, dict) or "recipe" not in before:
+            raise Refused(f"{out} holds files that no run wrote, see {path}: give another --out")
+    before = before if begun else dict(config)
     began = before.pop("code", None)
     if not any((out / "checkpoints").glob("step_??????")):
         began = None  # the run begins again, so it may do so with other code
-    if changed := [name for name in _changed(before, config) if name not in FREE]:
+    changed = [name for name in _changed(before, config) if name not in FREE]
+    if changed := ["recipe"] if "recipe" in changed else changed:  # another one has other flags
         changes = ", ".join(
             f"{name}: {before.get(name)!r} there, {config.get(name)!r} here" for name in changed
         )

@@ -34,9 +34,7 @@ LOCKS: dict[Path, int] = {}  # held by this process: {run folder: file descripto
 def lock_folder(out: Path) -> None:
     """Make the folder if there is none, and let no other process write in it.
 
-    The lock ends with the process, or with `unlock`. If the folder has no metrics and no
-    checkpoint, its config.json is deleted, so that any run may use it. Raises Refused when another
-    process has the lock.
+    The lock ends with the process, or with `unlock`. Raises Refused when another process has it.
     """
     make_folder(out)
     if not os.access(out, os.W_OK):
@@ -53,8 +51,6 @@ def lock_folder(out: Path) -> None:
     except OSError:
         tqdm.write(f"{out} is on a file system without locks: start no second run there")
     LOCKS[out.resolve()] = lock
-    if not (out / "metrics.jsonl").exists() and not (out / "checkpoints").exists():
-        (out / "config.json").unlink(missing_ok=True)
 
 
 def unlock(out: Path) -> None:
