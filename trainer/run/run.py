@@ -82,7 +82,8 @@ class Run:
         self.phase_name, self.phase_start, self.seconds = None, 0.0, defaultdict(float)
         self.locked = self.ended = False
         self.stopped_by = None  # the signal
-        self.step, self.saved, self.idle_steps, self.all_equal = 0, 0, 0, False
+        self.step, self.idle_steps, self.all_equal = 0, 0, False
+        self.logged = self.saved = 0  # the last step that was
         self.accuracy = float("nan")
         self.reporters = make_reporters(self.out, recipe, values) if self.first else []
 
@@ -190,6 +191,7 @@ class Run:
         A metric is text or a number of any type, also a tensor or array with one value.
         """
         self.phase(None)
+        self.logged = step
         metrics = {"step": step} | {name: plain(name, value) for name, value in metrics.items()}
         check_gap(step, metrics, self.say)
         metrics = finite(step, metrics, self.say)
@@ -283,25 +285,25 @@ class Run:
         draw(folder, picture) draws the curves. If Ctrl-C or SIGTERM has stopped the run, raises
         KeyboardInterrupt(signal) at the end. Raises RuntimeError if the last step is not saved.
         """
-        if self.saved != self.step:
+        if self.saved != self.logged:
             raise RuntimeError(
-                f"step {self.step}, the last one, is not saved: each step must reach "
+                f"step {self.logged}, the last one, is not saved: each step must reach "
                 f"run.save_when_due, and to end early set config.steps = step before it"
             )
         if self.first:
             self._finish(draw)
             unlock(self.out)
         dist.barrier()  # a rank that leaves by the signal would end rank 0, too
-        if self.stopped_by and self.step < self.config.steps:
+        if self.stopped_by and self.logged < self.config.steps:
             raise KeyboardInterrupt(self.stopped_by)
 
     def _finish(self, draw):
         curves = self.out / "curves.png"
         draw(self.out, curves)
         rows = read_jsonl(self.out / "metrics.jsonl")
-        if self.step:  # else there is nothing new
-            if self.step < self.config.steps:
-                print(f"\nPartial: stopped after step {self.step} of {self.config.steps}.")
+        if self.logged:  # else there is nothing new
+            if self.logged < self.config.steps:
+                print(f"\nPartial: stopped after step {self.logged} of {self.config.steps}.")
             print_summary(rows)
             if self.idle_steps:
                 print(f"Nothing was learnt in {self.idle_steps} of them.")
