@@ -18,6 +18,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 
@@ -178,7 +179,7 @@ def measures(run: Run, experiment: Experiment) -> dict[str, float]:
     result["grad_growth"] = math.log(max(1e-12, ratio))
     if experiment.tokens:
         result[EQUAL] = accuracy_at(rows, experiment.tokens)
-    return result | evaluated(run.folder, experiment)
+    return result | evaluated(run.folder)
 
 
 def accuracy_at(rows: list[dict], tokens: int) -> float:
@@ -192,18 +193,15 @@ def accuracy_at(rows: list[dict], tokens: int) -> float:
     return fmean(late or [seen[-1][1]])
 
 
-def evaluated(folder: Path, experiment: Experiment) -> dict[str, float]:
-    """What evaluate.py measured of the last checkpoint, and what it says has risen since before."""
-    result, points = {}, {}
-    for point in experiment.points:
-        points[point] = json.loads((folder / point / "eval.json").read_text())
-    for name, bench in points["after"]["benchmarks"].items() if points else ():
-        level = name.removeprefix("tiny/")
-        result[f"final_accuracy {level}"] = bench["robust"]["1"][0]
-        if (share := repeating(folder / "after" / "generations.jsonl", name)) is not None:
-            result[f"final_repeats {level}"] = share
-    if "before" in points:
-        result |= rises(points["before"]["tasks"], points["after"]["tasks"])
+def evaluated(folder: Path) -> dict[str, float]:
+    """What evaluate.py measured of the last checkpoint."""
+    result = {}
+    if (path := folder / "after" / "eval.json").exists():
+        for name, bench in json.loads(path.read_text())["benchmarks"].items():
+            level = name.removeprefix("tiny/")
+            result[f"final_accuracy {level}"] = bench["robust"]["1"][0]
+            if (share := repeating(path.with_name("generations.jsonl"), name)) is not None:
+                result[f"final_repeats {level}"] = share
     return result
 
 
@@ -222,21 +220,20 @@ def repeating(path: Path, benchmark: str) -> float | None:
     return fmean(loops) if loops else None
 
 
-def rises(before: dict[str, dict], after: dict[str, dict]) -> dict[str, float]:
+def rises(points: dict[str, dict]) -> dict[str, float]:
     """What training changed of each task: pass@1, pass@128, and the pass@1 of single problems.
 
-    Arguments: the tasks of an eval.json. shift@1 is the share of problems whose pass@1 rose minus
-    the share of those whose pass@1 fell.
+    points: the value of pass_at_k. shift@1 is the share of problems whose pass@1 rose minus the
+    share of those whose pass@1 fell.
     """
     result, starts, gains = {}, [], []
-    for task, old in before.items():
-        new, level = after[task], task.removeprefix("tiny/")
+    for task, before in points.get("before", {}).items():
+        after, level = points["after"][task], task.removeprefix("tiny/")
         for k in ("1", "128"):
-            result[f"start@{k} {level}"] = old["robust"][k][0]
-            result[f"rise@{k} {level}"] = new["robust"][k][0] - old["robust"][k][0]
-        pairs = list(zip(old["solved"], new["solved"], strict=True))
-        result[f"shift@1 {level}"] = fmean((b > a) - (b < a) for a, b in pairs)
-        starts.append(result[f"start@128 {level}"])
+            result[f"rise@{k} {level}"] = after["pass"][k] - before["pass"][k]
+        pairs = list(zip(before["solved"], after["solved"], strict=True))
+        result[f"shift@1 {level}"] = fmean((new > old) - (new < old) for old, new in pairs)
+        starts.append(before["pass"]["128"])
         gains.append(result[f"rise@128 {level}"])
     # ProRL's question as one number: does a weak start go with a strong gain?
     if (correlation := spearman(starts, gains)) is not None:
@@ -253,6 +250,16 @@ def curves(run: Run, experiment: Experiment) -> dict[str, list]:
     return result | {"resets": sorted(resets([rows]))}
 
 
+def pass_at_k(run: Run, experiment: Experiment) -> dict[str, dict]:
+    """{point: {task: {"pass": {k: share}, "solved": pass@1 of each problem}}}."""
+    result = {}
+    for point, task in product(experiment.points, experiment.tasks):
+        seen = json.loads((run.folder / point / "eval.json").read_text())["tasks"][task]
+        shares = {k: share for k, (share, *_) in seen["robust"].items()}
+        result.setdefault(point, {})[task] = {"pass": shares, "solved": seen["solved"]}
+    return result
+
+
 def record(run: Run, experiment: Experiment) -> dict:
     """What results.json holds of a run that is done."""
     done = finished(run)
@@ -263,6 +270,7 @@ def record(run: Run, experiment: Experiment) -> dict:
         "commands": {line: done[line] for line in map(written, run.commands)},
         "measures": measures(run, experiment),
         "curves": curves(run, experiment),
+        "pass_at_k": pass_at_k(run, experiment),
     }
 
 

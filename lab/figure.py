@@ -5,6 +5,7 @@ import textwrap
 from collections import Counter
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 
 import matplotlib.pyplot as plt
 
@@ -14,6 +15,7 @@ from tools import plot
 from tools.panels import panel_of
 
 WIDTH = 9.0  # inches: readable when a README shows it 800 pixels wide
+COLUMNS = 4  # of pass@k panels
 FURTHEST = 6  # in units of the smallest effect worth talking about; what lies beyond gets an arrow
 FONTS = plot.STYLE | {"font.size": 8, "axes.titlesize": 9}
 MARKS = {  # {verdict: (colour, marker)}
@@ -28,11 +30,14 @@ MARKS = {  # {verdict: (colour, marker)}
 
 
 def draw(experiment: Experiment, result: dict, judged: list[Judged], out: Path) -> None:
-    """Write the figure to the PNG `out`: curves, if the experiment has any, and the claims."""
+    """Write the figure to the PNG `out`: curves or pass@k if the runs have them, and the claims."""
     note, runs = f"{seed_counts(result)} paired seeds", result["runs"]
     metrics = [m for m in experiment.panels if all(m in run["curves"] for run in runs)]
     facets = list(dict.fromkeys(split(arm)[0] for arm in experiment.arms))
-    count, columns = len(metrics) * len(facets), max(2, len(facets))  # a column a facet
+    if experiment.tasks:  # a panel a task, and two more
+        count, columns = len(experiment.tasks) + 2, COLUMNS
+    else:  # a column a facet
+        count, columns = len(metrics) * len(facets), max(2, len(facets))
     if not count:
         draw_alone(judged, out, title=note)
         return
@@ -42,7 +47,10 @@ def draw(experiment: Experiment, result: dict, judged: list[Judged], out: Path) 
         figure = plt.figure(figsize=(WIDTH, above + below), layout="constrained")
         upper, lower = figure.subfigures(2, 1, height_ratios=[above, below])
         cells = list(upper.subplots(rows, columns, squeeze=False).flat)
-        names = draw_curves(cells, experiment, result, metrics, facets)
+        if experiment.tasks:
+            names = draw_ladders(cells, experiment, result)
+        else:
+            names = draw_curves(cells, experiment, result, metrics, facets)
         for ax in cells[count:]:
             ax.remove()
         lines = [
@@ -102,6 +110,50 @@ def as_rows(curves: dict, metric: str) -> list[dict]:
         {"step": step, metric: value} | ({"event": "reset"} if step in resets else {})
         for step, value in curves[metric]
     ]
+
+
+def draw_ladders(cells: list, experiment: Experiment, result: dict) -> list[str]:
+    """pass@k of each task before, midway and after, and two panels about all tasks together.
+
+    Returns the names of these points.
+    """
+    points = list(experiment.points)
+    for ax, task in zip(cells, experiment.tasks, strict=False):
+        for index, point in enumerate(points):
+            seeds = [run["pass_at_k"][point][task]["pass"] for run in result["runs"]]
+            values = [[seed[k] for seed in seeds] for k in seeds[0]]
+            plot.draw_range(ax, index, list(map(int, seeds[0])), values, {})
+        ax.set_xscale("log", base=2)
+        ax.set_xticks([1, 8, 128], ["1", "8", "128"])
+        ax.minorticks_off()
+        ax.set(title=task.removeprefix("tiny/"), ylim=(-0.03, 1.05), xlabel="k", ylabel="pass@k")
+    rises, shift = cells[len(experiment.tasks) :][:2]
+    draw_rises(rises, experiment, result)
+    solved = {point: [] for point in points}
+    for run, point in product(result["runs"], points):
+        for one in run["pass_at_k"][point].values():
+            solved[point] += one["solved"]
+    plot.draw_histogram(shift, list(solved.values()))
+    shift.set(title="all problems by pass@1")
+    return points
+
+
+def draw_rises(ax, experiment: Experiment, result: dict) -> None:
+    """Does a weak start go with a strong gain? A dot a task."""
+    for task in experiment.tasks:
+        before, after = ends(result, task)
+        ax.plot(before, after - before, "o", color=plot.COLOURS[0], alpha=0.6)
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set(title="rise by start, a dot a task", xlabel="pass@128 before", ylabel="rise")
+
+
+def ends(result: dict, task: str) -> tuple[float, float]:
+    """pass@128 of a task before and after training, the mean over seeds."""
+    points = [run["pass_at_k"] for run in result["runs"]]
+    before, after = (
+        fmean(one[point][task]["pass"]["128"] for one in points) for point in ("before", "after")
+    )
+    return before, after
 
 
 def draw_claims(ax, judged: list[Judged], *, deck: bool = False) -> None:

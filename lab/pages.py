@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab import figure
+from lab.arms import rises
 from lab.papers import EXPERIMENTS, Experiment
 from lab.verdicts import NOT_COUNTED, NOT_RUN, VERDICTS, Judged, judge, measure_claim
+from tools.evaluation.comparison import compare_task
 
 MOST_ROWS = 15  # of a table; more claims are read in the figure
 
@@ -42,7 +44,8 @@ def by_arm(result: dict) -> dict[str, dict[int, dict]]:
     """{arm: {seed: measures}}"""
     seen: dict[str, dict[int, dict]] = {}
     for run in result["runs"]:
-        seen.setdefault(run["arm"], {})[run["seed"]] = run["measures"]
+        measures = run["measures"] | rises(run["pass_at_k"])
+        seen.setdefault(run["arm"], {})[run["seed"]] = measures
     return seen
 
 
@@ -106,6 +109,8 @@ def findings(name: str, result: dict, claims: list[Judged]) -> list[str]:
     ]
     if len(claims) <= MOST_ROWS:
         parts += [claim_table(claims), *left_out(claims)]
+    if EXPERIMENTS[name].tasks:
+        parts.append(boundary_table(EXPERIMENTS[name], result))
     return parts
 
 
@@ -126,3 +131,29 @@ def left_out(claims: list[Judged]) -> list[str]:
     if not_run := sum(one.verdict == NOT_RUN for one in claims):
         words.append(f"{not_run} not run")
     return [f"Other claims: {'; '.join(words)}."] if words else []
+
+
+def boundary_table(experiment: Experiment, result: dict) -> str:
+    """pass@128 before and after, and the regimes seed by seed, of each task."""
+    lines = [
+        "|task|pass@128 before|after|regime, seed by seed (`evaluate.py --help`)|",
+        "|---|---:|---:|---|",
+    ]
+    for task in experiment.tasks:
+        before, after = figure.ends(result, task)
+        regimes = Counter(regime_of(run["pass_at_k"], task) for run in result["runs"])
+        words = ", ".join(f"{count} {word}" for word, count in regimes.most_common())
+        lines.append(f"|{task.removeprefix('tiny/')}|{before:.3f}|{after:.3f}|{words}|")
+    return "\n".join(lines)
+
+
+def regime_of(points: dict[str, dict], task: str) -> str:
+    """The regime of one task in one seed, with 128 answers. points: the value of arms.pass_at_k."""
+    graded = [
+        [
+            {"text": place, "n": 128, "robust": round(128 * share)}
+            for place, share in enumerate(points[name][task]["solved"])
+        ]
+        for name in ("before", "after", "midway")
+    ]
+    return compare_task(task, graded)["regime"]

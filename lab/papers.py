@@ -76,6 +76,7 @@ class Experiment:
     problems: tuple[str, int] = ("", 0)  # a source and how many of it, as {problems} in `common`
     evaluate: str = ""  # flags for evaluate.py
     points: dict[str, str] = field(default_factory=dict)  # what it measures: {name: model}
+    tasks: tuple[str, ...] = ()  # benchmarks whose pass@k is drawn
 
 
 def split(arm: str) -> tuple[str, str]:
@@ -353,17 +354,23 @@ TECHNIQUES = {
     "JustRL": BATCH,
     # One technique more. Values are those of the systems that have it, where they make sense here.
     "EC entropy bonus": f"{BATCH} --entropy_coef 1e-3",
+    "EC entropy target": f"{BATCH} --entropy_target 0.3 --entropy_step 1e-3",
     "THP n 8 to 16": stages({"until": HALF}, {"samples_per_prompt": 16, "prompts_per_step": 8}),
     "RKL KL, hard resets": f"{BATCH} --kl_coefficient 1e-3 --reset_every 4",
     "LC overlong penalty": f"{BATCH} --overlong_penalty",
     "LC cosine, cycled": f"{BATCH} --wrong_reward 0 --truncated_scale 0 --cosine_weight 0.1 "
     "--cosine_on 2 --cosine_off 4",
     "LC and ST caps 32 to 64": stages({"until": HALF, "max_response_tokens": 32}, {}),
+    "AT adaptive temperature": f"{stages({'until': HALF}, {})} --adaptive_temperature",
+    "RR rollout rescue": f"{BATCH} --rollout_rescue",
     "DS resample": f"{BATCH} {RESAMPLE}",
     "DS substitute": f"{BATCH} --dynamic_sampling substitute",
     "ST hints 50 % to 25 %": stages({"until": HALF, "hint_share": 0.5}, {"hint_share": 0.25}),
-    # One fewer.
+    # One fewer, or another advantage or loss in the place of GRPO's.
     "JustRL without clip-higher": f"{BATCH} --clip_high 0.2",
+    "pass@4 training": f"{BATCH} --advantage pass@k",
+    "MaxRL": f"{BATCH} --advantage maxrl --wrong_reward 0",
+    "REINFORCE, no ratio, no clip": f"{BATCH} --loss reinforce",
 }
 TECHNIQUES |= {
     name: f"-m lab.table1 --row {name}" for name in systems.ROWS if not name.startswith("justrl")
@@ -466,4 +473,5 @@ EXPERIMENTS["prorl_boundary"] = Experiment(
     evaluate="--temperature 1.0 --top_p 1.0 --max_tokens 128 --n 128 --limit 16 --benchmarks "
     + ",".join(f"tiny/compose-{depth}" for depth in DEPTHS),
     points={"before": "tiny:compose", "midway": MIDDLE, "after": LAST},
+    tasks=tuple(f"tiny/compose-{depth}" for depth in DEPTHS),
 )

@@ -170,11 +170,13 @@ ROWS = {
         clip_high=0.28,  # script
         dual_clip=3.0,  # script
         temperature=1.5,  # post
+        adaptive_temperature=True,  # post; 1.55 in the second stage's script
+        rollout_rescue=True,  # post
         dynamic_sampling="substitute",  # script
         drop_above=0.9,  # post
         stages=[  # script
             dict(until=400, max_response_tokens=39936),
-            dict(until=800, max_response_tokens=48128, temperature=1.55),
+            dict(until=800, max_response_tokens=48128),
         ],
     ),
     "prorl-v2": PRORL_V2 | dict(model=f"{PRORL}@v1", steps=1000, learning_rate=1e-6),  # script
@@ -268,12 +270,13 @@ def scaled_preset(name: str, scale: str, base: dict, steps: int) -> dict:
             new["samples_per_prompt"] = min(MOST_SAMPLES, new["samples_per_prompt"])
         return new
 
-    own = TINY_ROWS.get(name, {}) if scale == "tiny" else {}
-    values = scaled(row) | base | own
+    values = scaled(row) | base
     if {"samples_per_prompt", "prompts_per_step"} & row.keys():
         values |= dict(samples_per_prompt=samples, prompts_per_step=prompts)
+    if scale == "tiny":
+        values |= TINY_ROWS.get(name, {})
     until, scaled_stages = 0, []
     for stage in stages:
         until = max(until + 1, round(stage["until"] * steps / total))
-        scaled_stages.append(scaled(stage) | own | dict(until=until))
+        scaled_stages.append(scaled(stage) | dict(until=until))
     return as_flags(values | dict(stages=scaled_stages))

@@ -1,7 +1,7 @@
 """JustRL's Table 1, runnable: justrl.py's loop with all that JustRL leaves out, as flags.
 
     python -m lab.table1 --tiny                             JustRL itself, digit by digit
-    python -m lab.table1 --tiny --entropy_coef 0.01         one technique added
+    python -m lab.table1 --tiny --entropy_target 0.5        one technique added
     python -m lab.table1 --tiny --row polaris               a whole system, in the embedded world
     python -m lab.table1 --small --row polaris              with a real model, on one 24 GB GPU
     python -m lab.table1 --row polaris                      at its published scale
@@ -10,15 +10,15 @@
 The systems are in lab/systems.py, the techniques in lab/techniques.py, the table is docs/table1.md.
 With every flag off this is justrl.py. `diff justrl.py lab/table1.py` is what JustRL leaves out.
 
-A stage is a set of flags "until step N": --stages takes a JSON list of them. So --temperature,
---samples_per_prompt, --max_response_tokens, --kl_coefficient and most others can change during a
-run. A stage without "until" is the last, and lasts to the end.
+A stage is a set of flags "until step N": --stages takes a JSON list of them, or a file with one.
+So --temperature, --samples_per_prompt, --max_response_tokens, --kl_coefficient and most others can
+change during a run. A stage without "until" is the last, and lasts to the end.
 
 Where this deviates, and why:
 - All rows are judged by JustRL's verifier, so that they differ in their techniques alone;
   --robust_verifier accepts more.
-- POLARIS looks for its temperatures by the diversity of answers. Here --stages has those that its
-  scripts name. Its rollout rescue, which is not in its code, is not here either.
+- POLARIS looks for its first temperature by hand. Here a run begins with --temperature, and only
+  later stages search.
 - A group counts as mixed if its rewards differ, even if its verdicts agree. So with a length reward
   almost every group is mixed.
 
@@ -69,14 +69,17 @@ from trainer.sources.load import load_problems
 @dataclass
 class Config(justrl.Config):
     row: Literal["", *systems.ROWS] = ""  # a system of Table 1 (lab/systems.py)
-    stages: str = ""  # ST, THP, AT: a JSON list of sets of flags, each with "until": step
+    stages: str = ""  # ST, THP: a JSON list of sets of flags, each with "until": step; or its file
     prompts_from: float = 0.0  # ST: leave out this share of the problems, those of shortest prompts
     prompts_to: float = 1.0  # ST: leave out the problems beyond this share, by prompt (FastCuRL)
     hint_share: float = 0.0  # ST: share of the reference solution's characters given (QuestA)
     hint_prefill: bool = False  # ST: the hint begins the answer instead of ending the prompt
     hint_shortest: int = 10  # ST: characters; a shorter hint is left out (QuestA)
 
-    entropy_coef: float = 0.0  # EC: weight of the entropy bonus
+    entropy_coef: float = 0.0  # EC: weight of the entropy bonus; under a target, where it starts
+    entropy_target: float = 0.0  # EC: nats a token; the bonus keeps the entropy there; 0: no target
+    entropy_step: float = 1e-4  # EC: change of the adaptive weight a step
+
     kl_coefficient: float = 0.0  # RKL: weight of the KL penalty in the loss
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"  # RKL: see losses.kl_penalty
     reset_every: int = 0  # RKL: steps between resets of the reference; 0: never
@@ -91,6 +94,8 @@ class Config(justrl.Config):
     cosine_on: int = 0  # LC: steps of a cycle with the cosine reward; 0, and off 0: always
     cosine_off: int = 0  # LC: steps of a cycle without the cosine reward
 
+    adaptive_temperature: bool = False  # AT: each stage begins as diverse as the last one (POLARIS)
+    rollout_rescue: bool = False  # RR: an earlier right answer joins a group that failed (POLARIS)
     # DS: resample groups of equal rewards (DAPO), or replace them by mixed ones (POLARIS)
     dynamic_sampling: Literal["off", "resample", "substitute"] = "off"
     max_rounds: int = 10  # DS: batches sampled for one step at most
@@ -98,26 +103,36 @@ class Config(justrl.Config):
 
     # (6): "lite" is Lite PPO's, "tokens" has no baseline but the batch's
     advantage: Literal[*techniques.ADVANTAGES] = "grpo"
+    pass_k: int = 4  # the k of --advantage pass@k (arXiv 2508.10751)
+    loss: Literal["clip", "reinforce"] = "clip"  # (9): "reinforce" has no ratio and no clip
     icepop_low: float = 0.0  # (9): importance weights below it become 0 (ProRL v2: 0.5); 0: off
     icepop_high: float = 5.0  # (9): importance weights above it become 0
     # end by sampled tokens instead of by --steps, over which a --row then only spreads its stages
     token_budget: int = 0
 
     ranges = justrl.Config.ranges | {
+        **dict.fromkeys(("entropy_coef", "entropy_target", "entropy_step"), at_least(0)),
         **dict.fromkeys(("cosine_weight", "cosine_on", "cosine_off", "token_budget"), at_least(0)),
-        **dict.fromkeys(("entropy_coef", "truncated_scale", "icepop_low"), at_least(0)),
+        **dict.fromkeys(("truncated_scale", "icepop_low"), at_least(0)),
         **dict.fromkeys(("prompts_to", "drop_above"), SHARE),
-        "hint_shortest": at_least(1),
+        **dict.fromkeys(("hint_shortest", "pass_k"), at_least(1)),
         "hint_share": ("must be from 0 to 1", lambda value: 0 <= value <= 1),
         "prompts_from": ("must be at least 0 and below 1", lambda value: 0 <= value < 1),
     }
 
     needs = justrl.Config.needs | {
         **dict.fromkeys(("cosine_on", "cosine_off"), requires("cosine_weight")),
+        "entropy_step": requires("entropy_target"),
         "icepop_high": requires("icepop_low"),
     }
 
     def fault(self) -> str | None:
+        if self.advantage == "pass@k" and self.pass_k > self.samples_per_prompt:
+            return f"--pass_k must be at most --samples_per_prompt ({self.samples_per_prompt})"
+        if self.advantage == "maxrl" and (self.wrong_reward < 0 or self.overlong_penalty):
+            return (
+                "--advantage maxrl needs rewards of at least 0: give --wrong_reward 0, no penalty"
+            )
         if self.prompts_from >= self.prompts_to:
             return "--prompts_from must be below --prompts_to"
         if self.icepop_low and self.icepop_high <= self.icepop_low:
@@ -165,6 +180,7 @@ def command_line() -> Config:
     if config.token_budget:
         config.steps = 999_999  # the tokens end the run
     try:
+        config = replace(config, stages=techniques.stages_text(config.stages))
         techniques.read_stages(config)
         return config
     except Refused as error:
@@ -202,8 +218,11 @@ def main(config: Config) -> None:
     policy = load_policy(config, model_dir, device)
     optimizer = make_optimizer(policy, config.weight_decay)
 
-    # (3) A checkpoint also keeps this state. ST and DS remember, and RKL has a reference policy.
+    # (3) A checkpoint also keeps this state. ST, AT, RR and DS remember, EC adapts, and RKL has a
+    # reference policy.
     state = {"position": 0, "keep_rate": 1.0, "tokens": 0, "stage": 0, "success": {}, "dropped": []}
+    state |= {"temperature": config.temperature, "diversity": 0.0, "rescue": {}, "rescued": 0}
+    state |= {"entropy": None, "entropy_coef": config.entropy_coef}
     state |= {"accuracy": -1.0, "best": -1.0, "stalled": 0}
     if any(stage.config.kl_coefficient for stage in stages):
         state["reference"] = load_reference(model_dir, device)
@@ -243,15 +262,15 @@ def main(config: Config) -> None:
         run.log(0, {"eval_accuracy": state["accuracy"]})
 
     for step in run.steps(state["step"]):
-        # (5) Sample a batch. ST, THP, AT: with the stage's flags and problems. DS: of groups with
-        # mixed rewards.
+        # (5) Sample a batch. ST, THP: with the stage's flags and problems. AT: at a temperature of
+        # its own. RR: with earlier right answers. DS: of groups with mixed rewards.
         if 0 < config.token_budget <= state["tokens"]:
             break
         stage = techniques.stage_at(stages, step)
         if stage is not present:
-            present = stage
-            pool, order = enter(stages, problems, state, step)
-        config = run.config = stage.config
+            present, run.config = stage, stage.config
+            pool, order = enter(stages, problems, state, step, sample=sample)
+        config = run.config = replace(stage.config, temperature=state["temperature"])
         draw = partial(techniques.draw_groups, sample, state=state, run=run, step=step)
         draw_batch = techniques.BATCHES[config.dynamic_sampling]
         batch, groups, drawn = draw_batch(draw, pool, order, state, run)
@@ -294,17 +313,15 @@ def main(config: Config) -> None:
                     micro.old_logps_M, micro.entropy_M = logps_M.detach(), entropy_M.detach()
 
                 # (9) Loss: clip-higher with dual clip. RKL: a KL penalty. EC: an entropy bonus.
-                clip = low, high, dual = config.clip_low, config.clip_high, config.dual_clip
-                loss_M = losses.clipped_policy_loss(
-                    logps_M, micro.old_logps_M, micro.advantages_M, low, high, dual
-                )
+                clip = config.clip_low, config.clip_high, config.dual_clip
+                loss_M = techniques.policy_loss(logps_M, micro, config)
                 if config.icepop_low:
                     loss_M = techniques.icepop_importance(micro, config) * loss_M
                 if config.kl_coefficient:
                     kl_M = losses.kl_penalty(logps_M, micro.ref_logps_M, config.kl_estimator)
                     loss_M += config.kl_coefficient * kl_M
-                if config.entropy_coef:
-                    loss_M -= config.entropy_coef * entropy_M
+                if bonus := techniques.entropy_coefficient(state, config):
+                    loss_M -= bonus * entropy_M
 
                 (loss_weights(micro, config.tis_cap) * loss_M).sum().backward()
             grad_norms.append(optimizer_step(policy, optimizer, config.max_grad_norm))
@@ -315,11 +332,12 @@ def main(config: Config) -> None:
         if run.due(step, config.eval_every):
             metrics["eval_accuracy"] = evaluate()
 
-        # (10) RKL: a reset of the reference.
+        # (10) RKL: a reset of the reference. EC: a new weight of the entropy bonus.
         metrics |= drawn | {"sampled_tokens": state["tokens"]}
         if config.kl_coefficient:
             metrics |= kl_metrics(config, minibatches)
             metrics |= hard_reset(step, metrics, state, policy, optimizer, config)
+        metrics |= techniques.adapt_entropy(state, metrics, config)
         run.config = replace(base, steps=config.steps)  # the run's flags, without the stage's
 
         state["step"] = step

@@ -2,13 +2,13 @@
 
 lab/table1.py calls them. The letters are the table's columns:
 
-    EC   entropy control        nothing to do here: --entropy_coef (JustRL has --clip_high)
+    EC   entropy control        entropy_coefficient, adapt_entropy (JustRL has --clip_high)
     THP  tuned hyperparameters  read_stages: a stage is a set of flags
     TTP  tuned training prompt  nothing to do here: --instruction
     RKL  reset of the KL reference    nothing to do here: prorl.hard_reset
     LC   length control         shape_reward; read_stages with a --max_response_tokens each
-    AT   adaptive temperature   read_stages with a --temperature each, as in POLARIS's scripts
-    RR   rollout rescue         not built: POLARIS's post has it, its code has not
+    AT   adaptive temperature   adapt_temperature, diversity
+    RR   rollout rescue         rescue
     DS   dynamic sampling       substituted_groups, enter_stage (and prorl.mixed_groups)
     ST   split into stages      read_stages, enter_stage, stage_problems, with_hints
 
@@ -16,6 +16,7 @@ Everything that a later step depends on is in `state`, which a checkpoint holds,
 are functions of the seed, the step and `state`. So a resumed run equals an unbroken one.
 """
 
+import base64
 import json
 import math
 import random
@@ -23,8 +24,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from itertools import chain
+from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import torch
 
 import losses
@@ -53,6 +56,19 @@ class Stage:
     config: object
 
 
+def stages_text(value: str) -> str:
+    """--stages as JSON: the text itself, or the file it names. Raises Refused if it is neither."""
+    if not value.strip() or value.lstrip().startswith("["):
+        return value
+    try:
+        return Path(value).expanduser().read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(
+            f'--stages takes a list such as [{{"until": 100, "temperature": 1.2}}, {{}}] or a file '
+            f"that holds one, not {value!r}"
+        ) from error
+
+
 def read_stages(config) -> list[Stage]:
     """The stages of config.stages; without any, one that lasts for the whole run.
 
@@ -62,7 +78,7 @@ def read_stages(config) -> list[Stage]:
     try:
         rows = json.loads(config.stages or "[{}]")
     except json.JSONDecodeError as error:
-        raise Refused(f'--stages takes JSON, such as [{{"until": 9}}, {{}}]: {error}') from error
+        raise Refused(f"--stages is no JSON: {error}") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise Refused("--stages must be a list of one set of flags a stage, such as [{}, {}]")
     stages, first = [], 1
@@ -119,16 +135,17 @@ def stage_problems(problems: list[Problem], config, state: dict) -> list[Problem
 
 
 def enter_stage(
-    stages: list[Stage], problems: list[Problem], state: dict, step: int, *, encode: Callable
+    stages: list[Stage], problems: list[Problem], state: dict, step: int, *, encode, sample
 ) -> tuple[list[Problem], Order]:
     """The problems that a step's stage trains on, and their order. encode makes prompts with hints.
 
-    When the stage begins, it also drops the problems whose last group in the stage before was right
-    more often than the --drop_above of that stage.
+    When the stage begins, it also sets state["temperature"], and drops the problems whose last
+    group in the stage before was right more often than the --drop_above of that stage.
     """
     stage = stage_at(stages, step)
     number, config = stages.index(stage) + 1, stage.config
-    if state["stage"] != number:
+    begins = state["stage"] != number
+    if begins:
         limit = stages[max(0, number - 2)].config.drop_above
         easy = {text for text, share in state["success"].items() if share > limit}
         state["dropped"] = sorted(easy.union(state["dropped"]))
@@ -136,7 +153,14 @@ def enter_stage(
     pool = stage_problems(problems, config, state)
     if config.hint_share:
         pool = encode(with_hints(pool, config))
-    return pool, Order(len(pool), config.seed)
+    order = Order(len(pool), config.seed)
+    if begins and config.adaptive_temperature:
+        start = state["position"]
+        batch = [pool[i] for i in order[start : start + config.prompts_per_step]]
+        adapt_temperature(sample, batch, state, config, step)
+    elif begins:
+        state["temperature"] = config.temperature
+    return pool, order
 
 
 # --- ST: hints from reference solutions (QuestA) ---
@@ -199,13 +223,51 @@ def shape_reward(rollout: Rollout, config, step: int) -> float:
     return reward
 
 
+# --- RR: rollout rescue (POLARIS) ---
+
+
+def packed(array: np.ndarray) -> str:
+    """An array of ids (int32) or log-probs (float32) as text for JSON, exact and compact."""
+    return base64.b64encode(array.tobytes()).decode()
+
+
+def remember(problem: Problem, group: list[Rollout], state: dict) -> None:
+    """Keep the first right response of a group, in the place of the problem's earlier one."""
+    if right := next((rollout for rollout in group if rollout.right == 1.0), None):
+        state["rescue"][problem.text] = {
+            "response_ids": packed(right.response_ids),
+            "logps": packed(right.logps),
+            "truncated": bool(right.truncated),
+            "text": right.text,
+            "reward": right.reward,
+        }
+
+
+def rescue(problem: Problem, group: list[Rollout], state: dict, rng: random.Random) -> None:
+    """If all responses of a group failed, replace one of them by the stored right one.
+
+    Nothing corrects for its being off-policy. Its engine log-probs are those of the step that
+    sampled it, so the step's log-prob gap is a little larger.
+    """
+    stored = state["rescue"].get(problem.text)
+    if not stored or any(rollout.right for rollout in group):
+        return
+    state["rescued"] += 1
+    arrays = {
+        name: np.frombuffer(base64.b64decode(stored[name]), kind).copy()
+        for name, kind in (("response_ids", np.int32), ("logps", np.float32))
+    }
+    prompt_ids = group[0].prompt_ids
+    group[int(rng.random() * len(group))] = Rollout(prompt_ids, right=1.0, **stored | arrays)
+
+
 # --- DS: dynamic sampling; a batch with what was drawn for it ---
 
 
 def draw_groups(
     sample: Callable, batch: list[Problem], state: dict, run: Run, step: int, first: int = 0
 ) -> list[list[Rollout]]:
-    """Sample a group for each problem of a batch, count the tokens, and shape the rewards.
+    """Sample a group for each problem of a batch, count the tokens, and rescue failed groups.
 
     sample: that of lab/table1.py. first: how many groups earlier rounds of this step have sampled.
     """
@@ -215,9 +277,13 @@ def draw_groups(
     state["tokens"] += rollout_metrics(groups)["tokens"]
     for rollout in chain(*groups):
         rollout.reward = shape_reward(rollout, config, step)
-    if config.drop_above < 1:
-        for problem, group in zip(batch, groups, strict=True):
+    for place, (problem, group) in enumerate(zip(batch, groups, strict=True)):
+        if config.drop_above < 1:
             state["success"][problem.text] = sum(r.right for r in group) / len(group)
+        if config.rollout_rescue:
+            rng = random.Random(f"rescue/{config.seed}/{step}/{first + place}")
+            rescue(problem, group, state, rng)
+            remember(problem, group, state)
     return groups
 
 
@@ -263,13 +329,54 @@ def substituted_groups(
 BATCHES = {"off": next_batch, "resample": mixed_groups, "substitute": substituted_groups}
 
 
+# --- AT: adaptive temperature (POLARIS) ---
+
+TEMPERATURE_STEP, TEMPERATURE_RANGE = 0.05, 0.5
+
+
+def diversity(groups: list[list[Rollout]]) -> float:
+    """The share of distinct 4-grams of tokens in a group, 0 without any; mean over the groups."""
+    shares = []
+    for group in groups:
+        ids = [rollout.response_ids.tolist() for rollout in group]
+        grams = [tuple(one[i : i + 4]) for one in ids for i in range(len(one) - 3)]
+        shares.append(len(set(grams)) / max(1, len(grams)))
+    return sum(shares) / len(shares)
+
+
+def adapt_temperature(
+    sample: Callable, batch: list[Problem], state: dict, config, step: int
+) -> None:
+    """Raise state["temperature"] until answers are as diverse as when the stage before began.
+
+    In steps of 0.05, by at most 0.5, with the stage's first batch at each. A run's first stage,
+    which has none before it, keeps its temperature.
+    """
+    temperature = state["temperature"]
+    highest = temperature + TEMPERATURE_RANGE - 1e-9
+    while True:
+        sampling = Sampling(config.max_response_tokens, temperature)
+        groups = sample(batch, config.samples_per_prompt, sampling, step)
+        state["tokens"] += rollout_metrics(groups)["tokens"]
+        seen = diversity(groups)
+        if seen >= state["diversity"] or temperature >= highest:
+            break
+        temperature = round(temperature + TEMPERATURE_STEP, 6)
+    state |= {"temperature": temperature, "diversity": seen}
+
+
 # --- (6) and (9): advantages and weights ---
 
-ADVANTAGES = ("grpo", "lite", "reinforce++", "tokens")
+ADVANTAGES = ("grpo", "lite", "reinforce++", "tokens", "pass@k", "maxrl")
 
 
 def advantages(rewards_P_G: torch.Tensor, groups: list[list[Rollout]], config) -> torch.Tensor:
-    """The advantages that --advantage names, [P, G]."""
+    """The advantages that --advantage names, [P, G]; see the functions below."""
+    if config.advantage == "pass@k":
+        right_P_G = torch.tensor([[r.right == 1.0 for r in group] for group in groups])
+        return pass_at_k_advantages(right_P_G, config.pass_k)
+    if config.advantage == "maxrl":
+        return maxrl_advantages(rewards_P_G)
     if config.advantage in ("reinforce++", "tokens"):
         lengths_P_G = torch.tensor([[len(r.response_ids) for r in group] for group in groups])
         if config.advantage == "reinforce++":
@@ -277,6 +384,46 @@ def advantages(rewards_P_G: torch.Tensor, groups: list[list[Rollout]], config) -
         return normalize_over_tokens(rewards_P_G, lengths_P_G)
     scale = "batch" if config.advantage == "lite" else "group"
     return losses.advantages(rewards_P_G, center="group", scale=scale)
+
+
+def pass_at_k_advantages(right_P_G: torch.Tensor, k: int) -> torch.Tensor:
+    """Advantage of each response when k responses together are rewarded (arXiv 2508.10751).
+
+    A set of k responses earns 1 if any of them is right. Over all sets of k out of a group's G, m
+    is the mean reward and s its standard deviation; a response's advantage is (mean reward of the
+    sets that it is in - m) / s. With W wrong responses in the group:
+
+        m = 1 - C(W, k) / C(G, k)        s = sqrt(m (1 - m))
+        A(right) = (1 - m) / s           A(wrong) = (1 - m - C(W - 1, k - 1) / C(G - 1, k - 1)) / s
+
+    right_P_G: bool [P, G], with 1 <= k <= G. Returns float32 [P, G], zero where every set earns the
+    same.
+    """
+    size, rows = right_P_G.shape[1], []
+    for right_G in right_P_G.tolist():
+        wrong = right_G.count(False)
+        mean = 1 - math.comb(wrong, k) / math.comb(size, k)
+        spread = math.sqrt(mean * (1 - mean))
+        if spread == 0:
+            rows.append([0.0] * size)
+            continue
+        # Where a group has a spread, it has a wrong response: wrong - 1 is no less than 0.
+        lost = math.comb(wrong - 1, k - 1) / math.comb(size - 1, k - 1)
+        rows.append([(1 - mean - (0 if right else lost)) / spread for right in right_G])
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def maxrl_advantages(rewards_P_G: torch.Tensor) -> torch.Tensor:
+    """MaxRL's advantages (arXiv 2602.02710): A = (r - group mean) / group mean.
+
+    With rewards of 0 and 1 this is the gradient of the log of the success rate, not of the rate.
+    rewards_P_G: float [P, G]. Returns [P, G]; a group of mean 0 gets 0. Raises ValueError for a
+    negative reward.
+    """
+    if (rewards_P_G < 0).any():
+        raise ValueError("MaxRL divides by the mean reward: rewards must be at least 0")
+    mean_P_1 = rewards_P_G.mean(dim=1, keepdim=True)
+    return torch.where(mean_P_1 > 0, losses.advantages(rewards_P_G, scale="none") / mean_P_1, 0.0)
 
 
 def normalize_over_tokens(advantages_P_G: torch.Tensor, lengths_P_G: torch.Tensor) -> torch.Tensor:
@@ -294,6 +441,18 @@ def normalize_over_tokens(advantages_P_G: torch.Tensor, lengths_P_G: torch.Tenso
     return torch.where(weights_P_G.sum() > 0, scaled_P_G, 0.0).float()
 
 
+def policy_loss(logps_M: torch.Tensor, micro: MicroBatch, config) -> torch.Tensor:
+    """The loss of each token: JustRL's, or with --loss reinforce -A log pi(token).
+
+    That has no ratio and no clip. arXiv 2603.18756 finds it as good as GRPO, with group-relative
+    advantages.
+    """
+    if config.loss == "reinforce":
+        return -micro.advantages_M * logps_M
+    bounds = config.clip_low, config.clip_high, config.dual_clip
+    return losses.clipped_policy_loss(logps_M, micro.old_logps_M, micro.advantages_M, *bounds)
+
+
 def icepop_importance(micro: MicroBatch, config) -> torch.Tensor:
     """IcePop's importance weight of each token, without gradient.
 
@@ -302,3 +461,28 @@ def icepop_importance(micro: MicroBatch, config) -> torch.Tensor:
     ratio_M = losses.truncated_importance(micro.old_logps_M, micro.engine_logps_M, cap=math.inf)
     kept_M = (ratio_M >= config.icepop_low) & (ratio_M <= config.icepop_high)
     return torch.where(kept_M, ratio_M, 0.0)
+
+
+# --- EC: entropy control ---
+
+
+def entropy_coefficient(state: dict, config) -> float:
+    """The weight of the entropy bonus. Under a target, it is 0 while the last entropy is above."""
+    if not config.entropy_target:
+        return config.entropy_coef
+    low = state["entropy"] is not None and state["entropy"] <= config.entropy_target
+    return state["entropy_coef"] if low else 0.0
+
+
+def adapt_entropy(state: dict, metrics: dict, config) -> dict:
+    """After a step: adapt the bonus's weight to the step's entropy. Returns it, for the metrics.
+
+    Up by --entropy_step where the entropy (nats) is below --entropy_target, else down by it, and
+    never below 0 (Skywork-OR1).
+    """
+    if not config.entropy_target:
+        return {}
+    low = metrics["entropy"] < config.entropy_target
+    weight = max(0.0, state["entropy_coef"] + (1 if low else -1) * config.entropy_step)
+    state |= {"entropy": metrics["entropy"], "entropy_coef": weight}
+    return {"entropy_coef": weight}

@@ -244,10 +244,11 @@ def test_an_endless_answer_repeats_itself_and_a_long_one_does_not(tmp_path):
 
 
 def test_a_shift_counts_problems_whose_pass_at_1_rose_less_those_whose_fell():
-    def tasks(*solved):
-        return {"tiny/x": {"robust": {"1": [0.5], "128": [1.0]}, "solved": solved}}
+    def point(*solved):
+        return {"pass": {"1": 0.5, "128": 1.0}, "solved": solved}
 
-    seen = run.rises(tasks(0.0, 0.5, 0.5, 0.1), tasks(0.5, 0.6, 0.5, 0.0))
+    tasks = {"tiny/x": point(0.0, 0.5, 0.5, 0.1)}, {"tiny/x": point(0.5, 0.6, 0.5, 0.0)}
+    seen = run.rises(dict(zip(("before", "after"), tasks, strict=True)))
     assert seen["shift@1 x"] == pytest.approx(0.25) and seen["rise@128 x"] == 0
 
 

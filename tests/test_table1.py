@@ -1,11 +1,14 @@
 """lab/table1.py: JustRL with everything off, each technique by its rule, each system a command."""
 
 import dataclasses
+import itertools
 import json
 import math
+import random
 import re
 import shlex
 import sys
+from statistics import fmean, pstdev
 from types import SimpleNamespace
 
 import numpy as np
@@ -170,7 +173,8 @@ def test_a_resumed_run_is_the_run_that_nobody_stopped(monkeypatch, tmp_path, pro
     ]
     flags = ["--data", problems, "--stages", json.dumps(stages), "--eval_every", "0"]
     flags += ["--prompts_per_step", "3", "--samples_per_prompt", "4", "--wrong_reward", "0"]
-    flags += ["--dynamic_sampling", "substitute", "--drop_above", "0.9", "--entropy_coef", "0.01"]
+    flags += ["--rollout_rescue", "--dynamic_sampling", "substitute", "--adaptive_temperature"]
+    flags += ["--drop_above", "0.9", "--entropy_coef", "0.01", "--entropy_target", "0.3"]
     flags += ["--cosine_weight", "0.1", "--cosine_on", "1", "--cosine_off", "2"]
     flags += ["--reset_every", "2"]
     whole = run(monkeypatch, tmp_path / "whole", *flags, "--steps", "4")
@@ -183,7 +187,7 @@ def test_a_resumed_run_is_the_run_that_nobody_stopped(monkeypatch, tmp_path, pro
         for out in (tmp_path / "whole", parts)
     ]
     assert states[0] == states[1]
-    assert states[0]["stage"] == 3 and states[0]["success"]
+    assert states[0]["stage"] == 3 and states[0]["rescue"]
 
 
 def test_a_token_budget_ends_a_run_and_a_finished_run_is_left_as_it_is(
@@ -205,7 +209,8 @@ def test_a_token_budget_ends_a_run_and_a_finished_run_is_left_as_it_is(
 @pytest.mark.parametrize(
     ("stages", "words"),
     [
-        ("[{]", "takes JSON"),
+        ("no such file", "takes a list"),
+        ("[{]", "no JSON"),
         ("[]", "must be a list"),
         ("[3]", "must be a list"),
         ('[{"temperature": 1.0}, {}]', 'stage 1 of --stages needs an "until"'),
@@ -217,6 +222,8 @@ def test_a_token_budget_ends_a_run_and_a_finished_run_is_left_as_it_is(
         ('[{"temperature": "hot"}]', "takes a float, not 'hot'"),
         ('[{"samples_per_prompt": 8.5}]', "takes a int"),
         ('[{"temperature": -1}]', "stage 1 of --stages: --temperature must be above 0"),
+        ('[{"advantage": "maxrl"}]', "rewards of at least 0"),
+        ('[{"advantage": "pass@k", "pass_k": 9}]', "at most --samples_per_prompt"),
         ('[{"prompts_from": 0.6, "prompts_to": 0.5}]', "below --prompts_to"),
         ('[{"icepop_low": 0.5, "tis_cap": 2.0}]', "fixed"),
         ('[{"icepop_low": 6}]', "--icepop_high"),
@@ -230,16 +237,25 @@ def test_wrong_stages_are_refused_in_one_sentence(monkeypatch, stages, words):
     assert str(end.value).startswith("table1.py: ") and "\n" not in str(end.value)
 
 
-def test_a_row_at_its_published_scale_needs_a_gpu(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--tiny", "--advantage", "maxrl"], "--advantage maxrl needs rewards"),
+        (["--tiny", "false", "--row", "polaris"], "--row polaris needs a GPU"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(monkeypatch, capsys, flags, words):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
-        command_line(monkeypatch, "--tiny", "false", "--row", "polaris")
-    assert "table1.py: error: --row polaris needs a GPU" in capsys.readouterr().err
+        command_line(monkeypatch, *flags)
+    assert f"table1.py: error: {words}" in capsys.readouterr().err
 
 
-def test_stages_are_sets_of_flags_until_a_step(monkeypatch):
-    text = '[{"until": 3, "temperature": 1}, {"until": 5, "clip_high": 0.4}, {}]'
-    seen = command_line(monkeypatch, "--tiny", "--steps", 8, "--stages", text)
+def test_stages_are_sets_of_flags_until_a_step(tmp_path, monkeypatch):
+    file = tmp_path / "stages.json"
+    file.write_text('[{"until": 3, "temperature": 1}, {"until": 5, "clip_high": 0.4}, {}]')
+    seen = command_line(monkeypatch, "--tiny", "--steps", 8, "--stages", file)
+    assert seen.stages == file.read_text()
     stages = techniques.read_stages(seen)
     assert [techniques.stage_at(stages, step).until for step in (1, 3, 4, 5, 6, 9)] == [
         *(3, 3, 5, 5, 8, 8)
@@ -255,7 +271,7 @@ def test_a_stage_trains_on_its_share_by_length_without_what_was_too_easy():
     stages = [techniques.Stage(2, first), techniques.Stage(9, config(prompts_from=0.5))]
 
     def texts(step):
-        pool, _ = techniques.enter_stage(stages, problems, state, step, encode=None)
+        pool, _ = techniques.enter_stage(stages, problems, state, step, encode=None, sample=None)
         return [problem.text for problem in pool]
 
     assert texts(1) == ["b", "c", "d"]  # in their own order
@@ -301,6 +317,30 @@ def test_rewards_by_length_come_in_cycles_and_a_cut_answer_earns_a_share():
     assert techniques.shape_reward(cut, config(), 1) == 1.0
 
 
+# --- RR: rollout rescue ---
+
+
+def test_a_group_that_failed_gets_the_newest_right_answer_of_its_problem():
+    state, rng = {"rescue": {}, "rescued": 0}, random.Random(0)
+    one, other = Problem("a", "1"), Problem("b", "1")
+    for ids in ([1, 2], [3, 4, 5]):
+        right = rollout(right=1.0, ids=ids, reward=0.7)
+        techniques.remember(one, [rollout(), right, rollout(right=1.0, ids=[9])], state)
+    techniques.remember(other, [rollout()], state)
+    state = json.loads(json.dumps(state))  # as in a checkpoint
+    group = [rollout(length=2) for _ in range(4)]
+    techniques.rescue(other, group, state, rng)
+    assert not any(r.right for r in group) and state["rescued"] == 0
+    techniques.rescue(one, group, state, rng)
+    (place,) = [i for i, r in enumerate(group) if r.right]
+    assert group[place].response_ids.tolist() == [3, 4, 5] and group[place].reward == 0.7
+    assert group[place].response_ids.dtype == np.int32 and group[place].logps.dtype == np.float32
+    assert len(group[place].logps) == 3 and state["rescued"] == 1
+    before = list(group)
+    techniques.rescue(one, group, state, rng)  # one is right now
+    assert group == before
+
+
 # --- DS: dynamic sampling ---
 
 
@@ -343,7 +383,63 @@ def test_after_the_last_round_the_batch_is_trained_on_as_it_is():
     assert len(asked) == 2 and batch == asked[1][1]
 
 
+# --- AT: adaptive temperature ---
+
+
+def test_diversity_is_the_share_of_distinct_four_grams():
+    same = [rollout(ids=[1, 2, 3, 4, 5]), rollout(ids=[1, 2, 3, 4, 5])]
+    other = [rollout(ids=[1, 2, 3, 4, 5]), rollout(ids=[6, 7, 8, 9])]
+    assert techniques.diversity([same]) == 0.5
+    assert techniques.diversity([same, other]) == 0.75
+    assert techniques.diversity([[rollout(ids=[1])]]) == 0.0
+
+
+def test_a_stage_begins_at_the_temperature_that_restores_the_diversity(monkeypatch):
+    seen = []
+
+    def sample(batch, count, sampling, step):
+        seen.append(sampling.temperature)
+        return [[rollout()]]
+
+    monkeypatch.setattr(techniques, "diversity", lambda groups: seen[-1] - drop)
+    adaptive = config(adaptive_temperature=True, temperature=1.0, prompts_per_step=1)
+    stages = [techniques.Stage(n, adaptive) for n in (1, 2, 3)]
+    stages.append(techniques.Stage(4, config(temperature=0.7)))
+    state = {"temperature": 1.0, "diversity": 0.0, "position": 0, "tokens": 0}
+    state |= {"stage": 0, "success": {}, "dropped": []}
+
+    def enter(step):
+        problems = [Problem("a", "1")]
+        techniques.enter_stage(stages, problems, state, step, encode=None, sample=sample)
+        return state["temperature"]
+
+    drop = 0.0
+    assert enter(1) == 1.0 and state["diversity"] == 1.0
+    drop = 0.12
+    assert enter(2) == 1.15 and seen[1:] == [1.0, 1.05, 1.1, 1.15]
+    drop = 9.0  # it can never be reached
+    assert enter(3) == pytest.approx(1.65)
+    assert state["tokens"] == 3 * len(seen)
+    assert enter(3) == pytest.approx(1.65)  # resumed
+    assert enter(4) == 0.7
+
+
 # --- EC, RKL ---
+
+
+def test_the_entropy_bonus_works_below_its_target_alone():
+    state = {"entropy": None, "entropy_coef": 0.01}
+    assert techniques.entropy_coefficient(state, config(entropy_coef=0.5)) == 0.5
+    target = config(entropy_coef=0.01, entropy_target=0.3, entropy_step=0.001)
+    assert techniques.entropy_coefficient(state, target) == 0.0
+    assert techniques.adapt_entropy(state, {"entropy": 0.2}, target)["entropy_coef"] == 0.011
+    assert techniques.entropy_coefficient(state, target) == 0.011
+    techniques.adapt_entropy(state, {"entropy": 0.4}, target)
+    assert state["entropy_coef"] == pytest.approx(0.01)
+    assert techniques.entropy_coefficient(state, target) == 0.0
+    assert techniques.adapt_entropy(state, {"entropy": 0.2}, config()) == {}
+    state["entropy_coef"] = 0.0005
+    assert techniques.adapt_entropy(state, {"entropy": 0.4}, target)["entropy_coef"] == 0.0
 
 
 def test_an_entropy_bonus_keeps_the_entropy_up(monkeypatch, tmp_path):
@@ -398,6 +494,36 @@ def test_the_paper_s_dapo_runs(monkeypatch, tmp_path):
 # --- (6) and (9): advantages and losses ---
 
 
+def by_sets(right, k):
+    """pass@k advantages from their definition: all sets of k responses, in float64."""
+    sets = list(itertools.combinations(range(len(right)), k))
+    rewards = [float(any(right[i] for i in one)) for one in sets]
+    mean = fmean(rewards)
+    spread = pstdev(rewards)
+    own = [
+        fmean(r for one, r in zip(sets, rewards, strict=True) if i in one)
+        for i in range(len(right))
+    ]
+    return [(value - mean) / spread if spread else 0.0 for value in own]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 6])
+def test_pass_at_k_advantages_against_all_sets(k):
+    groups = [[i < count for i in range(6)] for count in range(7)]
+    seen = techniques.pass_at_k_advantages(torch.tensor(groups), k)
+    expected = torch.tensor([by_sets(group, k) for group in groups], dtype=torch.float64)
+    torch.testing.assert_close(seen.double(), expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(seen.sum(dim=1), torch.zeros(7), atol=1e-5, rtol=0)
+
+
+def test_maxrl_advantages():
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [0.0] * 4, [0.3] * 4])
+    expected = [[3.0, -1, -1, -1], [1 / 3, 1 / 3, 1 / 3, -1], [0.0] * 4, [0.0] * 4]
+    torch.testing.assert_close(techniques.maxrl_advantages(rewards), torch.tensor(expected))
+    with pytest.raises(ValueError, match="at least 0"):
+        techniques.maxrl_advantages(torch.tensor([[1.0, -1.0]]))
+
+
 def test_normalize_over_tokens_against_one_entry_a_token():
     generator = torch.Generator().manual_seed(3)
     values = torch.randn(5, 4, generator=generator)
@@ -412,6 +538,18 @@ def test_normalize_over_tokens_against_one_entry_a_token():
         torch.testing.assert_close(
             techniques.normalize_over_tokens(*equal), torch.zeros(2, 3), atol=1e-6, rtol=0
         )
+
+
+def test_reinforce_is_the_clipped_loss_s_gradient_at_ratio_one_and_knows_no_clip_elsewhere():
+    logps = torch.tensor([-1.0, -0.2, -3.0], requires_grad=True)
+    values = torch.tensor([1.5, -0.5, 2.0])
+    micro = SimpleNamespace(advantages_M=values, old_logps_M=logps.detach())
+    gradients = [
+        torch.autograd.grad(techniques.policy_loss(logps, micro, config(loss=loss)).sum(), logps)[0]
+        for loss in ("reinforce", "clip")
+    ]
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(gradients[0], -values)
 
 
 def test_icepop_drops_what_truncation_caps():
@@ -429,10 +567,12 @@ def test_each_advantage_is_its_own():
     groups = [[rollout(2, 1.0), rollout(4, 0.0), rollout(8, 0.0), rollout(1, 0.0)]]
     rewards = torch.tensor([[r.reward for r in group] for group in groups])
     seen = {
-        name: techniques.advantages(rewards, groups, config(advantage=name))
+        name: techniques.advantages(rewards, groups, config(advantage=name, pass_k=2))
         for name in techniques.ADVANTAGES
     }
     assert seen["grpo"][0, 0].item() == pytest.approx(1.5, abs=1e-4)
+    assert seen["maxrl"][0, 0].item() == 3.0
+    assert seen["pass@k"][0, 0].item() == pytest.approx(1.0)
     weights = torch.tensor([2, 4, 8, 1]) / 15
     assert (weights * seen["reinforce++"][0]).sum().item() == pytest.approx(0, abs=1e-6)
     over_tokens = techniques.normalize_over_tokens(rewards, (weights * 15).round())
