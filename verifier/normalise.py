@@ -48,7 +48,7 @@ _FUNCTIONS = (
 _EXPONENT = r"(?:\s*\^\s*\{?\s*-?[1-9]\s*\}?)"
 _UNIT_PART = rf"{TEXT}\{{[^{{}}]*\}}{_EXPONENT}?"
 _WORD = r"(?<![\\a-zA-Z])(?:[A-Z][a-z]{2,}|No|NO|YES|TRUE|FALSE|NONE)(?![a-zA-Z])"
-_OPEN = rf"(?:{TEXT}\{{)?\s*"
+_OPEN, _SHUT = rf"(?:{TEXT}\{{)?\s*", r"\s*\}?"  # of a \text{...} that may be there
 _DOTS = r"(?:\\[lc]?dots(?![a-zA-Z])|\.\.\.|…)"
 _LEAD = (  # about, The area is, Total:
     r"(?i:(?:about|approximately|approx)\b\.?"
@@ -60,12 +60,12 @@ _RENAMED = _renames(
     r" backslash=\setminus  vert,lvert,rvert=| lbrace=\{ rbrace=\} langle,lparen=( rangle,rparen=)"
     r" lbrack=[ rbrack=] dots,cdots,dotsc,dotsb=\ldots  bmod=\mod  lnot=\neg  rightarrow=\to "
 )
-_GROUPS = r"(?<![\d.,])([1-9]\d{0,2})((?:,\d{3})+)(?!\d|,\d)"  # 1,005
+_GROUPS = r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})*,0\d\d(?:,\d{3})*(?!\d|,\d)"
 _POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _NUMBERS = "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
 _INNER = r"(?:[^{}]|\{[^{}]*\})*"
 _CELL = r"(?:(?!\\begin|\\end).)*"
-_IF = rf"^(?:{TEXT}\{{)?\s*(?:if|for|when|and)\b\s*\}}?"
+_IF = rf"^{_OPEN}(?:if|for|when|and)\b{_SHUT}"
 _FACTOR = (
     r"(?:-?\s*(?:\d+|\\[dt]?frac\s*(?:\d\s*\d|\{[^{}]*\}\s*\{[^{}]*\})|\b[a-z])\s*(?:\\cdot)?\s*"
     r"|(?<![^=,(])\s*-\s*)"
@@ -75,7 +75,7 @@ _CHOOSE = rf"(?:(?<![a-zA-Z\\])(?:C(?!_\{{?[01]\D)|nCr)|{TEXT}\{{\s*C\s*\}})"  #
 _N = r"\{?((?<=\{)\w+|\d+|[a-z])\}?"
 _ARGUMENT = r"(?:\{\s*([^{}]*?)\s*\}|(\w))"
 _BOLD = r"\\(?:hat|mathbf|vec|boldsymbol)\s*"
-_LOGIC = {"lor": " or ", "vee": " or ", "land": " and ", "wedge": " and "}
+_PLAIN = {"**": "^", "*": r"\cdot ", "<=": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "...": r"\ldots "}
 _NO_SOLUTION = (
     r"(?:there (?:is|are) )?no (?:(?:real|integer|such) )?(?:solutions?|roots?)(?: exists?)?"
     r"|(?:the )?empty set"
@@ -108,11 +108,6 @@ def _unwrap(found: re.Match) -> str:
         if depth < 0:
             return found[0]
     return found[1]
-
-
-def _joined(found: re.Match) -> str:
-    """1,005 as one number, because no element of a list is 005. 1,250 may be a list."""
-    return found[0].replace(",", "") if ",0" in found[2] else found[0]
 
 
 def _rows(cells: str) -> list[list[str]]:
@@ -168,11 +163,6 @@ def _words_apart(found: re.Match) -> str:
     return "".join(part if n % 2 else rf"\text{{{part}}}" for n, part in enumerate(parts) if part)
 
 
-def _connectives(found: re.Match) -> str:
-    """`x=1 \\lor x=2` with words; between letters the signs are operators."""
-    return re.sub(rf"\\({'|'.join(_LOGIC)}){END}", lambda sign: _LOGIC[sign[1]], found[0])
-
-
 _REWRITES = [  # in this order
     (re.compile(pattern, re.DOTALL), replacement)
     for pattern, replacement in (
@@ -180,9 +170,9 @@ _REWRITES = [  # in this order
         (r"^(?!.*\\begin).*\\\\[a-zA-Z{}%$].*", lambda found: found[0].replace(r"\\", "\\")),
         # Size and style say nothing.
         (rf"\\(?:left|right|[bB]igg?[lrm]?){END}\.?", ""),
-        (rf"\\(?:display|text|script)style{END}|\\limits{END}|\\phantom\s*\{{[^{{}}]*\}}", ""),
-        (rf"\\(?:normalsize|small|large|Large|LARGE|huge|Huge|hline){END}", ""),
-        (r"\\(?:text)?color\s*\{\w+\}|\\underline(?=\s*\{)|\\checkmark|\\\\\s*$", ""),
+        (rf"\\(?:(?:display|text|script)style|limits|hline|checkmark|underline){END}|\\\\\s*$", ""),
+        (rf"\\(?:normalsize|small|[lL]arge|LARGE|[hH]uge){END}", ""),
+        (r"\\(?:(?:text)?color|phantom)\s*\{[^{}]*\}", ""),
         (r"^\s*\\boxed\s*\{(.*)\}\s*$", _unwrap),
         (rf"^\s*(?:{TEXT}\{{\s*{_LEAD}\s*\}}|({TEXT}\{{)?\s*{_LEAD})\s*", r"\1"),
         (rf"\\begin\{{(cases|aligned|align\*?|gathered|split)\}}({_CELL})\\end\{{\1\}}", _lines),
@@ -196,10 +186,7 @@ _REWRITES = [  # in this order
             r"\\begin{vmatrix}\1\\end{vmatrix}",
         ),
         (rf"\\begin\{{vmatrix\}}({_CELL})\\end\{{vmatrix\}}", _determinant),
-        (
-            rf"({_FACTOR}?)\\begin\{{pmatrix\}}({_CELL})\\end\{{pmatrix\}}({_TURNED}?)",
-            _matrix,
-        ),
+        (rf"({_FACTOR}?)\\begin\{{pmatrix\}}({_CELL})\\end\{{pmatrix\}}({_TURNED}?)", _matrix),
         (rf"[(\[]([^()\[\]]*,[^()\[\]]*)[)\]]\s*{_TURNED}\s*$", r"(\1)"),
         # 0.333... is 0.\overline{3}.
         (rf"(\d\.\d*?)(\d+?)\2{{2,}}\s*{_DOTS}", r"\1\\overline{\2}"),
@@ -210,7 +197,7 @@ _REWRITES = [  # in this order
         (r"(?<!\d)0\{,\}(?=\d)", "0."),
         (r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3}(?!\d))", ""),
         (r"(?<=\d)\{,\}(?=\d)", "."),
-        (_GROUPS, _joined),
+        (_GROUPS, lambda found: found[0].replace(",", "")),  # 1,005: 005 is no element of a list
         (rf"(?<!\\)\\[,;:!> ]|~|\\q?quad{END}|\\[hv]space\s*\{{[^{{}}]*\}}|\s+", " "),
         # Math mode and currency.
         (r"\\?\$|(?<!\\)\\[()\[\]]|[€£]", ""),
@@ -223,23 +210,20 @@ _REWRITES = [  # in this order
         (rf"{TEXT}\{{(\s*[a-z][^{{}}]*?)\s+(and|or)\s*\}}", r"\\text{\1} \2 "),  # 2 cm and 3 cm
         # Numbers in words.
         (
-            rf"(?<=\d)\s*(?:{TEXT}\{{)?\s*(thousand|million|billion|trillion)\b\s*\}}?",
+            rf"(?<=\d)\s*{_OPEN}(thousand|million|billion|trillion)\b{_SHUT}",
             lambda found: rf"\cdot 10^{{{_POWERS[found[1]]}}}",
         ),
         (
-            rf"(?<=[\d)])_\{{?(?:{TEXT}\{{)?\s*({_NUMBERS})\s*\}}*",
+            rf"(?<=[\d)])_\{{?{_OPEN}({_NUMBERS})\s*\}}*",
             lambda found: f"_{{{_NUMBERS.split('|').index(found[1])}}}",
         ),
         (
-            rf"^\s*(?:{TEXT}\{{)?\s*(?i:({_NUMBERS}))\s*\}}?\s*$",
+            rf"^\s*{_OPEN}(?i:({_NUMBERS})){_SHUT}\s*$",
             lambda found: str(_NUMBERS.split("|").index(found[1].lower())),
         ),
-        (rf"(?<=\d)\s*(?:{TEXT}\{{)?\s*\bto\b\s*\}}?\s*(?=\d)", ":"),
+        (rf"(?<=\d)\s*{_OPEN}\bto\b{_SHUT}\s*(?=\d)", ":"),
         (r"(?<=\d)(\W+[apAP])\.\s?([mM])\.?(?![a-z])", r"\1\2"),
-        (
-            rf"(?<=\d)\s*{_OPEN}(?:\s\\mu|\\mu\s*\}})\s*{_OPEN}([a-zA-Z]+)\s*\}}?\s*$",
-            r" \\text{μ\1}",
-        ),
+        (rf"(?<=\d)\s*{_OPEN}(?:\s\\mu|\\mu\s*\}})\s*{_OPEN}([a-zA-Z]+){_SHUT}$", r" \\text{μ\1}"),
         (rf"(?<=\d)(?:\s+|\s*{TEXT}\{{)\s*([kM]?)\\Omega\s*\}}?\s*$", r" \\text{\1ohm}"),
         # Commands with several names.
         (rf"\\(?:[dtcs]|nice)(frac|binom){END}", r"\\\1"),
@@ -252,32 +236,25 @@ _REWRITES = [  # in this order
             r"\\binom{\1\3}{\2\4}",
         ),
         (r"\^\s*\{?\s*(?:\*|\\ast(?![a-zA-Z]))\s*\}?(?!\*)", r"^\\star "),
-        (r"\\nabla\s*\\times", r"\\nabla\\cross "),
-        (r"\\times(?=\s*\\(?:vec|mathbf|hat|boldsymbol|overrightarrow))", r"\\cross "),
+        (r"(\\nabla\s*)\\times|\\times(?=\s*\\(?:vec|mathbf|hat|bold|overright))", r"\1\\cross "),
         (rf"\\({'|'.join(_RENAMED)}){END}", lambda found: _RENAMED[found[1]]),
-        (r"(?<!\*)\*(?!\*)", r"\\cdot "),
-        (r"\*\*", "^"),
-        (r"<=", r"\\le "),
-        (r">=", r"\\ge "),
-        (r"!=|\\not\s*=", r"\\ne "),
-        (r"\.\.\.", r"\\ldots "),
+        (r"\\not\s*(?==)", "!"),
+        (r"\*\*?|[<>!]=|\.\.\.", lambda found: _PLAIN[found[0]]),
         (rf"{TEXT}\{{\s*mod\s*\}}|(?<![\\a-zA-Z])mod\b", r"\\mod "),
         (r"\bd([a-z])\s*/\s*d([a-z])\b", r"\\frac{d\1}{d\2}"),
         (r"^\\bigcup(?:\\limits)?\s*_\s*\{((?:[^{}]|\{[^{}]*\})*)\}(.*)$", r"\2, \1"),
-        (rf".*(?:[=<>]|\\(?:[lg]e|ne|in){END}).*", _connectives),
+        # Between letters \lor and \land are operators.
+        (rf"\\(?:lor|vee){END}(?=.*(?:[=<>]|\\(?:[lg]e|ne|in){END}))", " or "),
+        (rf"\\(?:land|wedge){END}(?=.*(?:[=<>]|\\(?:[lg]e|ne|in){END}))", " and "),
         (rf"(?<![\\a-zA-Z])(?:infinity|oo){END}", r"\\infty "),
-        (rf"^\s*(?:{TEXT}\{{)?\s*(?i:{_NO_SOLUTION})\W*$", r"\\emptyset "),
-        (rf"(?:{TEXT}\{{)?\s*(?i:all real numbers|all reals)\s*\}}?", r"\\mathbb{R}"),
-        (
-            rf"(\\mathbb\{{R\}}\s*)(?:{TEXT}\{{)?\s*(?:except|but|excluding|other than)\b\s*\}}?",
-            r"\1\\setminus ",
-        ),
-        (r"(?<=\\mathbb\{R\})\s*-\s*(?=\\\{)", r"\\setminus "),
+        (rf"^\s*{_OPEN}(?i:{_NO_SOLUTION})\W*$", r"\\emptyset "),
+        (rf"{_OPEN}(?i:all real numbers|all reals){_SHUT}", r"\\mathbb{R}"),
+        (rf"(?<=R\}})\s*{_OPEN}(?:except|but|excluding|other than)\b{_SHUT}", r"\\setminus "),
+        (r"(?<=R\})\s*-\s*(?=\\\{)", r"\\setminus "),
         (rf"\\var(epsilon|phi|theta|rho){END}", r"\\\1"),
         (rf"\]({_END_POINTS}[\[\]])", r"(\1"),  # the French ]0, 1[
         (rf"([\[(]{_END_POINTS})\[", r"\1)"),
         (r"\^\s*(?:\{\s*('+)\s*\}|('+))", r"\1\2"),
-        (r"\\(?:mathrm|text)\s*\{\s*([dei])\s*\}", r"\1"),
         (rf"{_BOLD}(?:\{{\s*(?:\\([ij])math|([ijk]))\s*\}}|([ijk])\b)", r"\1\2\3"),
         # Plain text and Python.
         (r"\b(?:np|math|numpy|sympy)\.(?=[a-z])", ""),
@@ -288,10 +265,9 @@ _REWRITES = [  # in this order
         (rf"\\frac\{{({_UNIT_PART})\}}\{{({_UNIT_PART})\}}\s*$", r"\1/\2"),
         # Numbers.
         (r"\b(\d+)\s+(\d+)\s*/\s*(\d+)\b", r"\1\\frac{\2}{\3}"),
-        (r"(?<=\d)\s*(?:\\cdot|x)\s*10\s*\^\s*(?:\{\s*([+-]?\d{1,3})\s*\}|(-?\d))", r"e\1\2"),
+        (r"(?<=\d)\s*x\s*(?=10\s*\^)", r"\\cdot "),
         (r"(\d+)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?", _repeating),
         # The rest.
-        (r"(?<=\d)\.(?!\d)(?=\s*[^\s.\\])", ""),
         (r"\\\{\s*\\\}", r"\\emptyset "),
         (r"^\s*(?:(?:\\approx|=)\s*)?|[\s.,;:]+$", ""),
     )
