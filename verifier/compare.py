@@ -61,7 +61,7 @@ def _expressions(answer: str, gold: str) -> bool:
         return False  # only an equal spelling would do
     both = trees(answer, gold)
     if both is None:
-        return len(answer + gold) <= 2 * LONGEST and _terms(answer) == _terms(gold) != []
+        return _terms(answer) == _terms(gold) != []
     if same(*both) or (answer[-1:] == "%") == (gold[-1:] == "%"):
         return same(*both)
     bare = [side.removesuffix("%") for side in (answer, gold)]  # 40 for 40%, but not 0.4 for 0.4%
@@ -88,8 +88,7 @@ def _relation(answer: str, gold: str) -> bool:
     (answers, signs), (golds, gold_signs) = relations(answer), relations(gold)
     if not signs or len(answers) != len(golds):
         return False
-    equations = {*signs, *gold_signs} == {"="}
-    if equations and sorted(map(key, answers)) == sorted(map(key, golds)):
+    if {*signs, *gold_signs} == {"="} and sorted(map(key, answers)) == sorted(map(key, golds)):
         return True
     if "\\equiv" in signs + gold_signs:
         return signs == gold_signs == ["\\equiv"] and _congruence(*answers, *golds)
@@ -97,9 +96,6 @@ def _relation(answer: str, gold: str) -> bool:
     if both is None:
         return False
     one, other = both[: len(answers)], both[len(answers) :]
-    lone = [tree for tree in one if tree[0] == "sym" and tree in other]
-    if equations and len(one) == 2 and lone:  # y = 2x and y = 3x: compare what y is
-        return same(one[one[0] == lone[0]], other[other[0] == lone[0]])
     return _matched(_differences(one, signs), _differences(other, gold_signs), _same_difference)
 
 
@@ -295,9 +291,6 @@ def _without_remark(latex: str) -> list[str]:
 
 def _condition(latex: str) -> tuple[str, str, str]:
     """(value, word, condition) of `7, where x > 0`; the last two are "" if there is none."""
-    nesting = depths(latex)
-    if region(latex) or (nesting and min(nesting) < 0):
-        return latex, "", ""
     found = _CONDITION.search(latex)
     if found and re.search(r"\w", latex[: found.start()]) and not _CONDITION.search(found[2]):
         condition = " ".join(re.sub(rf"{TEXT}\{{|(?<!mathbb{{Z)[{{}}](?!Z)", "", found[2]).split())
@@ -325,12 +318,8 @@ def equal(answer: str, gold: str) -> bool:
 
     Never raises on text, and needs no more than a tenth of a second on answers of usual length.
     """
-    if not answer.strip() or not gold.strip():
-        return False
     if answer.strip() == gold.strip():
-        return True
-    if re.fullmatch(r"-?\d{1,9}", answer.strip()) and re.fullmatch(r"-?\d{1,9}", gold.strip()):
-        return int(answer) == int(gold)
+        return bool(gold.strip())
     if max(len(answer), len(gold)) > 4 * LONGEST:
         return False
     (letter, text), (gold_letter, gold_text) = choice(answer), choice(gold)
@@ -379,8 +368,6 @@ def _thousands(latex: str, other: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def _equal(answer: str, gold: str) -> bool:
     """`equal` of two texts without units."""
-    if key(answer) == key(gold):
-        return True
     if _relation(answer, gold) or _same_region(answer, gold):
         return True
     each = spread(answer), spread(gold)
@@ -421,13 +408,8 @@ def _value(answer: str, gold: str) -> bool:
     """Whether two values are equal. Neither is a list, and neither has a name."""
     if key(answer) == key(gold):
         return True
-    based = [
-        re.fullmatch(r"([\dA-F]*\d[\dA-F]*)_(?:\{(\d+)\}|(\d))", key(side))
-        for side in (answer, gold)
-    ]
-    if all(based) and based[0].groups() != based[1].groups():
-        return False
-    if based[1] and answer.strip() == based[1][1]:
+    based = re.fullmatch(r"([\dA-F]*\d[\dA-F]*)_\{?\d+\}?", key(gold))
+    if based and answer.strip() == based[1]:
         return True  # the question names the base
     unions = split(answer, CUP), split(gold, CUP)
     if len(unions[0]) == len(unions[1]) > 1:

@@ -41,7 +41,6 @@ _ACCENTS = _commands(
 _FONTS = _commands("mathbf boldsymbol mathit mathsf bm")
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
 _FENCES = {"\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil")}
-_DIFFERENTIAL = re.compile(r"(d|\\partial)(\^\d|\^\w)?([a-zA-Z\\].*)?")
 _OPERAND_ENDS = {*"+-/^_!%)]},'", "\\}", *_commands("cdot degree rfloor rceil")}
 ONE, MINUS_ONE, PERCENT = (("num", Fraction(number)) for number in (1, -1, 100))
 DEEPEST = 30  # operands inside operands
@@ -226,7 +225,7 @@ class _Parser:
         if token in _FENCES:
             return ("call", _FENCES[token][1], self.group(_FENCES[token][0]))
         if token == "\\frac":
-            return self.fraction()
+            return ("div", self.argument(), self.argument())
         if token == "\\binom":
             return ("call", "binom", self.argument(), self.argument())
         if token == "\\sqrt":
@@ -280,14 +279,6 @@ class _Parser:
         if not re.fullmatch(r"[a-zA-Z]+", name) or (len(name) > 1 and self.next != "("):
             raise Unreadable(name)
         return self.function(name) if self.next == "(" else self.symbol(name, True)
-
-    def fraction(self) -> Tree:
-        start, tokens = self.at, list(self.tokens)
-        top, bottom = _DIFFERENTIAL.fullmatch(self.raw()), _DIFFERENTIAL.fullmatch(self.raw())
-        if top and bottom and bottom[3] and top[1] == bottom[1]:
-            return ("sym", top[0] + "/" + bottom[0])  # a derivative
-        self.at, self.tokens = start, tokens
-        return ("div", self.argument(), self.argument())
 
     def function(self, name: str) -> Tree:
         power, base = None, None

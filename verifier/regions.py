@@ -62,8 +62,8 @@ def _joined(pieces: list[Piece]) -> list[Piece] | None:
 
 
 def _complement(pieces: list[Piece] | None) -> list[Piece] | None:
-    if not pieces or len(pieces) > 1 or pieces[0].left != pieces[0].right:
-        pieces = pieces and _joined(pieces)  # but a single point may be a letter
+    if pieces and len(pieces) > 1:
+        pieces = _joined(pieces)
     if pieces is None:
         return None
     result, left, closed = [], _LOW, False
