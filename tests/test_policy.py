@@ -88,11 +88,12 @@ def test_the_gradient_is_that_of_the_loss_written_plainly_however_it_is_cut(rand
 RANKS = """
 import json, sys, torch, torch.distributed
 from pathlib import Path
-from trainer.policy.policy import optimizer_step
-from trainer.ranks import (gather, my_share, start_ranks)
-from trainer.run.launch import leave
-from conftest import load
+from conftest import load, random_rollouts
 from test_policy import one_update, some_groups
+from trainer.policy.policy import MicroBatch
+from trainer.ranks import gather, my_share, start_ranks
+from trainer.run.launch import leave
+from trainer.run.metrics import step_metrics
 start_ranks(one_thread=True)
 rank = torch.distributed.get_rank()
 folder, cases, out = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
@@ -102,6 +103,13 @@ for number, (offload, *case) in enumerate(cases):
     torch.distributed.all_gather_object(counts, found["counts"])
     if rank == 0:
         torch.save(found | {"counts": counts}, out / f"{number}.pt")
+ones = torch.ones(rank + 1)
+micro = MicroBatch(None, None, ones, ones, rank * ones, [], old_logps_M=0 * ones)
+micro.new_logps_M = micro.entropy_M = micro.old_logps_M
+optimizer = torch.optim.SGD([ones.requires_grad_()], lr=1)
+found = step_metrics([random_rollouts(2)], [[micro]], [1.0], optimizer, (0.2, 0.2))
+last = torch.distributed.get_world_size() - 1
+assert found["logp_gap_max"] == last and abs(found["logp_gap"] - 2 * last / 3) < 1e-6, found
 for groups in some_groups():
     again = gather(my_share(groups))
     assert [[vars(r) for r in group] for group in groups] == [[vars(r) for r in g] for g in again]

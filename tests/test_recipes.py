@@ -169,6 +169,18 @@ def test_a_checkpoint_is_a_model_folder_that_transformers_opens(whole_run):
     assert not pickled, "nothing that would have to be unpickled"
 
 
+def test_the_kl_penalty_holds_the_policy_near_a_reference_that_stays(
+    whole_run, start, eval_file, tmp_path
+):
+    command = flags("prorl", tmp_path / "run", eval_file, steps=1)
+    done = start("prorl", *command, "--kl_coefficient", 100).wait()
+    assert done.returncode == 0, done.stderr[-3000:]
+    held, free = rows(tmp_path / "run"), rows(whole_run("prorl")[0])
+    assert held[1]["approx_kl"] < 0.9 * free[1]["approx_kl"]
+    # Of a whole step from the reset after step 3, and of this step's updates alone.
+    assert free[6]["kl"] > 2 * free[6]["approx_kl"]
+
+
 # --- stopped and continued ---
 
 
@@ -391,7 +403,7 @@ def test_a_full_disk_ends_a_run_in_one_sentence_and_keeps_what_was_saved(
         (justrl, {}, "0.5", False, (0, -1)), (justrl, {}, r"\frac12", True, (1, 1)),
         (justrl, {"robust_verifier": True}, "0.5", False, (1, 1)),
         (justrl, {"overlong_penalty": True, "overlong_buffer": 4}, "0.5", False, (0, -1.25)),
-        (prorl, {}, "0.5", False, (1, 1)), (prorl, {}, r"50\%", False, (1, 1)),
+        (prorl, {}, "0.5", False, (1, 1)), (prorl, {}, r"0.5\%", False, (1, 1)),
         (prorl, {}, "2", False, (0, 0)), (prorl, {}, "0.5", True, (1, 1)),
         (prorl, {"termination_penalty": True}, "0.5", True, (1, 0)),
         (prorl, {"termination_penalty": True}, "0.5", False, (1, 1)),
