@@ -281,6 +281,12 @@ class Script:
             self.pid, code, self.stdout.read_text(), self.stderr.read_text()
         )
 
+    def output(self) -> str:
+        """All that it has printed at its end, which must be a good one."""
+        done = self.wait()
+        assert done.returncode == 0, done.stderr[-6000:]
+        return done.stdout + done.stderr
+
 
 class Forge:
     def __init__(self):

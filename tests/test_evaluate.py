@@ -192,14 +192,11 @@ def test_two_ranks_give_what_one_gives(start, uninterrupted, tmp_path):
     """Even if one of them has no work: it still makes the engine with the other."""
     script, out = tmp_path / "together.py", tmp_path / "out"
     script.write_text(MADE_TOGETHER)
-    process = start(script, *TINY, "--out", tmp_path / "two", ranks=2).wait()
-    assert process.returncode == 0, process.stderr
+    start(script, *TINY, "--out", tmp_path / "two", ranks=2).output()
     assert same(tmp_path / "two", uninterrupted)
     one_chunk = ["--limit", 4, "--chunk", 512, "--max_tokens", 16, "--out", out]
-    process = start(script, *TINY, *one_chunk, ranks=2).wait()
-    assert process.returncode == 0, process.stderr
-    for rank in (0, 1):
-        assert f"rank {rank} made an engine with [0, 1]" in process.stdout
+    printed = start(script, *TINY, *one_chunk, ranks=2).output()
+    assert all(f"rank {rank} made an engine with [0, 1]" in printed for rank in (0, 1))
     assert len(read_jsonl(out / "generations.jsonl")) == 4
 
 

@@ -169,8 +169,7 @@ def assert_same_update(got, want):
 def test_no_number_of_ranks_changes_the_gradient(start, tmp_path, ranks, cases):
     folder, script = save_random_model(tmp_path / "model"), tmp_path / "ranks.py"
     script.write_text(RANKS)
-    done = start(script, folder, json.dumps(cases), tmp_path, ranks=ranks).wait()
-    assert done.returncode == 0, done.stderr[-6000:]
+    start(script, folder, json.dumps(cases), tmp_path, ranks=ranks).output()
     empties = 0
     for number, (_, how, count, _) in enumerate(cases):
         got = torch.load(tmp_path / f"{number}.pt", weights_only=True)

@@ -62,17 +62,15 @@ def test_a_copied_recipe_runs_to_its_end_and_a_change_of_it_is_noticed(copy, sta
     own, out = tmp_path / "const.py", tmp_path / "run"
     own.write_text("def reward(texts, answers, rows):\n    return [0] * len(rows)")
     flags = ["--tiny", *FLAGS, f"--reward={own}:reward", "--out", out]
-    done = start(copy(LOGGED), *flags).wait()
-    assert done.returncode == 0, done.stderr[-3000:]
+    printed = start(copy(LOGGED), *flags).output()
     (row,) = read_jsonl(out / "metrics.jsonl")
     assert row["mean"] == row["most"] == 0.0
-    assert "step 1: in every group all answers got the same reward" in done.stdout
-    assert "Nothing was learnt in 1 of them" in done.stdout
+    assert "step 1: in every group all answers got the same reward" in printed
+    assert "Nothing was learnt in 1 of them" in printed
     card = (out / "checkpoints" / "step_000001" / "README.md").read_text()
     assert "python mine.py --tiny=True" in card and "JustRL (arXiv 2512.16649)" in card
 
-    done = start(copy(LOGGED), *flags, "--steps=1").wait()
-    assert done.returncode == 0 and "Nothing is left" in done.stdout
+    assert "Nothing is left" in start(copy(LOGGED), *flags, "--steps=1").output()
     own.write_text(own.read_text().replace("0", "1"))
     done = start(copy("pass"), *flags, "--steps=2").wait()
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -319,8 +317,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(start, tmp_path):
     metrics = tmp_path / "run" / "metrics.jsonl"
     killed = start("justrl", *flags, signals=(signal.SIGKILL, 0, 0)).wait()
     assert killed.returncode == -signal.SIGKILL and metrics.exists()
-    done = start("justrl", *flags).wait()
-    assert done.returncode == 0, done.stderr[-2000:]
+    start("justrl", *flags).output()
     assert [row["step"] for row in read_jsonl(metrics)] == [0, 1]
 
 
