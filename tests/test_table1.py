@@ -344,7 +344,7 @@ def test_a_group_that_failed_gets_the_newest_right_answer_of_its_problem():
 # --- DS: dynamic sampling ---
 
 
-def batch_of(mixed_by_round, rounds=10, seed=0):
+def batch_of(mixed_by_round, rounds=10):
     """substituted_groups over rounds of 6 groups, of which these are mixed."""
     asked = []
 
@@ -355,7 +355,7 @@ def batch_of(mixed_by_round, rounds=10, seed=0):
 
     problems = [Problem(str(i), "1") for i in range(40)]
     state = {"position": 0}
-    run = SimpleNamespace(config=config(prompts_per_step=6, max_rounds=rounds, seed=seed))
+    run = SimpleNamespace(config=config(prompts_per_step=6, max_rounds=rounds))
     order = Order(len(problems), 0)
     batch, groups, metrics = techniques.substituted_groups(draw, problems, order, state, run)
     return asked, [p.text for p in batch], groups, metrics, state
@@ -371,14 +371,11 @@ def test_groups_of_equal_rewards_are_replaced_by_mixed_ones_of_the_same_batch():
     assert metrics["mixed_groups"] == 3 and state["position"] == 6
 
 
-def test_a_batch_with_a_third_of_mixed_groups_is_given_up():
+def test_a_batch_with_a_third_of_mixed_groups_is_given_up_but_not_after_the_last_round():
     asked, batch, _, metrics, state = batch_of([{0, 1}, {0, 1}, {0, 1, 2}])
     assert [first for first, _ in asked] == [0, 6, 12]
     assert set(batch) <= set(asked[2][1]) and metrics["sampled_groups"] == 18
     assert state["position"] == 18
-
-
-def test_after_the_last_round_the_batch_is_trained_on_as_it_is():
     asked, batch, _, _, _ = batch_of([{1}], rounds=2)
     assert len(asked) == 2 and batch == asked[1][1]
 

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from viewer import HOSTILE, answer, make_evaluation, make_hostile_run, make_run
 
+import losses
 from tools.view.__main__ import main
 from tools.view.folder import load
 from tools.view.page import pack, render
@@ -114,8 +115,6 @@ def test_token_values_find_their_way_back_from_the_trainers_micro_batches():
 
 def test_clipped_tokens_are_those_that_the_loss_gives_no_gradient():
     """Against autograd: the loss is flat exactly where `clipped` is not 0, and its sign is A's."""
-    import losses
-
     ratios = [0.5, 0.79, 0.81, 1.0, 1.27, 1.29, 9.9, 11.0]
     new = torch.tensor(ratios * 2).log().requires_grad_()
     advantages = torch.tensor([1.0] * 8 + [-1.0] * 8)
