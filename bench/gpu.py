@@ -38,8 +38,8 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -60,6 +60,7 @@ from trainer.policy.policy import (
 from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import start_ranks
 from trainer.run.files import read_jsonl
+from trainer.run.flags import Flags
 from trainer.sampler.engine import choose_engine, open_engine, self_check
 
 SCRIPT = [sys.executable, "-m", "bench.gpu"]
@@ -106,20 +107,14 @@ def free_gb() -> float:
     return torch.cuda.mem_get_info()[0] / 1e9 if torch.cuda.is_available() else 0.0
 
 
-def open_policy(arguments, tokens_per_micro_batch: int, offload: bool = False):
-    """The trainer's policy with the measured model."""
-    config = SimpleNamespace(gradient_checkpointing=True, offload=offload)
-    config.tokens_per_micro_batch = tokens_per_micro_batch
-    return load_policy(config, arguments.model, start_ranks())
-
-
 # --- the parts ---
 
 
 def train(arguments, offload: bool = False) -> dict:
     """Optimizer steps of two full-length sequences, one a micro-batch, on the trainer's path."""
     length, sequences = (256, 2) if arguments.small else (16384, 2)
-    policy = open_policy(arguments, length, offload)
+    config = Flags(tokens_per_micro_batch=length, offload=offload)
+    policy = load_policy(config, arguments.model, start_ranks())
     model = AutoConfig.from_pretrained(arguments.model)
     optimizer = make_optimizer(policy, weight_decay=0.1)
     set_learning_rate(optimizer, 1e-6, step=1, warmup_steps=0)
@@ -149,9 +144,7 @@ def train(arguments, offload: bool = False) -> dict:
     tflops = training_flops(model, sequences, length) / seconds / 1e12
     cuda = torch.cuda.is_available()
     name = torch.cuda.get_device_name() if cuda else ""
-    peaks = [
-        card.tflops for names, card in CARDS.items() if any(x in name for x in names.split(" or "))
-    ]
+    peaks = [x.tflops for names, x in CARDS.items() if any(s in name for s in names.split(" or "))]
     return {
         "parameters": parameters(model),
         "sequence_tokens": length,
@@ -165,15 +158,9 @@ def train(arguments, offload: bool = False) -> dict:
     }
 
 
-def offload(arguments) -> dict:
-    """As train, with master weights and AdamW's state in host memory."""
-    return train(arguments, offload=True)
-
-
 def engine(arguments) -> dict:
     """The sampling engine and the trainer's policy together: throughput, sync, sleep, gap."""
-    start_ranks()
-    kind = choose_engine(arguments.engine)
+    device, kind = start_ranks(), choose_engine(arguments.engine)
     count, samples, tokens = (64, 8, 1024) if kind == "vllm" else (64, 8, 256)
     if arguments.small:
         count, samples, tokens = 2, 2, 16
@@ -181,16 +168,14 @@ def engine(arguments) -> dict:
     sampler, seconds_start = timed(
         open_engine, kind, arguments.model, tokenizer, max_length=64 + tokens
     )
-    policy = open_policy(arguments, tokens_per_micro_batch=16384)
+    policy = load_policy(Flags(tokens_per_micro_batch=16384), arguments.model, device)
     prompts = torch.randint(10, len(tokenizer), (count, 32)).tolist()
     seeds = list(range(count))
     self_check(sampler, policy, prompts[0])
     result = {"engine": kind, "seconds_start": seconds_start}
-    for name, top in (("plain", 1.0), ("top_p 0.9", 0.9)):
-        sampling = Sampling(tokens, 1.0, top)
-        groups, seconds = timed(sampler.generate, prompts, samples, seeds, sampling)
-        sampled = sum(len(rollout.response_ids) for group in groups for rollout in group)
-        result[f"tokens_per_second {name}"] = sampled / seconds
+    groups, seconds = timed(sampler.generate, prompts, samples, seeds, Sampling(tokens))
+    sampled = sum(len(rollout.response_ids) for group in groups for rollout in group)
+    result["tokens_per_second"] = sampled / seconds
     _, result["seconds_sync"] = timed(sampler.load_weights, policy)
     result["gb_free_awake"] = free_gb()
     _, result["seconds_sleep"] = timed(sampler.sleep)
@@ -239,7 +224,8 @@ def tiny(arguments) -> None:
 
 
 # In this order: what decides about the rest comes first.
-PARTS = {part.__name__: part for part in (engine, train, tiny, offload, step)}
+PARTS = {part.__name__: part for part in (engine, train, tiny)}
+PARTS |= {"offload": partial(train, offload=True), "step": step}
 
 
 # --- running them ---
@@ -286,7 +272,6 @@ def summary(rows: list[dict]) -> dict:
     names = [name for name in later[-1] if name.startswith("seconds_")]
     return {
         "steps": len(steps),
-        "first": steps[0],
         "last": steps[-1],
         "seconds": {name: sum(row.get(name, 0.0) for row in later) / len(later) for name in names},
         "held_out": {row["step"]: row["eval_accuracy"] for row in rows if "eval_accuracy" in row},

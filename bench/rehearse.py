@@ -23,7 +23,6 @@ and the CPU build of torch. The exit status is 1 if a stage raises.
 import argparse
 import gc
 import importlib.metadata
-import json
 import multiprocessing
 import os
 import shutil
@@ -49,6 +48,7 @@ from matplotlib.figure import Figure
 from bench.common import copy_tokenizer, script_config, script_module
 from bench.formula import GB, config_of, engine_tokens
 from bench.imaginary import FAKE, GPU
+from trainer.run.files import write_jsonl
 
 RESERVE = 4 * GB  # of a GPU, for what a rehearsal cannot see. An allowance: nobody has measured it
 CARDS = (24, 40, 80, 141)  # gigabytes
@@ -167,7 +167,7 @@ def problems_file(folder: Path, model: Path, tokens: int, count: int) -> str:
     room = tokens - len(tokenizer(empty).input_ids) - 16
     rows = [{"problem": f"{n}" + "1" * max(1, room - 4), "answer": "7"} for n in range(count)]
     path = folder / f"problems-{count}.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(path, rows)
     return str(path)
 
 

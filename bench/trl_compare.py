@@ -25,7 +25,7 @@ from statistics import median
 import justrl
 from bench.common import OFFLINE, RESULTS, ROOT, save
 from trainer.data import Order
-from trainer.run.files import read_jsonl
+from trainer.run.files import read_jsonl, write_jsonl
 from trainer.run.launch import model_folder
 from trainer.sources.load import load_problems
 
@@ -75,8 +75,7 @@ def write_settings(config, folder: Path) -> Path:
         "out": str(folder / "steps.json"),
         "save_every": config.save_every or config.steps,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(folder / "problems.jsonl", rows)
     (folder / "settings.json").write_text(json.dumps(settings))
     return folder / "settings.json"
 

@@ -29,7 +29,7 @@ from tools.evaluation.statistics import spearman
 from tools.panels import is_number
 from tools.plot import read_metrics, resets
 from trainer.errors import Refused
-from trainer.run.files import read_jsonl, write_atomically
+from trainer.run.files import read_jsonl, write_atomically, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1")
@@ -93,8 +93,7 @@ def write_problems(experiment: Experiment, runs: Path) -> None:
         from trainer.sources.load import load_problems  # here: it takes a second to import
 
         rows = [{"problem": p.text, "answer": p.answer} for p in load_problems(source)[:count]]
-        runs.mkdir(parents=True, exist_ok=True)
-        (runs / PROBLEMS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(runs / PROBLEMS, rows)
 
 
 def written(command: list) -> str:

@@ -36,17 +36,11 @@ def judge_all(results: dict[str, dict]) -> dict[str, list[Judged]]:
 
 def measure(experiment: Experiment, result: dict) -> list[Judged]:
     """The claims of an experiment with their differences and no verdict yet."""
-    seen = by_arm(result)
-    return [measure_claim(claim, seen) for claim in experiment.claims]
-
-
-def by_arm(result: dict) -> dict[str, dict[int, dict]]:
-    """{arm: {seed: measures}}"""
-    seen: dict[str, dict[int, dict]] = {}
+    seen: dict[str, dict[int, dict]] = {}  # {arm: {seed: measures}}
     for run in result["runs"]:
         measures = run["measures"] | rises(run["pass_at_k"])
         seen.setdefault(run["arm"], {})[run["seed"]] = measures
-    return seen
+    return [measure_claim(claim, seen) for claim in experiment.claims]
 
 
 def write_page(out: Path) -> None:

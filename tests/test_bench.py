@@ -79,12 +79,7 @@ def test_gpu_measures_an_engine(tmp_path):
     padded = rows - len(AutoTokenizer.from_pretrained(tmp_path))
     assert padded == gpu.padded_rows(rows) > 0 and gpu.padded_rows(151_936) == 271
     result = gpu.engine(arguments_of(model=str(tmp_path)))
-    assert {
-        "seconds_sync",
-        "seconds_sleep",
-        "seconds_wake_and_sync",
-        "tokens_per_second plain",
-    } <= result.keys()
+    assert result.keys() >= {"seconds_sync", "seconds_wake_and_sync", "tokens_per_second"}
     # Nearly uniform
     assert result["logp_gap"] == pytest.approx(-math.log(1 - padded / rows), abs=2e-4)
 

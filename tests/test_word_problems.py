@@ -1,7 +1,6 @@
 """The problems, the cold start and the runs of lab/real_model.py (docs/real-model.md)."""
 
 import json
-import math
 import re
 import sys
 
@@ -110,22 +109,13 @@ def curve(*scores, seconds=10.0):
     ]
 
 
-def test_the_time_to_a_score_is_read_off_the_line_between_checkpoints():
-    assert real_model.time_to(curve(0.2, 0.4, 0.6), 0.5) == 15.0
-    assert real_model.time_to(curve(0.2, 0.1, 0.6), 0.2) == 12.0
-    assert math.isinf(real_model.time_to(curve(0.2, 0.4), 0.5))
-
-
 def test_the_tables_have_means_with_intervals_over_seeds():
     curves = {"justrl": [curve(0.2, 0.5), curve(0.2, 0.7)], "trl": [curve(0.2, 0.3, seconds=30.0)]}
     text = real_model.tables(curves)
     assert "| cold start | 1 | 20.0 | 20.0 | 20.0 | 20.0 |" in text
     assert "| JustRL (2) | 2 | 60.0 ± 127.1 |" in text  # 12.706 standard errors of 0.1
     assert "| JustRL (2) | 60.0 ± 127.1 | 60.0 ± 127.1 | 60.0 ± 127.1 |" in text
-    assert "seconds to 40.0 % |" in text
-    assert (
-        "| JustRL | 10.0 | 9 | 7, 4 |" in text and "| TRL's GRPOTrainer | 30.0 | 9 | inf |" in text
-    )
+    assert "| JustRL | 10.0 | 9 |" in text and "| TRL's GRPOTrainer | 30.0 | 9 |" in text
 
 
 def test_the_page_s_tables_are_what_was_measured():

@@ -30,7 +30,7 @@ from trainer.errors import Refused
 from trainer.policy.policy import Policy, copy_full, full
 from trainer.policy.pretrained import load_model
 from trainer.ranks import from_all_ranks
-from trainer.run.files import read_jsonl, write_atomically
+from trainer.run.files import read_jsonl, write_atomically, write_jsonl
 from trainer.run.flags import FREE
 
 TRAINING = "training"  # folder for tensors that only a continued run needs
@@ -349,5 +349,4 @@ def forget_after(path: Path, step: int) -> None:
     The run will write them again.
     """
     if path.exists():
-        rows = [row for row in read_jsonl(path) if row["step"] <= step]
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(path, [row for row in read_jsonl(path) if row["step"] <= step])

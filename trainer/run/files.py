@@ -21,6 +21,12 @@ def read_jsonl(path: str | Path) -> list[dict]:
     return rows
 
 
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    """Write objects as a .jsonl file, one per line. Makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
 def make_folder(out: Path) -> None:
     """Make a folder. Raises Refused, with what to do, if that fails."""
     try:
