@@ -85,6 +85,7 @@ class Own(justrl.Config):
     pair: tuple = (0.9, 0.95)  # of any length
     layers: list = field(default_factory=lambda: [0, 1])
     cap: float | None = None  # perhaps
+    tag: str | None = None
     dual_clip: float | None = None  # off
     place: Path = Path("there")
     power: Literal[1, 2] = 1
@@ -102,7 +103,12 @@ def test_fields_of_one_s_own_are_flags_of_any_type(monkeypatch, tmp_path):
     config = parsed(*given.split(), "--layers=[3]", "--reset_every=9")
     assert (config.one, config.bare, config.pair, config.cap) == (1.0, "x", (1, 2), 0.5)
     assert (config.place, config.power, config.quick) == (Path("here"), 2, False)
-    assert config.layers == [3] and parsed("--cap=None").cap is None
+    assert (
+        config.layers == [3] and parsed("--cap=None").cap is None and parsed("--tag=5").tag == "5"
+    )
+    for wrong in ("--cap=some", "--pair=a,b", "--power=3"):
+        with pytest.raises(SystemExit):
+            parsed(wrong)
     Run("mine", config)
     (tmp_path / "metrics.jsonl").write_text("")
     Run("mine", config)  # the same settings, as config.json has them

@@ -235,6 +235,9 @@ def test_the_state_of_any_optimizer_survives_a_resume(name, random_policy_dir, t
     saved = tmp_path / "checkpoints" / "step_000001"
     load_checkpoint(saved, {"step": 0, "data": ""}, policy, optimizer)
     assert all(map(torch.equal, train(policy, optimizer, 1), expected))
+    policy.model.adapter = torch.nn.Linear(2, 2)  # no damage: it would be no help to delete it
+    with pytest.raises(Refused, match=r"^the weights do not fit the model: adapter"):
+        load_checkpoint(saved, {"step": 0, "data": ""}, policy, optimizer)
 
 
 def test_an_optimizer_that_keeps_no_tensors_is_refused(random_policy_dir, tmp_path):

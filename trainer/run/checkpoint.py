@@ -125,9 +125,9 @@ def claim(out: Path, config: dict, code: dict[str, str]) -> None:
             write_atomically(path, json.dumps(before | {"code": code}, indent=1) + "\n")
     elif edited := _changed(began, code):
         raise Refused(
-            f"{', '.join(edited)} changed since the run in {out} began; add --out {out}-2, or "
-            f'delete that folder. (To go on there with the new code, delete "code" from its '
-            f"config.json)"
+            f"{', '.join(edited)} changed since the run in {out} began; add --out {out}-2, give "
+            f"RECIPE another name, or delete that folder. (To go on there with the new code, "
+            f'delete "code" from its config.json)'
         )
 
 
@@ -271,8 +271,9 @@ def load_checkpoint(
         # Through transformers, because save_pretrained may write other names than the model's own.
         # Rank 0 reads, and sends the others their shares, one tensor after another.
         whole = load_model(str(folder), torch.float32).state_dict() if first else None
-        policy.load_full_state(whole)
-        del whole
+    policy.load_full_state(whole)
+    del whole
+    with _named_if_damaged(folder):
         _load_optimizer(folder / TRAINING / "optimizer.safetensors", policy, optimizer)
         for name, value in policies.items():
             value.load_full_state(load_file(folder / TRAINING / f"{name}.safetensors"))

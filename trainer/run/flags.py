@@ -191,17 +191,20 @@ def argument(kind: Any) -> dict:
     """How argparse reads a field of this type."""
     if kind is bool:
         return {"type": truth, "nargs": "?", "const": True}
+    kinds = get_args(kind)
     if get_origin(kind) is Literal:
-        return {"type": type(get_args(kind)[0]), "choices": get_args(kind)}
+        return {"type": type(kinds[0]), "choices": kinds}
+    if len(kinds) == 2 and kinds[1] is type(None):  # such as float | None
+        return {"type": lambda word: None if word == "None" else kinds[0](word)}
     return {"type": kind if kind in (int, float, str, Path) else literal}
 
 
 def literal(word: str) -> Any:
-    """A value as Python writes it, such as None or 0.9,0.95; any other word is text."""
+    """A value as Python writes it, such as 0.9,0.95 or [1, 2]."""
     try:
         return ast.literal_eval(word)
-    except (ValueError, SyntaxError):
-        return word
+    except (ValueError, SyntaxError) as error:
+        raise argparse.ArgumentTypeError(f"not a value as Python writes it: {word}") from error
 
 
 def truth(word: str) -> bool:
