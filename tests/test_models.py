@@ -313,14 +313,9 @@ def test_no_tokenizer_is_one_sentence(tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "longest"), [("gpt2", 128), ("llama", 128), ("bloom", math.inf), ("mamba2", math.inf)]
-)
-def test_the_context_is_that_of_the_config(save, name, longest):
-    assert context_length(save(name)) == longest
-
-
-def test_the_context_is_that_of_the_text_model_and_of_its_stretched_rope(save):
+def test_the_context_is_that_of_the_config_of_the_text_model_and_of_its_stretched_rope(save):
+    longest = {"gpt2": 128, "llama": 128, "bloom": math.inf, "mamba2": math.inf}
+    assert {name: context_length(save(name)) for name in longest} == longest
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
     folder = save("qwen2")
     change_config(folder, max_position_embeddings=256, rope_parameters={"rope_theta": 1e4, **yarn})

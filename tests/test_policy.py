@@ -14,7 +14,13 @@ from transformers import AutoModelForCausalLM
 
 import losses
 from trainer.policy.loading import load_reference
-from trainer.policy.policy import full, micro_batches, optimizer_step, response_mask
+from trainer.policy.policy import (
+    full,
+    loss_weights,
+    micro_batches,
+    optimizer_step,
+    response_mask,
+)
 from trainer.policy.shared_prompts import PackedBatch, SharedPromptsPolicy, pack
 from trainer.run.metrics import gradient_metrics, kl_metrics, token_mean, token_ratio_metrics
 
@@ -327,6 +333,16 @@ def test_approx_kl_estimates_the_kl_from_old_to_new_and_absurd_ratios_are_finite
     expected = [math.exp(d) - 1 - d for d in (0.3, -0.5, 0.0, 20, -20)]
     assert watched["approx_kl"].tolist() == pytest.approx(expected, rel=1e-5)
     assert all(torch.isfinite(value).all() for value in watched.values())
+
+
+def test_a_cap_above_0_multiplies_a_token_s_weight_by_its_importance():
+    engine, weights = torch.zeros(2), torch.tensor([0.5, 0.25])
+    micro = SimpleNamespace(weights_M=weights, engine_logps_M=engine, raw_logps_M=None)
+    micro.old_logps_M = torch.tensor([-1.0, 1.0])
+    assert loss_weights(micro, 0.0) is weights
+    assert loss_weights(micro, 2.0).tolist() == pytest.approx([0.5 * math.exp(-1), 0.25 * 2])
+    micro.raw_logps_M = engine  # the engine's are raw: so are the trainer's beside them
+    assert loss_weights(micro, 2.0).tolist() == [0.5, 0.25]
 
 
 def test_the_share_of_a_kl_penalty_in_the_loss():
