@@ -25,6 +25,7 @@ from statistics import fmean
 from tqdm import tqdm
 
 from lab.papers import EQUAL, Experiment
+from tools.evaluation.comparison import compare, read_evaluation
 from tools.evaluation.statistics import spearman
 from tools.panels import is_number
 from tools.plot import read_metrics, resets
@@ -250,12 +251,21 @@ def curves(run: Run, experiment: Experiment) -> dict[str, list]:
 
 
 def pass_at_k(run: Run, experiment: Experiment) -> dict[str, dict]:
-    """{point: {task: {"pass": {k: share}, "solved": pass@1 of each problem}}}."""
-    result = {}
-    for point, task in product(experiment.points, experiment.tasks):
-        seen = json.loads((run.folder / point / "eval.json").read_text())["tasks"][task]
+    """{point: {task: {"pass": {k: share}, "solved": pass@1 of each problem}}}.
+
+    "after" also has the "regime" of each task, as evaluate.py --compare finds it.
+    """
+    if not experiment.tasks:
+        return {}
+    points = {point: read_evaluation(run.folder / point) for point in experiment.points}
+    result = {point: {} for point in points}
+    for point, task in product(points, experiment.tasks):
+        seen = points[point]["tasks"][task]
         shares = {k: share for k, (share, *_) in seen["robust"].items()}
-        result.setdefault(point, {})[task] = {"pass": shares, "solved": seen["solved"]}
+        result[point][task] = {"pass": shares, "solved": seen["solved"]}
+    compared = compare([points[point] for point in ("before", "after", "midway")])["tasks"]
+    for task, one in result["after"].items():
+        one["regime"] = compared[task]["regime"]
     return result
 
 

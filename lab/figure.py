@@ -5,7 +5,6 @@ import textwrap
 from collections import Counter
 from itertools import product
 from pathlib import Path
-from statistics import fmean
 
 import matplotlib.pyplot as plt
 
@@ -34,8 +33,8 @@ def draw(experiment: Experiment, result: dict, judged: list[Judged], out: Path) 
     note, runs = f"{seed_counts(result)} paired seeds", result["runs"]
     metrics = [m for m in experiment.panels if all(m in run["curves"] for run in runs)]
     facets = list(dict.fromkeys(split(arm)[0] for arm in experiment.arms))
-    if experiment.tasks:  # a panel a task, and two more
-        count, columns = len(experiment.tasks) + 2, COLUMNS
+    if experiment.tasks:  # a panel a task, and one of all
+        count, columns = len(experiment.tasks) + 1, COLUMNS
     else:  # a column a facet
         count, columns = len(metrics) * len(facets), max(2, len(facets))
     if not count:
@@ -113,7 +112,7 @@ def as_rows(curves: dict, metric: str) -> list[dict]:
 
 
 def draw_ladders(cells: list, experiment: Experiment, result: dict) -> list[str]:
-    """pass@k of each task before, midway and after, and two panels about all tasks together.
+    """pass@k of each task before, midway and after, and pass@1 of all problems.
 
     Returns the names of these points.
     """
@@ -127,33 +126,13 @@ def draw_ladders(cells: list, experiment: Experiment, result: dict) -> list[str]
         ax.set_xticks([1, 8, 128], ["1", "8", "128"])
         ax.minorticks_off()
         ax.set(title=task.removeprefix("tiny/"), ylim=(-0.03, 1.05), xlabel="k", ylabel="pass@k")
-    rises, shift = cells[len(experiment.tasks) :][:2]
-    draw_rises(rises, experiment, result)
     solved = {point: [] for point in points}
     for run, point in product(result["runs"], points):
         for one in run["pass_at_k"][point].values():
             solved[point] += one["solved"]
-    plot.draw_histogram(shift, list(solved.values()))
-    shift.set(title="all problems by pass@1")
+    plot.draw_histogram(cells[len(experiment.tasks)], list(solved.values()))
+    cells[len(experiment.tasks)].set(title="all problems by pass@1")
     return points
-
-
-def draw_rises(ax, experiment: Experiment, result: dict) -> None:
-    """Does a weak start go with a strong gain? A dot a task."""
-    for task in experiment.tasks:
-        before, after = ends(result, task)
-        ax.plot(before, after - before, "o", color=plot.COLOURS[0], alpha=0.6)
-    ax.axhline(0, color="black", linewidth=0.8)
-    ax.set(title="rise by start, a dot a task", xlabel="pass@128 before", ylabel="rise")
-
-
-def ends(result: dict, task: str) -> tuple[float, float]:
-    """pass@128 of a task before and after training, the mean over seeds."""
-    points = [run["pass_at_k"] for run in result["runs"]]
-    before, after = (
-        fmean(one[point][task]["pass"]["128"] for one in points) for point in ("before", "after")
-    )
-    return before, after
 
 
 def draw_claims(ax, judged: list[Judged], *, deck: bool = False) -> None:

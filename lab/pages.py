@@ -5,12 +5,12 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 from lab import figure
 from lab.arms import rises
 from lab.papers import EXPERIMENTS, Experiment
 from lab.verdicts import NOT_COUNTED, NOT_RUN, VERDICTS, Judged, judge, measure_claim
-from tools.evaluation.comparison import compare_task
 
 MOST_ROWS = 15  # of a table; more claims are read in the figure
 
@@ -134,20 +134,12 @@ def boundary_table(experiment: Experiment, result: dict) -> str:
         "|---|---:|---:|---|",
     ]
     for task in experiment.tasks:
-        before, after = figure.ends(result, task)
-        regimes = Counter(regime_of(run["pass_at_k"], task) for run in result["runs"])
+        before, after = (
+            [run["pass_at_k"][point][task] for run in result["runs"]]
+            for point in ("before", "after")
+        )
+        shares = [fmean(one["pass"]["128"] for one in seeds) for seeds in (before, after)]
+        regimes = Counter(one["regime"] for one in after)
         words = ", ".join(f"{count} {word}" for word, count in regimes.most_common())
-        lines.append(f"|{task.removeprefix('tiny/')}|{before:.3f}|{after:.3f}|{words}|")
+        lines.append(f"|{task.removeprefix('tiny/')}|{shares[0]:.3f}|{shares[1]:.3f}|{words}|")
     return "\n".join(lines)
-
-
-def regime_of(points: dict[str, dict], task: str) -> str:
-    """The regime of one task in one seed, with 128 answers. points: the value of arms.pass_at_k."""
-    graded = [
-        [
-            {"text": place, "n": 128, "robust": round(128 * share)}
-            for place, share in enumerate(points[name][task]["solved"])
-        ]
-        for name in ("before", "after", "midway")
-    ]
-    return compare_task(task, graded)["regime"]

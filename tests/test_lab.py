@@ -252,6 +252,24 @@ def test_a_shift_counts_problems_whose_pass_at_1_rose_less_those_whose_fell():
     assert seen["shift@1 x"] == pytest.approx(0.25) and seen["rise@128 x"] == 0
 
 
+def test_pass_at_k_is_kept_with_the_regime_that_evaluate_finds(tmp_path):
+    experiment = EXPERIMENTS["prorl_boundary"]
+    for point, right in (("before", 1), ("midway", 2), ("after", 4)):  # of 4 answers, always in 1
+        (tmp_path / point).mkdir()
+        seen = {"robust": {"1": [right / 4, 0, 1], "4": [1, 0, 1]}, "solved": [right / 4] * 9}
+        rows = [
+            {"task": task, "benchmark": task, "text": str(i), "n": 4, "robust": right}
+            for task in experiment.tasks
+            for i in range(9)
+        ]
+        value = {"name": point, "tasks": dict.fromkeys(experiment.tasks, seen), "problems": rows}
+        (tmp_path / point / "eval.json").write_text(json.dumps(value))
+    kept = run.pass_at_k(run.Run("ProRL", 0, tmp_path, []), experiment)
+    assert kept.keys() == {"before", "midway", "after"}
+    assert kept["midway"]["tiny/compose-8"] == {"pass": {"1": 0.5, "4": 1}, "solved": [0.5] * 9}
+    assert {one["regime"] for one in kept["after"].values()} == {"diminish"}
+
+
 # --- the command and the page ---
 
 
