@@ -54,6 +54,7 @@ def test_a_value_that_makes_no_sense_is_one_sentence(config, capsys, recipe):
                 config(recipe, f"--{flag}")
             error = capsys.readouterr().err.strip().splitlines()[-1]
             assert error.startswith(f"{recipe}.py: error: ") and f"--{name}" in error, flag
+            assert ("must be finite" in error) == flag.endswith(("=nan", "=inf")), flag
             assert end.value.code == 2
 
 

@@ -17,6 +17,7 @@ import json
 import shutil
 import sys
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -167,6 +168,12 @@ def check_whole(state: dict, policy: Policy, optimizer: torch.optim.Optimizer) -
                 f"state[{name!r}] would not come back from a checkpoint as it is: only numbers, "
                 f"texts, lists, dicts with texts as keys, and policies do"
             )
+    for key, value in chain(*(kept.items() for kept in optimizer.state.values())):
+        if not isinstance(value, torch.Tensor | None):
+            raise Refused(
+                f"{type(optimizer).__name__} keeps a {type(value).__name__} as {key!r}: a "
+                f"checkpoint holds tensors alone, so take an optimizer that keeps these"
+            )
     trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     if trained - set(policy.parameters()):
         raise Refused(
@@ -306,19 +313,11 @@ def _on_rank_0(named_tensors):
 
 
 def _optimizer_tensors(policy, optimizer):
-    """Yield ("PARAMETER.KEY", tensor) for any of torch's optimizers.
-
-    Raises Refused if an optimizer keeps anything else, because such a run could not be continued.
-    """
+    """Yield ("PARAMETER.KEY", tensor) for any of torch's optimizers."""
     # torch.distributed.checkpoint.state_dict would do this in one call, but it takes a step with an
     # optimizer whose state is empty, as ProRL's resets leave it.
     for name, parameter in policy.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
-            if not isinstance(value, torch.Tensor | None):
-                raise Refused(
-                    f"{type(optimizer).__name__} keeps a {type(value).__name__} as {key!r}: a "
-                    f"checkpoint holds tensors alone, so take an optimizer that keeps these"
-                )
             if value is not None:
                 yield f"{name}.{key}", value
 

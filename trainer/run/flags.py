@@ -104,9 +104,10 @@ class Flags:
         """
         for field in fields(self):
             value = getattr(self, field.name)
-            rule, holds = self.ranges.get(field.name, ("must be finite", lambda _: True))
-            wrong = isinstance(value, float) and not math.isfinite(value)
-            if wrong or (value is not None and not holds(value)):
+            rule, holds = self.ranges.get(field.name, ("", lambda _: True))
+            if isinstance(value, float) and not math.isfinite(value):
+                rule, holds = "must be finite", lambda _: False
+            if value is not None and not holds(value):
                 return f"--{field.name} {rule}, not {value}"
         held_out = ("eval_data",) if self.eval_every or self.decontaminate else ()
         for name in ("model", "data", *held_out):

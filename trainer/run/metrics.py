@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from itertools import chain
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -62,10 +62,10 @@ def step_metrics(
     rewards_P_G = torch.tensor([[rollout.reward for rollout in group] for group in groups])
     correction = min(1, rewards_P_G.shape[1] - 1)  # a group of one has std 0
     micros = list(chain(*minibatches))
-    for name in ("old_logps_M", "new_logps_M", "entropy_M"):
-        shapes = [getattr(getattr(micro, name), "shape", None) for micro in micros]
-        if shapes != [micro.weights_M.shape for micro in micros]:
-            raise ValueError(f"micro.{name} must be set to one number for each response token")
+    for name, micro in product(("old_logps_M", "new_logps_M", "entropy_M"), micros):
+        value_M = getattr(micro, name)
+        if value_M is None or value_M.shape != micro.weights_M.shape or value_M.requires_grad:
+            raise ValueError(f"micro.{name} must be one detached number for each response token")
     gaps = [gap_M.abs() for gap_M in engine_gaps(micros) if gap_M is not None]
     largest = max((gap_M.max().item() for gap_M in gaps if len(gap_M)), default=0.0)
     updates = [token_ratio_metrics(micro, *clip[:2]) for micro in micros]
