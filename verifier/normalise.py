@@ -59,6 +59,7 @@ _RENAMED = _renames(
     r" simeq,doteq=\approx  varnothing=\emptyset  infinity=\infty  Reals,R=\mathbb{R} prime='"
     r" backslash=\setminus  vert,lvert,rvert=| lbrace=\{ rbrace=\} langle,lparen=( rangle,rparen=)"
     r" lbrack=[ rbrack=] dots,cdots,dotsc,dotsb=\ldots  bmod=\mod  lnot=\neg  rightarrow=\to "
+    r" wedge=\land  vee=\lor "
 )
 _GROUPS = r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})*,0\d\d(?:,\d{3})*(?!\d|,\d)"
 _POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
@@ -244,8 +245,8 @@ _REWRITES = [  # in this order
         (r"\bd([a-z])\s*/\s*d([a-z])\b", r"\\frac{d\1}{d\2}"),
         (r"^\\bigcup(?:\\limits)?\s*_\s*\{((?:[^{}]|\{[^{}]*\})*)\}(.*)$", r"\2, \1"),
         # Between letters \lor and \land are operators.
-        (rf"\\(?:lor|vee){END}(?=.*(?:[=<>]|\\(?:[lg]e|ne|in){END}))", " or "),
-        (rf"\\(?:land|wedge){END}(?=.*(?:[=<>]|\\(?:[lg]e|ne|in){END}))", " and "),
+        (rf"\\lor{END}(?=.*(?:[=<>]|\\(?:[lg]e|ne|in){END}))", " or "),
+        (rf"\\land{END}(?=.*(?:[=<>]|\\(?:[lg]e|ne|in){END}))", " and "),
         (rf"(?<![\\a-zA-Z])(?:infinity|oo){END}", r"\\infty "),
         (rf"^\s*{_OPEN}(?i:{_NO_SOLUTION})\W*$", r"\\emptyset "),
         (rf"{_OPEN}(?i:all real numbers|all reals){_SHUT}", r"\\mathbb{R}"),

@@ -116,17 +116,20 @@ def _assignment(item: str) -> tuple[tuple[str, ...], list[str]] | None:
     if len(rest) == 1 < len(parts) - 1 and is_name(rest[0]):
         return None  # x = y = z
     value = " = ".join(rest)
-    opened, inner = _open(value) if parts[1][0].startswith("\\in") else ("", "")
+    opened, inner = _open(value)
     return names, split(inner, COMMA) if opened else [value]
 
 
 def spread(latex: str) -> str:
-    """`x = 2, y = 2` of `x = y = 2`; any other text is returned as it is."""
-    sides, signs = relations(latex)
-    letters = len(signs) > 1 and all(kind_of(key(side)) == "letter" for side in sides[:-1])
-    if not letters or set(signs) != {"="} or is_name(sides[-1]):
-        return latex
-    return ", ".join(f"{side} = {sides[-1]}" for side in sides[:-1])
+    """`x = 2, y = 2` of `x = y = 2`, alone or in a list; any other text is returned as it is."""
+    items, found = "", False
+    for before, item in cut(latex, COMMA):
+        *names, value = relations(item)[0]
+        letters = len(names) > 1 and all(kind_of(key(name)) == "letter" for name in names)
+        if letters and set(relations(item)[1]) == {"="} and not is_name(value):
+            item, found = ", ".join(f"{name} = {value}" for name in names), True
+        items += f"{before} {item}"
+    return items if found else latex
 
 
 def _canonical(name: str) -> str:

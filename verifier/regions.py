@@ -103,8 +103,9 @@ def _region(latex: str) -> Region | None:
         inner = _region(builder[2])
         return inner._replace(name="") if inner and inner.name == key(builder[1]) else None
     for separator, combine in ((f"{OR}|{CUP}", list.__add__), (f"{AND}|{CAP}", _both)):
-        if len(parts := split(latex, separator)) > 1:
-            return _combined(parts, combine)
+        parts = split(latex, separator)
+        if len(parts) > 1 and (found := _combined(parts, combine)):
+            return found
     if len(parts := split(latex, WITHOUT)) == 2:
         points = enclosed(parts[1], r"\\\{|\{", r"\\\}|\}") or parts[1]
         whole, minus = _region(parts[0]), _region(parts[1])
@@ -126,8 +127,8 @@ def _point(latex: str) -> Region | None:
 
 def _points(text: str) -> list[Piece]:
     r"""3, \pm 1 or 1, 2."""
-    signed = [text.replace(r"\pm", sign) for sign in ("+", "-")] if r"\pm" in text else [text]
-    return [Piece(part, True, part, True) for one in signed for part in split(one, COMMA)]
+    parts = split(text.replace(r"\pm", "+") + "," + text.replace(r"\pm", "-"), COMMA)
+    return [Piece(part, True, part, True) for part in dict.fromkeys(parts)]
 
 
 def _combined(parts: list[str], combine) -> Region | None:

@@ -86,8 +86,6 @@ def _exact(value: Fraction) -> Fraction:
 
 def _clean(value, size=None):
     """Zero for what is only the rounding of numbers of `size`, in each part of a number."""
-    if isinstance(value, Fraction):
-        return value
     noise = (abs(value) if size is None else size) * _THREAD.mp.mpf(10) ** -NOISE
     real, imag = (part if abs(part) > noise else 0 for part in (value.real, value.imag))
     return _THREAD.mp.mpc(real, imag) if imag else _THREAD.mp.mpf(real)
@@ -343,8 +341,6 @@ def proportional(one: Tree, other: Tree) -> int:
     decimal = _decimals(one) + _decimals(other) > 0
     pairs = [pair for pair in _pairs(one, other, scales=decimal) or [] if pair[0] or pair[1]]
     if len(pairs) < 3 or not all(a and b for a, b, *_ in pairs):
-        return 0
-    if all(_agree(a, pairs[0][0]) for a, *_ in pairs):
         return 0
     ratios = []
     for a, b, slack_a, slack_b in pairs:
