@@ -10,9 +10,9 @@
 The systems are in lab/systems.py, the techniques in lab/techniques.py, the table is docs/table1.md.
 With every flag off this is justrl.py. `diff justrl.py lab/table1.py` is what JustRL leaves out.
 
-A stage is a set of flags "until step N": --stages takes a JSON list of them, or a file with one.
-So --temperature, --samples_per_prompt, --max_response_tokens, --kl_coefficient and most others can
-change during a run. A stage without "until" is the last, and lasts to the end.
+A stage is a set of flags "until step N": --stages takes a JSON list of them. So --temperature,
+--samples_per_prompt, --max_response_tokens, --kl_coefficient and most others can change during a
+run. A stage without "until" is the last, and lasts to the end.
 
 Where this deviates, and why:
 - All rows are judged by JustRL's verifier, so that they differ in their techniques alone;
@@ -27,7 +27,6 @@ sequence positions, _M response tokens end to end.
 """
 
 import argparse
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -42,7 +41,6 @@ from lab import systems, techniques
 from prorl import hard_reset
 from tools.plot import plot_run
 from trainer.data import Order, Problem, Rollout, Sampling, Template, encode_prompts, without
-from trainer.errors import Refused
 from trainer.policy.loading import load_policy, load_reference
 from trainer.policy.policy import (
     equal_slices,
@@ -69,7 +67,7 @@ from trainer.sources.load import load_problems
 @dataclass
 class Config(justrl.Config):
     row: Literal["", *systems.ROWS] = ""  # a system of Table 1 (lab/systems.py)
-    stages: str = ""  # ST, THP: a JSON list of sets of flags, each with "until": step; or its file
+    stages: str = ""  # ST, THP: a JSON list of sets of flags, each with "until": step
     prompts_from: float = 0.0  # ST: leave out this share of the problems, those of shortest prompts
     prompts_to: float = 1.0  # ST: leave out the problems beyond this share, by prompt (FastCuRL)
     hint_share: float = 0.0  # ST: share of the reference solution's characters given (QuestA)
@@ -142,7 +140,7 @@ class Config(justrl.Config):
         published = self.model == systems.ROWS.get(self.row, {}).get("model")
         if published and not torch.cuda.is_available():
             return f"--row {self.row} needs a GPU at its published scale: try it with --tiny"
-        return super().fault()
+        return super().fault() or (techniques.stages_fault(self) if self.stages else None)
 
 
 # Scale alone changes, never the algorithm. The embedded world's model has never seen a heading.
@@ -179,12 +177,7 @@ def command_line() -> Config:
     config = parse(Config, scales, __doc__)
     if config.token_budget:
         config.steps = 999_999  # the tokens end the run
-    try:
-        config = replace(config, stages=techniques.stages_text(config.stages))
-        techniques.read_stages(config)
-        return config
-    except Refused as error:
-        sys.exit(f"table1.py: {error}")
+    return config
 
 
 def main(config: Config) -> None:

@@ -24,7 +24,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from itertools import chain
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -57,19 +56,6 @@ class Stage:
     config: object
 
 
-def stages_text(value: str) -> str:
-    """--stages as JSON: the text itself, or the file it names. Raises Refused if it is neither."""
-    if not value.strip() or value.lstrip().startswith("["):
-        return value
-    try:
-        return Path(value).expanduser().read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(
-            f'--stages takes a list such as [{{"until": 100, "temperature": 1.2}}, {{}}] or a file '
-            f"that holds one, not {value!r}"
-        ) from error
-
-
 def read_stages(config) -> list[Stage]:
     """The stages of config.stages; without any, one that lasts for the whole run.
 
@@ -79,7 +65,7 @@ def read_stages(config) -> list[Stage]:
     try:
         rows = json.loads(config.stages or "[{}]")
     except json.JSONDecodeError as error:
-        raise Refused(f"--stages is no JSON: {error}") from error
+        raise Refused(f'--stages is no JSON (for a file, give "$(cat FILE)"): {error}') from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise Refused("--stages must be a list of one set of flags a stage, such as [{}, {}]")
     stages, first = [], 1
@@ -92,6 +78,15 @@ def read_stages(config) -> list[Stage]:
         stages.append(Stage(until, stage_config(config, number, row)))
         first = until + 1
     return stages
+
+
+def stages_fault(config) -> str | None:
+    """What is wrong with config.stages, as a sentence; None if nothing is."""
+    try:
+        read_stages(config)
+    except Refused as error:
+        return str(error)
+    return None
 
 
 def stage_config(config, number: int, row: dict):
@@ -108,7 +103,7 @@ def stage_config(config, number: int, row: dict):
         if type(value) is not kind or (choices and value not in choices):
             what = f"one of {', '.join(choices)}" if choices else f"a {kind.__name__}"
             raise Refused(f"stage {number} of --stages: --{name} takes {what}, not {value!r}")
-    changed = replace(config, **values)
+    changed = replace(config, **values | {"stages": ""})
     if fault := changed.fault():
         raise Refused(f"stage {number} of --stages: {fault}")
     return changed
