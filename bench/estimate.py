@@ -17,6 +17,7 @@ do not count.
 """
 
 import argparse
+import math
 from typing import NamedTuple
 
 import torch
@@ -116,6 +117,8 @@ def main() -> None:
     parser.add_argument("script", help="justrl.py, prorl.py, liteppo.py, lab.table1")
     parser.add_argument("--mean", type=float, help="mean response, in tokens (0.4 of the longest)")
     arguments, flags = parser.parse_known_args()
+    if arguments.mean is not None and not 0 < arguments.mean < math.inf:
+        parser.error(f"--mean must be above 0, not {arguments.mean}")
     torch.cuda.is_available = lambda: True  # or the paper's scale is refused
     config = script_config(arguments.script, flags)
     known = config.model.split("/")[-1] in MODELS

@@ -316,6 +316,8 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder to write to and continue from")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one core each (1)")
     arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        parser.error(f"--jobs must be at least 1, not {arguments.jobs}")
     out = arguments.out.resolve()
     try:
         prepare(out)

@@ -186,6 +186,9 @@ def test_an_estimate_is_a_table_of_cards_and_the_page_has_it(capsys, monkeypatch
     assert first == "justrl.py: 4380 steps, responses of 4,700 tokens, estimated"
     assert "| RTX 4090, 24 GB | does not fit | 51 to 206 days |" in table
     assert table in (ROOT / "docs" / "running.md").read_text()
+    monkeypatch.setattr(sys, "argv", ["bench/estimate.py", "just_rl.py"])
+    with pytest.raises(SystemExit, match=r"there is no script just_rl\.py"):
+        estimate.main()
 
 
 def test_shipped_results_name_their_origin():

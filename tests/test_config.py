@@ -178,6 +178,7 @@ def test_a_flag_that_does_nothing_says_so(config, capsys, recipe, flags, said):
 
 def test_a_model_is_of_the_hub_or_a_revision_of_it_or_of_the_embedded_world(monkeypatch, config):
     monkeypatch.setattr(launch, "reach_hub", lambda: None)
+    monkeypatch.setattr(launch.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda name, **how: f"/hub/{name}/{how['revision']}"
     )

@@ -258,6 +258,7 @@ BASE_MODEL = "tiny/models/base"
         (f"{BASE_MODEL} --all", "--all needs a run folder"),
         (f"--regrade {BASE_MODEL}", "is not the folder of an evaluation"),
         (f"--compare {BASE_MODEL} {BASE_MODEL}", f"There is no {BASE_MODEL}/eval.json"),
+        ("--compare README.md README.md", "README.md is damaged, or of another kind"),
         ("", "say what to measure: evaluate.py MODEL"),
         (f"{BASE_MODEL} --wrong_flag 1", "unknown argument --wrong_flag"),
         (f"{BASE_MODEL} --benchmark tiny", "did you mean --benchmarks?"),

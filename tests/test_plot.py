@@ -184,3 +184,11 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
         run(tmp_path)
     with pytest.raises(SystemExit, match="There is no"):
         run(folder, tmp_path / "base" / "eval.json")
+    with pytest.raises(SystemExit, match=r"curves\.png is damaged, or of another kind"):
+        run(folder / "curves.png")
+    (folder / "metrics.jsonl").write_bytes(b"\xff[]\n[1]\n")
+    with pytest.raises(SystemExit, match="has no step yet"):
+        run(folder)
+    with pytest.raises(SystemExit):
+        run(folder, "--out", tmp_path)
+    assert "--out takes a .png, .pdf or .svg file" in capsys.readouterr().err

@@ -32,7 +32,7 @@ from trainer.run.checkpoint import (
     with_neighbours,
 )
 from trainer.run.files import read_jsonl
-from trainer.run.launch import _sentence, leave
+from trainer.run.launch import _sentence, leave, model_folder
 from trainer.run.metrics import step_metrics
 from trainer.run.run import Run, finite, plain
 
@@ -279,6 +279,8 @@ def test_one_request_decides_whether_there_is_a_hub(monkeypatch, capsys):
     network.reach_hub()
     assert time.monotonic() - begun < 1 and constants.is_offline_mode()
     assert "cannot be reached (no route to host)" in capsys.readouterr().out
+    with pytest.raises(Refused, match="no/model was never downloaded: check the network"):
+        model_folder("no/model")
 
 
 # --- a run whose machine fails ---

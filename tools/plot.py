@@ -12,7 +12,6 @@ readers can tell apart. Dashes and markers tell the lines apart in grey.
 """
 
 import argparse
-import json
 import math
 import re
 import sys
@@ -22,7 +21,7 @@ from statistics import fmean
 
 from tools.panels import Panel, choose, is_number
 from trainer.errors import Refused
-from trainer.run.files import read_jsonl
+from trainer.run.files import read_json, read_jsonl
 
 # matplotlib is imported where it draws: every training script imports this file.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
@@ -279,14 +278,16 @@ def main() -> None:
     sources = "run folders, or evaluations (folders or eval.json files)"
     add("sources", nargs="+", metavar="RUN|EVAL", type=Path, help=sources)
     add("--metrics", type=lambda text: text.split(","), help="of runs: draw only these, NAME,NAME")
-    out = "the PNG; default: curves.png in the first run, pass_at_k.png next to the first eval.json"
+    out = "default: curves.png in the first run, pass_at_k.png next to the first eval.json"
     add("--out", type=Path, help=out)
     args = parser.parse_args()
+    if args.out and args.out.suffix not in (".png", ".pdf", ".svg"):
+        parser.error(f"--out takes a .png, .pdf or .svg file, not {args.out}")
     evals = [path / "eval.json" if path.is_dir() else path for path in args.sources]
     try:
         if all(path.is_file() for path in evals) and not args.metrics:
             out = args.out or evals[0].with_name("pass_at_k.png")
-            plot_evals([json.loads(path.read_text()) for path in evals], out)
+            plot_evals([read_json(path) for path in evals], out)
         else:
             out = args.out or args.sources[0] / "curves.png"
             plot_runs(args.sources, out, args.metrics)

@@ -3,14 +3,13 @@
 The first evaluation is BASE, the second TRAINED. Any others are MIDDLES, checkpoints between them.
 """
 
-import json
 from pathlib import Path
 from statistics import fmean
 
 from tools.evaluation.statistics import margin, pass_at_k, regime
 from tools.evaluation.tables import by_task, percent, print_table
 from trainer.errors import Refused
-from trainer.run.files import read_jsonl
+from trainer.run.files import read_json, read_jsonl
 
 RULE = """The regime of a task says how pass@K changed from BASE to TRAINED. K is the largest k that
 all evaluations have. A margin is half the width of the paired 95 % interval over problems.
@@ -30,7 +29,7 @@ def read_evaluation(path: str) -> dict:
     path = Path(path) / "eval.json" if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise Refused(f"There is no {path}: make it with `python evaluate.py MODEL --out FOLDER`.")
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 def read_answers(folder: Path) -> dict[tuple[str, int], dict]:

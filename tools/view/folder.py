@@ -22,6 +22,7 @@ from tools.view.tokens import Pieces
 from trainer.errors import Refused
 from trainer.policy.pretrained import load_tokenizer
 from trainer.run import kept
+from trainer.run.files import read_json
 from trainer.run.launch import model_folder
 
 
@@ -91,8 +92,8 @@ def load(folder: Path, steps: range | None = None, share: float = 1.0) -> Source
     )
 
 
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.is_file() else {}
+def _if_there(path):
+    return read_json(path) if path.is_file() else {}
 
 
 # --- runs ---
@@ -103,7 +104,7 @@ SHOWN = ("recipe", "model", "data", "learning_rate", "prompts_per_step", "sample
 
 def load_run(folder: Path, steps: range | None, share: float) -> Source:
     """A run's curves, and as many of its kept rollouts as fit on a page."""
-    config = read_json(folder / "config.json")
+    config = _if_there(folder / "config.json")
     rows = []
     with suppress(Refused):  # it has no step yet
         rows = read_metrics(folder)
@@ -199,8 +200,8 @@ MAX_CHARACTERS = 12_000_000  # on a page: about 5 MB
 
 def load_evaluation(folder: Path, share: float) -> Source:
     """An evaluation, with as many answers as fit on a page; disputed ones are kept first."""
-    result = read_json(folder / "eval.json")
-    settings = result.get("settings") or read_json(folder / "settings.json")
+    result = _if_there(folder / "eval.json")
+    settings = result.get("settings") or _if_there(folder / "settings.json")
     records = read_answers(folder)
     labels = list(dict.fromkeys(benchmark for benchmark, _ in records))
     groups = [_benchmark_group(labels.index(key[0]), records[key]) for key in records]

@@ -113,12 +113,12 @@ def load_tokenizer(model_dir: str):
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     folder = Path(model_dir)
-    _check_folder(folder)
     tokenizer = None
     if not folder.exists() or (folder / "tokenizer.json").exists():
         with or_refuse(f"cannot load a tokenizer from {model_dir}"):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(model_dir)
     else:
+        _check_folder(folder)
         with suppress(Exception):  # see or_refuse
             tokenizer = AutoTokenizer.from_pretrained(model_dir)
     # Without any tokenizer file, transformers may still open an empty one.

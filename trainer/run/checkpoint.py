@@ -31,7 +31,7 @@ from trainer.errors import Refused
 from trainer.policy.policy import Policy, copy_full, full
 from trainer.policy.pretrained import load_model
 from trainer.ranks import from_all_ranks
-from trainer.run.files import read_jsonl, write_atomically, write_jsonl
+from trainer.run.files import read_json, read_jsonl, write_atomically, write_jsonl
 from trainer.run.flags import FREE
 
 TRAINING = "training"  # folder for tensors that only a continued run needs
@@ -101,12 +101,12 @@ def claim(out: Path, config: dict, code: dict[str, str]) -> None:
     checkpoints has not begun, so any other may take its folder. Raises Refused if the folder has a
     run with other settings or code, and names the difference, or if its files are not a run's.
     """
-    path, before = out / "config.json", None
+    path, before = out / "config.json", {}
     begun = any((out / name).exists() for name in ("metrics.jsonl", "checkpoints"))
     if begun or path.exists():
-        with suppress(OSError, ValueError):
-            before = json.loads(path.read_text())
-        if not isinstance(before, dict) or "recipe" not in before:
+        with suppress(OSError, Refused):
+            before = read_json(path)
+        if "recipe" not in before:
             raise Refused(f"{out} holds files that no run wrote, see {path}: give another --out")
     before = before if begun else dict(config)
     began = before.pop("code", None)
@@ -262,7 +262,7 @@ def load_checkpoint(
     """
     policies = {name: value for name, value in state.items() if isinstance(value, Policy)}
     with _named_if_damaged(folder):
-        saved = json.loads((folder / "state.json").read_text()) | policies
+        saved = read_json(folder / "state.json") | policies
     if missing := state.keys() - saved.keys():
         raise Refused(
             f"{folder} was saved by another version of this code (it has no {min(missing)}); "

@@ -14,11 +14,19 @@ def read_jsonl(path: str | Path) -> list[dict]:
     An incomplete line, still being written or cut off by a kill, is left out.
     """
     rows = []
-    with open(path) as file:
+    with open(path, errors="replace") as file:
         for line in file:
             with suppress(json.JSONDecodeError):
                 rows.append(json.loads(line))
-    return rows
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def read_json(path: Path) -> dict:
+    """The object of a .json file. Raises Refused if it holds none."""
+    with suppress(ValueError):
+        if isinstance(found := json.loads(path.read_text()), dict):
+            return found
+    raise Refused(f"{path} is damaged, or of another kind: it holds no JSON object")
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:

@@ -34,6 +34,7 @@ import pyarrow.parquet as pq
 import torch
 
 from trainer.data import Problem, Rollout
+from trainer.errors import Refused
 from trainer.policy.policy import MicroBatch, loss_weights
 from trainer.ranks import from_all_ranks
 from trainer.run.metrics import engine_gaps, token_ratio_metrics
@@ -214,8 +215,11 @@ def files(folder: Path) -> dict[tuple[str, int], Path]:
 
 
 def read(path: Path) -> list[dict]:
-    """The rows of one file; None where a column is missing."""
-    return pq.read_table(path).to_pylist()
+    """The rows of one file; None where a column is missing. Raises Refused if it is damaged."""
+    try:
+        return pq.read_table(path).to_pylist()
+    except pa.ArrowException as error:
+        raise Refused(f"{path} is damaged ({error}): delete it") from error
 
 
 def forget_after(folder: Path, step: int) -> None:

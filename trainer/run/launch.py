@@ -11,6 +11,7 @@ from pathlib import Path
 import huggingface_hub
 import torch
 import torch.distributed as dist
+from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 from tqdm import tqdm
 
@@ -109,6 +110,9 @@ def model_folder(model: str) -> str:
     reach_hub()
     name, _, revision = model.partition("@")
     if not revision:
+        known = huggingface_hub.try_to_load_from_cache(name, "config.json")
+        if constants.HF_HUB_OFFLINE and not isinstance(known, str):
+            raise Refused(f"{name} was never downloaded: check the network, or give a folder")
         return model
     kinds = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
