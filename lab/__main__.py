@@ -60,7 +60,6 @@ def run_experiment(
     path = home / "results.json"
     records = json.loads(path.read_text())["runs"] if path.exists() else []
     known = {(record["arm"], record["seed"]): record for record in records}
-    arms.write_problems(experiment, runs_home)
     done, wanted = {}, dict.fromkeys(experiment.arms, seeds)
     while wanted != done:
         print("seeds: " + ", ".join(f"{arm} {count}" for arm, count in wanted.items()))

@@ -30,11 +30,10 @@ from tools.evaluation.statistics import spearman
 from tools.panels import is_number
 from tools.plot import read_metrics, resets
 from trainer.errors import Refused
-from trainer.run.files import read_jsonl, write_atomically, write_jsonl
+from trainer.run.files import read_jsonl, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1")
-PROBLEMS = "problems.jsonl"  # of an experiment that trains on a few
 LIVE = set()  # processes running now
 
 
@@ -71,7 +70,6 @@ def plan_run(
         "half": max(1, steps // 2),
         "eighth": max(1, steps // 8),
         "budget": experiment.budget * steps // experiment.steps,
-        "problems": shlex.quote(str(runs / PROBLEMS)),
     }
     words = shlex.split(command)
     script = 2 if words[0] == "-m" else 1
@@ -85,16 +83,6 @@ def plan_run(
         measure = ["evaluate.py", model.format(**values), *flags, "--out", folder / point]
         commands.append([sys.executable, *measure])
     return Run(name, seed, folder, commands)
-
-
-def write_problems(experiment: Experiment, runs: Path) -> None:
-    """The first problems of a source as a file, for an experiment that trains on a few."""
-    source, count = experiment.problems
-    if source:
-        from trainer.sources.load import load_problems  # here: it takes a second to import
-
-        rows = [{"problem": p.text, "answer": p.answer} for p in load_problems(source)[:count]]
-        write_jsonl(runs / PROBLEMS, rows)
 
 
 def written(command: list) -> str:

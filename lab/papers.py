@@ -73,7 +73,6 @@ class Experiment:
     schedule: str = "--steps {steps} --eval_every {eighth} --save_every {half}"
     tokens: int = 0  # sampled tokens a run, for `eval_accuracy at equal tokens`
     budget: int = 0  # sampled tokens that end a run, instead of its steps
-    problems: tuple[str, int] = ("", 0)  # a source and how many of it, as {problems} in `common`
     evaluate: str = ""  # flags for evaluate.py
     points: dict[str, str] = field(default_factory=dict)  # what it measures: {name: model}
     tasks: tuple[str, ...] = ()  # benchmarks whose pass@k is drawn
@@ -377,6 +376,7 @@ TECHNIQUES |= {
 }
 TECHNIQUES["prorl-v1"] += " --eval_every 2"  # its resets are decided by evaluations
 SAME = "its bound is met by 0.2 % of the tokens, so that the arms cannot differ"
+# lab/complexity.jsonl has the first 64 problems of tiny:train/mixed.
 EXPERIMENTS["complexity"] = Experiment(
     arms=TECHNIQUES,
     claims=tuple(
@@ -390,10 +390,10 @@ EXPERIMENTS["complexity"] = Experiment(
     ),
     steps=11,
     seconds=8,
-    common="--tiny --engine transformers --data {problems} --warmup_steps 2 --eval_samples 2",
+    common="--tiny --engine transformers --data lab/complexity.jsonl --warmup_steps 2 "
+    "--eval_samples 2",
     schedule="--steps {steps} --token_budget {budget} --eval_every 1000000 --save_every 0",
     budget=24_000,
-    problems=("tiny:train/mixed", 64),
 )
 
 # --- ProRL (arXiv 2505.24864) ---

@@ -21,6 +21,7 @@ from lab import figure, papers
 from lab import pages as page
 from lab import verdicts as statistics
 from lab.papers import EXPERIMENTS, Claim
+from tiny import world
 from tools.panels import panel_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +52,9 @@ def test_arms_take_flags_that_their_scripts_have_and_differ_from_each_other(
         configs.append({"script": script} | config)
     assert len({str(config) for config in configs}) == len(experiment.arms)
     if name == "complexity":  # whole systems, which share the tokens that they may sample
+        rows = [json.loads(line) for line in (ROOT / configs[0]["data"]).open()]
+        first = world.problems("train", "mixed")[: len(rows)]
+        assert rows == [{key: row[key] for key in ("problem", "answer")} for row in first]
         return
     shared = ("prompts_per_step", "samples_per_prompt", "updates_per_step", "learning_rate")
     shared += ("weight_decay", "steps", "seed")
