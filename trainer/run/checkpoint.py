@@ -177,8 +177,8 @@ def check_whole(state: dict, policy: Policy, optimizer: torch.optim.Optimizer) -
     trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     if trained - set(policy.parameters()):
         raise Refused(
-            "the optimizer trains a tensor that is not in the policy, so no checkpoint has it; "
-            "add its module to the policy, as in policy.value = torch.nn.Linear(...)"
+            "the optimizer trains a tensor that is not in the policy, so no checkpoint has it; in "
+            "one process on a CPU, add its module: policy.value = torch.nn.Linear(...)"
         )
     if "initial_lr" in optimizer.param_groups[0]:  # set by torch's schedulers
         raise Refused(
