@@ -3,7 +3,8 @@
 import itertools
 import re
 
-from .normalise import END, TEXT
+END = r"(?![a-zA-Z])"  # the end of a command's name
+TEXT = rf"\\(?:text(?:bf|it|rm|normal)?|[mh]box|math(?:rm|bf|it|sf)|operatorname){END}\s*"
 
 
 def _word(words: str) -> str:

@@ -10,8 +10,8 @@ import itertools
 import re
 from fractions import Fraction
 
-from .brackets import COMMA, CUP, cut, depths, elements, relations, split
-from .normalise import END, TEXT, key, normalise
+from .brackets import COMMA, CUP, END, TEXT, cut, depths, elements, relations, split
+from .normalise import key, normalise
 from .parse import MINUS_ONE, Tree, Unreadable, parse
 from .read import Reading, Solution, holds_kin, is_name, read, spread, unindexed
 from .regions import region
@@ -159,15 +159,6 @@ def _same_region(answer: str, gold: str) -> bool:
         other.pieces,
         lambda a, b: a[1::2] == b[1::2] and all(map(_single, a[::2], b[::2])),
     )
-
-
-def _unit_vectors(latex: str, vector: list[str]) -> bool:
-    """Whether `latex` writes a vector as i - 2j + 3k."""
-    if len(vector) not in (2, 3) or not re.search(r"(?<![a-zA-Z\\])[ijk]\b", latex):
-        return False
-    sum_ = "+".join(f"({cell}){unit}" for cell, unit in zip(vector, "ijk", strict=False))
-    both = trees(latex, sum_ + "+0j")
-    return both is not None and same(*both)
 
 
 def _same_readings(answer: Reading, gold: Reading) -> bool:
@@ -418,5 +409,8 @@ def _value(answer: str, gold: str) -> bool:
     if all(tuples):
         return tuples[0][0] == tuples[1][0] and _in_order(tuples[0][1], tuples[1][1])
     if any(tuples):
-        return _unit_vectors(gold if tuples[0] else answer, (tuples[0] or tuples[1])[1])
+        cells = (tuples[0] or tuples[1])[1]  # i - 2j + 3k
+        vector = "+".join(f"({cell}){unit}" for cell, unit in zip(cells, "ijk", strict=False))
+        both = len(cells) < 4 and trees(gold if tuples[0] else answer, vector + "+0j")
+        return bool(both) and same(*both)
     return _expressions(answer, gold)

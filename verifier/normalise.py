@@ -9,10 +9,8 @@ import re
 import unicodedata
 from typing import NamedTuple
 
+from .brackets import END, TEXT, depths
 from .units import Unit, parse_unit
-
-END = r"(?![a-zA-Z])"  # the end of a command's name
-TEXT = rf"\\(?:text(?:bf|it|rm|normal)?|[mh]box|math(?:rm|bf|it|sf)|operatorname){END}\s*"
 
 _TABLE = (  # what NFKC leaves as it is, or makes something else of
     r"−–‐‑=-  ×·⋅∙∗=\cdot  °º˚=^\circ  ≤⩽≦=\le  ≥⩾≧=\ge  ≠=\ne  ≈=\approx  →=\to  ¬=\neg  ∪=\cup "
@@ -103,12 +101,7 @@ def _variant(char: str) -> str:
 
 def _unwrap(found: re.Match) -> str:
     """The content of a command, if its brace closes at the very end."""
-    depth = 0
-    for char in found[1]:
-        depth += (char == "{") - (char == "}")
-        if depth < 0:
-            return found[0]
-    return found[1]
+    return found[1] if min(depths(found[1]), default=0) >= 0 else found[0]
 
 
 def _rows(cells: str) -> list[list[str]]:
@@ -133,7 +126,7 @@ def _determinant(found: re.Match) -> str:
     r"""A determinant of up to three rows as the expression that it is."""
     rows = _rows(found[1])
     square = len(rows) < 4 and all(len(row) == len(rows) for row in rows)
-    return f"({_expanded(rows)})" if square else rf"\begin{{vmatrix}}{found[1]}\end{{vmatrix}}"
+    return f"({_expanded(rows)})" if square else found[0]
 
 
 def _expanded(rows: list[list[str]]) -> str:

@@ -15,7 +15,7 @@ import functools
 import re
 from fractions import Fraction
 
-from .normalise import TEXT
+from .brackets import TEXT
 
 Tree = tuple
 

@@ -8,8 +8,8 @@ tuple `(1,2)` is one. An equation that is no assignment is a value as well.
 import re
 from typing import NamedTuple
 
-from .brackets import COMMA, CUP, cut, elements, enclosed, relations, split
-from .normalise import END, TEXT, key
+from .brackets import COMMA, CUP, END, TEXT, cut, elements, enclosed, relations, split
+from .normalise import key
 
 Solution = dict[str, str]
 

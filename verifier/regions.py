@@ -8,8 +8,8 @@ import math
 import re
 from typing import NamedTuple
 
-from .brackets import AND, CAP, COMMA, CUP, OR, WITHOUT, elements, enclosed, relations, split
-from .normalise import END, key
+from .brackets import AND, CAP, COMMA, CUP, END, OR, WITHOUT, elements, enclosed, relations, split
+from .normalise import key
 from .parse import Unreadable, parse
 from .read import is_quantity
 from .values import constant
