@@ -19,11 +19,11 @@ def last_boxed(text: str) -> str | None:
     voids an earlier one.
     """
     start = text.rfind(r"\boxed{")
-    end = box_end(text, start, r"[{}]")
+    end = _box_end(text, start, r"[{}]")
     return None if end is None else text[start + len(r"\boxed{") : end]
 
 
-def box_end(text: str, start: int, pattern: str = r"\\.|[{}]") -> int | None:
+def _box_end(text: str, start: int, pattern: str = r"\\.|[{}]") -> int | None:
     r"""Index of the brace that closes the `\boxed{` at `start`; None if there is none.
 
     By its default pattern `\{` and `\}` are no braces.
@@ -79,7 +79,7 @@ def final_boxes(text: str) -> list[tuple[str, str, str]]:
     text = re.sub(r"\\(?:boxed|fbox)\s+(-?\d[^\s$]*)", r"\\boxed{\1}", text)
     boxes, end = [], len(text)
     while (start := text.rfind(r"\boxed{", 0, end)) >= 0:
-        close = box_end(text, start)
+        close = _box_end(text, start)
         if close is None or len(boxes) > 600:  # an answer of so many boxes is too long anyway
             break
         content = text[start + len(r"\boxed{") : close]

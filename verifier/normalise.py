@@ -212,7 +212,7 @@ _REWRITES = [  # in this order
             lambda found: f"_{{{_NUMBERS.split('|').index(found[1])}}}",
         ),
         (
-            rf"^\s*{_OPEN}(?i:({_NUMBERS})){_SHUT}\s*$",
+            rf"^\s*{_OPEN}(?i:({_NUMBERS}))\W*$",
             lambda found: str(_NUMBERS.split("|").index(found[1].lower())),
         ),
         (rf"(?<=\d)\s*{_OPEN}\bto\b{_SHUT}\s*(?=\d)", ":"),
@@ -242,6 +242,7 @@ _REWRITES = [  # in this order
         (rf"\\land{END}(?=.*(?:[=<>]|\\(?:[lg]e|ne|in){END}))", " and "),
         (rf"(?<![\\a-zA-Z])(?:infinity|oo){END}", r"\\infty "),
         (rf"^\s*{_OPEN}(?i:{_NO_SOLUTION})\W*$", r"\\emptyset "),
+        (rf"^\s*{_OPEN}(?i:DNE|(?:the )?(?:limit )?does not exist)\W*$", r"\\text{does not exist}"),
         (rf"{_OPEN}(?i:all real numbers|all reals){_SHUT}", r"\\mathbb{R}"),
         (rf"(?<=R\}})\s*{_OPEN}(?:except|but|excluding|other than)\b{_SHUT}", r"\\setminus "),
         (r"(?<=R\})\s*-\s*(?=\\\{)", r"\\setminus "),

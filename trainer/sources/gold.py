@@ -7,7 +7,7 @@ import math
 import re
 from decimal import Decimal
 
-from rewards import box_end, final_boxes, last_answer
+from rewards import final_boxes, last_answer
 from trainer.errors import Refused
 from verifier import equal
 
@@ -78,7 +78,7 @@ def clean_answer(value) -> str:
         answer = bare
     if not re.search(r"\\begin", answer):  # where \\ ends a row
         answer = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", answer)
-    if BOX.search(answer) and (box := last_box(answer)):  # with words around it
+    if (box := last_box(answer)) is not None:  # maybe with words around it
         return clean_answer(box)
     if number := re.fullmatch(r"(-?)0*(0|[1-9][0-9]*)(?:\.0*)?", answer):
         answer = number[1] + number[2]
@@ -103,16 +103,8 @@ def _digits(number):
 AMOUNT = re.compile(  # $18, 18 dollars
     r"\\?[$€£]?\s*([+-]?[\d,]*\.?\d+(?:/\d+)?)\s*(?:\\?%|[a-zA-Z][a-zA-Z. ]*)?\.?"
 )
-BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 # One formula and nothing else. "$5" is money, and "$x$ and $y$" is a sentence.
-FORMULA = re.compile(
-    r"""(?: \$\$ ((?:[^$\\]|\\.)*) \$\$
-          | \$ ((?:[^$\\]|\\.)*) \$
-          | \\\( ((?:(?!(?<!\\)\\[()]).)*) \\\)
-          | \\\[ ((?:(?!(?<!\\)\\[\[\]]).)*) \\\]
-        )\s*\.?""",
-    re.VERBOSE | re.DOTALL,
-)
+FORMULA = re.compile(r"(\$\$?|\\\(|\\\[)((?:[^$\\]|\\[^()\[\]])*)(?:\1|\\\)|\\\])\s*\.?", re.DOTALL)
 BETWEEN_FORMULAS = re.compile(
     r"(?<=\$)\s*,\s*(?=\$)|(?<=\\\))\s*,\s*(?=\\\()|(?<=\\\])\s*,\s*(?=\\\[)"
 )
@@ -125,14 +117,12 @@ UNQUOTED_LATEX = re.compile(r"""(?<!\\)(?:\\\\)*\\(?!["'\\]|u[0-9a-fA-F]{4})""")
 
 
 def _unwrap(answer):
-    """The answer without its outermost box, dollar signs or list brackets."""
-    if answer.startswith("\\boxed{") and box_end(answer, 0) == len(answer) - 1:
-        return answer[7:-1].strip()
+    """The answer without its outermost dollar signs or list brackets."""
     formulas = [FORMULA.fullmatch(part) for part in (answer, *BETWEEN_FORMULAS.split(answer))]
     if formulas[0]:
-        return _inside(formulas[0])
+        return formulas[0][2].strip()
     if len(formulas) > 2 and all(formulas[1:]):
-        return ", ".join(map(_inside, formulas[1:]))
+        return ", ".join(formula[2].strip() for formula in formulas[1:])
     if number := LONE_NUMBER.fullmatch(answer):
         return number[1]
     if TEXT_LIST.fullmatch(answer):
@@ -142,10 +132,6 @@ def _unwrap(answer):
             parts = [re.sub(r"\\(u[0-9a-fA-F]{4}|.)", _unescape, part) for part in parts]
         return ", ".join(map(clean_answer, parts))
     return answer
-
-
-def _inside(formula):
-    return next(part for part in formula.groups() if part is not None).strip()
 
 
 def _unescape(found):
