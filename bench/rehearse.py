@@ -171,9 +171,10 @@ def problems_file(folder: Path, model: Path, tokens: int, count: int) -> str:
     return str(path)
 
 
-def cut_down(config, ranks: int, folder: Path, layers: int | None, steps: int):
+def cut_down(config, arguments, out: Path, steps: int):
     """The config with as few prompts, updates and problems as still show every peak."""
-    model = model_folder(folder, config.model, layers)
+    folder, ranks = out.parent, arguments.ranks
+    model = model_folder(folder, config.model, arguments.layers)
     problems, held_out = (
         problems_file(folder, model, config.max_prompt_tokens, count) for count in (64, ranks)
     )
@@ -184,7 +185,7 @@ def cut_down(config, ranks: int, folder: Path, layers: int | None, steps: int):
     prompts = ranks * -(-2 * rows * updates // config.samples_per_prompt)
     config.prompts_per_step = min(config.prompts_per_step, prompts)
     few = {"model": str(model), "data": problems, "eval_data": held_out, "decontaminate": False}
-    few |= {"instruction": "", "out": str(folder / "run"), "eval_samples": 2, "steps": steps}
+    few |= {"instruction": "", "out": str(out), "eval_samples": 2, "steps": steps}
     few |= {"updates_per_step": updates, "save_every": 1, "reset_every": 1}
     few |= {"eval_every": min(1, config.eval_every), "logic_weight": 0.0}
     for name, value in few.items():
@@ -193,15 +194,15 @@ def cut_down(config, ranks: int, folder: Path, layers: int | None, steps: int):
     return config
 
 
-def prepared(arguments, flags: list[str], folder: Path, steps: int):
+def prepared(arguments, flags: list[str], out: Path, steps: int):
     """The script's main, and what to call it with."""
     module = script_module(arguments.script)
     if hasattr(module, "Config"):
         config = script_config(arguments.script, flags)
-        return module.main, cut_down(config, arguments.ranks, folder, arguments.layers, steps)
-    model = model_folder(folder, "DeepSeek-R1-Distill-Qwen-1.5B", arguments.layers)
-    problems = problems_file(folder, model, 1024, arguments.ranks)
-    sys.argv = [arguments.script, str(model), *flags, "--out", str(folder / "evals")]
+        return module.main, cut_down(config, arguments, out, steps)
+    model = model_folder(out.parent, "DeepSeek-R1-Distill-Qwen-1.5B", arguments.layers)
+    problems = problems_file(out.parent, model, 1024, arguments.ranks)
+    sys.argv = [arguments.script, str(model), *flags, "--out", str(out)]
     sys.argv += ["--benchmarks", "aime24", "--data", f"aime24={problems}", "--n", "2"]
     return module.main, module.parse_arguments()
 
@@ -225,19 +226,19 @@ def watch() -> None:
     watched("save_when_due", "save")
 
 
-def rehearse(arguments, flags: list[str], rank: int, folder: Path, steps: int) -> dict:
+def rehearse(arguments, flags: list[str], rank: int, out: Path, steps: int) -> dict:
     """Run one rank, without its output, in this process, which must not run another one later.
 
     Returns {"peaks": [[stage, engine awake, bytes of the GPU, bytes of the host]], "share": the
     engine's of the GPU, "fault": the end of the traceback if it has failed, else ""}.
     """
-    imaginary.imagine(arguments.gpu, rank, arguments.ranks, folder / f"objects-{steps}")
+    imaginary.imagine(arguments.gpu, rank, arguments.ranks, out.parent / f"objects-{steps}")
     install_vllm(arguments.gpu)
     watch()
     share, fault = 0.0, ""
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere), GPU:
         try:
-            main, config = prepared(arguments, flags, folder, steps)
+            main, config = prepared(arguments, flags, out, steps)
             share = getattr(config, "engine_memory", 0.9)
             main(config)
         except BaseException:  # a script may also exit
@@ -278,23 +279,18 @@ def rehearsals(arguments, flags: list[str], runs: tuple = (1, 2), others: bool =
     fork = multiprocessing.get_context("fork")
     gc.freeze()
     with tempfile.TemporaryDirectory() as folder:
-        run, before, after = (Path(folder, name) for name in ("run", "before", "after"))
+        first, last = Path(folder, "first"), Path(folder, "last")  # where the two ranks run
+        first.mkdir()
         for steps in runs:
-            run.mkdir(exist_ok=True)
-            shutil.copytree(run, before)
+            shutil.copytree(first, last)  # both begin with the first one's checkpoint
             for rank in sorted({0, arguments.ranks - 1 if others else 0}):
-                if rank:  # it begins where the first rank began, without the checkpoint since
-                    run.rename(after)
-                    before.rename(run)
-                what = arguments, flags, rank, Path(folder), steps
+                what = arguments, flags, rank, last if rank else first, steps
                 with ProcessPoolExecutor(1, fork) as child:  # it has imported everything
                     facts = child.submit(rehearse, *what).result()
                 yield steps, rank, facts
                 if facts["fault"]:
                     return  # the other rank needs what this one would have broadcast
-            shutil.rmtree(run if after.exists() else before)
-            if after.exists():
-                after.rename(run)
+            shutil.rmtree(last)
 
 
 def arguments_of(words: list[str]) -> tuple[argparse.Namespace, list[str]]:

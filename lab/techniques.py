@@ -307,13 +307,11 @@ def substituted_groups(
         groups = draw(batch, first=len(everything))
         everything += groups
         mixed = [p for p, group in enumerate(groups) if len({r.reward for r in group}) > 1]
-    chosen = list(range(count))
-    if 3 * len(mixed) > count:
-        bad = [p for p in chosen if p not in mixed]
-        for place, p in enumerate(bad):
-            if place % len(mixed) == 0:
-                good = sorted(mixed, key=lambda _: rng.random())
-            chosen[p] = good[place % len(mixed)]
+    chosen, good = list(range(count)), []
+    for p in range(count) if 3 * len(mixed) > count else ():
+        if p not in mixed:
+            good = good or sorted(mixed, key=lambda _: rng.random())
+            chosen[p] = good.pop(0)
     metrics = {"sampled_groups": len(everything), "mixed_groups": len(mixed)}
     batch = [batch[p] for p in chosen]
     groups = [[replace(rollout) for rollout in groups[p]] for p in chosen]  # no group twice
