@@ -41,6 +41,7 @@ _ACCENTS = _commands(
 _FONTS = _commands("mathbf boldsymbol mathit mathsf bm")
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
 _FENCES = {"\\lfloor": ("\\rfloor", "floor"), "\\lceil": ("\\rceil", "ceil")}
+_FRACTION = re.compile(r"\\frac\{(\d+)\}\{(\d+)\}")
 _OPERAND_ENDS = {*"+-/^_!%)]},'", "\\}", *_commands("cdot degree rfloor rceil")}
 ONE, MINUS_ONE, PERCENT = (("num", Fraction(number)) for number in (1, -1, 100))
 DEEPEST = 30  # operands inside operands
@@ -125,21 +126,9 @@ class _Parser:
             elif self.skip("/"):
                 factors.append(("div", ONE, self.signed()))
             elif self.starts_operand():
-                self.times(factors)
+                factors.append(self.postfix())
             else:
                 return _product([MINUS_ONE, *factors] if sign < 0 else factors)
-
-    def times(self, factors: list[Tree]) -> None:
-        """Read a factor without a sign. An integer and a fraction make a mixed number."""
-        integer = self.tokens[self.at - 1].isdigit() and factors[-1][0] == "num"
-        integer = integer and self.next == "\\frac"
-        right = self.postfix()
-        if integer and right[0] == "div" and right[1][0] == right[2][0] == "num":
-            factors[-1] = ("add", factors[-1], right)
-        elif integer and right[0] == "div" and right[2] == PERCENT and right[1][0] == "div":
-            factors[-1] = ("div", ("add", factors[-1], right[1]), PERCENT)  # 99 1/2 %
-        else:
-            factors.append(right)
 
     def signed(self) -> Tree:
         return self.postfix() if self.sign() > 0 else _product([MINUS_ONE, self.postfix()])
@@ -217,7 +206,11 @@ class _Parser:
         if _is_number(token):
             if self.next == "_":
                 raise Unreadable("a number in another base")
-            return _number(token)
+            mixed = _FRACTION.fullmatch("".join(self.tokens[self.at : self.at + 7]))
+            if not (token.isdigit() and mixed):
+                return _number(token)
+            self.at += 7
+            return ("add", _number(token), ("div", _number(mixed[1]), _number(mixed[2])))
         if token in ("(", "[", "{"):
             return self.group(_CLOSING[token])
         if token == "|":
@@ -309,7 +302,7 @@ class _Parser:
                 self.take()
                 factors.append(("div", ONE, self.postfix()))
             elif self.starts_operand() and self.next not in _FUNCTIONS | {"(", "[", "|"}:
-                self.times(factors)
+                factors.append(self.postfix())
             else:
                 return _product(factors)
 
