@@ -50,7 +50,7 @@ _OPEN, _SHUT = rf"(?:{TEXT}\{{)?\s*", r"\s*\}?"  # of a \text{...} that may be t
 _DOTS = r"(?:\\[lc]?dots(?![a-zA-Z])|\.\.\.|…)"
 _LEAD = (  # about, The area is, Total:
     r"(?i:(?:about|approximately|approx)\b\.?"
-    r"|(?:(?!not?\b)[a-z]{3,} ){0,4}(?!not?\b)[a-z]{3,}(?: is:?|:(?!=))\s*=?\s*)"
+    r"|(?:(?!not?\b)[a-z]+ ){0,5}(?!not?\b)(?:[a-z]+ is\b:?|[a-z]{3,}:(?!=))\s*=?\s*)"
 )
 _RENAMED = _renames(
     r"times,ast,cdotp=\cdot  div=/ lt=< gt=> neq=\ne  leq,leqslant,leqq=\le  geq,geqslant,geqq=\ge "
