@@ -133,14 +133,8 @@ def train(arguments, offload: bool = False) -> dict:
             (micro.weights_M * loss_M).sum().backward()
         optimizer_step(policy, optimizer, 1.0)
 
-    @torch.no_grad()
-    def forward() -> None:
-        for micro in batch:
-            policy(micro, 1.0)
-
     step()  # allocates gradients and moments
     seconds = min(timed(step)[1] for _ in range(3))
-    _, seconds_forward = timed(forward)
     tflops = training_flops(model, sequences, length) / seconds / 1e12
     cuda = torch.cuda.is_available()
     name = torch.cuda.get_device_name() if cuda else ""
@@ -150,7 +144,6 @@ def train(arguments, offload: bool = False) -> dict:
         "sequence_tokens": length,
         "seconds_step": seconds,
         "tokens_per_second": sequences * length / seconds,
-        "forward_share": seconds_forward / seconds,
         "tflops": tflops,
         "mfu": tflops / peaks[0] if peaks else None,
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0,
