@@ -80,7 +80,7 @@ class Run:
         checkpoint.claim(self.out, {"recipe": recipe, **values}, code)
         dist.barrier()
         self.phase_name, self.phase_start, self.seconds = None, 0.0, defaultdict(float)
-        self.locked = self.ended = False
+        self.locked = self.ended = self.checked = False
         self.stopped_by = None  # the signal
         self.step, self.idle_steps, self.all_equal = 0, 0, False
         self.logged = self.saved = 0  # the last step that was
@@ -271,7 +271,9 @@ class Run:
 
         Call this once a step, on every rank. state["step"] names the checkpoint.
         """
-        checkpoint.check_whole(state, policy, optimizer)
+        if not self.checked:
+            checkpoint.check_whole(state, policy, optimizer)
+            self.checked = True
         self.stopped_by = next(filter(None, from_all_ranks(self.stopped_by)), None)
         self.ended = self.stopped_by is not None or state["step"] == self.config.steps
         if self.ended or self.due(state["step"], self.config.save_every):
