@@ -202,7 +202,9 @@ class _Evaluator:
         wholes = [_whole(argument) for argument in arguments]
         if None not in wholes:
             return _exact(Fraction(function(*wholes)))
-        return self.opaque(name, sorted(arguments, key=lambda value: (abs(value), str(value))))
+        return self.opaque(
+            name, sorted(arguments, key=lambda value: (_inexact(abs(value)), str(value)))
+        )
 
 
 _KNOWN = {  # (least, most arguments, function)
@@ -216,8 +218,8 @@ _KNOWN = {  # (least, most arguments, function)
     "cis": (1, 1, lambda self, a: self.pow(+self.mp.e, self.mp.j * _inexact(a))),
     "binom": (2, 2, _Evaluator.binom),
     "fac2": (1, 1, lambda self, a: self.mp.fac2(_small(_inexact(a), 1_000))),
-    "max": (1, 99, lambda self, *several: max(map(_real, several))),
-    "min": (1, 99, lambda self, *several: min(map(_real, several))),
+    "max": (1, 99, lambda self, *several: max(map(_real, several), key=_inexact)),
+    "min": (1, 99, lambda self, *several: min(map(_real, several), key=_inexact)),
     "gcd": (1, 99, lambda self, *several: self.integers("gcd", math.gcd, several)),
     "lcm": (1, 99, lambda self, *several: self.integers("lcm", math.lcm, several)),
 }
