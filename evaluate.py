@@ -44,8 +44,7 @@ from trainer.errors import Refused
 from trainer.policy.loading import compute_dtype, load_reference
 from trainer.policy.pretrained import context_length, load_tokenizer
 from trainer.ranks import from_all_ranks, start_ranks
-from trainer.run.checkpoint import digest
-from trainer.run.files import make_folder, read_json, write_atomically
+from trainer.run.files import digest, make_folder, read_json, write_atomically
 from trainer.run.flags import SHARE, at_least, similar, unknown_folder
 from trainer.run.launch import launch, model_folder
 from trainer.sampler.engine import choose_engine, open_engine, request_seed

@@ -23,14 +23,11 @@ from trainer.errors import Refused
 from trainer.policy.policy import rectangle, set_learning_rate
 from trainer.run.checkpoint import (
     check_whole,
-    claim,
-    code_digests,
     latest_checkpoint,
     load_checkpoint,
-    recipe_file,
     save_checkpoint,
-    with_neighbours,
 )
+from trainer.run.claim import claim, code_digests, recipe_file, with_neighbours
 from trainer.run.files import read_jsonl
 from trainer.run.launch import _sentence, leave, model_folder
 from trainer.run.metrics import step_metrics

@@ -1,6 +1,6 @@
-"""A run folder and its checkpoints: claimed by one run, saved atomically, resumed exactly.
+"""A run's checkpoints: saved atomically, resumed exactly.
 
-    OUT/config.json                 flags and digests of the code; other commands are refused
+    OUT/config.json                 flags and digests of the code (claim.py)
     OUT/metrics.jsonl               one object per step
     OUT/rollouts/                   a few groups of each step, token by token (kept.py)
     OUT/checkpoints/step_000100/    a save_pretrained folder, and the run's state.json
@@ -11,12 +11,9 @@ checkpoint is written under another name and renamed when it is complete, so a r
 any moment.
 """
 
-import ast
-import hashlib
 import json
 import shutil
-import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -25,115 +22,14 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-import losses
-import rewards
 from trainer.errors import Refused
 from trainer.policy.policy import Policy, copy_full, full
 from trainer.policy.pretrained import load_model
 from trainer.ranks import from_all_ranks
-from trainer.run.files import read_json, read_jsonl, write_atomically, write_jsonl
-from trainer.run.flags import FREE
+from trainer.run.files import read_json, read_jsonl, write_jsonl
 
 TRAINING = "training"  # folder for tensors that only a continued run needs
 ADDED = "added"  # file there of what a recipe has added to the policy, such as a value head
-
-
-def recipe_file(config) -> str | None:
-    """The file that defines a recipe's Config; None for one that is defined in a notebook."""
-    return getattr(sys.modules[type(config).__module__], "__file__", None)
-
-
-def code_digests(config) -> dict[str, str]:
-    """{file: its digest} of the code that must not change when a run is continued.
-
-    These are losses.py, rewards.py, the recipe's file, the file of --reward, and what these two
-    import from their own folders.
-    """
-    root = Path(losses.__file__).resolve().parent
-    paths = {Path(losses.__file__).resolve(), Path(rewards.__file__).resolve()}
-    for name in filter(None, (recipe_file(config), config.reward.rpartition(":")[0])):
-        paths |= with_neighbours(Path(name).expanduser().resolve())
-    return {
-        str(path.relative_to(root) if root in path.parents else path): digest(path)
-        for path in sorted(paths)
-    }
-
-
-def with_neighbours(script: Path) -> set[Path]:
-    """A script, and the files next to it that it imports, itself or through one another.
-
-    Raises Refused if Python has found another file for such an import, one earlier on its path.
-    """
-    found, new = set(), {script}
-    while new:
-        path = new.pop()
-        found.add(path)
-        for name, absolute in _imports(path):
-            near = path.with_name(f"{name.rpartition('.')[2]}.py")
-            its_name = near.with_suffix("").as_posix().endswith("/" + name.replace(".", "/"))
-            if not its_name or not near.is_file() or near in found:
-                continue
-            new.add(near)
-            loaded = getattr(sys.modules.get(name), "__file__", None) or near
-            if absolute and Path(loaded).resolve() != near:
-                raise Refused(
-                    f"{near} has no effect, because {path.name} gets {loaded} by that import: give "
-                    f"it a name that no module here has"
-                )
-    return found
-
-
-def _imports(path):
-    """Yield (name, absolute) of each module that a file may import."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, True) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = [node.module] if node.module else []
-            for names in (module, *([*module, alias.name] for alias in node.names)):
-                yield ".".join(names), node.level == 0
-
-
-def claim(out: Path, config: dict, code: dict[str, str]) -> None:
-    """Make the folder this run's, or check that it is already.
-
-    config: the flags and the recipe's name. code: {file: digest}. A run without metrics and
-    checkpoints has not begun, so any other may take its folder. Raises Refused if the folder has a
-    run with other settings or code, and names the difference, or if its files are not a run's.
-    """
-    path, before = out / "config.json", {}
-    begun = any((out / name).exists() for name in ("metrics.jsonl", "checkpoints"))
-    if begun or path.exists():
-        with suppress(OSError, Refused):
-            before = read_json(path)
-        if "recipe" not in before:
-            raise Refused(f"{out} holds files that no run wrote, see {path}: give another --out")
-    before = before if begun else dict(config)
-    began = before.pop("code", None)
-    if not any((out / "checkpoints").glob("step_??????")):
-        began = None  # the run begins again, so it may do so with other code
-    changed = [name for name in _changed(before, config) if name not in FREE]
-    if changed := ["recipe"] if "recipe" in changed else changed:  # another one has other flags
-        changes = ", ".join(
-            f"{name}: {before.get(name)!r} there, {config.get(name)!r} here" for name in changed
-        )
-        raise Refused(
-            f"{out} holds a run with other settings ({changes}); add --out {out}-{changed[0]}, "
-            f"say, or delete that folder"
-        )
-    if began is None:
-        if dist.get_rank() == 0:
-            write_atomically(path, json.dumps(before | {"code": code}, indent=1) + "\n")
-    elif edited := _changed(began, code):
-        raise Refused(
-            f"{', '.join(edited)} changed since the run in {out} began; add --out {out}-2, give "
-            f"RECIPE another name, or delete that folder. (To go on there with the new code, "
-            f'delete "code" from its config.json)'
-        )
-
-
-def _changed(before: dict, now: dict) -> list[str]:
-    return sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
 
 
 def latest_checkpoint(out: Path) -> Path | None:
@@ -149,11 +45,6 @@ def latest_checkpoint(out: Path) -> Path | None:
             f"that all machines share"
         )
     return out / "checkpoints" / newest[0] if newest[0] else None
-
-
-def digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_whole(state: dict, policy: Policy, optimizer: torch.optim.Optimizer) -> None:

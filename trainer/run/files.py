@@ -1,5 +1,6 @@
 """Folders and files of runs and evaluations."""
 
+import hashlib
 import json
 import os
 from contextlib import suppress
@@ -56,3 +57,8 @@ def write_atomically(path: Path, text: str) -> None:
         raise Refused(
             f"cannot write {path} ({error.strerror}): make room, then give the same command again"
         ) from error
+
+
+def digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

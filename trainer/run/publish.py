@@ -16,7 +16,8 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError
 
 from trainer.errors import Refused
-from trainer.run.checkpoint import TRAINING, recipe_file
+from trainer.run.checkpoint import TRAINING
+from trainer.run.claim import recipe_file
 from trainer.run.files import write_atomically
 
 MEASURES = ("reward", "accuracy", "length", "truncated", "entropy", "logp_gap")

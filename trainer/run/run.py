@@ -1,7 +1,6 @@
 """Everything around a recipe's loop: the run folder, progress bar, clock, log and stop signals."""
 
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -21,41 +20,14 @@ from trainer.errors import Refused
 from trainer.policy.policy import MicroBatch
 from trainer.ranks import from_all_ranks
 from trainer.run import checkpoint, flags, kept
-from trainer.run.files import make_folder, read_jsonl
+from trainer.run.claim import claim, code_digests, lock_folder, recipe_file, unlock
+from trainer.run.files import read_jsonl
 from trainer.run.metrics import check_gap
 from trainer.run.publish import MEASURES, before_and_after, make_reporters, push_to_hub, write_card
 from trainer.sampler.engine import choose_engine
 
 # What the progress bar shows, and how.
 BAR = {"reward": "+.2f", "pass@1": ".3f", "length": ".0f", "entropy": ".3f", "logp_gap": ".1g"}
-LOCKS: dict[Path, int] = {}  # held by this process: {run folder: file descriptor}
-
-
-def lock_folder(out: Path) -> None:
-    """Make the folder if there is none, and let no other process write in it.
-
-    The lock ends with the process, or with `unlock`. Raises Refused when another process has it.
-    """
-    make_folder(out)
-    if not os.access(out, os.W_OK):
-        raise Refused(f"cannot write in {out}; give another --out, or change its permissions")
-    unlock(out)  # perhaps held by a run of this process that failed
-    lock = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise Refused(
-            f"another process is training in {out}: wait until it ends, or give another --out"
-        ) from error
-    except OSError:
-        tqdm.write(f"{out} is on a file system without locks: start no second run there")
-    LOCKS[out.resolve()] = lock
-
-
-def unlock(out: Path) -> None:
-    if lock := LOCKS.pop(out.resolve(), None):
-        os.close(lock)
 
 
 class Run:
@@ -76,8 +48,8 @@ class Run:
             lock_folder(self.out)
         dist.barrier()
         values = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-        code = checkpoint.code_digests(config)
-        checkpoint.claim(self.out, {"recipe": recipe, **values}, code)
+        code = code_digests(config)
+        claim(self.out, {"recipe": recipe, **values}, code)
         dist.barrier()
         self.phase_name, self.phase_start, self.seconds = None, 0.0, defaultdict(float)
         self.locked = self.ended = self.checked = False
@@ -113,7 +85,7 @@ class Run:
             left = config.steps - done
             what = f"{left} steps are left" if left > 0 else "Nothing is left: raise --steps"
             self.say(f"Continuing {self.out} after step {done}. {what}.")
-            if not checkpoint.recipe_file(config):
+            if not recipe_file(config):
                 self.say("The recipe has no file, so nobody has checked that its code is the same.")
         if self.first:
             checkpoint.forget_after(self.out / "metrics.jsonl", done)

@@ -1,0 +1,154 @@
+"""A run folder belongs to one run: to one process at a time, one set of flags, and one code.
+
+OUT/config.json has the flags and digests of the code. A command with others is refused.
+"""
+
+import ast
+import fcntl
+import json
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch.distributed as dist
+from tqdm import tqdm
+
+import losses
+import rewards
+from trainer.errors import Refused
+from trainer.run.files import digest, make_folder, read_json, write_atomically
+from trainer.run.flags import FREE
+
+LOCKS: dict[Path, int] = {}  # held by this process: {run folder: file descriptor}
+
+
+# --- one process ---
+
+
+def lock_folder(out: Path) -> None:
+    """Make the folder if there is none, and let no other process write in it.
+
+    The lock ends with the process, or with `unlock`. Raises Refused when another process has it.
+    """
+    make_folder(out)
+    if not os.access(out, os.W_OK):
+        raise Refused(f"cannot write in {out}; give another --out, or change its permissions")
+    unlock(out)  # perhaps held by a run of this process that failed
+    lock = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise Refused(
+            f"another process is training in {out}: wait until it ends, or give another --out"
+        ) from error
+    except OSError:
+        tqdm.write(f"{out} is on a file system without locks: start no second run there")
+    LOCKS[out.resolve()] = lock
+
+
+def unlock(out: Path) -> None:
+    if lock := LOCKS.pop(out.resolve(), None):
+        os.close(lock)
+
+
+# --- one set of flags, one code ---
+
+
+def claim(out: Path, config: dict, code: dict[str, str]) -> None:
+    """Make the folder this run's, or check that it is already.
+
+    config: the flags and the recipe's name. code: {file: digest}. A run without metrics and
+    checkpoints has not begun, so any other may take its folder. Raises Refused if the folder has a
+    run with other settings or code, and names the difference, or if its files are not a run's.
+    """
+    path, before = out / "config.json", {}
+    begun = any((out / name).exists() for name in ("metrics.jsonl", "checkpoints"))
+    if begun or path.exists():
+        with suppress(OSError, Refused):
+            before = read_json(path)
+        if "recipe" not in before:
+            raise Refused(f"{out} holds files that no run wrote, see {path}: give another --out")
+    before = before if begun else dict(config)
+    began = before.pop("code", None)
+    if not any((out / "checkpoints").glob("step_??????")):
+        began = None  # the run begins again, so it may do so with other code
+    changed = [name for name in _changed(before, config) if name not in FREE]
+    if changed := ["recipe"] if "recipe" in changed else changed:  # another one has other flags
+        changes = ", ".join(
+            f"{name}: {before.get(name)!r} there, {config.get(name)!r} here" for name in changed
+        )
+        raise Refused(
+            f"{out} holds a run with other settings ({changes}); add --out {out}-{changed[0]}, "
+            f"say, or delete that folder"
+        )
+    if began is None:
+        if dist.get_rank() == 0:
+            write_atomically(path, json.dumps(before | {"code": code}, indent=1) + "\n")
+    elif edited := _changed(began, code):
+        raise Refused(
+            f"{', '.join(edited)} changed since the run in {out} began; add --out {out}-2, give "
+            f"RECIPE another name, or delete that folder. (To go on there with the new code, "
+            f'delete "code" from its config.json)'
+        )
+
+
+def _changed(before: dict, now: dict) -> list[str]:
+    return sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+
+
+def recipe_file(config) -> str | None:
+    """The file that defines a recipe's Config; None for one that is defined in a notebook."""
+    return getattr(sys.modules[type(config).__module__], "__file__", None)
+
+
+def code_digests(config) -> dict[str, str]:
+    """{file: its digest} of the code that must not change when a run is continued.
+
+    These are losses.py, rewards.py, the recipe's file, the file of --reward, and what these two
+    import from their own folders.
+    """
+    root = Path(losses.__file__).resolve().parent
+    paths = {Path(losses.__file__).resolve(), Path(rewards.__file__).resolve()}
+    for name in filter(None, (recipe_file(config), config.reward.rpartition(":")[0])):
+        paths |= with_neighbours(Path(name).expanduser().resolve())
+    return {
+        str(path.relative_to(root) if root in path.parents else path): digest(path)
+        for path in sorted(paths)
+    }
+
+
+def with_neighbours(script: Path) -> set[Path]:
+    """A script, and the files next to it that it imports, itself or through one another.
+
+    Raises Refused if Python has found another file for such an import, one earlier on its path.
+    """
+    found, new = set(), {script}
+    while new:
+        path = new.pop()
+        found.add(path)
+        for name, absolute in _imports(path):
+            near = path.with_name(f"{name.rpartition('.')[2]}.py")
+            its_name = near.with_suffix("").as_posix().endswith("/" + name.replace(".", "/"))
+            if not its_name or not near.is_file() or near in found:
+                continue
+            new.add(near)
+            loaded = getattr(sys.modules.get(name), "__file__", None) or near
+            if absolute and Path(loaded).resolve() != near:
+                raise Refused(
+                    f"{near} has no effect, because {path.name} gets {loaded} by that import: give "
+                    f"it a name that no module here has"
+                )
+    return found
+
+
+def _imports(path):
+    """Yield (name, absolute) of each module that a file may import."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, True) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = [node.module] if node.module else []
+            for names in (module, *([*module, alias.name] for alias in node.names)):
+                yield ".".join(names), node.level == 0
