@@ -4,7 +4,7 @@
     python justrl.py --small                        a real model on one 24 GB GPU, about two hours
     python justrl.py                                the paper's run on one GPU
     torchrun --nproc-per-node 8 justrl.py           on eight
-    python justrl.py --model DIR --data FILE.jsonl --eval_data FILE.jsonl       your own problems
+    python justrl.py --model DIR --data TRAIN.jsonl --eval_data TEST.jsonl      your own problems
 
 The algorithm. The same numbers mark the code below:
 

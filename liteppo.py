@@ -3,7 +3,7 @@
     python liteppo.py --tiny                        the embedded world, 1-2 minutes on a laptop
     python liteppo.py                               the paper's run on one GPU of 141 GB, easy data
     torchrun --nproc-per-node 8 liteppo.py          on eight of 80 GB
-    python liteppo.py --model DIR --data FILE.jsonl --eval_data FILE.jsonl      your own problems
+    python liteppo.py --model DIR --data TRAIN.jsonl --eval_data TEST.jsonl     your own problems
 
 The algorithm. The same numbers mark the code below:
 

@@ -3,7 +3,7 @@
     python prorl.py --tiny                          the embedded world, 1-2 minutes on a laptop
     python prorl.py                                 the paper's first run on one GPU
     torchrun --nproc-per-node 8 prorl.py            on eight
-    python prorl.py --model DIR --data FILE.jsonl --eval_data FILE.jsonl        your own problems
+    python prorl.py --model DIR --data TRAIN.jsonl --eval_data TEST.jsonl       your own problems
 
 The algorithm. The same numbers mark the code below:
 
