@@ -830,6 +830,10 @@ def test_prompts_over_the_limit_are_dropped_counted_and_said(capsys):
     assert capsys.readouterr().out == f"1 of 3 prompts are longer than {length} tokens: dropped\n"
     with pytest.raises(Refused, match=r"^no prompt of 3 fits .* \(the shortest has 21\): raise --"):
         encode_prompts(problems, make_tokenizer(), Template("!"), max_tokens=5)
+    short = make_tokenizer()
+    short.model_max_length = 5  # of which transformers would warn; we have said what matters
+    encode_prompts(problems, short, Template("!"), max_tokens=length)
+    assert not short.deprecation_warnings
 
 
 # --- the order ---

@@ -168,9 +168,9 @@ def test_a_resumed_run_forgets_later_steps_and_torn_files(tmp_path):
     kept = ["eval_000000", "eval_000003", "step_000001", "step_000002", "step_000003"]
     assert sorted(path.name for path in folder.iterdir()) == [f"{name}.parquet" for name in kept]
     rollouts.forget_after(tmp_path / "nowhere", 3)
-    (torn := folder / "step_000002.parquet").write_bytes(b"PAR1 torn")
+    (folder / "step_000002.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(Refused, match=r"step_000002\.parquet is damaged .*: delete it"):
-        rollouts.read(torn)
+        load(folder.parent)
 
 
 # --- texts of tokens ---

@@ -214,7 +214,7 @@ def encode_prompts(
             prefill=problem.prefill,
         )
         chats.append(chat)
-    prompts = tokenizer(chats, add_special_tokens=False).input_ids
+    prompts = tokenizer(chats, add_special_tokens=False, verbose=False).input_ids
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= max_tokens]
     if not fits:
         shortest = min(map(len, prompts), default=0)

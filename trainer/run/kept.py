@@ -25,6 +25,7 @@ Answers to held-out problems have one such column, `logps`, and there it is the 
 import json
 import os
 import re
+from contextlib import contextmanager
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -214,12 +215,19 @@ def files(folder: Path) -> dict[tuple[str, int], Path]:
     return dict(sorted(found.items(), key=lambda item: (item[0][1], item[0][0])))
 
 
-def read(path: Path) -> list[dict]:
-    """The rows of one file; None where a column is missing. Raises Refused if it is damaged."""
+@contextmanager
+def _opened(path):
     try:
-        return pq.read_table(path).to_pylist()
+        with pq.ParquetFile(path) as file:
+            yield file
     except pa.ArrowException as error:
         raise Refused(f"{path} is damaged ({error}): delete it") from error
+
+
+def read(path: Path) -> list[dict]:
+    """The rows of one file; None where a column is missing. Raises Refused if it is damaged."""
+    with _opened(path) as file:
+        return file.read().to_pylist()
 
 
 def forget_after(folder: Path, step: int) -> None:
@@ -233,7 +241,8 @@ def forget_after(folder: Path, step: int) -> None:
 
 def count_tokens(path: Path) -> int:
     """How many response tokens a file holds, without reading them."""
-    metadata = pq.read_metadata(path)
+    with _opened(path) as file:
+        metadata = file.metadata
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     columns = [group.column(i) for group in groups for i in range(group.num_columns)]
     return sum(c.num_values for c in columns if c.path_in_schema.startswith("response_ids."))
