@@ -156,6 +156,7 @@ def test_a_verdict_is_explained():
         (r"\frac12", r"x = 50\%", "equal: they mean the same"),
         ("5 km", "5 m", "not equal: their units contradict each other"),
         ("2", r"\sqrt{3}", "answer: \\sqrt{3}, the number 1.73205"),
+        ("2024!", "2023!", "gold:   2024!, the number 6.46026e+5814"),
         ("1,2", "1,2,3", "not equal: the answer has 3 parts and the gold 2"),
         (r"A\otimes B", r"B\otimes A", "is not understood: it is equal only by its spelling"),
     ):

@@ -45,7 +45,7 @@ def value(latex: str) -> str:
         return f"{latex}, which is not understood: it is equal only by its spelling"
     if (exact := number(latex)) is None:
         return f"the expression {latex}"
-    return f"{latex}, the number {mpmath.nstr(exact, 6)}"
+    return f"{latex}, the number {mpmath.nstr(mpmath.mpmathify(exact), 6)}"
 
 
 def reason(answer: str, gold: str, verdict: bool) -> str:
