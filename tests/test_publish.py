@@ -1,6 +1,7 @@
 """What leaves a run: dashboards, the model card, the upload. Services are stand-ins; no network."""
 
 import importlib
+import json
 import sys
 import types
 from pathlib import Path
@@ -38,7 +39,7 @@ def service(tmp_path, monkeypatch):
         (tmp_path / f"{name}.py").write_text(SERVICE.format(log=str(log)))
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.delitem(sys.modules, name, raising=False)
-        return lambda: read_jsonl(log)
+        return lambda: [json.loads(line) for line in log.read_text().splitlines()]
 
     yield service
     for name in ("trackio", "wandb"):
