@@ -411,6 +411,7 @@ def _value(answer: str, gold: str) -> bool:
     if any(tuples):
         cells = (tuples[0] or tuples[1])[1]  # i - 2j + 3k
         vector = "+".join(f"({cell}){unit}" for cell, unit in zip(cells, "ijk", strict=False))
-        both = len(cells) < 4 and trees(gold if tuples[0] else answer, vector + "+0j")
+        side = gold if tuples[0] else answer
+        both = re.search("[ijk]", side) and len(cells) < 4 and trees(side, vector + "+0j")
         return bool(both) and same(*both)
     return _expressions(answer, gold)
