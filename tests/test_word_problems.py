@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ENVIRONMENT, ROOT, SHARED, python
 
 from lab import real_model
 from rewards import strict_box
@@ -126,9 +126,27 @@ def test_the_page_s_tables_are_what_was_measured():
         assert line in page
 
 
-# --- beside TRL, with a real model ---
+# --- with a real model ---
 
 MODEL, TRL = ROOT.parent / "smollm2", ROOT.parent / "venv-trl"  # lab/smollm2.py makes the model
+PROBLEMS = SHARED / "gsm8k_train.jsonl"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (MODEL.exists() and PROBLEMS.exists()), reason="../smollm2, ../shared/data")
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
+def test_two_steps_of_a_real_model(tmp_path, engine, ranks):
+    flags = (
+        f"--engine {engine} --steps 2 --prompts_per_step 2 --samples_per_prompt 2 --eval_every 0 "
+    )
+    flags += "--updates_per_step 2 --max_prompt_tokens 128 --max_response_tokens 24 "
+    flags += "--learning_rate 1e-5 --warmup_steps 0 --tokens_per_micro_batch 512"
+    sources = ["--model", MODEL, "--data", PROBLEMS, "--out", tmp_path]
+    done = python("justrl.py", *flags.split(), *sources, ranks=ranks, timeout=1500, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for row in read_jsonl(tmp_path / "metrics.jsonl"):
+        assert row["logp_gap"] < 1e-4 and row["logp_gap_max"] < 1e-3 and row["skipped_updates"] == 0
 
 
 @pytest.mark.slow
