@@ -260,7 +260,8 @@ _REWRITES = [  # in this order
         (rf"\\frac\{{({_UNIT_PART})\}}\{{({_UNIT_PART})\}}\s*$", r"\1/\2"),
         # Numbers.
         (r"\b(\d+)\s+(\d+)\s*/\s*(\d+)\b", r"\1\\frac{\2}{\3}"),
-        (r"(?<=\d)\s*x\s*(?=10\s*\^)", r"\\cdot "),
+        # One decimal with one tolerance: 7.33 alone would have it, and 10^20 times as much after it.
+        (r"(?<=\d)\s*(?:\\cdot|x)\s*10\s*\^\s*(?:\{\s*([+-]?\d{1,3})\s*\}|(-?\d))", r"e\1\2"),
         (r"(\d+)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?", _repeating),
         # The rest.
         (r"\\\{\s*\\\}", r"\\emptyset "),
