@@ -260,7 +260,7 @@ _REWRITES = [  # in this order
         (rf"\\frac\{{({_UNIT_PART})\}}\{{({_UNIT_PART})\}}\s*$", r"\1/\2"),
         # Numbers.
         (r"\b(\d+)\s+(\d+)\s*/\s*(\d+)\b", r"\1\\frac{\2}{\3}"),
-        # One decimal with one tolerance: 7.33 alone would have it, and 10^20 times as much after it.
+        # One decimal with its own tolerance: that of 7.33 alone would grow by 10^20.
         (r"(?<=\d)\s*(?:\\cdot|x)\s*10\s*\^\s*(?:\{\s*([+-]?\d{1,3})\s*\}|(-?\d))", r"e\1\2"),
         (r"(\d+)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?", _repeating),
         # The rest.

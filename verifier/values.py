@@ -344,6 +344,8 @@ def proportional(one: Tree, other: Tree) -> int:
     pairs = [pair for pair in _pairs(one, other, scales=decimal) or [] if pair[0] or pair[1]]
     if len(pairs) < 3 or not all(a and b for a, b, *_ in pairs):
         return 0
+    if all(_agree(a, pairs[0][0]) for a, *_ in pairs):
+        return 0  # 2 < 3 says nothing of 4 < 9
     ratios = []
     for a, b, slack_a, slack_b in pairs:
         ratio = _combined(operator.truediv, a, b)
