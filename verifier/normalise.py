@@ -233,7 +233,7 @@ _REWRITES = [  # in this order
         (r"(\\nabla\s*)\\times|\\times(?=\s*\\(?:vec|mathbf|hat|bold|overright))", r"\1\\cross "),
         (rf"\\({'|'.join(_RENAMED)}){END}", lambda found: _RENAMED[found[1]]),
         (r"\\not\s*(?==)", "!"),
-        (r"\*\*?|[<>!]=|\.\.\.", lambda found: _PLAIN[found[0]]),
+        (r"\*\*?|[<>!]=|\.\.\.(?!$)", lambda found: _PLAIN[found[0]]),
         (rf"{TEXT}\{{\s*mod\s*\}}|(?<![\\a-zA-Z])mod\b", r"\\mod "),
         (r"\bd([a-z])\s*/\s*d([a-z])\b", r"\\frac{d\1}{d\2}"),
         (r"^\\bigcup(?:\\limits)?\s*_\s*\{((?:[^{}]|\{[^{}]*\})*)\}(.*)$", r"\2, \1"),
