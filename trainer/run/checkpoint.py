@@ -13,7 +13,7 @@ any moment.
 
 import json
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -50,15 +50,13 @@ def latest_checkpoint(out: Path) -> Path | None:
 def check_whole(state: dict, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
     """Raise Refused, and say why, if a checkpoint could not bring all of this back."""
     for name, value in state.items():
-        try:
-            whole = isinstance(value, Policy) or json.loads(json.dumps(value)) == value
-        except TypeError:
-            whole = False
-        if not whole:
-            raise Refused(
-                f"state[{name!r}] would not come back from a checkpoint as it is: only numbers, "
-                f"texts, lists, dicts with texts as keys, and policies do"
-            )
+        with suppress(TypeError):
+            if isinstance(value, Policy) or json.loads(json.dumps(value)) == value:
+                continue
+        raise Refused(
+            f"state[{name!r}] would not come back from a checkpoint as it is: only numbers, texts, "
+            f"lists, dicts with texts as keys, and policies do"
+        )
     for key, value in chain(*(kept.items() for kept in optimizer.state.values())):
         if not isinstance(value, torch.Tensor | None):
             raise Refused(

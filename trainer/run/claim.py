@@ -106,36 +106,31 @@ def recipe_file(config) -> str | None:
 def code_digests(config) -> dict[str, str]:
     """{file: its digest} of the code that must not change when a run is continued.
 
-    These are losses.py, rewards.py, the recipe's file, the file of --reward, and what these two
-    import from their own folders.
+    These are losses.py, rewards.py, the recipe's file, the file of --reward, and what they import
+    from their own folders.
     """
-    root = Path(losses.__file__).resolve().parent
-    paths = {Path(losses.__file__).resolve(), Path(rewards.__file__).resolve()}
-    for name in filter(None, (recipe_file(config), config.reward.rpartition(":")[0])):
-        paths |= with_neighbours(Path(name).expanduser().resolve())
-    return {
-        str(path.relative_to(root) if root in path.parents else path): digest(path)
-        for path in sorted(paths)
-    }
+    names = losses.__file__, rewards.__file__, recipe_file(config), config.reward.rpartition(":")[0]
+    scripts = [Path(name).expanduser().resolve() for name in names if name]
+    root = scripts[0].parent
+    paths = sorted({path for script in scripts for path in with_neighbours(script)})
+    return {str(path).removeprefix(f"{root}/"): digest(path) for path in paths}
 
 
-def with_neighbours(script: Path) -> set[Path]:
+def with_neighbours(script: Path) -> list[Path]:
     """A script, and the files next to it that it imports, itself or through one another.
 
     Raises Refused if Python has found another file for such an import, one earlier on its path.
     """
-    found, new = set(), {script}
-    while new:
-        path = new.pop()
-        found.add(path)
-        for name, absolute in _imports(path):
-            near = path.with_name(f"{name.rpartition('.')[2]}.py")
-            its_name = near.with_suffix("").as_posix().endswith("/" + name.replace(".", "/"))
-            if not its_name or not near.is_file() or near in found:
+    found = [script]
+    for path in found:  # which grows
+        for name in _imports(path):
+            tail = name.lstrip(".").replace(".", "/") + ".py"
+            near = path.with_name(Path(tail).name)
+            if near in found or not near.is_file() or not str(near).endswith(f"/{tail}"):
                 continue
-            new.add(near)
+            found.append(near)
             loaded = getattr(sys.modules.get(name), "__file__", None) or near
-            if absolute and Path(loaded).resolve() != near:
+            if Path(loaded).resolve() != near:
                 raise Refused(
                     f"{near} has no effect, because {path.name} gets {loaded} by that import: give "
                     f"it a name that no module here has"
@@ -144,11 +139,10 @@ def with_neighbours(script: Path) -> set[Path]:
 
 
 def _imports(path):
-    """Yield (name, absolute) of each module that a file may import."""
+    """Yield the name of each module that a file may import; a relative one begins with a dot."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, True) for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = [node.module] if node.module else []
-            for names in (module, *([*module, alias.name] for alias in node.names)):
-                yield ".".join(names), node.level == 0
+            module = "." * node.level + (node.module or "")
+            yield from (module, *(f"{module}.{alias.name}" for alias in node.names))

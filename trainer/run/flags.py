@@ -41,24 +41,22 @@ def is_path(text: str) -> bool:
 
 SHARE = "must be above 0 and at most 1", lambda value: 0 < value <= 1
 LENGTHS = ("max_prompt_tokens", "max_response_tokens", "eval_max_tokens", "tokens_per_micro_batch")
+COUNTS = ("steps", "prompts_per_step", "updates_per_step", "eval_samples", "keep_checkpoints")
 NEVER = ("eval_every", "save_every", "reset_every", "reset_patience")  # 0 and -1: never
-COUNTS = ("prompts_per_step", "updates_per_step", "eval_samples")
 # Ranges of flags that several recipes have. A recipe adds those of its own flags in Config.ranges.
 RANGES = {
-    **dict.fromkeys(("steps", "keep_checkpoints", "max_rounds", *COUNTS, *LENGTHS), at_least(1)),
+    **dict.fromkeys((*COUNTS, *LENGTHS, "max_rounds", "overlong_buffer"), at_least(1)),
     "samples_per_prompt": at_least(2),  # the advantage in a group of one is 0
     **dict.fromkeys(NEVER, ("must be at least 1, or 0 for never", lambda value: value >= 0)),
-    **dict.fromkeys(("seed", "warmup_steps"), at_least(0)),
+    **dict.fromkeys(("seed", "warmup_steps", "eval_temperature"), at_least(0)),
     **dict.fromkeys(("weight_decay", "kl_coefficient", "tis_cap", "clip_high"), at_least(0)),
     **dict.fromkeys(("temperature", "max_grad_norm"), above(0)),
     **dict.fromkeys(("top_p", "eval_top_p"), SHARE),
     "learning_rate": ("must be above 0 and below 1", lambda value: 0 < value < 1),
-    "eval_temperature": at_least(0),
     "engine_memory": ("must be above 0 and below 1", lambda value: 0 < value < 1),
     "clip_low": ("must be between 0 and 1", lambda value: 0 <= value <= 1),
     "dual_clip": above(1),
     "top_k": ("must be at least 1, or -1 for all tokens", lambda value: value >= 1 or value == -1),
-    "overlong_buffer": at_least(1),
     "keep_rollouts": (
         'must be "all" or how many groups to keep: 0, 1, 2, ...',
         lambda value: value == "all" or (value.isascii() and value.isdecimal()),
@@ -121,18 +119,9 @@ class Flags:
 
 # These may change between two commands on one run folder: they do not change what is computed.
 FREE = {
-    "out",
-    "steps",
-    "engine_memory",
-    "tokens_per_micro_batch",
-    "gradient_checkpointing",
+    *("out", "steps", "save_every", "keep_checkpoints", "keep_rollouts", "check", "report_to"),
+    *("push_to_hub", "engine_memory", "tokens_per_micro_batch", "gradient_checkpointing"),
     "offload",
-    "save_every",
-    "keep_checkpoints",
-    "keep_rollouts",
-    "check",
-    "report_to",
-    "push_to_hub",
 }
 
 

@@ -18,8 +18,6 @@ from pathlib import Path
 from trainer.data import Problem, Rollout
 from trainer.errors import Refused, did_you_mean
 
-READ = set()  # the modules that _import has made
-
 
 def load_reward(name: str) -> Callable:
     """The function that FILE.py:FUNCTION names, of the file as it is now.
@@ -58,12 +56,10 @@ def _import(file, source):
     when its source has changed, which happens in a notebook.
     """
     folder, known = str(file.resolve().parent), sys.modules.get(file.stem)
-    same = known and Path(getattr(known, "__file__", None) or "").resolve() == file.resolve()
-    if same and known not in READ:  # it may be the script itself
-        return known
     if folder not in sys.path:
         sys.path.append(folder)
-    name = f"own_{file.stem}" if known and not same else file.stem  # of one's own rewards.py, say
+    taken = known and Path(getattr(known, "__file__", None) or "").resolve() != file.resolve()
+    name = f"own_{file.stem}" if taken else file.stem  # of one's own rewards.py, say
     spec = importlib.util.spec_from_file_location(name, file)
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
@@ -71,7 +67,6 @@ def _import(file, source):
     except BaseException:
         del sys.modules[name]
         raise
-    READ.add(module)
     return module
 
 

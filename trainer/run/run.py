@@ -169,14 +169,14 @@ class Run:
         metrics = finite(step, metrics, self.say)
         if skipped := metrics.get("skipped_updates"):
             self.say(f"step {step}: {skipped} updates skipped, their gradient was not finite")
-        if step > 0 and (self.all_equal or (metrics.get("grad_norm") == 0 and not skipped)):
-            if self.idle_steps == 0:
-                cut = metrics.get("truncated") == 1
-                why = ": all answers were cut at --max_response_tokens" if cut else ""
-                what = "in every group all answers got the same reward"
-                what = what if self.all_equal else "the gradient is 0"
-                self.say(f"step {step}: {what}, so nothing is learnt{why}")
+        if self.all_equal or (metrics.get("grad_norm") == 0 and not skipped):
             self.idle_steps += 1
+            what = "in every group all answers got the same reward"
+            what = what if self.all_equal else "the gradient is 0"
+            if metrics.get("truncated") == 1:
+                what += ", and all are cut at --max_response_tokens"
+            if self.idle_steps == 1:
+                self.say(f"step {step}: {what}, so nothing is learnt")
         metrics |= {f"seconds_{name}": round(spent, 4) for name, spent in self.seconds.items()}
         self.accuracy = metrics.get("eval_accuracy", self.accuracy)
         if step > 0:
