@@ -134,52 +134,6 @@ def load(folder, **changed):
     return load_policy(flags(**changed), str(folder), torch.device("cpu"))
 
 
-# What the tests of both engines sample: prompts, with a seed each, for save_random_model's eos.
-PROMPTS, EOS = [[5, 9, 3], [7], [2, 30, 31, 32, 33, 8], [11, 12], [20, 21, 22, 23]], 1
-SEEDS = [101, 102, 103, 104, 105]
-
-
-def flat(groups):
-    return [sample for group in groups for sample in group]
-
-
-def trainer_gap(policy, rollouts, temperature):
-    """Largest |engine log-prob - trainer log-prob|, through the recipes' own micro-batches."""
-    import torch
-
-    import losses
-    from trainer.policy.policy import micro_batches, response_mask
-
-    weights, gaps = losses.token_weights(response_mask(rollouts), "token"), []
-    nothing, cpu = torch.zeros(len(rollouts)), torch.device("cpu")
-    for micro in micro_batches(rollouts, nothing, weights, budget=400, device=cpu):
-        with torch.no_grad():
-            logps, _ = policy(micro, temperature)
-        gaps.append((logps - micro.engine_logps_M).abs().max().item())
-    return max(gaps)
-
-
-def same_samples(some, others):
-    for one, other in zip(flat(some), flat(others), strict=True):
-        assert one.response_ids.tolist() == other.response_ids.tolist()
-        assert one.truncated == other.truncated
-        assert one.logps == pytest.approx(other.logps, abs=1e-4)
-
-
-def greedy_by_transformers(model, prompt, max_tokens, eos):
-    import torch
-
-    ids = model.generate(
-        torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
-        do_sample=False,
-        max_new_tokens=max_tokens,
-        eos_token_id=eos,
-        pad_token_id=0,
-    )
-    return ids[0, len(prompt) :].tolist()
-
-
 @functools.cache
 def sampling_model(name):
     """(engine, tokenizer) of a model of the embedded worlds."""
