@@ -80,18 +80,19 @@ def _terms(latex: str) -> list[str]:
     return sorted(f"{sign or '+'}{key(part)}" for sign, part in parts) if len(parts) > 1 else []
 
 
-_CONGRUENT = re.compile(rf"(.*?)\(?\s*\\p?mod{END}\s*\{{?([^{{}}()]*)\}}?\s*\)?")
+_CONGRUENT = re.compile(r"(?:(.*?)(?:\\equiv|=))?(.*?)\(?\s*\\mod\s*\{?([^{}()]*)\}?\s*\)?")
 
 
 def _relation(answer: str, gold: str) -> bool:
     """Whether two equations or inequalities say the same, up to a factor and the order of sides."""
+    found = [_CONGRUENT.fullmatch(side) for side in (answer, gold)]
+    if all(found):
+        return _congruence(*(side.groups() for side in found))
     (answers, signs), (golds, gold_signs) = relations(answer), relations(gold)
-    if not signs or len(answers) != len(golds):
+    if not signs or len(answers) != len(golds) or "\\equiv" in signs + gold_signs:
         return False
     if {*signs, *gold_signs} == {"="} and sorted(map(key, answers)) == sorted(map(key, golds)):
         return True
-    if "\\equiv" in signs + gold_signs:
-        return signs == gold_signs == ["\\equiv"] and _congruence(*answers, *golds)
     both = trees(*answers, *golds)
     if both is None:
         return False
@@ -114,15 +115,15 @@ def _same_difference(one: tuple[str, Tree], other: tuple[str, Tree]) -> bool:
     return one[0] == other[0] and proportional(one[1], other[1]) in allowed
 
 
-def _congruence(left: str, right: str, gold_left: str, gold_right: str) -> bool:
-    r"""x \equiv 8 \pmod 5 is x \equiv 3 \pmod 5."""
-    found = [_CONGRUENT.fullmatch(side) for side in (right, gold_right)]
-    if not all(found) or key(found[0][2]) != key(found[1][2]) or key(left) != key(gold_left):
+def _congruence(*sides: tuple[str | None, str, str]) -> bool:
+    r"""x \equiv 8 \pmod 5 is x \equiv 3 \pmod 5, and 3 \pmod 5."""
+    lefts, rests, moduli = zip(*sides, strict=True)
+    if len({key(left) for left in lefts if left}) > 1 or key(moduli[0]) != key(moduli[1]):
         return False
-    rest, gold_rest, modulus = map(number, (found[0][1], found[1][1], found[0][2]))
-    if all(isinstance(one, Fraction) for one in (rest, gold_rest, modulus)) and modulus:
-        return (rest - gold_rest) % modulus == 0
-    return _value(found[0][1], found[1][1])
+    one, other, modulus = map(number, (*rests, moduli[0]))
+    if all(isinstance(each, Fraction) for each in (one, other, modulus)) and modulus:
+        return (one - other) % modulus == 0
+    return _value(*rests)
 
 
 def _chain(latex: str) -> str:
@@ -399,9 +400,10 @@ def _value(answer: str, gold: str) -> bool:
     """Whether two values are equal. Neither is a list, and neither has a name."""
     if key(answer) == key(gold):
         return True
-    based = re.fullmatch(r"([\dA-F]*\d[\dA-F]*)_\{?\d+\}?", key(gold))
+    based = re.fullmatch(r"([\dA-F]*\d[\dA-F]*)(_|\(?\\mod)\{?\d+\}?\)?", key(gold))
     if based and answer.strip() == based[1]:
-        return True  # the question names the base
+        return True  # the question names the base or the modulus
+    answer = re.sub(r"^(-?\d+)_\{?10\}?$", r"\1", answer)
     unions = split(answer, CUP), split(gold, CUP)
     if len(unions[0]) == len(unions[1]) > 1:
         return _matched(*unions, _single)

@@ -15,8 +15,8 @@ from .units import Unit, parse_unit
 _TABLE = (  # what NFKC leaves as it is, or makes something else of
     r"−–‐‑=-  ×·⋅∙∗=\cdot  °º˚=^\circ  ≤⩽≦=\le  ≥⩾≧=\ge  ≠=\ne  ≈=\approx  →=\to  ¬=\neg  ∪=\cup "
     r" ∩=\cap  ∈=\in  ∖=\setminus  ∞=\infty  ±=\pm  ∓=\mp  ∅=\emptyset  √=\sqrt  ∛=\sqrt[3] "
-    r" ∜=\sqrt[4]  ∑=\sum  ∫=\int  ∨=\lor  ∧=\land  ∶=: ÷⁄∕=/ ′=' ⟨=( ⟩=) 。=. ℝ=\mathbb{R}"
-    r" ℤ=\mathbb{Z} ℕ=\mathbb{N} ℚ=\mathbb{Q} ℂ=\mathbb{C}"
+    r" ∜=\sqrt[4]  ∑=\sum  ∫=\int  ∨=\lor  ∧=\land  ≡=\equiv  ∶=: ÷⁄∕=/ ′=' ⟨=( ⟩=) 。=. "
+    r" ℝ=\mathbb{R} ℤ=\mathbb{Z} ℕ=\mathbb{N} ℚ=\mathbb{Q} ℂ=\mathbb{C}"
 )
 
 
@@ -36,6 +36,7 @@ _SYMBOLS = str.maketrans(
             for letter in "αβγδεζηθικλμνξοπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩ"
             for name in [unicodedata.name(letter).split()[-1].replace("LAMDA", "LAMBDA")]
         },
+        **{"或": " or ", "和": " and ", "且": " and "},
         **dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff", ""),  # have no width
         **_renames(_TABLE),
     }
@@ -49,15 +50,15 @@ _WORD = r"(?<![\\a-zA-Z])(?:[A-Z][a-z]{2,}|No|NO|YES|TRUE|FALSE|NONE)(?![a-zA-Z]
 _OPEN, _SHUT = rf"(?:{TEXT}\{{)?\s*", r"\s*\}?"  # of a \text{...} that may be there
 _DOTS = r"(?:\\[lc]?dots(?![a-zA-Z])|\.\.\.|…)"
 _LEAD = (  # about, The area is, Total:
-    r"(?i:(?:about|approximately|approx)\b\.?"
-    r"|(?:(?!not?\b)[a-z]+ ){0,5}(?!not?\b)(?:[a-z]+ is\b:?|[a-z]{3,}:(?!=))\s*=?\s*)"
+    r"(?i:(?:about|approximately|approx|exactly)\b\.?"
+    r"|(?:(?!not?\b|false)[a-z]+,? ){0,6}(?!not?\b)(?:[a-z]+ is\b:?|[a-z]{3,}:(?!=))\s*=?\s*)"
 )
 _RENAMED = _renames(
     r"times,ast,cdotp=\cdot  div=/ lt=< gt=> neq=\ne  leq,leqslant,leqq=\le  geq,geqslant,geqq=\ge "
     r" simeq,doteq=\approx  varnothing=\emptyset  infinity=\infty  Reals,R=\mathbb{R} prime='"
     r" backslash=\setminus  vert,lvert,rvert=| lbrace=\{ rbrace=\} langle,lparen=( rangle,rparen=)"
-    r" lbrack=[ rbrack=] dots,cdots,dotsc,dotsb=\ldots  bmod=\mod  lnot=\neg  rightarrow=\to "
-    r" wedge=\land  vee=\lor "
+    r" lbrack=[ rbrack=] dots,cdots,dotsc,dotsb=\ldots  bmod,pmod=\mod  lnot=\neg  rightarrow=\to "
+    r" wedge=\land  vee=\lor  overrightarrow=\vec "
 )
 _GROUPS = r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})*,0\d\d(?:,\d{3})*(?!\d|,\d)"
 _POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
@@ -85,18 +86,18 @@ _END_POINTS = r"[^\[\](),]+,[^\[\](),]+"
 def _plain(text: str) -> str:
     r"""Unicode's variants of characters as LaTeX or ASCII: x² -> x^{2}, ⅖ -> \frac{2}{5}."""
     result = []
-    for kind, run in itertools.groupby(text.translate(_SYMBOLS), _variant):
+    for kind, run in itertools.groupby(
+        text.translate(_SYMBOLS), lambda char: unicodedata.decomposition(char).partition(" ")[0]
+    ):
         run = unicodedata.normalize("NFKC", "".join(run)).translate(_SYMBOLS)
         if kind in ("<super>", "<sub>"):
             run = f"{'^' if kind == '<super>' else '_'}{{{run}}}"
+        elif kind == "<circle>":  # the statements 1 and 3
+            run = ", ".join(run)
         elif kind == "<fraction>":
             run = re.sub(r"(\d+)/(\d+)", r"\\frac{\1}{\2}", run)
         result.append(run)
     return "".join(result)
-
-
-def _variant(char: str) -> str:
-    return "" if char.isascii() else unicodedata.decomposition(char).partition(" ")[0]
 
 
 def _unwrap(found: re.Match) -> str:
@@ -139,7 +140,7 @@ def _expanded(rows: list[list[str]]) -> str:
 def _lines(found: re.Match) -> str:
     r"""Equations below each other as a list; of `cases`, each value with its condition."""
     rows = [[re.sub(_IF, "", cell).strip(" ,.;") for cell in row] for row in _rows(found[2])]
-    if found[1] == "cases" and len(rows[0]) > 1:
+    if found[1] in ("cases", "array") and len(rows[0]) == 2:
         rows = [[f"({', '.join(filter(None, row))})"] for row in rows]
     return ", ".join(map("".join, rows))
 
@@ -165,10 +166,11 @@ _REWRITES = [  # in this order
         # Size and style say nothing.
         (rf"\\(?:left|right|[bB]igg?[lrm]?){END}\.?", ""),
         (rf"\\(?:(?:display|text|script)style|limits|hline|checkmark|underline){END}|\\\\\s*$", ""),
-        (rf"\\(?:normalsize|small|[lL]arge|LARGE|[hH]uge){END}", ""),
+        (rf"\\(?:normalsize|small|[lL]arge|LARGE|[hH]uge){END}|\\mathcal(?=\s*\{{?O\b)", ""),
         (r"\\(?:(?:text)?color|phantom)\s*\{[^{}]*\}", ""),
         (r"^\s*\\boxed\s*\{(.*)\}\s*$", _unwrap),
         (rf"^\s*(?:{TEXT}\{{\s*{_LEAD}\s*\}}|({TEXT}\{{)?\s*{_LEAD})\s*", r"\1"),
+        (rf"\\\{{\s*\\begin\{{(array)\}}\{{\w+\}}({_CELL})\\end\{{array\}}(?!\s*\\\}})", _lines),
         (rf"\\begin\{{(cases|aligned|align\*?|gathered|split)\}}({_CELL})\\end\{{\1\}}", _lines),
         # Matrices: `array` and its fences, rows and determinants.
         (rf"\\\\\s*\[[^\]]*(?:pt|em|ex|mm|cm)\]|\\cr{END}", r"\\\\"),
@@ -198,7 +200,7 @@ _REWRITES = [  # in this order
         # Percent and degrees.
         (r"\\%|\\?percent(?:age)?\b|(?:\\text|\\mbox)\s*\{\s*(?:\\?%|percent)\s*\}", "%"),
         (rf"\^\s*\{{?\s*\\(?:circ|degree){END}\s*\}}?|\\degrees?{END}", r"\\degree "),
-        (rf"\\degree\s*(?:{TEXT}\{{\s*[CF]\s*\}}|[CF]\b)", r"\\degree "),
+        (rf"(?:\\degree|degrees?)\s*{_OPEN}[CF](?:elsius|ahrenheit)?\b{_SHUT}", r"\\degree "),
         (rf"^\s*(?:{TEXT}|\\boldsymbol\s*|\\bm\s*)\{{(\s*(?:-\s*)?[\d\\].*)\}}\s*$", _unwrap),
         (rf"^\s*{TEXT}\{{([^{{}}\\$]*(?:\b(?:and|or)\b|,)[^{{}}\\$]*)\}}\s*$", _words_apart),
         (rf"{TEXT}\{{(\s*[a-z][^{{}}]*?)\s+(and|or)\s*\}}", r"\\text{\1} \2 "),  # 2 cm and 3 cm
@@ -208,11 +210,7 @@ _REWRITES = [  # in this order
             lambda found: rf"\cdot 10^{{{_POWERS[found[1]]}}}",
         ),
         (
-            rf"(?<=[\d)])_\{{?{_OPEN}({_NUMBERS})\s*\}}*",
-            lambda found: f"_{{{_NUMBERS.split('|').index(found[1])}}}",
-        ),
-        (
-            rf"^\s*{_OPEN}(?i:({_NUMBERS}))\W*$",
+            rf"(?:(?<=[\d)]_)\{{?|^\s*){_OPEN}(?i:({_NUMBERS}))\W*$",
             lambda found: str(_NUMBERS.split("|").index(found[1].lower())),
         ),
         (rf"(?<=\d)\s*{_OPEN}\bto\b{_SHUT}\s*(?=\d)", ":"),
@@ -238,14 +236,13 @@ _REWRITES = [  # in this order
         (r"\bd([a-z])\s*/\s*d([a-z])\b", r"\\frac{d\1}{d\2}"),
         (r"^\\bigcup(?:\\limits)?\s*_\s*\{((?:[^{}]|\{[^{}]*\})*)\}(.*)$", r"\2, \1"),
         # Between letters \lor and \land are operators.
-        (rf"\\lor{END}(?=.*(?:[=<>]|\\(?:[lg]e|ne|in){END}))", " or "),
-        (rf"\\land{END}(?=.*(?:[=<>]|\\(?:[lg]e|ne|in){END}))", " and "),
-        (rf"(?<![\\a-zA-Z])(?:infinity|oo){END}", r"\\infty "),
+        (rf"\\l(or|and){END}(?=.*(?:[=<>]|\\(?:[lg]e|ne|in){END}))", r" \1 "),
+        (rf"(?<![\\a-zA-Z])(?:inf(?:inity)?|oo){END}", r"\\infty "),
         (rf"^\s*{_OPEN}(?i:{_NO_SOLUTION})\W*$", r"\\emptyset "),
         (rf"^\s*{_OPEN}(?i:DNE|(?:the )?(?:limit )?does not exist)\W*$", r"\\text{does not exist}"),
         (rf"{_OPEN}(?i:all real numbers|all reals){_SHUT}", r"\\mathbb{R}"),
-        (rf"(?<=R\}})\s*{_OPEN}(?:except|but|excluding|other than)\b{_SHUT}", r"\\setminus "),
-        (r"(?<=R\})\s*-\s*(?=\\\{)", r"\\setminus "),
+        (rf"(?<=R\}})\s*{_OPEN}(?:except|but|excluding|other than|-)(?!\w){_SHUT}", r"\\setminus "),
+        (r"(\\in|^(?=\\))\s*(?:\\mathbf\s*)?\{?([RZNQ])\}?(?![a-zA-Z_'({])", r"\1 \\mathbb{\2}"),
         (rf"\\var(epsilon|phi|theta|rho){END}", r"\\\1"),
         (rf"\]({_END_POINTS}[\[\]])", r"(\1"),  # the French ]0, 1[
         (rf"([\[(]{_END_POINTS})\[", r"\1)"),
@@ -263,7 +260,6 @@ _REWRITES = [  # in this order
         # One decimal with its own tolerance: that of 7.33 alone would grow by 10^20.
         (r"(?<=\d)\s*(?:\\cdot|x)\s*10\s*\^\s*(?:\{\s*([+-]?\d{1,3})\s*\}|(-?\d))", r"e\1\2"),
         (r"(\d+)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?", _repeating),
-        # The rest.
         (r"\\\{\s*\\\}", r"\\emptyset "),
         (r"^\s*(?:(?:\\approx|=)\s*)?|[\s.,;:]+$", ""),
     )
@@ -271,7 +267,7 @@ _REWRITES = [  # in this order
 
 
 _UNIT_TEXT = re.compile(  # \text{...} at the end
-    rf"(?<=[\d}})\]a-z])(?<!and)(?<!or)\s*{TEXT}\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}({_EXPONENT}?)"
+    rf"(?<=[\d}})\]a-z])\s*{TEXT}\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}({_EXPONENT}?)"
     rf"((?:\s*(?:/|\\cdot)\s*{_UNIT_PART})*)\s*$"
 )
 _UNIT_BARE = re.compile(  # km/h, sq cm, m s^{-2} or words at the end
@@ -305,7 +301,8 @@ def _cut_unit(text: str) -> tuple[str, Unit]:
     elif bare and not re.search("[a-zA-Zμ]{2}", words):
         fits = gap and re.fullmatch(r"[a-zA-Z]|.*[/^].*", words)
     named = re.search("[a-zA-Z]{3}" if unit == Unit() else "[a-zA-Z]", words)
-    if not fits or not named or _NOT_UNIT.search(words.lower().replace(r"\cdot", "")):
+    listed = re.search(r"\b(?:and|or)\W*$", text[: found.start()])  # A and C
+    if not fits or not named or listed or _NOT_UNIT.search(words.lower().replace(r"\cdot", "")):
         return text, Unit()
     return text[: found.start()], unit
 
@@ -332,7 +329,7 @@ def key(latex: str) -> str:
     """A spelling to compare by `==`: no text commands, spaces or articles; words in lower case."""
     result = re.sub(TEXT + r"\{([^{}]*)\}", r"\1", latex)
     result = re.sub(_WORD, lambda found: found[0].lower(), result)
-    result = re.sub(r"^\s*(?:an?|the|option|choice)\s+(?=[a-z]{3}|[(A-Z])", "", result)
+    result = re.sub(r"^\s*(?:a|[Aa]n|[Tt]he|[Oo]ption|[Cc]hoice)\s+(?=[a-z]{3}|[(A-Z])", "", result)
     result = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", result).rstrip(".")  # "4 2" is not 42
     result = re.sub(r"\{(\w|\\[a-zA-Z]+)\}", r"\1", result)
     if not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", result):

@@ -15,7 +15,7 @@ Solution = dict[str, str]
 
 
 class Reading(NamedTuple):
-    kind: str  # "" of a bare list, "{}" of a set, "{" where the braces have no backslash
+    kind: str  # "" of a bare list, "or" of one with that word, "{}" of a set, "{" without backslash
     solutions: list[Solution]
 
 
@@ -166,6 +166,7 @@ def read(latex: str) -> Reading:
     solutions: list[Solution] = []
     names: tuple[str, ...] = ("",)
     for separator, item in cut(inner, COMMA):
+        kind = kind or "or" * ("or" in separator)
         assigned = _assignment(item)
         names, values = assigned or (names, [item])
         for n, value in enumerate(values):
