@@ -42,9 +42,9 @@ from tools.evaluation.tables import evaluation, print_evaluation
 from trainer import data
 from trainer.errors import Refused
 from trainer.policy.loading import compute_dtype, load_reference
-from trainer.policy.pretrained import context_length, load_tokenizer
+from trainer.policy.pretrained import check_folder, context_length, load_tokenizer
 from trainer.ranks import from_all_ranks, start_ranks
-from trainer.run.files import digest, make_folder, read_json, write_atomically
+from trainer.run.files import check_same, digest, make_folder, read_json, write_atomically
 from trainer.run.flags import SHARE, at_least, similar, unknown_folder
 from trainer.run.launch import launch, model_folder
 from trainer.sampler.engine import choose_engine, open_engine, request_seed
@@ -158,10 +158,7 @@ def find_models(model: str, every: bool = False) -> list[tuple[str, str]]:
         raise Refused(
             f"--all needs a run folder, with metrics.jsonl and checkpoints/, which {model} is not."
         )
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise Refused(
-            f"{model} has no config.json: give a save_pretrained folder, a run folder or a hub id."
-        )
+    check_folder(folder)
     if not folder.exists() and (fault := unknown_folder(model)):
         raise Refused(fault)
     path = folder.absolute()
@@ -236,18 +233,7 @@ def open_folder(out: Path, settings: dict) -> None:
     path = out / "settings.json"
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=1))
-    before = read_json(path)
-    changed = [key for key in settings if before.get(key) != settings[key]]
-    if changed:
-        digests = ("benchmarks", "weights")  # their values are of no use to a reader
-        told = [
-            key if key in digests else f"{key}: {before.get(key)} there, {settings[key]} here"
-            for key in changed
-        ]
-        raise Refused(
-            f"{out} holds an evaluation with other settings ({', '.join(told)}): "
-            f"add --out {out}-{changed[0]}, say, or delete that folder."
-        )
+    check_same(out, "an evaluation", read_json(path), settings)
 
 
 # --- sampling ---
@@ -270,7 +256,7 @@ def unfinished_chunks(settings: dict, out: Path) -> list[tuple[str, range]]:
     return chunks
 
 
-def generate(settings: dict, problems: dict, prompts: dict, tokenizer, out: Path, engine=None):
+def generate(settings: dict, problems: dict, prompts: dict, tokenizer, out: Path, engine):
     """Sample the missing answers, and append each finished chunk to this rank's file.
 
     Returns the engine, for the next model, or None if none was needed. If any rank has work, every
@@ -363,7 +349,7 @@ def summarise(out: Path, settings: dict) -> None:
     print(f"Written to {out}/eval.json")
 
 
-# --- the three commands ---
+# --- the commands ---
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -392,14 +378,6 @@ def evaluate(args: argparse.Namespace) -> None:
             summarise(out, settings)
 
 
-def regrade(out: Path) -> None:
-    """Grade the answers of a finished evaluation again. This loads no model."""
-    path = out / "settings.json"
-    if not path.is_file():
-        raise Refused(f"{out} is not the folder of an evaluation: it has no settings.json.")
-    summarise(out, read_json(path))
-
-
 def compare_folders(paths: list[str], out: Path) -> None:
     """Print what changed between evaluations, and write compare.json and compare.png."""
     evaluations = [read_evaluation(path) for path in paths]
@@ -417,7 +395,8 @@ def main(args: argparse.Namespace) -> None:
     elif args.compare:
         compare_folders(args.compare, Path(args.out or "evals"))
     elif args.regrade:
-        regrade(Path(args.model))
+        out = Path(args.model)
+        summarise(out, read_json(out / "settings.json"))
     else:
         evaluate(args)
 

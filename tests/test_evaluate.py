@@ -202,7 +202,7 @@ def test_two_ranks_give_what_one_gives(start, uninterrupted, tmp_path):
 
 def test_other_arguments_are_refused_by_name(run, uninterrupted):
     with pytest.raises(
-        SystemExit, match=r"\(temperature: 0\.7 there, 0\.9 here\): add --out .*-temperature"
+        SystemExit, match=r"\(temperature: 0\.7 there, 0\.9 here\); add --out .*-temperature"
     ):
         run(*TINY, "--temperature", 0.9, "--out", uninterrupted)
 
@@ -251,12 +251,12 @@ BASE_MODEL = "tiny/models/base"
     [
         ("no/such/folder", "no/such/folder is no folder here"),
         (f"{BASE_MODEL[:-1]}", f"no such folder; did you mean {BASE_MODEL}?"),
-        (".", "has no config.json"),
+        (".", "holds no config.json"),
         (f"{BASE_MODEL} --benchmarks aime26", "No benchmark is called aime26"),
         (f"{BASE_MODEL} --benchmarks tiny --data aime24=x.jsonl", "--data names aime24"),
         (f"{BASE_MODEL} --benchmarks aime24 --data aime24=x.jsonl", "x.jsonl: no such file"),
         (f"{BASE_MODEL} --all", "--all needs a run folder"),
-        (f"--regrade {BASE_MODEL}", "is not the folder of an evaluation"),
+        (f"--regrade {BASE_MODEL}", f"There is no {BASE_MODEL}/settings.json"),
         (f"--compare {BASE_MODEL} {BASE_MODEL}", f"There is no {BASE_MODEL}/eval.json"),
         ("--compare README.md README.md", "README.md is damaged, or of another kind"),
         ("", "say what to measure: evaluate.py MODEL"),

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 
+from tools.evaluation.comparison import shared_tasks
 from tools.panels import Panel, choose, is_number
 from trainer.errors import Refused
 from trainer.run.files import read_json, read_jsonl
@@ -189,14 +190,7 @@ def plot_evals(evaluations: list[dict], out: Path, comparison: dict | None = Non
     other. comparison: the value of compare.json; then the titles name the regimes. Raises
     Refused if the evaluations share no task.
     """
-    tasks = [
-        task for task in evaluations[0]["tasks"] if all(task in e["tasks"] for e in evaluations)
-    ]
-    if not tasks:
-        raise Refused(
-            "These evaluations share no task to draw side by side: give evaluations of the same "
-            "--benchmarks."
-        )
+    tasks = shared_tasks(evaluations)
     columns = min(5, len(tasks))
     with new_figure(2 * math.ceil(len(tasks) / columns), columns) as (figure, axes):
         for task, upper, lower in zip(tasks, axes[0::2].flat, axes[1::2].flat, strict=False):

@@ -107,10 +107,9 @@ def without(problems: list[Problem], reserved: list[Problem], drop: bool) -> lis
     """
     taken = {_letters(problem.text) for problem in reserved}
     kept = [problem for problem in problems if _letters(problem.text) not in taken]
-    if len(kept) < len(problems):
-        held = f"{len(problems) - len(kept):,} of {len(problems):,}"
+    if held := len(problems) - len(kept):
         what = "dropped" if drop else "kept (--decontaminate drops them)"
-        say(f"{held} training problems are evaluation problems: {what}")
+        say(f"{held:,} of {len(problems):,} training problems are evaluation problems: {what}")
     if drop and not kept:
         raise Refused("no training problem is left: name other --data or --eval_data")
     return kept if drop else problems
@@ -217,13 +216,11 @@ def encode_prompts(
     prompts = tokenizer(chats, add_special_tokens=False, verbose=False).input_ids
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= max_tokens]
     if not fits:
-        shortest = min(map(len, prompts), default=0)
         raise Refused(
             f"no prompt of {len(prompts):,} fits in {max_tokens} tokens (the shortest has "
-            f"{shortest}): raise --max_prompt_tokens"
+            f"{min(map(len, prompts))}): raise --max_prompt_tokens"
         )
-    if len(fits) < len(prompts):
-        dropped = len(prompts) - len(fits)
+    if dropped := len(prompts) - len(fits):
         say(f"{dropped:,} of {len(prompts):,} prompts are longer than {max_tokens} tokens: dropped")
     return [replace(problems[i], prompt_ids=prompts[i]) for i in fits]
 

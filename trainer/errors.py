@@ -1,7 +1,8 @@
-"""The one error that is the user's to correct, and a hint that helps to."""
+"""The one error that is the user's to correct, and what several files say by it."""
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class Refused(ValueError):
@@ -10,6 +11,13 @@ class Refused(ValueError):
     The scripts print the message alone. Every other exception keeps its traceback, because it is a
     slip in the code, most often in a line that was just changed.
     """
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise Refused if git-lfs has not yet put the data in the place of its pointer."""
+    with open(path, "rb") as file:
+        if file.read(64).startswith(b"version https://git-lfs"):
+            raise Refused(f"{path}: it is a git-lfs pointer, not the data; run git lfs pull there")
 
 
 def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:

@@ -26,10 +26,7 @@ all evaluations have. A margin is half the width of the paired 95 % interval ove
 
 def read_evaluation(path: str) -> dict:
     """The eval.json at this path or in this folder. Raises Refused if there is none."""
-    path = Path(path) / "eval.json" if Path(path).is_dir() else Path(path)
-    if not path.is_file():
-        raise Refused(f"There is no {path}: make it with `python evaluate.py MODEL --out FOLDER`.")
-    return read_json(path)
+    return read_json(Path(path) / "eval.json" if Path(path).is_dir() else Path(path))
 
 
 def read_answers(folder: Path) -> dict[tuple[str, int], dict]:
@@ -37,6 +34,15 @@ def read_answers(folder: Path) -> dict[tuple[str, int], dict]:
     paths = sorted(folder.glob("generations*.jsonl"))
     records = [record for path in paths for record in read_jsonl(path)]
     return {(record["benchmark"], record["index"]): record for record in records}
+
+
+def shared_tasks(evaluations: list[dict]) -> list[str]:
+    """The tasks that all these values of eval.json have. Raises Refused if there are none."""
+    lists = [list(evaluation["tasks"]) for evaluation in evaluations]
+    if shared := [task for task in lists[0] if all(task in tasks for tasks in lists)]:
+        return shared
+    names = " | ".join(map(", ".join, lists))
+    raise Refused(f"These evaluations share no task ({names}): give all the same --benchmarks.")
 
 
 def compare(evaluations: list[dict]) -> dict:
@@ -50,12 +56,7 @@ def compare(evaluations: list[dict]) -> dict:
     if len(evaluations) < 2:
         raise Refused("--compare takes two evaluations or more: BASE TRAINED [MIDDLE ...].")
     graded = [by_task(evaluation["problems"]) for evaluation in evaluations]
-    shared = [task for task in graded[0] if all(task in tasks for tasks in graded)]
-    if not shared:
-        names = " | ".join(", ".join(tasks) for tasks in graded)
-        raise Refused(
-            f"These evaluations share no task ({names}): evaluate both on the same --benchmarks."
-        )
+    shared = shared_tasks(evaluations)
     return {
         "names": [evaluation["name"] for evaluation in evaluations],
         "rule": RULE,

@@ -4,7 +4,6 @@ from statistics import fmean
 
 import rewards
 from tools.evaluation.statistics import majority
-from trainer.data import Problem
 from trainer.sources.logic import logic_score, tagged_answer
 from verifier import equal
 
@@ -23,8 +22,7 @@ def verdicts(texts: list[str], gold: str, verify: dict | None) -> tuple[list[boo
 
 def graded_texts(record: dict) -> list[str]:
     """The answers of a line of generations.jsonl, each with the prefill of its prompt."""
-    problem = Problem(record["text"], record["answer"], prefill=record.get("prefill", ""))
-    return [problem.completed(answer["text"]) for answer in record["answers"]]
+    return [record.get("prefill", "") + answer["text"] for answer in record["answers"]]
 
 
 def grade(record: dict) -> dict:

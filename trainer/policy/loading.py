@@ -9,6 +9,7 @@ from torch import nn
 from trainer.policy.logps import Head
 from trainer.policy.policy import Policy, is_sharded
 from trainer.policy.pretrained import blocks_of, checkpoint_activations, load_model
+from trainer.ranks import from_all_ranks
 
 # The ranks' gradients are added up once per update instead of once per micro-batch, if the memory
 # for that, 4 bytes a parameter on every rank, is at most this share of a GPU.
@@ -90,10 +91,9 @@ def _may_reduce_once(policy: Policy) -> bool:
     if not torch.cuda.is_available():
         return True
     gradient = 4 * sum(parameter.numel() for parameter in policy.parameters())
-    memory = torch.tensor(torch.cuda.get_device_properties().total_memory)
     # GPUs may differ, but all ranks must decide the same.
-    dist.all_reduce(memory, op=dist.ReduceOp.MIN)
-    return gradient <= REDUCE_ONCE * memory.item()
+    memory = min(from_all_ranks(torch.cuda.get_device_properties().total_memory))
+    return gradient <= REDUCE_ONCE * memory
 
 
 def _load_on_rank_0(model_dir: str):

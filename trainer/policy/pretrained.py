@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from trainer.errors import Refused
+from trainer.errors import Refused, refuse_pointer
 
 
 @contextmanager
@@ -33,12 +33,9 @@ def or_refuse(sentence: str) -> Iterator[None]:
 
 def load_model(model_dir: str, dtype: torch.dtype):
     """A causal language model. Raises Refused, in one sentence, when model_dir holds none."""
-    folder = Path(model_dir)
-    _check_folder(folder)
-    if pointer := next(filter(_is_lfs_pointer, folder.glob("*.safetensors")), None):
-        raise Refused(
-            f"{pointer} is a git-lfs pointer, not the weights: run git lfs pull in that folder"
-        )
+    check_folder(folder := Path(model_dir))
+    for path in folder.glob("*.safetensors"):
+        refuse_pointer(path)
     from transformers import AutoModelForCausalLM
 
     with or_refuse(f"cannot load a language model from {model_dir}"):
@@ -49,11 +46,6 @@ def load_model(model_dir: str, dtype: torch.dtype):
             raise ValueError(f"{len(missing)} of its weights are missing, {missing[0]} for one")
     _repair_generation_config(model)
     return model
-
-
-def _is_lfs_pointer(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(20) == b"version https://git-"
 
 
 def _repair_generation_config(model) -> None:
@@ -112,13 +104,12 @@ def load_tokenizer(model_dir: str):
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    folder = Path(model_dir)
-    tokenizer = None
+    folder, tokenizer = Path(model_dir), None
     if not folder.exists() or (folder / "tokenizer.json").exists():
         with or_refuse(f"cannot load a tokenizer from {model_dir}"):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(model_dir)
     else:
-        _check_folder(folder)
+        check_folder(folder)
         with suppress(Exception):  # see or_refuse
             tokenizer = AutoTokenizer.from_pretrained(model_dir)
     # Without any tokenizer file, transformers may still open an empty one.
@@ -153,7 +144,7 @@ def end_tokens(model_dir: str, tokenizer) -> list[int]:
     return sorted(ids)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     if (folder / "checkpoints").is_dir():
         raise Refused(f"{folder} is a run's folder: give one of those in its checkpoints/")
     if (folder / "adapter_config.json").exists():
@@ -201,7 +192,7 @@ def context_length(model_dir: str) -> float:
 def _text_config(model_dir):
     from transformers import AutoConfig
 
-    _check_folder(Path(model_dir))
+    check_folder(Path(model_dir))
     with or_refuse(f"cannot read the config of {model_dir}"):
         return AutoConfig.from_pretrained(model_dir).get_text_config(decoder=True)
 

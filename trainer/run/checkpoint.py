@@ -222,8 +222,7 @@ def _load_optimizer(path, policy, optimizer):
         with safe_open(path, "pt") as file:  # opened again for each tensor, which frees memory
             value = file.get_tensor(name)
         if value.shape == parameter.shape:
-            whole = value if dist.get_rank() == 0 else None
-            value = torch.zeros_like(parameter, dtype=value.dtype)
+            whole, value = value, torch.zeros_like(parameter, dtype=value.dtype)
             copy_full(value, whole)
         else:
             value = value.clone()

@@ -17,7 +17,7 @@ from tqdm import tqdm
 import losses
 import rewards
 from trainer.errors import Refused
-from trainer.run.files import digest, make_folder, read_json, write_atomically
+from trainer.run.files import changed, check_same, digest, make_folder, read_json, write_atomically
 from trainer.run.flags import FREE
 
 LOCKS: dict[Path, int] = {}  # held by this process: {run folder: file descriptor}
@@ -66,7 +66,7 @@ def claim(out: Path, config: dict, code: dict[str, str]) -> None:
     path, before = out / "config.json", {}
     begun = any((out / name).exists() for name in ("metrics.jsonl", "checkpoints"))
     if begun or path.exists():
-        with suppress(OSError, Refused):
+        with suppress(Refused):
             before = read_json(path)
         if "recipe" not in before:
             raise Refused(f"{out} holds files that no run wrote, see {path}: give another --out")
@@ -74,28 +74,16 @@ def claim(out: Path, config: dict, code: dict[str, str]) -> None:
     began = before.pop("code", None)
     if not any((out / "checkpoints").glob("step_??????")):
         began = None  # the run begins again, so it may do so with other code
-    changed = [name for name in _changed(before, config) if name not in FREE]
-    if changed := ["recipe"] if "recipe" in changed else changed:  # another one has other flags
-        changes = ", ".join(
-            f"{name}: {before.get(name)!r} there, {config.get(name)!r} here" for name in changed
-        )
-        raise Refused(
-            f"{out} holds a run with other settings ({changes}); add --out {out}-{changed[0]}, "
-            f"say, or delete that folder"
-        )
+    check_same(out, "a run", before, config, FREE)
     if began is None:
         if dist.get_rank() == 0:
             write_atomically(path, json.dumps(before | {"code": code}, indent=1) + "\n")
-    elif edited := _changed(began, code):
+    elif edited := changed(began, code):
         raise Refused(
             f"{', '.join(edited)} changed since the run in {out} began; add --out {out}-2, give "
             f"RECIPE another name, or delete that folder. (To go on there with the new code, "
             f'delete "code" from its config.json)'
         )
-
-
-def _changed(before: dict, now: dict) -> list[str]:
-    return sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
 
 
 def recipe_file(config) -> str | None:

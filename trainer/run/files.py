@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +24,9 @@ def read_jsonl(path: str | Path) -> list[dict]:
 
 
 def read_json(path: Path) -> dict:
-    """The object of a .json file. Raises Refused if it holds none."""
+    """The object of a .json file. Raises Refused if there is no such file, or if it holds none."""
+    if not path.is_file():
+        raise Refused(f"There is no {path}: give the folder of a run or of an evaluation")
     with suppress(ValueError):
         if isinstance(found := json.loads(path.read_text()), dict):
             return found
@@ -57,6 +60,22 @@ def write_atomically(path: Path, text: str) -> None:
         raise Refused(
             f"cannot write {path} ({error.strerror}): make room, then give the same command again"
         ) from error
+
+
+def changed(before: dict, now: dict) -> list[str]:
+    """The keys whose values differ, sorted."""
+    return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+
+
+def check_same(out: Path, what: str, before: dict, now: dict, free: Collection[str] = ()) -> None:
+    """Raise Refused, and say how, if a folder's settings have changed; those in `free` may."""
+    names = [name for name in changed(before, now) if name not in free]
+    if names := ["recipe"] if "recipe" in names else names:  # another one has other flags
+        told = [f"{name}: {before.get(name)!r} there, {now.get(name)!r} here" for name in names]
+        raise Refused(
+            f"{out} holds {what} with other settings ({', '.join(f'{one:.200}' for one in told)}); "
+            f"add --out {out}-{names[0]}, say, or delete that folder"
+        )
 
 
 def digest(path: Path) -> str:

@@ -34,9 +34,8 @@ def load_reward(name: str) -> Callable:
         raise Refused(f"--reward {name}: {_where(error, file)}") from error
     found = getattr(module, function, None)
     if not callable(found):
-        hint = did_you_mean(
-            function, [key for key, value in vars(module).items() if callable(value)]
-        )
+        known = [key for key, value in vars(module).items() if callable(value)]
+        hint = did_you_mean(function, known)
         raise Refused(f"--reward {name}: {file} defines no function {function!r}{hint}")
     try:
         inspect.signature(found).bind("texts", "answers", "rows")

@@ -135,7 +135,8 @@ def load_lite_ppo(level: str, seed: int, solutions: bool = False) -> list[Proble
     pool = []
     for problem, row in pairs:
         rating = 1.0 if level == "easy" else float(row.get("difficulty") or 0)
-        if rating > 0 and not _is_true_false(problem.answer):
+        bare = re.sub(r"\\text(bf)?|[{}$.\s]", "", problem.answer).lower()
+        if rating > 0 and bare not in TRUE_FALSE:
             pool.append((problem, rating))
     rng = random.Random(f"liteppo:{level}:{seed}")
     if level == "medium":
@@ -153,7 +154,3 @@ def load_lite_ppo(level: str, seed: int, solutions: bool = False) -> list[Proble
         Problem(problem.text, problem.answer, f"liteppo:{level}", solution=problem.solution)
         for problem, _ in (pool[i] for i in chosen)
     ]
-
-
-def _is_true_false(answer):
-    return re.sub(r"\\text(bf)?|[{}$.\s]", "", answer).lower() in TRUE_FALSE

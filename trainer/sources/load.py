@@ -18,12 +18,13 @@ import json
 import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from tiny import world
 from trainer.data import Problem
-from trainer.errors import Refused, did_you_mean
+from trainer.errors import Refused, did_you_mean, refuse_pointer
 from trainer.sources import hub, logic
 from trainer.sources.rows import collect, known_columns, table_rows
 
@@ -102,26 +103,18 @@ def _load(name, seed, solutions):
 
 
 def _file_rows(name, path, solutions) -> Iterator[tuple[str, dict]]:
-    import pyarrow
+    import pyarrow.parquet
 
     try:
-        with open(path, "rb") as file:
-            if file.read(64).startswith(b"version https://git-lfs"):
-                raise Refused(f"{name}: it is a git-lfs pointer, not the data; run: git lfs pull")
+        refuse_pointer(path)
         if path.suffix.lower() == ".parquet":
-            yield from _parquet_rows(name, path, solutions)
+            file = pyarrow.parquet.ParquetFile(path)
+            columns = known_columns(name, file.schema_arrow.names, solutions)
+            yield from table_rows(file.iter_batches(10_000, columns=columns))
         else:
             yield from _json_rows(name, path)
     except (pyarrow.ArrowException, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise Refused(f"{name}: cannot read it ({' '.join(str(error).split())})") from None
-
-
-def _parquet_rows(name, path, solutions):
-    import pyarrow.parquet
-
-    file = pyarrow.parquet.ParquetFile(path)
-    columns = known_columns(name, file.schema_arrow.names, solutions)
-    return table_rows(file.iter_batches(10_000, columns=columns))
 
 
 def _json_rows(name, path):
@@ -142,12 +135,9 @@ def _json_rows(name, path):
         else:
             rows = rows if isinstance(rows, list) else [rows]
             return [(f"row {n}", row) for n, row in enumerate(rows, 1)]
-    lines = enumerate(data.splitlines(), 1)
-    return (
-        (f"line {n}", _parse(line, f"{name}, line {n}"))
-        for n, line in lines
-        if line.strip(b"\xef\xbb\xbf \t")
-    )
+    lines = [(f"line {n}", line) for n, line in enumerate(data.splitlines(), 1)]
+    bare = b"\xef\xbb\xbf \t"
+    return ((n, _parse(line, f"{name}, {n}")) for n, line in lines if line.strip(bare))
 
 
 def _parse(data, place):
@@ -158,8 +148,6 @@ def _parse(data, place):
 
 
 def _no_key_twice(pairs):
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise Refused(f"the key {next(key for key in row if keys.count(key) > 1)} occurs twice")
-    return row
+    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise Refused(f"the key {twice[0]} occurs twice")
+    return dict(pairs)

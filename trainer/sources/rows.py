@@ -74,9 +74,9 @@ def collect(
         if fault := control_fault(problem.text):
             faults.append(f"{place}: the problem {fault}")
     torn = {key for key, found in answers.items() if len(found) > 1}
-    if torn & chats:
-        count["problems with conflicting answers dropped"] = len(torn & chats)
-    pairs = [pair for pair in pairs if _prompt_key(pair[0]) not in torn & chats]
+    if dropped := torn & chats:
+        count["problems with conflicting answers dropped"] = len(dropped)
+        pairs = [pair for pair in pairs if _prompt_key(pair[0]) not in dropped]
     if count:
         lost = ", ".join(f"{number:,} {what}" for what, number in count.items())
         say(f"{source}: {size:,} rows, {len(pairs):,} problems kept; {lost}")
@@ -127,18 +127,15 @@ NO_TEXT = re.compile("[\0\ud800-\udfff]")  # neither a tokenizer nor a JSON file
 
 
 def _check_text(problem):
-    for name, value in (vars(problem) | {"verify": _json(problem.verify)}).items():
+    try:
+        verify = json.dumps(problem.verify, ensure_ascii=False)
+    except TypeError as error:
+        raise Refused(f"verify cannot be written as JSON ({error})") from None
+    for name, value in (vars(problem) | {"verify": verify}).items():
         text = value if isinstance(value, str) else "".join(text for _, text in value)
         if wrong := NO_TEXT.search(text):
             code, place = f"U+{ord(wrong[0]):04X}", wrong.start() + 1
             raise Refused(f"{name} holds {code} as character {place}, which is no text: remove it")
-
-
-def _json(verify):
-    try:
-        return json.dumps(verify, ensure_ascii=False)
-    except TypeError as error:
-        raise Refused(f"verify cannot be written as JSON ({error})") from None
 
 
 def _find(row, columns, what):
