@@ -154,10 +154,8 @@ def test_the_files_open_with_datasets(tmp_path):
     from datasets import load_dataset
 
     make_run(tmp_path / "run")
-    files = str(tmp_path / "run" / "rollouts" / "step_*.parquet")
-    rows = load_dataset(
-        "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
-    )
+    files, cache = str(tmp_path / "run/rollouts/step_*.parquet"), str(tmp_path / "cache")
+    rows = load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
     assert len(rows) == 36 and rows[0]["text"] == "so \\boxed{10}"
 
 

@@ -68,6 +68,12 @@ def pages(tmp_path_factory):
     return root
 
 
+@pytest.fixture
+def page(visit, pages):
+    """The page of one run."""
+    return visit(pages / "run.html")
+
+
 def texts(page, selector):
     return page.locator(selector).all_text_contents()
 
@@ -79,8 +85,7 @@ def step_of(page):
 # --- one run ---
 
 
-def test_the_newest_step_is_shown_with_its_groups_and_answers(visit, pages):
-    page = visit(pages / "run.html")
+def test_the_newest_step_is_shown_with_its_groups_and_answers(page):
     assert page.text_content("#title") == "first"
     assert step_of(page) == "step 6"
     assert texts(page, "#groups .text") == [f"Problem {i} of step 6" for i in range(3)]
@@ -92,8 +97,7 @@ def test_the_newest_step_is_shown_with_its_groups_and_answers(visit, pages):
     assert page.text_content(".tokens") == "so \\boxed{60}<|end|>"
 
 
-def test_arrow_keys_walk_through_steps_and_groups(visit, pages):
-    page = visit(pages / "run.html")
+def test_arrow_keys_walk_through_steps_and_groups(page):
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowDown")
@@ -107,8 +111,7 @@ def test_arrow_keys_walk_through_steps_and_groups(visit, pages):
     assert page.is_disabled("#later") and page.is_enabled("#earlier")
 
 
-def test_a_click_on_a_curve_goes_to_its_step(visit, pages):
-    page = visit(pages / "run.html")
+def test_a_click_on_a_curve_goes_to_its_step(page):
     curve = page.locator(".panel", has_text="Reward").locator(".u-over")
     width = curve.bounding_box()["width"]
     curve.click(position={"x": width * 2 / 6, "y": 40})  # the axis goes from 0 to 6
@@ -116,17 +119,14 @@ def test_a_click_on_a_curve_goes_to_its_step(visit, pages):
     playwright.expect(page.locator(".panel b").first).to_have_text("0.2")
 
 
-def test_the_curves_are_those_of_tools_plot_and_the_users_own(visit, pages):
-    page = visit(pages / "run.html")
+def test_the_curves_are_those_of_tools_plot_and_the_users_own(page):
     names = ["Reward", "Held-out accuracy", "Response length", "Entropy", "Clipped tokens", "mine"]
     assert texts(page, ".panel h2 > span") == names
     clipped = page.locator(".panel h2", has_text="Clipped").get_attribute("title")
     assert clipped == "share of tokens, bold: above, fine: below"
 
 
-def test_tokens_are_coloured_by_what_is_chosen(visit, pages):
-    page = visit(pages / "run.html")
-
+def test_tokens_are_coloured_by_what_is_chosen(page):
     def tokens(card, script):
         return page.locator(".tokens").nth(card).locator(".t").evaluate_all(script)
 
@@ -153,8 +153,7 @@ def test_tokens_are_coloured_by_what_is_chosen(visit, pages):
     assert page.text_content("#legend") == ""
 
 
-def test_hovering_shows_the_numbers_of_a_token(visit, pages):
-    page = visit(pages / "run.html")
+def test_hovering_shows_the_numbers_of_a_token(page):
     page.locator(".tokens").nth(1).locator(".t").nth(3).hover()
     tip = page.inner_text("#tip")
     facts = dict(zip(texts(page, "#tip dt"), texts(page, "#tip dd"), strict=True))
@@ -168,8 +167,7 @@ def test_hovering_shows_the_numbers_of_a_token(visit, pages):
     assert facts["push"] == "-1.1e-4"  # advantage -1, weight 1e-4, ratio 1.13
 
 
-def test_search_looks_into_kinds_problems_and_answers_of_all_steps(visit, pages):
-    page = visit(pages / "run.html")
+def test_search_looks_into_kinds_problems_and_answers_of_all_steps(page):
     page.keyboard.press("/")
     for word, groups in {
         **{"mixed": 6, "solved": 6, "failed": 6, "truncated": 1, "disputed": 1, "reset": 3},
@@ -183,8 +181,7 @@ def test_search_looks_into_kinds_problems_and_answers_of_all_steps(visit, pages)
     assert step_of(page) == "step 3" and page.text_content(".problem") == "Problem 1 of step 3"
 
 
-def test_held_out_problems_are_followed_through_training(visit, pages):
-    page = visit(pages / "run.html")
+def test_held_out_problems_are_followed_through_training(page):
     page.keyboard.press("h")
     rows = [row.split() for row in page.locator("#followed tbody").inner_text().split("\n")]
     assert rows == [["Held-out", "problem", "0", "0", "100", "100"],
@@ -194,8 +191,7 @@ def test_held_out_problems_are_followed_through_training(visit, pages):
     assert "step 3: \\boxed{9}" in texts(page, ".tokens")[0]
 
 
-def test_two_steps_stand_side_by_side(visit, pages):
-    page = visit(pages / "run.html")
+def test_two_steps_stand_side_by_side(page):
     page.keyboard.press("h")
     page.keyboard.press("c")
     assert [text[:6] for text in texts(page, ".tokens")[::2]] == ["step 6", "step 3"]
@@ -216,8 +212,7 @@ def test_the_theme_is_the_systems(visit, pages):
     assert light.evaluate(paper) != dark.evaluate(paper)
 
 
-def test_the_choice_outlives_a_reload(visit, pages):
-    page = visit(pages / "run.html")
+def test_the_choice_outlives_a_reload(page):
     for key in ("ArrowLeft", "ArrowDown", "5"):
         page.keyboard.press(key)
     before = page.inner_text("body")
@@ -226,8 +221,7 @@ def test_the_choice_outlives_a_reload(visit, pages):
     assert page.inner_text("body") == before
 
 
-def test_help_opens_and_closes(visit, pages):
-    page = visit(pages / "run.html")
+def test_help_opens_and_closes(page):
     page.keyboard.press("?")
     assert page.is_visible("text=earlier or later step")
     page.keyboard.press("ArrowLeft")  # not heard behind the dialog

@@ -22,9 +22,11 @@ HOSTILE = {
 }
 
 
-def saved_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def begin_run(folder: Path, **config) -> PreTrainedTokenizerFast:
+    """Write a run's config and its model's tokenizer, which is returned."""
     tokenizer = byte_tokenizer(end="<|end|>")
-    tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "config.json").write_text(json.dumps(config | {"model": str(folder / "model")}))
     return tokenizer
 
 
@@ -62,11 +64,7 @@ def make_run(folder: Path, offset: int = 0, steps: int = 6) -> Path:
     offset: sums are `offset` off in wrong answers, so that two runs differ. Evaluations at steps 0,
     3 and 6, a reset at 4, a truncated answer at 5; at step 2 the verifiers disagree.
     """
-    folder.mkdir(parents=True)
-    tokenizer = saved_tokenizer(folder / "model")
-    config = {"recipe": "justrl", "model": str(folder / "model"), "steps": steps}
-    config |= {"clip_low": 0.2, "clip_high": 0.28}
-    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer = begin_run(folder, recipe="justrl", steps=steps, clip_low=0.2, clip_high=0.28)
     rows = []
     for step in range(steps + 1):
         row = {"step": step, "reward": step / 10, "length": 20.0 + step, "entropy": 1 / (step + 1)}
@@ -88,20 +86,16 @@ def write_step(folder: Path, tokenizer, step: int, offset: int = 0) -> None:
     for place, verdicts in enumerate([(1, 0), (0, 0), (1, 1)]):
         gold = 10 * step + place
         problem = Problem(f"Problem {place} of step {step}", str(gold), "sums")
-        texts = [
-            f"so \\boxed{{{gold}}}" if v else f"hm \\boxed{{{gold + 5 + offset}}}" for v in verdicts
-        ]
+        right, wrong = f"so \\boxed{{{gold}}}", f"hm \\boxed{{{gold + 5 + offset}}}"
+        texts = [right if v else wrong for v in verdicts]
         if step == 2 and place == 0:
             texts[0] = f"so \\boxed{{{gold}.0}}"  # equal in meaning, not to the letter
         group = [
             answer(tokenizer, text, bool(v), truncated=step == 5 and place == 1)
             for text, v in zip(texts, verdicts, strict=True)
         ]
-        mixed = 1.0 if verdicts == (1, 0) else 0.0
-        more = [
-            values(group[0], 0) | {"advantage": mixed},
-            values(group[1], 1) | {"advantage": -mixed},
-        ]
+        advantages = (1.0, -1.0) if verdicts == (1, 0) else (0.0, 0.0)
+        more = [values(group[g], g) | {"advantage": a} for g, a in enumerate(advantages)]
         rows += rollouts.rows_of(step, place, problem, group, more)
     rollouts.write(folder / "rollouts", f"step_{step:06d}", rows)
 
@@ -113,24 +107,20 @@ def write_evaluation(folder: Path, tokenizer, step: int) -> None:
         solved = step >= 3 * (place + 1)
         texts = [f"step {step}: \\boxed{{{place if solved else 9}}}"] * 2
         group = [answer(tokenizer, text, solved) for text in texts]
-        rows += rollouts.rows_of(
-            step, place, problem, group, [{"logps": group[0].logps.astype(float)}] * 2
-        )
+        more = [{"logps": group[0].logps.astype(float)}] * 2
+        rows += rollouts.rows_of(step, place, problem, group, more)
     rollouts.write(folder / "rollouts", f"eval_{step:06d}", rows)
 
 
 def make_hostile_run(folder: Path) -> Path:
     """One step whose problems, golds and answers are HOSTILE, and one answer of 100,000 letters."""
-    folder.mkdir(parents=True)
-    tokenizer = saved_tokenizer(folder / "model")
-    config = {"model": str(folder / "model"), "steps": 1, "recipe": HOSTILE["end of data"]}
-    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer = begin_run(folder, steps=1, recipe=HOSTILE["end of data"])
     (folder / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n{"step": 2, "rew')
     rows = []
     for place, text in enumerate([*HOSTILE.values(), "0123456789" * 10_000]):
         problem = Problem(text[:1000], text[:20], text[:20])
         group = [answer(tokenizer, text, False), answer(tokenizer, text, True)]
-        more = [values(group[0], 0) | {"advantage": -1.0}, values(group[1], 1) | {"advantage": 1.0}]
+        more = [values(group[g], g) | {"advantage": a} for g, a in enumerate((-1.0, 1.0))]
         rows += rollouts.rows_of(1, place, problem, group, more)
     rollouts.write(folder / "rollouts", "step_000001", rows)
     return folder
@@ -153,10 +143,7 @@ def make_evaluation(folder: Path) -> Path:
             records.append(record)
     write_jsonl(folder / "generations.jsonl", records)
     curve = {"1": [0.5, 0.4, 0.6], "2": [0.8, 0.7, 0.9], "4": [1.0, 0.9, 1.0]}
-    result = {
-        "name": "trained",
-        "settings": {"model": "runs/x", "temperature": 0.7},
-        "benchmarks": {name: {"robust": curve} for name in golds},
-    }
+    result = {"name": "trained", "settings": {"model": "runs/x", "temperature": 0.7}}
+    result["benchmarks"] = {name: {"robust": curve} for name in golds}
     (folder / "eval.json").write_text(json.dumps(result))
     return folder
