@@ -14,13 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import justrl
 from bench import estimate, gpu, trl_compare
-from bench.formula import (
-    config_of,
-    engine_tokens,
-    kv_bytes_per_token,
-    parameters,
-    training_flops,
-)
+from bench.formula import config_of, engine_tokens, kv_bytes_per_token, parameters, training_flops
 from lab import table1
 
 

@@ -11,15 +11,7 @@ import pytest
 from trainer.errors import Refused
 from trainer.sources import logic
 from trainer.sources.load import load_problems
-from trainer.sources.logic import (
-    EXCLUDED,
-    GRAPH_SIZES,
-    HELD_OUT,
-    OPEN,
-    REFUSED,
-    SLOW,
-    logic_score,
-)
+from trainer.sources.logic import EXCLUDED, GRAPH_SIZES, HELD_OUT, OPEN, REFUSED, SLOW, logic_score
 
 needs_gym = pytest.mark.skipif(
     importlib.util.find_spec("reasoning_gym") is None,

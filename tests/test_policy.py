@@ -14,13 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import losses
 from trainer.policy.loading import load_reference
-from trainer.policy.policy import (
-    full,
-    loss_weights,
-    micro_batches,
-    optimizer_step,
-    response_mask,
-)
+from trainer.policy.policy import full, loss_weights, micro_batches, optimizer_step, response_mask
 from trainer.policy.shared_prompts import PackedBatch, SharedPromptsPolicy, pack
 from trainer.run.metrics import gradient_metrics, kl_metrics, token_mean, token_ratio_metrics
 

@@ -21,12 +21,7 @@ import justrl
 from trainer import network
 from trainer.errors import Refused
 from trainer.policy.policy import rectangle, set_learning_rate
-from trainer.run.checkpoint import (
-    check_whole,
-    latest_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from trainer.run.checkpoint import check_whole, latest_checkpoint, load_checkpoint, save_checkpoint
 from trainer.run.claim import claim, code_digests, recipe_file, with_neighbours
 from trainer.run.files import read_jsonl
 from trainer.run.launch import _sentence, leave, model_folder
