@@ -181,12 +181,16 @@ LONGEST = 240  # seconds that a script may take
 
 def python(*arguments, ranks=1, timeout=LONGEST, **options) -> subprocess.CompletedProcess:
     """Run a script as a person would, on one or several CPU ranks; text output captured."""
-    command = [sys.executable, *map(str, arguments)]
-    if ranks > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        command = [sys.executable, *launcher, *map(str, arguments)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command = [sys.executable, *(launcher if ranks > 1 else []), *map(str, arguments)]
     options = {"cwd": ROOT, "env": ENVIRONMENT} | options
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
+
+
+def output_of(done: subprocess.CompletedProcess) -> str:
+    """All that a script has printed at its end, which must be a good one."""
+    assert done.returncode == 0, done.stderr[-6000:]
+    return done.stdout + done.stderr
 
 
 class Script:
@@ -236,10 +240,7 @@ class Script:
         )
 
     def output(self) -> str:
-        """All that it has printed at its end, which must be a good one."""
-        done = self.wait()
-        assert done.returncode == 0, done.stderr[-6000:]
-        return done.stdout + done.stderr
+        return output_of(self.wait())
 
 
 class Forge:

@@ -12,19 +12,18 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from conftest import ROOT, write_jsonl
 from scipy import stats
 
 from bench.common import script_config
 from lab import __main__ as lab
 from lab import arms as run
-from lab import figure, papers
+from lab import figure
 from lab import pages as page
 from lab import verdicts as statistics
 from lab.papers import EXPERIMENTS, Claim
 from tiny import world
 from tools.panels import panel_of
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def plan_all(experiment, folder, seeds, steps):
@@ -109,14 +108,14 @@ def measured(claim, *values, level=1.0):
 
 
 A_ABOVE, B_ABOVE = Claim("eval_accuracy: a > b"), Claim("eval_accuracy: b > a")
+CLEAR = 0.10, 0.12, 0.09, 0.11, 0.10
 
 
 @pytest.mark.parametrize(
     "claim, values, expected",
     [
-        (A_ABOVE, (0.10, 0.12, 0.09, 0.11, 0.10), "as in the paper"),
-        (B_ABOVE, (0.10, 0.12, 0.09, 0.11, 0.10), "opposite"),
-        (Claim("eval_accuracy: a > 0"), (0.10, 0.12, 0.09, 0.11, 0.10), "as in the paper"),
+        (A_ABOVE, CLEAR, "as in the paper"), (B_ABOVE, CLEAR, "opposite"),
+        (Claim("eval_accuracy: a > 0"), CLEAR, "as in the paper"),
         (A_ABOVE, (0.30, -0.10, 0.25, -0.05, 0.10), "undecided"),
         # Significant and worth a direction only beyond three points.
         (A_ABOVE, (0.020, 0.045, 0.015, 0.030, 0.034), "undecided"),
@@ -125,15 +124,14 @@ A_ABOVE, B_ABOVE = Claim("eval_accuracy: a > b"), Claim("eval_accuracy: b > a")
         # Two seeds agree roughly, but t with one degree of freedom is wide.
         (A_ABOVE, (0.10, 0.20), "undecided"),
         # Exact agreement has no t interval: a sign test judges it, and takes six seeds.
-        (A_ABOVE, (0.25,) * 6, "as in the paper"),
-        (A_ABOVE, (0.25,) * 5, "undecided"),
+        (A_ABOVE, (0.25,) * 6, "as in the paper"), (A_ABOVE, (0.25,) * 5, "undecided"),
         # A claim of ours; and claims of which nothing was run or measured.
-        (dataclasses.replace(A_ABOVE, extends=True), (0.10, 0.12, 0.09, 0.11, 0.10), "more"),
-        (dataclasses.replace(B_ABOVE, extends=True), (0.10, 0.12, 0.09, 0.11, 0.10), "less"),
-        (Claim("eval_accuracy: a > c"), (0.10, 0.12), "not run"),
-        (Claim("unmeasured: a > b"), (0.10, 0.12), "not run"),
+        (dataclasses.replace(A_ABOVE, extends=True), CLEAR, "more"),
+        (dataclasses.replace(B_ABOVE, extends=True), CLEAR, "less"),
+        (Claim("eval_accuracy: a > c"), CLEAR, "not run"),
+        (Claim("unmeasured: a > b"), CLEAR, "not run"),
     ],
-)
+)  # fmt: skip
 def test_a_verdict_follows_from_interval_sign_and_size(claim, values, expected):
     """On one claim alone, so that no other one corrects its p value."""
     assert statistics.judge([measured(claim, *values)]) == [expected]
@@ -222,7 +220,7 @@ def test_measures_are_means_over_the_last_quarter(tmp_path):
     rows = [{"step": 0, "eval_accuracy": 0.9}]
     rows += [{"step": s, "grad_norm": float(s), "entropy": float(s)} for s in range(1, 9)]
     rows[8]["eval_accuracy"] = 0.25
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "metrics.jsonl", rows)
     result = run.measures(run.Run("a", 0, tmp_path, []), EXPERIMENTS["lite_ppo"])
     assert result["entropy"] == 7.5 and result["eval_accuracy"] == 0.25
     assert result["grad_growth"] == pytest.approx(1.609, abs=1e-3)  # log(7.5 / 1.5)
@@ -241,8 +239,8 @@ def test_an_endless_answer_repeats_itself_and_a_long_one_does_not(tmp_path):
     texts = ["8+1\n9\n" + "14\n" * 12, "8+6+5-5\n14+5-5\n19-5\n14\nwait\n4+6-2+6+5-5\n10-2"]
     answers = [{"text": text, "truncated": True} for text in (texts[0], texts[1], texts[1])]
     answers.append({"text": texts[0], "truncated": False})
-    path = tmp_path / "generations.jsonl"
-    path.write_text(json.dumps({"benchmark": "tiny/hard", "answers": answers}) + "\n")
+    rows = [{"benchmark": "tiny/hard", "answers": answers}]
+    path = write_jsonl(tmp_path / "generations.jsonl", rows)
     assert run.repeating(path, "tiny/hard") == pytest.approx(1 / 3)
     assert run.repeating(path, "tiny/easy") is None
 
@@ -343,12 +341,11 @@ def test_the_page_in_the_repository_is_what_its_results_say():
 
 def small(folder):
     """Two arms of lite_ppo on a handful of problems, with three steps."""
-    problems = folder / "problems.jsonl"
     rows = [{"problem": f"{n}+2=?", "answer": str(n + 2)} for n in range(1, 5)]
-    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    cheap = "--data {0} --eval_data {0} --prompts_per_step 2".format(shlex.quote(str(problems)))
+    problems = shlex.quote(str(write_jsonl(folder / "problems.jsonl", rows)))
+    cheap = f"--data {problems} --eval_data {problems} --prompts_per_step 2"
     cheap += " --samples_per_prompt 4 --updates_per_step 1"
-    whole = papers.EXPERIMENTS["lite_ppo"]
+    whole = EXPERIMENTS["lite_ppo"]
     arms = {name: f"{whole.arms[name]} {cheap}" for name in ("easy: Lite PPO", "easy: GRPO")}
     return dataclasses.replace(whole, arms=arms, claims=(whole.claims[0],), steps=3)
 

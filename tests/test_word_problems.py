@@ -137,10 +137,8 @@ PROBLEMS = SHARED / "gsm8k_train.jsonl"
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
 def test_two_steps_of_a_real_model(tmp_path, engine, ranks):
-    flags = (
-        f"--engine {engine} --steps 2 --prompts_per_step 2 --samples_per_prompt 2 --eval_every 0 "
-    )
-    flags += "--updates_per_step 2 --max_prompt_tokens 128 --max_response_tokens 24 "
+    flags = f"--engine {engine} --steps 2 --prompts_per_step 2 --samples_per_prompt 2 "
+    flags += "--eval_every 0 --updates_per_step 2 --max_prompt_tokens 128 --max_response_tokens 24 "
     flags += "--learning_rate 1e-5 --warmup_steps 0 --tokens_per_micro_batch 512"
     sources = ["--model", MODEL, "--data", PROBLEMS, "--out", tmp_path]
     done = python("justrl.py", *flags.split(), *sources, ranks=ranks, timeout=1500, env=ENVIRONMENT)
