@@ -125,12 +125,13 @@ def test_golds_are_read_as_they_are_meant(tmp_path, columns, answer):
 def test_what_cannot_be_an_answer_is_dropped_with_a_count(tmp_path, capsys):
     code = {"problem": "Write a program.", "ability": "code", "answer": "5"}
     cases = {"prompt": "Sort.", "reward_model": {"ground_truth": '{"inputs": [1], "outputs": [1]}'}}
+    listed = {"prompt": "Sort.", "answer": '[{"input": "1", "output": "1"}]'}
     none = ("proof", "notfound", "\\text{Not found}")
     words = [{"problem": "p", "answer": word} for word in none]
-    path = write(tmp_path / "a.jsonl", [GOOD, code, cases, *words])
+    path = write(tmp_path / "a.jsonl", [GOOD, code, cases, listed, *words])
     assert len(load_problems(path)) == 1
     assert capsys.readouterr().out == (
-        f"{path}: 6 rows, 1 problems kept; 2 programming tasks dropped, "
+        f"{path}: 7 rows, 1 problems kept; 3 programming tasks dropped, "
         "3 rows whose answer says that there is none dropped\n"
     )
 
@@ -409,6 +410,8 @@ NAMED_BOXES = "$a=\\boxed{3}$ and $b=\\boxed{5}$"
             "the solution holds no \\boxed{} and no #### with the answer"),
         ({"problem": "p", "solution": NAMED_BOXES}, "it has a box each for a, b; write one answer"),
         ('{"problem": "p", "answer": "\\frac{1}{2}"}', "answer holds U+000C as character 1: LaTeX"),
+        ('{"problem": "p", "answer": "x\\rightarrow 0"}', "answer holds U+000D as character 2"),
+        ('{"problem": "p", "answer": "\\textbf{(A)}"}', "answer holds U+0009 as character 1"),
         ({**verl("p", "1"), "reward_model": "1"},
             "reward_model is str; expected an object with ground_truth"),
         ({**verl("p", "1"), "reward_model": {}},
@@ -878,7 +881,7 @@ def test_public_files_load_whole(name, capsys):
     raw = [json.loads(line) for line in path.open()]
     assert len(problems) == len(raw) == ROWS[name]
     said = capsys.readouterr().out
-    torn = {"aime25": 3, "deepmath_5k": 2}.get(name)  # \frac, \triangle, \rho, \text
+    torn = {"aime25": 3, "deepmath_5k": 2, "math_train_7498": 1}.get(name)  # such as \rho
     assert "such problems" not in said if torn is None else f"({torn} such problems" in said
     assert "dropped" not in said and {problem.task for problem in problems} == {name}
     assert [problem.text for problem in problems] == [row["problem"].strip() for row in raw]

@@ -33,8 +33,9 @@ def is_missing(value) -> bool:
 
 
 CONTROL = re.compile(  # LaTeX such as \frac or \text, whose single backslash JSON has read
-    r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]|\t(?=(?:ext|imes|heta|frac|an|au|riangle)(?![a-z]))"
-    r"|\r(?=(?:ight|angle|ho|floor|ceil)(?![a-z]))|\n(?=(?:eq|abla|otin)(?![a-z]))"
+    r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]"
+    r"|\t(?=(?:ext(?:bf|it|rm)?|imes|heta|frac|an|au|riangle)(?![a-z]))"
+    r"|\r(?=(?:ight(?:arrow)?|angle|ho|floor|ceil)(?![a-z]))|\n(?=(?:eq|abla|otin)(?![a-z]))"
 )
 
 

@@ -336,7 +336,7 @@ def _from_json(value):
         return value
 
 
-TEST_CASES = {"inputs", "fn_name", "test_cases", "assert_case"}
+TEST_CASES = {"inputs", "input", "fn_name", "test_cases", "assert_case"}
 
 
 def _is_code(row):
@@ -346,6 +346,7 @@ def _is_code(row):
     gold = _from_json(row.get("reward_model", row.get("answer")))
     if isinstance(gold, dict) and "ground_truth" in gold:
         gold = _from_json(gold["ground_truth"])
+    gold = gold[0] if isinstance(gold, list) and gold else gold
     return isinstance(gold, dict) and bool(gold.keys() & TEST_CASES)
 
 
