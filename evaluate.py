@@ -18,7 +18,6 @@ JustRL (arXiv 2512.16649, section 3.2) and ProRL (arXiv 2505.24864, sections 3.4
 
 import argparse
 import json
-import math
 import zlib
 from dataclasses import asdict
 from pathlib import Path
@@ -44,8 +43,8 @@ from trainer.errors import Refused
 from trainer.policy.loading import compute_dtype, load_reference
 from trainer.policy.pretrained import check_folder, context_length, load_tokenizer
 from trainer.ranks import from_all_ranks, start_ranks
-from trainer.run.files import check_same, digest, make_folder, read_json, write_atomically
-from trainer.run.flags import SHARE, at_least, similar, unknown_folder
+from trainer.run.files import check_same, checkpoints, digest, read_json, write_json, write_jsonl
+from trainer.run.flags import SHARE, at_least, similar, unknown_folder, wrong_value
 from trainer.run.launch import launch, model_folder
 from trainer.sampler.engine import choose_engine, open_engine, request_seed
 from trainer.sources.hub import BENCHMARKS, JUSTRL, LARGE, PRORL
@@ -123,10 +122,8 @@ def parse_arguments() -> argparse.Namespace:
     args, unknown = parser.parse_known_args()
     if unknown:
         parser.error(f"unknown argument {unknown[0]}{similar(unknown[0], parser)}")
-    for name, (rule, holds) in RANGES.items():
-        value = getattr(args, name)
-        if value is not None and not (math.isfinite(value) and holds(value)):
-            parser.error(f"--{name} {rule}, not {value}")
+    if fault := wrong_value(vars(args), RANGES):
+        parser.error(fault)
     if wrong := [text for text in args.data if "=" not in text]:
         parser.error(f"--data takes NAME=FILE, not {wrong[0]}; put MODEL before it")
     if not (args.model or args.compare or args.published):
@@ -147,13 +144,12 @@ def find_models(model: str, every: bool = False) -> list[tuple[str, str]]:
         return [(model.replace(":", "-"), model_folder(model))]
     folder = Path(model)
     if (folder / "metrics.jsonl").exists() or (folder / "checkpoints").is_dir():
-        configs = sorted(folder.glob("checkpoints/step_??????/config.json"))
-        if not configs:
+        if not (steps := checkpoints(folder)):
             raise Refused(
                 f"{model} is a run folder without a checkpoint yet: wait for its first one."
             )
-        steps = [config.parent for config in (configs if every else configs[-1:])]
-        return [(f"{folder.resolve().name}/{step.name}", str(step)) for step in steps]
+        name = folder.resolve().name
+        return [(f"{name}/{step.name}", str(step)) for step in steps[0 if every else -1 :]]
     if every:
         raise Refused(
             f"--all needs a run folder, with metrics.jsonl and checkpoints/, which {model} is not."
@@ -229,10 +225,9 @@ def open_folder(out: Path, settings: dict) -> None:
 
     Raises Refused if it holds another evaluation, and names the settings that differ.
     """
-    make_folder(out)
     path = out / "settings.json"
     if not path.exists():
-        write_atomically(path, json.dumps(settings, indent=1))
+        write_json(path, settings)
     check_same(out, "an evaluation", read_json(path), settings)
 
 
@@ -329,11 +324,11 @@ def merge(out: Path, settings: dict) -> list[dict]:
             f"{out} lacks {missing} of {len(wanted)} problems: "
             f"run the evaluation again to finish it."
         )
-    lines = [json.dumps(records[key]) + "\n" for key in wanted]
-    write_atomically(out / "generations.jsonl", "".join(lines))
+    records = [records[key] for key in wanted]
+    write_jsonl(out / "generations.jsonl", records)
     for path in out.glob("generations.rank*.jsonl"):
         path.unlink()
-    return [records[key] for key in wanted]
+    return records
 
 
 # --- grading ---
@@ -343,7 +338,7 @@ def summarise(out: Path, settings: dict) -> None:
     """Grade every answer, print the tables and write eval.json."""
     records = tqdm(merge(out, settings), desc="grading", unit="problem", leave=False)
     result = evaluation(settings, [grade(record) for record in records])
-    write_atomically(out / "eval.json", json.dumps(result, indent=1))
+    write_json(out / "eval.json", result)
     print_evaluation(result)
     print_beside(result)
     print(f"Written to {out}/eval.json")
@@ -383,8 +378,7 @@ def compare_folders(paths: list[str], out: Path) -> None:
     evaluations = [read_evaluation(path) for path in paths]
     result = compare(evaluations)
     print_comparison(result)
-    make_folder(out)
-    write_atomically(out / "compare.json", json.dumps(result, indent=1))
+    write_json(out / "compare.json", result)
     plot.plot_evals(evaluations, out / "compare.png", result)
     print(f"\nWritten to {out}/compare.json and {out}/compare.png")
 

@@ -792,7 +792,7 @@ def test_a_template_that_loses_a_part_of_the_prompt_is_one_sentence(template, tu
 
 def test_a_template_may_want_a_message_in_parts():
     parts = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
-    assert text_of(chat_ids(make_tokenizer(parts), "1+1?", "!")) == "1+1?!"
+    assert text_of(chat_ids(make_tokenizer(parts), "1+1?!")) == "1+1?!"
 
 
 def test_special_tokens_in_a_problem_are_said_with_their_count(capsys):

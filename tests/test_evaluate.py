@@ -265,7 +265,7 @@ BASE_MODEL = "tiny/models/base"
         (f"{BASE_MODEL} --data x.jsonl", "--data takes NAME=FILE, not x.jsonl"),
         (f"{BASE_MODEL} --n 0", "--n must be at least 1, not 0"),
         (f"{BASE_MODEL} --limit -1", "--limit must be at least 1, not -1"),
-        (f"{BASE_MODEL} --temperature nan", "--temperature must be at least 0, not nan"),
+        (f"{BASE_MODEL} --temperature nan", "--temperature must be finite, not nan"),
         (f"{BASE_MODEL} --top_p 0", "--top_p must be above 0 and at most 1, not 0.0"),
         (f"{BASE_MODEL} --protocol dapo", "invalid choice: 'dapo'"),
     ],

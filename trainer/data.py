@@ -126,24 +126,19 @@ def _letters(text):
 # --- prompts ---
 
 
-def chat_ids(tokenizer, text: str, suffix: str = "", system: str = "") -> list[int]:
+def chat_ids(tokenizer, text: str) -> list[int]:
     """Token ids of a chat of one user turn; raises Refused as chat_text does."""
-    chat = chat_text(tokenizer, text, suffix, system)
-    return tokenizer(chat, add_special_tokens=False).input_ids
+    return tokenizer(chat_text(tokenizer, text), add_special_tokens=False).input_ids
 
 
 def chat_text(
     tokenizer,
     text: str,
-    suffix: str = "",
     system: str = "",
-    *,
     history: tuple[tuple[str, str], ...] = (),
     prefill: str = "",
 ) -> str:
-    """A chat as the tokenizer's template writes it.
-
-    It holds the system turn, earlier turns, the user's text + suffix, and the answer's start.
+    """A chat as the tokenizer's template writes it: the user's text, and what is around it.
 
     Raises Refused if the tokenizer has no chat template, or if its template refuses a turn or
     leaves the system message or the problem out: plain text would not be the prompt that the papers
@@ -158,7 +153,7 @@ def chat_text(
             "plain text)"
         )
     turns = [("system", system)] if system else []
-    turns += [*history, ("user", text + suffix)] + ([("assistant", prefill)] if prefill else [])
+    turns += [*history, ("user", text)] + ([("assistant", prefill)] if prefill else [])
     faults = []
     for in_parts in (False, True):  # some templates want a message as a list of parts
         messages = [
@@ -173,7 +168,7 @@ def chat_text(
         except ValueError:  # transformers does not find the prefill in what the template wrote
             faults.append("it changes the beginning of the answer")
         else:
-            parts = {"system message": system, "problem": text + suffix}
+            parts = {"system message": system, "problem": text}
             lost = [what for what, one in parts.items() if one.strip() not in chat]
             if not lost:
                 return chat
@@ -206,11 +201,10 @@ def encode_prompts(
         both = own and template.system and own != template.system
         chat = chat_text(
             tokenizer,
-            problem.text,
-            "" if problem.verify else template.suffix,
+            problem.text + ("" if problem.verify else template.suffix),
             f"{own}\n\n{template.system}" if both else own or template.system,
-            history=problem.history,
-            prefill=problem.prefill,
+            problem.history,
+            problem.prefill,
         )
         chats.append(chat)
     prompts = tokenizer(chats, add_special_tokens=False, verbose=False).input_ids

@@ -45,7 +45,6 @@ def main() -> None:
     share = 1 / len(args.folders)
     try:
         sources = [load(folder, args.steps, share) for folder in args.folders]
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(args.out, render(sources))
         for source in sources:
             print(f"{source.name}: {len(source.groups)} groups {source.left_out}".rstrip())

@@ -22,7 +22,7 @@ from tools.view.tokens import Pieces
 from trainer.errors import Refused
 from trainer.policy.pretrained import load_tokenizer
 from trainer.run import kept
-from trainer.run.files import read_json
+from trainer.run.files import checkpoints, read_json
 from trainer.run.launch import model_folder
 
 
@@ -151,8 +151,7 @@ def _pieces(folder: Path, config: dict) -> Pieces | None:
 
     None if there is neither, for example because the model's folder has moved.
     """
-    checkpoints = sorted((folder / "checkpoints").glob("step_??????"), reverse=True)
-    for place in [*map(str, checkpoints), config.get("model", "")]:
+    for place in [*map(str, checkpoints(folder)[::-1]), config.get("model", "")]:
         with suppress(ValueError, OSError):
             return Pieces(load_tokenizer(model_folder(place)))
     return None

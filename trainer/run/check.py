@@ -117,7 +117,7 @@ def longest_problem(config, tokenizer) -> str:
     limit = config.max_prompt_tokens - 12  # room for a number, and for a recipe's own template
     letters = chain.from_iterable(cycle(problem.text for problem in load_problems(config.data)))
     text = "".join(islice(letters, 6 * config.max_prompt_tokens))
-    while (over := len(chat_ids(tokenizer, text, config.instruction)) - limit) > 0 and text:
+    while (over := len(chat_ids(tokenizer, text + config.instruction)) - limit) > 0 and text:
         text = text[: -math.ceil(over / 4)]
     return text
 

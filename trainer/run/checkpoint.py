@@ -26,7 +26,7 @@ from trainer.errors import Refused
 from trainer.policy.policy import Policy, copy_full, full
 from trainer.policy.pretrained import load_model
 from trainer.ranks import from_all_ranks
-from trainer.run.files import read_json, read_jsonl, write_jsonl
+from trainer.run.files import checkpoints, read_json, read_jsonl, write_jsonl
 
 TRAINING = "training"  # folder for tensors that only a continued run needs
 ADDED = "added"  # file there of what a recipe has added to the policy, such as a value head
@@ -37,8 +37,7 @@ def latest_checkpoint(out: Path) -> Path | None:
 
     Raises Refused on every rank if the ranks do not see the same one.
     """
-    folders = (out / "checkpoints").glob("step_??????")
-    newest = from_all_ranks(max((folder.name for folder in folders), default=""))
+    newest = from_all_ranks(max((folder.name for folder in checkpoints(out)), default=""))
     if len(set(newest)) > 1:
         raise Refused(
             f"not every rank sees {out / 'checkpoints' / max(newest)}: --out must name a folder "
@@ -134,7 +133,7 @@ def save_checkpoint(
             f"cannot save {target}: {error}; make room, the same command continues the run"
         ) from error
     if first:
-        for old in sorted((out / "checkpoints").glob("step_??????"))[:-keep]:
+        for old in checkpoints(out)[:-keep]:
             shutil.rmtree(old)
         for torn in (out / "checkpoints").glob("step_*.tmp"):  # left by a kill during a save
             shutil.rmtree(torn)

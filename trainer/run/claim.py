@@ -5,7 +5,6 @@ OUT/config.json has the flags and digests of the code. A command with others is 
 
 import ast
 import fcntl
-import json
 import os
 import sys
 from contextlib import suppress
@@ -17,7 +16,7 @@ from tqdm import tqdm
 import losses
 import rewards
 from trainer.errors import Refused
-from trainer.run.files import changed, check_same, digest, make_folder, read_json, write_atomically
+from trainer.run import files
 from trainer.run.flags import FREE
 
 LOCKS: dict[Path, int] = {}  # held by this process: {run folder: file descriptor}
@@ -31,7 +30,7 @@ def lock_folder(out: Path) -> None:
 
     The lock ends with the process, or with `unlock`. Raises Refused when another process has it.
     """
-    make_folder(out)
+    files.make_folder(out)
     if not os.access(out, os.W_OK):
         raise Refused(f"cannot write in {out}; give another --out, or change its permissions")
     unlock(out)  # perhaps held by a run of this process that failed
@@ -67,18 +66,18 @@ def claim(out: Path, config: dict, code: dict[str, str]) -> None:
     begun = any((out / name).exists() for name in ("metrics.jsonl", "checkpoints"))
     if begun or path.exists():
         with suppress(Refused):
-            before = read_json(path)
+            before = files.read_json(path)
         if "recipe" not in before:
             raise Refused(f"{out} holds files that no run wrote, see {path}: give another --out")
     before = before if begun else dict(config)
     began = before.pop("code", None)
-    if not any((out / "checkpoints").glob("step_??????")):
+    if not files.checkpoints(out):
         began = None  # the run begins again, so it may do so with other code
-    check_same(out, "a run", before, config, FREE)
+    files.check_same(out, "a run", before, config, FREE)
     if began is None:
         if dist.get_rank() == 0:
-            write_atomically(path, json.dumps(before | {"code": code}, indent=1) + "\n")
-    elif edited := changed(began, code):
+            files.write_json(path, before | {"code": code})
+    elif edited := files.changed(began, code):
         raise Refused(
             f"{', '.join(edited)} changed since the run in {out} began; add --out {out}-2, give "
             f"RECIPE another name, or delete that folder. (To go on there with the new code, "
@@ -101,7 +100,7 @@ def code_digests(config) -> dict[str, str]:
     scripts = [Path(name).expanduser().resolve() for name in names if name]
     root = scripts[0].parent
     paths = sorted({path for script in scripts for path in with_neighbours(script)})
-    return {str(path).removeprefix(f"{root}/"): digest(path) for path in paths}
+    return {str(path).removeprefix(f"{root}/"): files.digest(path) for path in paths}
 
 
 def with_neighbours(script: Path) -> list[Path]:

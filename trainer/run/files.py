@@ -10,6 +10,11 @@ from pathlib import Path
 from trainer.errors import Refused
 
 
+def checkpoints(out: Path) -> list[Path]:
+    """A run's checkpoints, oldest first; not one that is still being written."""
+    return sorted((out / "checkpoints").glob("step_??????"))
+
+
 def read_jsonl(path: str | Path) -> list[dict]:
     """The objects of a .jsonl file, one per line.
 
@@ -33,9 +38,12 @@ def read_json(path: Path) -> dict:
     raise Refused(f"{path} is damaged, or of another kind: it holds no JSON object")
 
 
+def write_json(path: Path, value: dict) -> None:
+    write_atomically(path, json.dumps(value, indent=1) + "\n")
+
+
 def write_jsonl(path: Path, rows: list[dict]) -> None:
-    """Write objects as a .jsonl file, one per line. Makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write objects as a .jsonl file, one per line."""
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -50,7 +58,8 @@ def make_folder(out: Path) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old content or the new, even after a kill."""
+    """Write a file, so that a reader sees the old content or the new even after a kill."""
+    make_folder(path.parent)
     aside = path.with_name(path.name + ".tmp")
     try:
         aside.write_text(text)

@@ -100,13 +100,8 @@ class Flags:
 
         A recipe extends this for its own flags.
         """
-        for field in fields(self):
-            value = getattr(self, field.name)
-            rule, holds = self.ranges.get(field.name, ("", lambda _: True))
-            if isinstance(value, float) and not math.isfinite(value):
-                rule, holds = "must be finite", lambda _: False
-            if value is not None and not holds(value):
-                return f"--{field.name} {rule}, not {value}"
+        if fault := wrong_value(vars(self), self.ranges):
+            return fault
         held_out = ("eval_data",) if self.eval_every or self.decontaminate else ()
         for name in ("model", "data", *held_out):
             if not getattr(self, name).strip():
@@ -115,6 +110,17 @@ class Flags:
         if self.updates_per_step > responses:
             return f"--updates_per_step is over the {responses} responses of a step"
         return missing_model(self) or missing_extras(self)
+
+
+def wrong_value(values: dict[str, Any], ranges: dict) -> str | None:
+    """The first value that is not in its range, as a sentence that names its flag; else None."""
+    for name, value in values.items():
+        rule, holds = ranges.get(name, ("", lambda _: True))
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"--{name} must be finite, not {value}"
+        if value is not None and not holds(value):
+            return f"--{name} {rule}, not {value}"
+    return None
 
 
 # These may change between two commands on one run folder: they do not change what is computed.

@@ -21,7 +21,7 @@ from trainer.policy.policy import MicroBatch
 from trainer.ranks import from_all_ranks
 from trainer.run import checkpoint, flags, kept
 from trainer.run.claim import claim, code_digests, lock_folder, recipe_file, unlock
-from trainer.run.files import read_jsonl
+from trainer.run.files import checkpoints, read_jsonl
 from trainer.run.metrics import check_gap
 from trainer.run.publish import MEASURES, before_and_after, make_reporters, push_to_hub, write_card
 from trainer.sampler.engine import choose_engine
@@ -281,7 +281,7 @@ class Run:
             print_summary(rows)
             if self.idle_steps:
                 print(f"Nothing was learnt in {self.idle_steps} of them.")
-        trained = max((self.out / "checkpoints").glob("step_??????"))
+        trained = checkpoints(self.out)[-1]
         write_card(trained, self.recipe, self.config, rows, curves)
         for reporter in self.reporters:
             reporter.finish()
