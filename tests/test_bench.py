@@ -87,12 +87,8 @@ def test_gpu_runs_all_parts_on_a_cpu(bench, tmp_path, engine):
     assert {"0", "2"} <= result["tiny"]["held_out"].keys()
     assert (tmp_path / "out_tiny.png").read_bytes().startswith(b"\x89PNG")
     assert result["engine"]["engine"] == engine
-    assert result["step"]["seconds"].keys() >= {
-        "seconds_rollout",
-        "seconds_update",
-        "seconds_sync",
-        "seconds_step",
-    }
+    measured = {f"seconds_{part}" for part in ("rollout", "update", "sync", "step")}
+    assert result["step"]["seconds"].keys() >= measured
 
 
 def test_a_part_that_hangs_is_ended_and_what_it_has_written_counts(bench, monkeypatch, tmp_path):

@@ -107,10 +107,7 @@ def test_memory_that_runs_out_in_training_becomes_the_flag_to_change(tmp_path, m
     [
         ("[enforce fail at alloc_cpu.cpp] can't allocate memory", "while sampling; lower --max_re"),
         ("Try increasing `gpu_memory_utilization` or decreasing", "raise --engine_memory"),
-        (
-            "desired GPU memory utilization. Decrease GPU memory utilization",
-            "lower --engine_memory",
-        ),
+        ("GPU memory utilization. Decrease GPU memory utilization", "lower --engine_memory"),
         ("another fault", "^another fault$"),
     ],
 )

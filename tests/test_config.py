@@ -104,9 +104,8 @@ def test_fields_of_one_s_own_are_flags_of_any_type(monkeypatch, tmp_path):
     config = parsed(*given.split(), "--layers=[3]", "--reset_every=9")
     assert (config.one, config.bare, config.pair, config.cap) == (1.0, "x", (1, 2), 0.5)
     assert (config.place, config.power, config.quick) == (Path("here"), 2, False)
-    assert (
-        config.layers == [3] and parsed("--cap=None").cap is None and parsed("--tag=5").tag == "5"
-    )
+    assert config.layers == [3]
+    assert parsed("--cap=None").cap is None and parsed("--tag=5").tag == "5"
     for wrong in ("--cap=some", "--pair=a,b", "--power=3"):
         with pytest.raises(SystemExit):
             parsed(wrong)

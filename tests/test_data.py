@@ -33,7 +33,7 @@ from trainer.data import (
     without,
 )
 from trainer.errors import Refused
-from trainer.sources.gold import clean_answer, last_box
+from trainer.sources.gold import clean_answer
 from trainer.sources.hub import BENCHMARKS, HUB, SUBJECTS
 from trainer.sources.load import ACCEPTED, load_problems, split_sources
 from trainer.sources.rows import strip_wrapper
@@ -111,6 +111,9 @@ HALVES = "\\boxed{0.5} or \\boxed{\\frac12}"
         ({"solution": MANY_BOXES}, "3, 5, 7"), ({"solution": HALVES}, "\\frac12"),
         ({"solution": "$x=\\boxed{1}$ or $x=\\boxed{-2}$"}, "1 or -2"),
         ({"solution": "\\boxed{3} is wrong, so \\boxed{5}"}, "5"),
+        ({"solution": "\\boxed{1} then \\boxed{\\frac{1}{2}}."}, "\\frac{1}{2}"),
+        ({"solution": "thus \\fbox{3}"}, "3"), ({"solution": "thus \\boxed {9}"}, "9"),
+        ({"solution": "thus $\\boxed 9$ only"}, "9"),
         ({"expected_answer": "5"}, "5"), ({"Problem": "p", "Answer": "5"}, "5"),
         ({"extra_info": {"answer": "5"}}, "5"),
         ({"reward_model": '{"ground_truth": "5", "style": "rule"}'}, "5"),
@@ -161,13 +164,6 @@ def test_what_cannot_be_an_answer_is_dropped_with_a_count(tmp_path, capsys):
 )  # fmt: skip
 def test_every_layout_of_every_kind_of_file(tmp_path, kind, row):
     assert load_problems(write(tmp_path / f"sums.{kind}", [row])) == [Problem("1+1?", "2", "sums")]
-
-
-def test_the_tiny_world_is_asked_for_split_and_level():
-    problems = load_problems("tiny:eval/easy")
-    assert {type(problem) for problem in problems} == {Problem}
-    assert {problem.task for problem in problems} == {"easy"}
-    assert problems[0].text.endswith("=?") and problems == load_problems("tiny:eval/easy")
 
 
 # --- wrappers and answers ---
@@ -241,18 +237,6 @@ def test_wrappers_go_and_nothing_else(wrapped, problem):
 )  # fmt: skip
 def test_golds_become_bare_strings(gold, answer):
     assert clean_answer(gold) == answer
-
-
-@pytest.mark.parametrize(
-    ("solution", "answer"),
-    [
-        ("\\boxed{1} then \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"), ("thus \\fbox{3}", "3"),
-        ("thus $\\boxed 9$ only", "9"), ("thus \\boxed {9}", "9"), ("thus \\boxed{9", None),
-        ("thus 9", None),
-    ],
-)  # fmt: skip
-def test_the_last_box_of_a_solution(solution, answer):
-    assert last_box(solution) == answer
 
 
 @pytest.mark.parametrize(
@@ -406,8 +390,9 @@ NAMED_BOXES = "$a=\\boxed{3}$ and $b=\\boxed{5}$"
             "answer is a list of lists; expected text or a number"),
         ({"problem": "p", "answer": float("inf")}, "answer is Infinity; expected a finite number"),
         ({"problem": "p", "answer": "1", "verify": "x"}, "verify is str; expected an object"),
-        ({"problem": "p", "solution": "so 3"},
-            "the solution holds no \\boxed{} and no #### with the answer"),
+        *[({"problem": "p", "solution": solution},
+            "the solution holds no \\boxed{} and no #### with the answer")
+            for solution in ("so 3", "so \\boxed{3")],
         ({"problem": "p", "solution": NAMED_BOXES}, "it has a box each for a, b; write one answer"),
         ('{"problem": "p", "answer": "\\frac{1}{2}"}', "answer holds U+000C as character 1: LaTeX"),
         ('{"problem": "p", "answer": "x\\rightarrow 0"}', "answer holds U+000D as character 2"),
@@ -550,6 +535,7 @@ def test_several_sources_stand_with_commas_and_blanks_between_them(tmp_path, mon
     sizes |= {f"{second},tiny:eval/easy": 242, "~/a.jsonl, ~/a.jsonl": 2}
     for source, size in sizes.items():
         assert len(load_problems(source)) == size
+    assert {problem.task for problem in load_problems("tiny:eval/easy")} == {"easy"}
     assert split_sources(f"aime24, {second} ,x/y") == ["aime24", second, "x/y"]
 
 
@@ -902,13 +888,10 @@ GSM8K = {"question": "problem", "answer": "solution"}
 @pytest.mark.parametrize(
     ("name", "columns"),
     [
-        ("dapo_aime2024", VERL),
-        ("dapo_math_17k_head14", VERL),
-        ("gsm8k_train", GSM8K),
-        ("gsm8k_test", GSM8K),
-        ("math500", {"problem": "problem", "solution": "solution"}),
+        ("dapo_aime2024", VERL), ("dapo_math_17k_head14", VERL), ("gsm8k_train", GSM8K),
+        ("gsm8k_test", GSM8K), ("math500", {"problem": "problem", "solution": "solution"}),
     ],
-)
+)  # fmt: skip
 def test_the_hub_s_columns_of_a_public_set_give_its_bare_problems_and_golds(
     tmp_path, name, columns
 ):

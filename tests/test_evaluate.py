@@ -408,13 +408,17 @@ TRAINED = dict.fromkeys(("code", "logic"), [40] * 30 + [0] * 10)
 TRAINED |= {"math": [60] * 30 + [0] * 10, "ood": [30] * 7 + [0] * 33}
 
 
+def write_made_up(folder, **tasks_of) -> list[Path]:
+    """Write an eval.json of each name; return their folders."""
+    for name, tasks in tasks_of.items():
+        (folder / name).mkdir()
+        (folder / name / "eval.json").write_text(json.dumps(made_up(name, tasks)))
+    return [folder / name for name in tasks_of]
+
+
 def test_compare_names_each_regime(run, tmp_path, capsys):
-    for name, tasks in (("base", BASE), ("trained", TRAINED), ("middle", MIDDLE)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "eval.json").write_text(json.dumps(made_up(name, tasks)))
-    base, trained = tmp_path / "base", tmp_path / "trained"
-    middle = tmp_path / "middle" / "eval.json"
-    run("--compare", base, trained, middle, "--out", tmp_path / "out")
+    base, trained, middle = write_made_up(tmp_path, base=BASE, trained=TRAINED, middle=MIDDLE)
+    run("--compare", base, trained, middle / "eval.json", "--out", tmp_path / "out")
     result = json.loads((tmp_path / "out" / "compare.json").read_text())
     regimes = [row["regime"] for row in result["tasks"].values()]
     assert list(result["tasks"]) == ["math", "code", "logic", "ood"]

@@ -9,7 +9,7 @@ from conftest import write_jsonl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from test_evaluate import BASE, TRAINED, made_up
+from test_evaluate import BASE, TRAINED, made_up, write_made_up
 
 from tools import plot
 from tools.evaluation.comparison import compare
@@ -143,9 +143,8 @@ def test_very_short_runs_are_readable(tmp_path, figures, steps, panels):
 
 
 def test_numbers_that_are_none_or_not_finite_are_left_out():
-    metrics = [
-        {"step": s, "kl": v} for s, v in enumerate([None, float("nan"), 1.0, float("inf"), 2.0])
-    ]
+    values = [None, math.nan, 1.0, math.inf, 2.0]
+    metrics = [{"step": step, "kl": value} for step, value in enumerate(values)]
     assert plot.series(metrics, "kl", 1) == {2: 1.0, 4: 2.0}
 
 
@@ -175,15 +174,13 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     folder = make_run(tmp_path / "run", 4)
     run(folder)
     assert (folder / "curves.png").stat().st_size > 20_000
-    for name, tasks in (("base", BASE), ("trained", TRAINED)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "eval.json").write_text(json.dumps(made_up(name, tasks)))
-    run(tmp_path / "base" / "eval.json", tmp_path / "trained", "--out", tmp_path / "pass_at_k.png")
+    base, trained = write_made_up(tmp_path, base=BASE, trained=TRAINED)
+    run(base / "eval.json", trained, "--out", tmp_path / "pass_at_k.png")
     assert (tmp_path / "pass_at_k.png").stat().st_size > 20_000
     with pytest.raises(SystemExit, match=r"There is no .*metrics\.jsonl"):
         run(tmp_path)
     with pytest.raises(SystemExit, match="There is no"):
-        run(folder, tmp_path / "base" / "eval.json")
+        run(folder, base / "eval.json")
     with pytest.raises(SystemExit, match=r"curves\.png is damaged, or of another kind"):
         run(folder / "curves.png")
     (folder / "metrics.jsonl").write_bytes(b"\xff[]\n[1]\n")
