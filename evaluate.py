@@ -27,14 +27,8 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from tools import plot
-from tools.evaluation.comparison import (
-    RULE,
-    compare,
-    print_comparison,
-    read_answers,
-    read_evaluation,
-)
-from tools.evaluation.grading import grade
+from tools.evaluation.comparison import RULE, compare, print_comparison, read_evaluation
+from tools.evaluation.grading import grade, read_answers
 from tools.evaluation.published import print_beside, print_published
 from tools.evaluation.statistics import distinct_4gram
 from tools.evaluation.tables import evaluation, print_evaluation

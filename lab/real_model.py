@@ -33,7 +33,7 @@ from bench.trl_compare import write_settings
 from lab import arms
 from rewards import strict_box
 from tools import plot
-from tools.evaluation.comparison import read_answers
+from tools.evaluation.grading import read_answers
 from tools.evaluation.statistics import margin
 from trainer.data import chat_ids
 from trainer.errors import Refused

@@ -126,11 +126,8 @@ def draw_metric(
         for step in resets(seeds):
             ax.axvline(step, color=COLOURS[index % 7], linewidth=1.2, linestyle=":")
     names = [panel.metrics[key] for key in keys]
-    title = panel.title
-    if len(names) > 1:
-        title += f"\nbold: {names[0]}, fine: {names[1]}"
-    elif names[0]:
-        title += f"\n{names[0]}"
+    which = f"bold: {names[0]}, fine: {names[1]}" if len(names) > 1 else names[0]
+    title = f"{panel.title}\n{which}".rstrip()
     room = max(1, 0.03 * last)
     ax.set(title=title, xlabel="step", ylabel=panel.unit, xlim=(-room, last + room))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))

@@ -9,7 +9,7 @@ from statistics import fmean
 from tools.evaluation.statistics import margin, pass_at_k, regime
 from tools.evaluation.tables import by_task, percent, print_table
 from trainer.errors import Refused
-from trainer.run.files import read_json, read_jsonl
+from trainer.run.files import read_json
 
 RULE = """The regime of a task says how pass@K changed from BASE to TRAINED. K is the largest k that
 all evaluations have. A margin is half the width of the paired 95 % interval over problems.
@@ -27,13 +27,6 @@ all evaluations have. A margin is half the width of the paired 95 % interval ove
 def read_evaluation(path: str) -> dict:
     """The eval.json at this path or in this folder. Raises Refused if there is none."""
     return read_json(Path(path) / "eval.json" if Path(path).is_dir() else Path(path))
-
-
-def read_answers(folder: Path) -> dict[tuple[str, int], dict]:
-    """{(benchmark, index): record} of the problems of an evaluation that any rank has finished."""
-    paths = sorted(folder.glob("generations*.jsonl"))
-    records = [record for path in paths for record in read_jsonl(path)]
-    return {(record["benchmark"], record["index"]): record for record in records}
 
 
 def shared_tasks(evaluations: list[dict]) -> list[str]:

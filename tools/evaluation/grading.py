@@ -1,11 +1,20 @@
-"""Grade answers by both verifiers, the robust one and JustRL's strict box."""
+"""Read answers, and grade them by both verifiers, the robust one and JustRL's strict box."""
 
+from pathlib import Path
 from statistics import fmean
 
 import rewards
 from tools.evaluation.statistics import majority
+from trainer.run.files import read_jsonl
 from trainer.sources.logic import logic_score, tagged_answer
 from verifier import equal
+
+
+def read_answers(folder: Path) -> dict[tuple[str, int], dict]:
+    """{(benchmark, index): record} of the problems of an evaluation that any rank has finished."""
+    paths = sorted(folder.glob("generations*.jsonl"))
+    records = [record for path in paths for record in read_jsonl(path)]
+    return {(record["benchmark"], record["index"]): record for record in records}
 
 
 def verdicts(texts: list[str], gold: str, verify: dict | None) -> tuple[list[bool], list[bool]]:

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.evaluation.comparison import read_answers
-from tools.evaluation.grading import graded_texts, verdicts
+from tools.evaluation.grading import graded_texts, read_answers, verdicts
 from tools.evaluation.statistics import pass_at_k, powers
 from tools.panels import is_number
 from tools.plot import read_metrics, resets

@@ -44,18 +44,12 @@ def load_model(model_dir: str, dtype: torch.dtype):
         )
         if missing := sorted(report["missing_keys"]):
             raise ValueError(f"{len(missing)} of its weights are missing, {missing[0]} for one")
-    _repair_generation_config(model)
+    if config := getattr(model, "generation_config", None):
+        try:
+            config.validate(strict=True)
+        except ValueError:  # transformers would refuse to save its temperature and top_p
+            config.do_sample = True
     return model
-
-
-def _repair_generation_config(model) -> None:
-    """Let the model be saved: transformers refuses to write some of what it has read."""
-    try:
-        model.generation_config.validate(strict=True)
-    except ValueError:
-        model.generation_config.do_sample = True  # or its temperature and top_p are refused
-    except AttributeError:
-        return
 
 
 def checkpoint_activations(model) -> None:

@@ -89,9 +89,7 @@ def choose(groups: list[list[Rollout]], keep: str) -> list[int]:
     piles = {"mixed": [], "failed": [], "solved": []}
     for place, group in enumerate(groups[1:], 1):
         piles[kind_of(group)].append(place)
-    in_turn = [
-        place for turn in zip_longest(*piles.values()) for place in turn if place is not None
-    ]
+    in_turn = filter(None, chain(*zip_longest(*piles.values())))
     return sorted([0, *in_turn][: int(keep)])
 
 
@@ -208,11 +206,9 @@ def write(folder: Path, name: str, rows: list[dict]) -> None:
 
 def files(folder: Path) -> dict[tuple[str, int], Path]:
     """{("step" or "eval", step): file} of a run's rollouts folder, by step."""
-    found = {}
-    for path in sorted(folder.glob("*.parquet")):
-        if name := re.fullmatch(r"(step|eval)_(\d+)", path.stem):
-            found[name[1], int(name[2])] = path
-    return dict(sorted(found.items(), key=lambda item: (item[0][1], item[0][0])))
+    paths = {re.fullmatch(r"(step|eval)_(\d+)", p.stem): p for p in folder.glob("*.parquet")}
+    found = sorted((int(name[2]), name[1], path) for name, path in paths.items() if name)
+    return {(kind, step): path for step, kind, path in found}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import math
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -28,10 +29,8 @@ def load_reward(name: str) -> Callable:
     file = Path(path).expanduser()
     if file.suffix != ".py" or not file.is_file():
         raise Refused(f"--reward {name} names no function of a file: give FILE.py:FUNCTION")
-    try:
+    with _blamed_on(name, file):
         module = _import(file, file.read_bytes())
-    except Exception as error:  # anything may go wrong in a user's file
-        raise Refused(f"--reward {name}: {_where(error, file)}") from error
     found = getattr(module, function, None)
     if not callable(found):
         known = [key for key, value in vars(module).items() if callable(value)]
@@ -78,11 +77,9 @@ def own_reward(name: str) -> Callable:
     function, file = load_reward(name), Path(name.rpartition(":")[0]).expanduser()
 
     def reward(rollouts: list[Rollout], problems: list[Problem], _config) -> list:
-        try:
+        with _blamed_on(name, file):
             returned = function([r.text for r in rollouts], [p.answer for p in problems], problems)
             values = [float(value) for value in returned]
-        except Exception as error:  # anything may go wrong in a user's function
-            raise Refused(f"--reward {name}: {_where(error, file)}") from error
         if len(values) != len(rollouts):
             raise Refused(
                 f"--reward {name} returned {len(values)} numbers for {len(rollouts)} responses"
@@ -95,10 +92,14 @@ def own_reward(name: str) -> Callable:
     return reward
 
 
-def _where(error, file):
-    """What went wrong, and in which line of the user's file."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == file]
-    lines = lines or [error.lineno] if isinstance(error, SyntaxError) else lines
-    place = f", line {lines[-1]}" if lines else ""
-    return f"{type(error).__name__}: {error}{place}"
+@contextmanager
+def _blamed_on(name, file):
+    """Turn whatever goes wrong in a user's file into Refused, with the line of the file."""
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename) == file]
+        lines = lines or [error.lineno] if isinstance(error, SyntaxError) else lines
+        place = f", line {lines[-1]}" if lines else ""
+        raise Refused(f"--reward {name}: {type(error).__name__}: {error}{place}") from error

@@ -90,11 +90,10 @@ def load_hub(source: str, solutions: bool = False) -> list[tuple[Problem, dict]]
     split, rows = split or hub.split, []
     for name in (config,) if config else hub.configs:
         try:
+            which = {"name": name, "split": split}
             if hub.folders:
-                files = f"{name}/{split}.parquet"
-                part = datasets.load_dataset(hub_id, data_files=files, split="train")
-            else:
-                part = datasets.load_dataset(hub_id, name, split=split)
+                which = {"data_files": f"{name}/{split}.parquet", "split": "train"}
+            part = datasets.load_dataset(hub_id, **which)
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise Refused(

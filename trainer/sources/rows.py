@@ -41,11 +41,9 @@ def collect(
     """(Problem, row) pairs from (place, row) pairs; prints how many rows were dropped, and why.
 
     Of rows whose `prompt` is a list of messages, each prompt is kept once: the public DAPO file
-    repeats each of its 17.9k rows 100 times by accident. (JustRL's run kept the copies, so its one
-    epoch is a hundred of ours.) Prompts with two different answers are dropped. Plain rows are all
-    kept, so that a benchmark stays whole.
-
-    Rows of programming tasks are dropped, and rows whose answer says that there is none.
+    repeats each of its 17.9k rows 100 times by accident. Prompts with two different answers are
+    dropped. Plain rows are all kept, so that a benchmark stays whole, but for programming tasks and
+    answers that say that there is none.
 
     task: for problems whose row names no task. blanks: drop rows without a problem or an answer
     instead of refusing them. solutions: fill Problem.solution. Raises Refused for a wrong row, and
