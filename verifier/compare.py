@@ -10,7 +10,7 @@ import itertools
 import re
 from fractions import Fraction
 
-from .brackets import COMMA, CUP, END, TEXT, cut, depths, elements, relations, split
+from .brackets import AND, COMMA, CUP, END, OR, TEXT, cut, depths, elements, relations, split
 from .normalise import key, normalise
 from .parse import MINUS_ONE, Tree, Unreadable, parse
 from .read import Reading, Solution, holds_kin, is_name, read, spread, unindexed
@@ -262,6 +262,7 @@ _CHOICE = re.compile(
 )
 _OPERATION = re.compile(
     r"[-+*/^_=<>|)]\s|[*/^_=<>|)+]|\((?=[A-Z]\))|\\(?:c[au]p|cdot|times|in|to|[lg]eq?|neq?)"
+    rf"|[,;]\s*\S|{OR}|{AND}"
 )
 
 

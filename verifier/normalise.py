@@ -336,6 +336,4 @@ def key(latex: str) -> str:
         result = result.replace(r"\degree", "")
     if choice := re.fullmatch(r"\(?([A-Z])\)?[.:]?", result):
         return choice[1]
-    if based := re.fullmatch(r"\((\w+)\)(_.*)", result):  # (52)_8
-        return based[1] + based[2]
-    return result
+    return re.sub(r"^\((\w+)\)(?=_)", r"\1", result)  # (52)_8

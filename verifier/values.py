@@ -254,8 +254,8 @@ def _values(tree: Tree, scales: bool) -> tuple[Value, ...]:
 
 
 def _tolerance(decimal: Fraction) -> Fraction:
-    """How far it may be from the truth: relative below 1, absolute above. 0.333333 is 1/3."""
-    return min(1, abs(decimal)) * Fraction(1_001, 1_000_000_000)
+    """How far it may be off: 0.333333 is 1/3. With up to four decimal places it is exact."""
+    return (decimal.denominator > 10_000) * min(1, abs(decimal)) * Fraction(1_001, 1_000_000_000)
 
 
 def _decimals(tree: Tree) -> int:
