@@ -238,18 +238,17 @@ def test_rows_beyond_the_tokenizer_are_never_sampled(wide_engine, temperature):
 # --- the gap, seeds and the choice of an engine ---
 
 
-def test_the_gap_is_quiet_then_warns_then_stops():
-    said = []
+def test_the_gap_is_quiet_then_warns_then_stops(capsys):
     for gap in (0.0, 1e-6, GAP_WARNING):
-        check_gap(3, {"logp_gap": gap}, said.append)
-    assert said == []
-    check_gap(3, {"logp_gap": 0.06}, said.append)
-    assert len(said) == 1
-    assert "step 3: log-prob gap of 0.06" in said[0]
-    check_gap(3, {"logp_gap": GAP_FATAL}, said.append)
+        check_gap(3, {"logp_gap": gap})
+    assert capsys.readouterr().out == ""
+    check_gap(3, {"logp_gap": 0.06})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("step 3: log-prob gap of 0.06")
+    check_gap(3, {"logp_gap": GAP_FATAL})
     for gap in (0.21, 5.0, float("inf"), float("nan")):
         with pytest.raises(Refused, match="step 7: the engine's log-probs differ from the trainer"):
-            check_gap(7, {"logp_gap": gap}, said.append)
+            check_gap(7, {"logp_gap": gap})
 
 
 def test_request_seeds_are_pinned_and_all_different():

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
+from tqdm import tqdm
 
 from trainer.errors import Refused
 
@@ -82,9 +83,9 @@ class Template:
 
 
 def say(text: str) -> None:
-    """Print on rank 0 only; all ranks load the same problems."""
+    """Print on rank 0 only, above a progress bar if there is one."""
     if os.environ.get("RANK", "0") == "0":  # set by torchrun
-        print(text)
+        tqdm.write(text)
 
 
 # --- lists of problems ---

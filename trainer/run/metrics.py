@@ -1,14 +1,13 @@
 """The numbers of one step in metrics.jsonl. Nothing here has an effect on training."""
 
 import math
-from collections.abc import Callable
 from itertools import chain, product
 from typing import Any
 
 import torch
 
 from losses import MAX_LOG_RATIO, clipped_policy_loss, kl_penalty
-from trainer.data import Rollout
+from trainer.data import Rollout, say
 from trainer.errors import Refused
 from trainer.policy.policy import MicroBatch
 from trainer.ranks import from_all_ranks
@@ -130,7 +129,7 @@ def kl_metrics(config: Any, minibatches: list[list[MicroBatch]]) -> dict[str, fl
     return {"kl": kl, "kl_loss_share": share / max(share + token_mean(policy_losses), 1e-12)}
 
 
-def check_gap(step: int, metrics: dict, say: Callable[[str], None]) -> None:
+def check_gap(step: int, metrics: dict) -> None:
     """Warn of a mean log-prob gap above GAP_WARNING; raise Refused above GAP_FATAL."""
     gap = metrics.get("logp_gap", 0.0)
     if math.isnan(gap) or gap > GAP_FATAL:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from trainer.data import Problem, Rollout, fingerprint
+from trainer.data import Problem, Rollout, fingerprint, say
 from trainer.errors import Refused
 from trainer.policy.policy import MicroBatch
 from trainer.ranks import from_all_ranks
@@ -32,6 +32,8 @@ BAR = {"reward": "+.2f", "pass@1": ".3f", "length": ".0f", "entropy": ".3f", "lo
 
 class Run:
     """One run. Only rank 0 writes and prints."""
+
+    say = staticmethod(say)
 
     def __init__(self, recipe: str, config):
         """Check the config and claim the folder for this process.
@@ -58,11 +60,6 @@ class Run:
         self.logged = self.saved = 0  # the last step that was
         self.accuracy = float("nan")
         self.reporters = make_reporters(self.out, recipe, values) if self.first else []
-
-    def say(self, text: str) -> None:
-        """Print above the progress bar."""
-        if self.first:
-            tqdm.write(text)
 
     def resume(self, state: dict, problems: list[Problem], policy, optimizer) -> dict:
         """Print what this run will do, and load its newest checkpoint.
@@ -165,8 +162,8 @@ class Run:
         self.phase(None)
         self.logged = step
         metrics = {"step": step} | {name: plain(name, value) for name, value in metrics.items()}
-        check_gap(step, metrics, self.say)
-        metrics = finite(step, metrics, self.say)
+        check_gap(step, metrics)
+        metrics = finite(step, metrics)
         if skipped := metrics.get("skipped_updates"):
             self.say(f"step {step}: {skipped} updates skipped, their gradient was not finite")
         if self.all_equal or (metrics.get("grad_norm") == 0 and not skipped):
@@ -301,7 +298,7 @@ def plain(name: str, value):
         raise TypeError(f"the metric {name!r} is not one number or text: {value!r}") from error
 
 
-def finite(step: int, metrics: dict, say: Callable[[str], None]) -> dict:
+def finite(step: int, metrics: dict) -> dict:
     """The metrics without numbers that are not finite. It says which were left out.
 
     Raises Refused if one of MEASURES is not finite.
