@@ -16,7 +16,7 @@ _TABLE = (  # what NFKC leaves as it is, or makes something else of
     r"−–‐‑=-  ×·⋅∙∗=\cdot  °º˚=^\circ  ≤⩽≦=\le  ≥⩾≧=\ge  ≠=\ne  ≈=\approx  →=\to  ¬=\neg  ∪=\cup "
     r" ∩=\cap  ∈=\in  ∖=\setminus  ∞=\infty  ±=\pm  ∓=\mp  ∅=\emptyset  √=\sqrt  ∛=\sqrt[3] "
     r" ∜=\sqrt[4]  ∑=\sum  ∫=\int  ∨=\lor  ∧=\land  ≡=\equiv  ∶=: ÷⁄∕=/ ′=' ⟨=( ⟩=) 。=. "
-    r" ℝ=\mathbb{R} ℤ=\mathbb{Z} ℕ=\mathbb{N} ℚ=\mathbb{Q} ℂ=\mathbb{C}"
+    r" ¢=\text{cents} ℝ=\mathbb{R} ℤ=\mathbb{Z} ℕ=\mathbb{N} ℚ=\mathbb{Q} ℂ=\mathbb{C}"
 )
 
 
@@ -50,8 +50,8 @@ _WORD = r"(?<![\\a-zA-Z])(?:[A-Z][a-z]{2,}|No|NO|YES|TRUE|FALSE|NONE)(?![a-zA-Z]
 _OPEN, _SHUT = rf"(?:{TEXT}\{{)?\s*", r"\s*\}?"  # of a \text{...} that may be there
 _DOTS = r"(?:\\[lc]?dots(?![a-zA-Z])|\.\.\.|…)"
 _LEAD = (  # about, The area is, Total:
-    r"(?i:(?:about|approximately|approx|exactly)\b\.?"
-    r"|(?:(?!not?\b|false)[a-z]+,? ){0,6}(?!not?\b)(?:[a-z]+ is\b:?|[a-z]{3,}:(?!=))\s*=?\s*)"
+    r"(?i:(?:about|approximately|approx|exactly)\b\.?|(?:(?!not?\b|false)[a-z]+,? ){0,6}"
+    r"(?!not?\b)(?:[a-z]+ (?:is|are)\b:?|[a-z]{3,}:(?!=))\s*=?\s*)"
 )
 _RENAMED = _renames(
     r"times,ast,cdotp=\cdot  div=/ lt=< gt=> neq=\ne  leq,leqslant,leqq=\le  geq,geqslant,geqq=\ge "
@@ -189,7 +189,7 @@ _REWRITES = [  # in this order
         (rf"(?<=\d)\s*{_DOTS}\s*$", ""),
         (r"(?<=\d\.)(\d*)\\dot\{?(\d)\}?(\d*)\\dot\{?(\d)\}?", r"\1\\overline{\2\3\4}"),
         # Spaces, and commas between digits.
-        (rf"{TEXT}\{{\s*\}}", " "),
+        (rf"{TEXT}\{{(\s*,?\s*)\}}", r"\1 "),
         (r"(?<!\d)0\{,\}(?=\d)", "0."),
         (r"(?<=\d)(?:\{,\}|,\\!)\s*(?=\d{3}(?!\d))", ""),
         (r"(?<=\d)\{,\}(?=\d)", "."),
@@ -320,7 +320,7 @@ def normalise(text: str) -> Spelling:
         powers = {"%": 1}
     elif scale or text.rstrip().endswith(r"\degree"):
         powers = {"deg": 1}
-    powers |= {"dollar": 1} if money and not powers else {}
+    powers |= {"dollar": 1} if money and min(powers.values(), default=-1) < 0 else {}
     words = unit.words | ({scale[1]} if scale else set())
     return Spelling(text.strip(), Unit(powers, words), whole)
 
@@ -329,7 +329,7 @@ def key(latex: str) -> str:
     """A spelling to compare by `==`: no text commands, spaces or articles; words in lower case."""
     result = re.sub(TEXT + r"\{([^{}]*)\}", r"\1", latex)
     result = re.sub(_WORD, lambda found: found[0].lower(), result)
-    result = re.sub(r"^\s*(?:a|[Aa]n|[Tt]he|[Oo]ption|[Cc]hoice)\s+(?=[a-z]{3}|[(A-Z])", "", result)
+    result = re.sub(r"^\s*(?:a|(?i:an|the|on|option|choice))\s+(?=[a-z]{3}|[(A-Z])", "", result)
     result = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", result).rstrip(".")  # "4 2" is not 42
     result = re.sub(r"\{(\w|\\[a-zA-Z]+)\}", r"\1", result)
     if not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", result):
