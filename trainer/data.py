@@ -198,16 +198,10 @@ def encode_prompts(
     say_control_tokens(problems, tokenizer)
     chats = []
     for problem in problems:
-        own = problem.system if template.keep_system else ""
-        both = own and template.system and own != template.system
-        chat = chat_text(
-            tokenizer,
-            problem.text + ("" if problem.verify else template.suffix),
-            f"{own}\n\n{template.system}" if both else own or template.system,
-            problem.history,
-            problem.prefill,
-        )
-        chats.append(chat)
+        text = problem.text if problem.verify else problem.text + template.suffix
+        systems = problem.system if template.keep_system else "", template.system
+        system = "\n\n".join(dict.fromkeys(filter(None, systems)))  # once if both are the same
+        chats.append(chat_text(tokenizer, text, system, problem.history, problem.prefill))
     prompts = tokenizer(chats, add_special_tokens=False, verbose=False).input_ids
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= max_tokens]
     if not fits:

@@ -9,21 +9,14 @@ from tools.evaluation.tables import print_table
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())
 
 
-def published_scores(name: str) -> dict[str, float]:
-    """{benchmark: published score in %} of a model, by its hub id's last part or its folder's name.
-
-    {} for a model that is in neither table.
-    """
-    for table in PUBLISHED["tables"]:
-        for row in table["models"]:
-            if row["model"] and row["model"].rpartition("/")[2] == name:
-                return row["scores"]
-    return {}
-
-
 def print_beside(result: dict) -> None:
-    """Print the published scores next to those of an eval.json, if there are any."""
-    scores = published_scores(result["name"])
+    """Print the published scores, in %, next to those of an eval.json, if there are any.
+
+    A model is known by the last part of its hub id, which may also be its folder's name.
+    """
+    models = [row for table in PUBLISHED["tables"] for row in table["models"] if row["model"]]
+    known = {row["model"].rpartition("/")[2]: row["scores"] for row in models}
+    scores = known.get(result["name"], {})
     rows = [
         [name, f"{100 * numbers['robust']['1'][0]:.2f}", f"{scores[name]:.2f}"]
         for name, numbers in result["benchmarks"].items()

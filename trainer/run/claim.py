@@ -71,10 +71,8 @@ def claim(out: Path, config: dict, code: dict[str, str]) -> None:
             raise Refused(f"{out} holds files that no run wrote, see {path}: give another --out")
     before = before if begun else dict(config)
     began = before.pop("code", None)
-    if not files.checkpoints(out):
-        began = None  # the run begins again, so it may do so with other code
     files.check_same(out, "a run", before, config, FREE)
-    if began is None:
+    if began is None or not files.checkpoints(out):  # without one it begins again, with any code
         if dist.get_rank() == 0:
             files.write_json(path, before | {"code": code})
     elif edited := files.changed(began, code):
