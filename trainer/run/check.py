@@ -10,7 +10,6 @@ first step allocates the optimizer's state, the second one is timed.
 
 import dataclasses
 import io
-import json
 import math
 import os
 import shutil
@@ -32,7 +31,7 @@ from trainer.errors import Refused
 from trainer.machine import LOCAL_RANKS, LeastFree
 from trainer.policy.pretrained import load_tokenizer
 from trainer.ranks import from_all_ranks, start_ranks
-from trainer.run.files import make_folder, read_jsonl
+from trainer.run.files import make_folder, read_jsonl, write_jsonl
 from trainer.sources.load import load_problems
 
 GB = 1e9
@@ -56,7 +55,10 @@ def check(main: Callable, config, model_dir: str) -> None:
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_dir))
     parameters = model.num_parameters()
     with scratch_folder(config) as folder:
-        disk = disk_needed(config, parameters, folder)
+        kept = config.keep_checkpoints + 1  # a new one is whole before an old one goes
+        flag = "lower --keep_checkpoints, or give an --out on a larger disk"
+        there = shutil.disk_usage(folder).free
+        disk = Need("disk", kept * SAVED_BYTES * parameters, there, flag)
         refuse_too_little([state_needed(config, parameters, least), disk])
         held_out = len(load_problems(config.eval_data)) if config.eval_every else 0
         hardest = at_its_hardest(config, model_dir, folder)
@@ -83,15 +85,15 @@ def at_its_hardest(config, model_dir: str, folder: Path):
     until each rank samples TOKENS tokens, if the run has so many.
     """
     longest, ranks = config.max_prompt_tokens + config.max_response_tokens, dist.get_world_size()
-    rows = max(1, config.tokens_per_micro_batch // longest)  # of a micro-batch
-    rows = ranks * max(2 * rows * config.updates_per_step, TOKENS // longest)
-    prompts = min(config.prompts_per_step, math.ceil(rows / config.samples_per_prompt))
+    fit = max(1, config.tokens_per_micro_batch // longest)  # into a micro-batch
+    answers = ranks * max(2 * fit * config.updates_per_step, TOKENS // longest)
+    prompts = min(config.prompts_per_step, math.ceil(answers / config.samples_per_prompt))
     # The engine also reserves memory for evaluations, whose answers may be longer.
     answer = max(config.max_response_tokens, config.eval_max_tokens if config.eval_every else 0)
     text = longest_problem(config, load_tokenizer(model_dir))
     if dist.get_rank() == 0:
-        rows = [json.dumps({"problem": f"{i} {text}", "answer": "1"}) for i in range(prompts)]
-        (folder / "problems.jsonl").write_text("\n".join(rows))
+        rows = [{"problem": f"{i} {text}", "answer": "1"} for i in range(prompts)]
+        write_jsonl(folder / "problems.jsonl", rows)
         (folder / "reward.py").write_text(REWARD)
     dist.barrier()
     return dataclasses.replace(
@@ -149,12 +151,6 @@ def memory_needed(config, least: LeastFree) -> list[Need]:
     needs = [Need("GPU memory", there - least.device, there, advice(config, "training"))]
     needs += [Need("host memory", least.host_needed(), host, advice(config, "sampling"))]
     return needs if there else needs[1:]  # no GPU
-
-
-def disk_needed(config, parameters: int, folder: Path) -> Need:
-    kept = config.keep_checkpoints + 1  # a new one is whole before an old one goes
-    flag = "lower --keep_checkpoints, or give an --out on a larger disk"
-    return Need("disk", kept * SAVED_BYTES * parameters, shutil.disk_usage(folder).free, flag)
 
 
 def refuse_too_little(needs: list[Need]) -> None:
