@@ -20,7 +20,8 @@ import pytest
 # file too, and runs no test itself.
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared" / "data"  # public problem files, where there are any
+SHARED = ROOT.parent / "shared" / "data"  # public problem files, no part of the repository
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"there are no files in {SHARED}")
 
 
 def pytest_xdist_auto_num_workers(config):
@@ -196,7 +197,7 @@ def output_of(done: subprocess.CompletedProcess) -> str:
 class Script:
     """One running script, made by `start`, in a fork of the process of forge.py."""
 
-    def __init__(self, forge, folder, command, ranks=1, largest_file=0, signals=(), **environment):
+    def __init__(self, forge, folder, *command, ranks=1, largest_file=0, signals=(), **environment):
         self.forge, self.stdout, self.stderr = forge, folder / "stdout", folder / "stderr"
         self.pid = forge.ask(
             command=[str(word) for word in command],
@@ -276,8 +277,4 @@ def start(forge, tmp_path):
     signals: (signal, step, steps): what it sends itself so many steps' time after it logs a step.
     environment: variables that the script finds besides.
     """
-
-    def start(script, *flags, **options) -> Script:
-        return Script(forge, tmp_path, [script, *flags], **options)
-
-    return start
+    return functools.partial(Script, forge, tmp_path)

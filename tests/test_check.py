@@ -116,7 +116,7 @@ def test_memory_that_runs_out_in_sampling_names_the_flags_of_sampling(message, s
         raise RuntimeError(message)
 
     with pytest.raises((Refused, RuntimeError), match=sentence):
-        checked(config_of("justrl", tmp_path / "run"), lambda tried: generate(tried))
+        checked(config_of("justrl", tmp_path / "run"), generate)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 import pyarrow
 import pytest
-from conftest import SHARED
+from conftest import SHARED, needs_shared
 from pyarrow import parquet
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -37,10 +37,6 @@ from trainer.sources.gold import clean_answer
 from trainer.sources.hub import BENCHMARKS, HUB, SUBJECTS
 from trainer.sources.load import ACCEPTED, load_problems, split_sources
 from trainer.sources.rows import strip_wrapper
-
-needs_shared = pytest.mark.skipif(
-    not SHARED.is_dir(), reason="the public data files lie beside the repository only"
-)
 
 HEAD = (
     "Solve the following math problem step by step. The last line of your response should be of "

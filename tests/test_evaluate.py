@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SHARED, save_random_model, write_jsonl
+from conftest import ROOT, SHARED, needs_shared, save_random_model, write_jsonl
 
 import evaluate
 import rewards
@@ -28,9 +28,6 @@ NINE = {
     name: SHARED / f"{'olympiadbench' if name == 'olympiad' else name}.jsonl"
     for name in evaluate.JUSTRL
 }
-needs_data = pytest.mark.skipif(
-    not SHARED.is_dir(), reason=f"the benchmark files are not in {SHARED}"
-)
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +311,7 @@ def test_all_checkpoints_in_one_go_equal_each_alone(run, tmp_path):
 # --- real benchmarks ---
 
 
-@needs_data
+@needs_shared
 @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
 def test_all_nine_benchmarks_from_file_to_report(run, model, tmp_path, capsys, engine):
     files = [f"{name}={path}" for name, path in NINE.items()]
@@ -365,7 +362,7 @@ def test_prorls_protocol(model, monkeypatch):
 TOO_LONG = {"minerva": [112], "olympiad": [71, 119, 168, 268, 279]}
 
 
-@needs_data
+@needs_shared
 @pytest.mark.parametrize("name", NINE)
 def test_the_gold_answers_score_100_percent(name):
     """Also as a model would write them: in LaTeX, without the dollar signs, \\dfrac for \\frac."""

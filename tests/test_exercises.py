@@ -30,7 +30,7 @@ class Done:
         # To encode all problems takes longer than two steps.
         few = write_jsonl(folder / "few.jsonl", world.problems("train", "mixed")[:192])
         given = [*FLAGS, "--data", few, *flags, "--out", self.out]
-        Script(forge, folder, [script, *given]).output()
+        Script(forge, folder, script, *given).output()
         self.rows = read_jsonl(self.out / "metrics.jsonl")
         steps = range(1, len(self.rows) + 1)
         self.answers = [read(self.out / "rollouts" / f"step_{n:06d}.parquet") for n in steps]

@@ -62,7 +62,7 @@ def whole_run(tmp_path_factory, forge, eval_file):
         folder = tmp_path_factory.mktemp("whole")
         command = [f"{recipe}.py", *flags(recipe, folder / recipe, eval_file)]
         # One as a person starts it, the others as all other tests do, which is faster.
-        done = python(*command) if recipe == "justrl" else Script(forge, folder, command).wait()
+        done = python(*command) if recipe == "justrl" else Script(forge, folder, *command).wait()
         output_of(done)
         return folder / recipe, done.stdout
 
@@ -284,17 +284,6 @@ REAL = """--prompts_per_step 4 --samples_per_prompt 4 --eval_samples 1 --eval_ma
 --tokens_per_micro_batch 4096 --warmup_steps 0""".split()  # noqa: SIM905
 
 
-def real_problem_flags(tmp_path, file, recipe):
-    source = SHARED / file
-    if not source.exists():
-        pytest.skip(f"{source} is not here: public problem files are no part of the repository")
-    head = tmp_path / file
-    head.write_text("".join(source.read_text().splitlines(keepends=True)[:14]))
-    given = {"model": byte_level_model(tmp_path / "model"), "data": head, "eval_data": head}
-    given |= {"out": tmp_path / "run"} | ({"max_rounds": 2} if recipe == "prorl" else {})
-    return [word for name, value in given.items() for word in (f"--{name}", value)]
-
-
 GSM8K, DAPO = "gsm8k_train.jsonl", "dapo_math_17k_head14.jsonl"
 
 
@@ -303,12 +292,17 @@ GSM8K, DAPO = "gsm8k_train.jsonl", "dapo_math_17k_head14.jsonl"
 )
 @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
 def test_two_steps_on_real_problems(start, tmp_path, recipe, file, engine):
-    command = [*real_problem_flags(tmp_path, file, recipe), *REAL, "--engine", engine]
+    if not SHARED.is_dir():
+        pytest.skip(f"there are no files in {SHARED}")
+    head, out = tmp_path / file, tmp_path / "run"
+    head.write_text("".join((SHARED / file).read_text().splitlines(keepends=True)[:14]))
+    command = [*REAL, "--model", byte_level_model(tmp_path / "model"), "--out", out]
+    command += ["--data", head, "--eval_data", head, "--engine", engine]
+    command += ["--max_rounds", 2] if recipe == "prorl" else []
     if engine == "vllm":
         output_of(python(ROOT / f"{recipe}.py", *command))
     else:
         start(recipe, *command).output()
-    out = tmp_path / "run"
     first, *steps = rows(out)
     assert "eval_accuracy" in first
     assert [row["step"] for row in steps] == [1, 2]
