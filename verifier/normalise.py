@@ -51,7 +51,7 @@ _OPEN, _SHUT = rf"(?:{TEXT}\{{)?\s*", r"\s*\}?"  # of a \text{...} that may be t
 _DOTS = r"(?:\\[lc]?dots(?![a-zA-Z])|\.\.\.|…)"
 _LEAD = (  # about, The area is, Total:
     r"(?i:(?:about|approximately|approx|exactly)\b\.?|(?:(?!not?\b|false)[a-z]+,? ){0,6}"
-    r"(?!not?\b)(?:[a-z]+ (?:is|are)\b:?|[a-z]{3,}:(?!=))\s*=?\s*)"
+    r"(?!not?\b)(?:(?:[a-z]+|\$\w+\$) (?:is|are)\b:?|[a-z]{3,}:(?!=))\s*=?\s*)"
 )
 _RENAMED = _renames(
     r"times,ast,cdotp=\cdot  div=/ lt=< gt=> neq=\ne  leq,leqslant,leqq=\le  geq,geqslant,geqq=\ge "
@@ -170,6 +170,7 @@ _REWRITES = [  # in this order
         (r"\\(?:(?:text)?color|phantom)\s*\{[^{}]*\}", ""),
         (r"^\s*\\boxed\s*\{(.*)\}\s*$", _unwrap),
         (rf"^\s*(?:{TEXT}\{{\s*{_LEAD}\s*\}}|({TEXT}\{{)?\s*{_LEAD})\s*", r"\1"),
+        (rf"^\s*{TEXT}\{{[A-Za-z ]* of\s*\}}[^{{}}=<]{{1,9}}{TEXT}\{{\s*(?:is|are)\s*\}}", ""),
         (rf"\\\{{\s*\\begin\{{(array)\}}\{{\w+\}}({_CELL})\\end\{{array\}}(?!\s*\\\}})", _lines),
         (rf"\\begin\{{(cases|aligned|align\*?|gathered|split)\}}({_CELL})\\end\{{\1\}}", _lines),
         # Matrices: `array` and its fences, rows and determinants.
