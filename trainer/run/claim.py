@@ -70,12 +70,12 @@ def claim(out: Path, config: dict, code: dict[str, str]) -> None:
         if "recipe" not in before:
             raise Refused(f"{out} holds files that no run wrote, see {path}: give another --out")
     before = before if begun else dict(config)
-    began = before.pop("code", None)
+    code_before = before.pop("code", None)
     files.check_same(out, "a run", before, config, FREE)
-    if began is None or not files.checkpoints(out):  # without one it begins again, with any code
+    if not (code_before and files.checkpoints(out)):  # no checkpoint of other code
         if dist.get_rank() == 0:
             files.write_json(path, before | {"code": code})
-    elif edited := files.changed(began, code):
+    elif edited := files.changed(code_before, code):
         raise Refused(
             f"{', '.join(edited)} changed since the run in {out} began; add --out {out}-2, give "
             f"RECIPE another name, or delete that folder. (To go on there with the new code, "

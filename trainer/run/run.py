@@ -316,11 +316,8 @@ def finite(step: int, metrics: dict) -> dict:
 
 def print_summary(rows: list[dict]) -> None:
     """Print the metrics of the first and last steps, and each phase's share of the time."""
-    measures = before_and_after(rows)
-    if not measures:
-        return
     print(f"\n{'':24}{'before':>10}{'after':>10}")
-    for name, (before, after) in measures.items():
+    for name, (before, after) in before_and_after(rows).items():
         print(f"{name:24}{before:10.4g}{after:10.4g}")
     trained = [row for row in rows if row["step"] > 0]
     phases = {key for row in trained for key in row if key.startswith("seconds_")}
