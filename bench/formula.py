@@ -1,6 +1,11 @@
 """The sizes of models, and the memory and operations that follow from a model's config.json."""
 
+import sys
+
 from transformers import AutoConfig, PretrainedConfig
+
+from trainer.errors import Refused
+from trainer.run.launch import model_folder
 
 GB = 1e9
 # Of vLLM's share of a GPU, for its activations and CUDA graphs. An allowance, not measured.
@@ -19,9 +24,13 @@ MODELS = {
 
 
 def config_of(name: str, **changes) -> PretrainedConfig:
-    """The config of one of MODELS. name: a hub id, or its last part."""
-    values = dict(zip(FIELDS, MODELS[name.split("/")[-1]], strict=True))
-    return AutoConfig.for_model(**values | changes)
+    """The config of one of MODELS by its hub id, or its last part, or else of a model at hand."""
+    if known := MODELS.get(name.split("/")[-1]):
+        return AutoConfig.for_model(**dict(zip(FIELDS, known, strict=True)) | changes)
+    try:
+        return AutoConfig.from_pretrained(model_folder(name), **changes)
+    except (OSError, Refused) as error:
+        sys.exit(f"--model {name} has no config.json that can be read: {error}")
 
 
 def head_dim(model: PretrainedConfig) -> int:

@@ -32,6 +32,7 @@ import traceback
 import types
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 from bench import imaginary  # isort: skip  (before torch)
@@ -236,12 +237,15 @@ def rehearse(arguments, flags: list[str], rank: int, out: Path, steps: int) -> d
     install_vllm(arguments.gpu)
     watch()
     share, fault = 0.0, ""
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere), GPU:
+    said = StringIO()
+    with redirect_stdout(said), redirect_stderr(said), GPU:
         try:
             main, config = prepared(arguments, flags, out, steps)
             share = getattr(config, "engine_memory", 0.9)
             main(config)
-        except BaseException:  # a script may also exit
+        except SystemExit as end:  # of a wrong flag, or model
+            fault = end.code if isinstance(end.code, str) else said.getvalue()
+        except BaseException:
             fault = traceback.format_exc()[-9000:]
     peaks = [[*key, peak["cuda"], peak["cpu"]] for key, peak in GPU.peaks.items()]
     return {"peaks": peaks, "share": share, "fault": fault}
@@ -302,7 +306,10 @@ def arguments_of(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--ranks", type=int, default=1, help="as under torchrun (1)")
     parser.add_argument("--gpu", type=float, default=80, help="gigabytes of each GPU (80)")
     parser.add_argument("--layers", type=int, help="fewer than the model's, for a quick look")
-    return parser.parse_known_args(words)
+    arguments, flags = parser.parse_known_args(words)
+    if arguments.ranks < 1:
+        parser.error(f"--ranks must be at least 1, not {arguments.ranks}")
+    return arguments, flags
 
 
 def main() -> None:

@@ -176,9 +176,13 @@ def test_an_estimate_is_a_table_of_cards_and_the_page_has_it(capsys, monkeypatch
     assert first == "justrl.py: 4380 steps, responses of 4,700 tokens, estimated"
     assert "| RTX 4090, 24 GB | does not fit | 51 to 206 days |" in table
     assert table in (ROOT / "docs" / "running.md").read_text()
-    monkeypatch.setattr(sys, "argv", ["bench/estimate.py", "just_rl.py"])
-    with pytest.raises(SystemExit, match=r"there is no script just_rl\.py"):
-        estimate.main()
+    monkeypatch.setattr(sys, "argv", ["bench/estimate.py", "justrl.py", "--tiny"])
+    estimate.main()
+    assert "| H200, 141 GB |" in capsys.readouterr().out
+    for script in ("just_rl.py", "evaluate.py"):
+        monkeypatch.setattr(sys, "argv", ["bench/estimate.py", script])
+        with pytest.raises(SystemExit, match=f"there is no recipe {script}"):
+            estimate.main()
 
 
 def test_shipped_results_name_their_origin():

@@ -25,6 +25,7 @@ CASES = {
     "offload": (f"liteppo.py --offload {ONE}", [1], False),
     "evaluate": ("evaluate.py --layers 2 --max_tokens 64", [1], False),
     "wrong device": (f"wrong_device.py {ONE}", [1], False),
+    "wrong flag": ("justrl.py --temprature 1", [1], False),
 }
 DRIVER = """
 import json, sys
@@ -95,6 +96,11 @@ def test_a_tensor_on_the_wrong_device_is_caught_as_on_a_gpu(facts):
 
 
 @pytest.mark.slow
+def test_a_wrong_flag_is_told_without_a_traceback(facts):
+    usage, sentence = facts["wrong flag", 1, 0]["fault"].splitlines()
+    assert usage.startswith("usage: justrl.py") and "did you mean --temperature?" in sentence
+
+
 def test_the_paper_s_run_at_full_size(tmp_path):
     """28 layers, 2 x 16,384 tokens: as docs/running.md has it, and as a few layers foretell it. And
     what the default tests leave out: the lab, rank 7 of 8.
