@@ -238,6 +238,11 @@ def test_regrading_needs_no_model(run, uninterrupted, tmp_path):
     write_jsonl(out / "generations.jsonl", records[:-3])
     with pytest.raises(SystemExit, match="lacks 3 of 16 problems"):
         run("--regrade", out)
+    del records[0]["task"], records[1]["answers"][0]["tokens"]
+    for record, key in ((records[0], "task"), (records[1], "tokens")):
+        write_jsonl(out / "generations.jsonl", [record])
+        with pytest.raises(SystemExit, match=rf"generations\.jsonl has a line without {key}"):
+            run("--regrade", out)
 
 
 BASE_MODEL = "tiny/models/base"

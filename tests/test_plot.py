@@ -183,7 +183,10 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
         run(folder, base / "eval.json")
     with pytest.raises(SystemExit, match=r"curves\.png is damaged, or of another kind"):
         run(folder / "curves.png")
-    (folder / "metrics.jsonl").write_bytes(b"\xff[]\n[1]\n")
+    (tmp_path / "compare.json").write_text('{"tasks": {}}')
+    with pytest.raises(SystemExit, match="no JSON object with name, tasks, problems"):
+        run(tmp_path / "compare.json")
+    (folder / "metrics.jsonl").write_bytes(b'\xff[]\n[1]\n{"loss": 1}\n')
     with pytest.raises(SystemExit, match="has no step yet"):
         run(folder)
     with pytest.raises(SystemExit):

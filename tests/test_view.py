@@ -263,7 +263,7 @@ def test_answers_are_judged_by_the_puzzles_verifier_and_with_what_the_prompt_beg
     monkeypatch.setattr("tools.evaluation.grading.logic_score", lambda text, verify: float(text))
     path = make_evaluation(tmp_path / "evaluation") / "generations.jsonl"
     record = json.loads(path.read_text().splitlines()[0]) | {"answer": "42"}
-    blank = {"tokens": 1, "truncated": False}
+    blank = {"tokens": 1, "truncated": False, "distinct_4gram": 1.0}
     puzzle = record | {"verify": {"task": "t"}}
     puzzle["answers"] = [blank | {"text": "1"}, blank | {"text": "0.5"}]
     begun = record | {"index": 1, "prefill": "\\boxed{", "answers": [blank | {"text": "42}"}]}
@@ -292,9 +292,11 @@ def test_no_text_of_a_run_stands_in_the_page_itself(tmp_path):
         ([ROOT / "docs"], "holds no metrics.jsonl or generations.jsonl"),
         (["a", "b", "c"], "compares two folders at most"),
         (["a", "--steps", "x:y"], "is no step and no FIRST:LAST"),
+        (["a", "--steps", "30:"], "no rollouts were kept of these --steps"),
     ],
 )
-def test_a_wrong_command_gets_one_sentence(arguments, says, monkeypatch, capsys):
+def test_a_wrong_command_gets_one_sentence(arguments, says, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(make_run(tmp_path / "a").parent)
     monkeypatch.setattr("sys.argv", ["view", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
         main()

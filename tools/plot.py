@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 
-from tools.evaluation.comparison import shared_tasks
+from tools.evaluation.comparison import read_evaluation, shared_tasks
 from tools.panels import Panel, choose, is_number
 from trainer.errors import Refused
-from trainer.run.files import read_json, read_jsonl
+from trainer.run.files import read_jsonl
 
 # matplotlib is imported where it draws: every training script imports this file.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]
@@ -51,7 +51,7 @@ def read_metrics(run: Path) -> list[dict]:
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise Refused(f"There is no {path}: give a run folder, or the eval.json of an evaluation.")
-    steps = {row["step"]: row for row in read_jsonl(path)}
+    steps = {row["step"]: row for row in read_jsonl(path) if is_number(row.get("step"))}
     if not steps:
         raise Refused(f"{path} has no step yet: wait for the first one.")
     return [steps[step] for step in sorted(steps)]
@@ -278,7 +278,7 @@ def main() -> None:
     try:
         if all(path.is_file() for path in evals) and not args.metrics:
             out = args.out or evals[0].with_name("pass_at_k.png")
-            plot_evals([read_json(path) for path in evals], out)
+            plot_evals([read_evaluation(path) for path in evals], out)
         else:
             out = args.out or args.sources[0] / "curves.png"
             plot_runs(args.sources, out, args.metrics)

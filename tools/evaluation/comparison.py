@@ -11,6 +11,7 @@ from tools.evaluation.tables import by_task, percent, print_table
 from trainer.errors import Refused
 from trainer.run.files import read_json
 
+KEYS = ("name", "tasks", "problems")  # of an eval.json
 RULE = """The regime of a task says how pass@K changed from BASE to TRAINED. K is the largest k that
 all evaluations have. A margin is half the width of the paired 95 % interval over problems.
   plateau     pass@K rose by more than its margin, but a MIDDLE already had 3/4 of the rise. Without
@@ -26,7 +27,7 @@ all evaluations have. A margin is half the width of the paired 95 % interval ove
 
 def read_evaluation(path: str) -> dict:
     """The eval.json at this path or in this folder. Raises Refused if there is none."""
-    return read_json(Path(path) / "eval.json" if Path(path).is_dir() else Path(path))
+    return read_json(Path(path) / "eval.json" if Path(path).is_dir() else Path(path), KEYS)
 
 
 def shared_tasks(evaluations: list[dict]) -> list[str]:

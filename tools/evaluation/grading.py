@@ -5,16 +5,29 @@ from statistics import fmean
 
 import rewards
 from tools.evaluation.statistics import majority
+from trainer.errors import Refused
 from trainer.run.files import read_jsonl
 from trainer.sources.logic import logic_score, tagged_answer
 from verifier import equal
 
+# What a line of generations.jsonl has, and each of its answers.
+RECORD = {"benchmark", "index", "task", "text", "answer", "answers", "verify"}
+ANSWER = {"text", "tokens", "truncated", "distinct_4gram"}
+
 
 def read_answers(folder: Path) -> dict[tuple[str, int], dict]:
-    """{(benchmark, index): record} of the problems of an evaluation that any rank has finished."""
-    paths = sorted(folder.glob("generations*.jsonl"))
-    records = [record for path in paths for record in read_jsonl(path)]
-    return {(record["benchmark"], record["index"]): record for record in records}
+    """{(benchmark, index): record} of the problems of an evaluation that any rank has finished.
+
+    Raises Refused for a record that evaluate.py did not write.
+    """
+    records = {}
+    for path in sorted(folder.glob("generations*.jsonl")):
+        for record in read_jsonl(path):
+            answers = record.get("answers") or [{}]
+            if missing := (RECORD - record.keys()).union(*(ANSWER - one.keys() for one in answers)):
+                raise Refused(f"{path} has a line without {min(missing)}: delete that line")
+            records[record["benchmark"], record["index"]] = record
+    return records
 
 
 def verdicts(texts: list[str], gold: str, verify: dict | None) -> tuple[list[bool], list[bool]]:

@@ -45,6 +45,8 @@ def main() -> None:
     share = 1 / len(args.folders)
     try:
         sources = [load(folder, args.steps, share) for folder in args.folders]
+        if args.steps is not None and not any(source.groups for source in sources):
+            raise Refused("no rollouts were kept of these --steps; without it, all are shown")
         write_atomically(args.out, render(sources))
         for source in sources:
             print(f"{source.name}: {len(source.groups)} groups {source.left_out}".rstrip())

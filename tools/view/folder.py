@@ -215,7 +215,7 @@ def load_evaluation(folder: Path, share: float) -> Source:
 
 
 def _benchmark_group(number: int, record: dict) -> Group:
-    robust, strict = verdicts(graded_texts(record), record["answer"], record.get("verify"))
+    robust, strict = verdicts(graded_texts(record), record["answer"], record["verify"])
     answers = [
         Answer(i, one["text"], bool(one["truncated"]), one["tokens"], robust[i], strict[i])
         for i, one in enumerate(record["answers"])
@@ -228,7 +228,7 @@ def _benchmark_group(number: int, record: dict) -> Group:
         place=record["index"],
         problem=record["text"],
         gold=record["answer"],
-        task=record.get("task") or "",
+        task=record["task"] or "",
         solved=c / n,
         prompt="",
         answers=answers,

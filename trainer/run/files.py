@@ -28,14 +28,16 @@ def read_jsonl(path: str | Path) -> list[dict]:
     return [row for row in rows if isinstance(row, dict)]
 
 
-def read_json(path: Path) -> dict:
-    """The object of a .json file. Raises Refused if there is no such file, or if it holds none."""
+def read_json(path: Path, keys: Collection[str] = ()) -> dict:
+    """The object of a .json file. Raises Refused if there is none, or one without these keys."""
     if not path.is_file():
         raise Refused(f"There is no {path}: give the folder of a run or of an evaluation")
     with suppress(ValueError):
-        if isinstance(found := json.loads(path.read_text()), dict):
+        found = json.loads(path.read_text())
+        if isinstance(found, dict) and found.keys() >= set(keys):
             return found
-    raise Refused(f"{path} is damaged, or of another kind: it holds no JSON object")
+    what = f" with {', '.join(keys)}" if keys else ""
+    raise Refused(f"{path} is damaged, or of another kind: it holds no JSON object{what}")
 
 
 def write_json(path: Path, value: dict) -> None:
