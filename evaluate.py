@@ -217,10 +217,13 @@ def choose_settings(
 def open_folder(out: Path, settings: dict) -> None:
     """Make the folder this evaluation's, or check that it already is.
 
-    Raises Refused if it holds another evaluation, and names the settings that differ.
+    Raises Refused if it holds another evaluation, and names the settings that differ, or answers of
+    which nobody knows the settings.
     """
     path = out / "settings.json"
     if not path.exists():
+        if any(out.glob("generations*.jsonl")):
+            raise Refused(f"{out} holds answers without their settings.json: give another --out")
         write_json(path, settings)
     check_same(out, "an evaluation", read_json(path), settings)
 

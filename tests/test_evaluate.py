@@ -197,11 +197,15 @@ def test_two_ranks_give_what_one_gives(start, uninterrupted, tmp_path):
     assert len(read_jsonl(out / "generations.jsonl")) == 4
 
 
-def test_other_arguments_are_refused_by_name(run, uninterrupted):
+def test_other_arguments_are_refused_by_name(run, uninterrupted, tmp_path):
     with pytest.raises(
         SystemExit, match=r"\(temperature: 0\.7 there, 0\.9 here\); add --out .*-temperature"
     ):
         run(*TINY, "--temperature", 0.9, "--out", uninterrupted)
+    (tmp_path / "generations.jsonl").write_text("{}\n")
+    with pytest.raises(SystemExit, match=r"holds answers without their settings\.json"):
+        run(*TINY, "--out", tmp_path)
+    assert (tmp_path / "generations.jsonl").read_text() == "{}\n"
 
 
 def test_the_report(uninterrupted):

@@ -135,7 +135,10 @@ def test_without_a_checkpoint_a_run_begins_again_with_other_code(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("config.json", '{"model_type": "llama"}'), ("config.json", '[{"tor'), ("metrics.jsonl", "1")],
+    [
+        *(("config.json", '{"model_type": "llama"}'), ("config.json", '[{"tor')),
+        *(("metrics.jsonl", "1"), ("rollouts", "1"), ("curves.png", "")),
+    ],
 )
 def test_a_folder_of_another_program_is_left_as_it_is(tmp_path, name, text):
     (tmp_path / name).write_text(text)  # --out with the folder of a model, say

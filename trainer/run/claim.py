@@ -64,7 +64,7 @@ def claim(out: Path, config: dict, code: dict[str, str]) -> None:
     """
     path, before = out / "config.json", {}
     begun = any((out / name).exists() for name in ("metrics.jsonl", "checkpoints"))
-    if begun or path.exists():
+    if begun or any((out / name).exists() for name in ("config.json", "rollouts", "curves.png")):
         with suppress(Refused):
             before = files.read_json(path)
         if "recipe" not in before:
