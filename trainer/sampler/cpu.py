@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from trainer.data import Rollout, Sampling
 from trainer.errors import Refused
 from trainer.machine import device_memory
+from trainer.policy.logps import plain_prompt
 from trainer.policy.pretrained import load_model
 from trainer.sampler.cpu_layers import growing_cache, load_packed, speed_up
 
@@ -52,7 +53,8 @@ class TransformersEngine:
         self.max_length = max_length
         self.raw_logps = raw_logps
         self.ordinary = speed_up(self.model)
-        self.bytes_per_token = self._bytes_per_token()
+        with plain_prompt(self.model):
+            self.bytes_per_token = self._bytes_per_token()
         self.cache_room = self.GPU_CACHE * device_memory(self.device) if cuda else self.CPU_CACHE
 
     @torch.inference_mode()
