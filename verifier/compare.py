@@ -253,7 +253,7 @@ _BARE_CONDITION = re.compile(
     rf"(?P<main>.*[^\s,(])\s*(?:[,;]\s*|(?=\(.*\)$))\(?"
     rf"(?P<condition>[^=<>,()]*(?:\\(?:ne|in|le|ge){END}|[<>])[^,=]*?)\)?"
 )
-_BOUND = re.compile(r"([a-z])\s*\\in(?![a-zA-Z])")
+_BOUND = re.compile(rf"([a-z])\s*\\in{END}")
 _INTEGER = re.compile(r"(?:all|any|every|some)? ?integers? ?(\w)|(\w) (?:is )?(?:an|any) integer")
 _CHOICE = re.compile(
     rf"\s*(?:{TEXT}\{{)?\s*(?:\(([A-Z])\)|([A-Z])(?:\)|[.:](?=[\s\\}}])))\s*\}}?"
@@ -313,6 +313,8 @@ def equal(answer: str, gold: str) -> bool:
     """
     if answer.strip() == gold.strip():
         return bool(gold.strip())
+    if all(re.fullmatch("-?[0-9]{1,9}", side.strip()) for side in (answer, gold)):
+        return int(answer) == int(gold)  # the usual case, a hundred times faster
     if max(len(answer), len(gold)) > 4 * LONGEST:
         return False
     (letter, text), (gold_letter, gold_text) = choice(answer), choice(gold)
