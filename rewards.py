@@ -106,7 +106,11 @@ def last_answer(text: str) -> str | None:
 
     `\boxed{3}, \boxed{5} and \boxed{7}` is "3, 5, 7"; the names of different quantities are kept.
     """
-    boxes = final_boxes(text)
+    return joined(final_boxes(text))
+
+
+def joined(boxes: list[tuple[str, str, str]]) -> str | None:
+    """The contents of `final_boxes` as one answer."""
     if len({name for _, name, _ in boxes if name}) > 1:
         boxes = [(mark, name, f"{name} = {content}") for mark, name, content in boxes]
     return "".join(mark + content for mark, _, content in boxes) if boxes else None

@@ -25,7 +25,7 @@ from statistics import median
 import justrl
 from bench.common import OFFLINE, RESULTS, ROOT, save
 from trainer.data import Order
-from trainer.run.files import read_jsonl, write_jsonl
+from trainer.run.files import read_jsonl, write_json, write_jsonl
 from trainer.run.launch import model_folder
 from trainer.sources.load import load_problems
 
@@ -76,7 +76,7 @@ def write_settings(config, folder: Path) -> Path:
         "save_every": config.save_every or config.steps,
     }
     write_jsonl(folder / "problems.jsonl", rows)
-    (folder / "settings.json").write_text(json.dumps(settings))
+    write_json(folder / "settings.json", settings)
     return folder / "settings.json"
 
 

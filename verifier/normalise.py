@@ -235,7 +235,7 @@ _REWRITES = [  # in this order
         (r"\*\*?|[<>!]=|\.\.\.(?!$)", lambda found: _PLAIN[found[0]]),
         (rf"{TEXT}\{{\s*mod\s*\}}|(?<![\\a-zA-Z])mod\b", r"\\mod "),
         (r"\bd([a-z])\s*/\s*d([a-z])\b", r"\\frac{d\1}{d\2}"),
-        (r"^\\bigcup(?:\\limits)?\s*_\s*\{((?:[^{}]|\{[^{}]*\})*)\}(.*)$", r"\2, \1"),
+        (rf"^\\bigcup(?:\\limits)?\s*_\s*\{{({_INNER})\}}(.*)$", r"\2, \1"),
         # Between letters \lor and \land are operators.
         (rf"\\l(or|and){END}(?=.*(?:[=<>]|\\(?:[lg]e|ne|in){END}))", r" \1 "),
         (rf"(?<![\\a-zA-Z])(?:inf(?:inity)?|oo){END}", r"\\infty "),
@@ -268,7 +268,7 @@ _REWRITES = [  # in this order
 
 
 _UNIT_TEXT = re.compile(  # \text{...} at the end
-    rf"(?<=[\d}})\]a-z])\s*{TEXT}\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}({_EXPONENT}?)"
+    rf"(?<=[\d}})\]a-z])\s*{TEXT}\{{({_INNER})\}}({_EXPONENT}?)"
     rf"((?:\s*(?:/|\\cdot)\s*{_UNIT_PART})*)\s*$"
 )
 _UNIT_BARE = re.compile(  # km/h, sq cm, m s^{-2} or words at the end

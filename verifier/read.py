@@ -124,9 +124,9 @@ def spread(latex: str) -> str:
     """`x = 2, y = 2` of `x = y = 2`, alone or in a list; any other text is returned as it is."""
     items, found = "", False
     for before, item in cut(latex, COMMA):
-        *names, value = relations(item)[0]
+        (*names, value), signs = relations(item)
         letters = len(names) > 1 and all(kind_of(key(name)) == "letter" for name in names)
-        if letters and set(relations(item)[1]) == {"="} and not is_name(value):
+        if letters and set(signs) == {"="} and not is_name(value):
             item, found = ", ".join(f"{name} = {value}" for name in names), True
         items += f"{before} {item}"
     return items if found else latex

@@ -5,6 +5,7 @@ from statistics import fmean
 
 import rewards
 from tools.evaluation.statistics import majority
+from trainer.data import Problem
 from trainer.errors import Refused
 from trainer.run.files import read_jsonl
 from trainer.sources.logic import logic_score, tagged_answer
@@ -44,7 +45,8 @@ def verdicts(texts: list[str], gold: str, verify: dict | None) -> tuple[list[boo
 
 def graded_texts(record: dict) -> list[str]:
     """The answers of a line of generations.jsonl, each with the prefill of its prompt."""
-    return [record.get("prefill", "") + answer["text"] for answer in record["answers"]]
+    problem = Problem(record["text"], record["answer"], prefill=record.get("prefill", ""))
+    return [problem.completed(answer["text"]) for answer in record["answers"]]
 
 
 def grade(record: dict) -> dict:

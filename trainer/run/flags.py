@@ -125,9 +125,18 @@ def wrong_value(values: dict[str, Any], ranges: dict) -> str | None:
 
 # These may change between two commands on one run folder: they do not change what is computed.
 FREE = {
-    *("out", "steps", "save_every", "keep_checkpoints", "keep_rollouts", "check", "report_to"),
-    *("push_to_hub", "engine_memory", "tokens_per_micro_batch", "gradient_checkpointing"),
+    "out",
+    "steps",
+    "engine_memory",
+    "tokens_per_micro_batch",
+    "gradient_checkpointing",
     "offload",
+    "save_every",
+    "keep_checkpoints",
+    "keep_rollouts",
+    "check",
+    "report_to",
+    "push_to_hub",
 }
 
 

@@ -206,8 +206,9 @@ def write(folder: Path, name: str, rows: list[dict]) -> None:
 
 def files(folder: Path) -> dict[tuple[str, int], Path]:
     """{("step" or "eval", step): file} of a run's rollouts folder, by step."""
-    paths = {re.fullmatch(r"(step|eval)_(\d+)", p.stem): p for p in folder.glob("*.parquet")}
-    found = sorted((int(name[2]), name[1], path) for name, path in paths.items() if name)
+    paths = folder.glob("*.parquet")
+    named = ((re.fullmatch(r"(step|eval)_(\d+)", path.stem), path) for path in paths)
+    found = sorted((int(name[2]), name[1], path) for name, path in named if name)
     return {(kind, step): path for step, kind, path in found}
 
 

@@ -7,7 +7,7 @@ import math
 import re
 from decimal import Decimal
 
-from rewards import final_boxes, last_answer
+from rewards import final_boxes, joined
 from trainer.errors import Refused
 from verifier import equal
 
@@ -146,4 +146,4 @@ def last_box(text: str) -> str | None:
         raise Refused(f"it has a box each for {', '.join(sorted(names))}; write one answer")
     if boxes and all(equal(content, boxes[-1][2]) for _, _, content in boxes):
         return boxes[-1][2]  # 15 39/40 or 639/40
-    return last_answer(text)
+    return joined(boxes)
